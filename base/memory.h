@@ -1,0 +1,35 @@
+/* base/memory.h - the only door to the heap (jemalloc behind it in release builds).
+ * Why a door: tests make the n-th allocation fail through it, and a leak has one place to be counted.
+ * Threads: all functions from any.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_BASE_MEMORY_H
+#define TROUPE_BASE_MEMORY_H
+
+#include "base/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { TR_CACHE_LINE = 64 };
+
+/* NULL when there is no memory, also for size_bytes 0 never NULL otherwise. Free with tr_free. */
+void *tr_alloc(size_t size_bytes);
+void *tr_alloc_zero(size_t count, size_t size_bytes);
+void *tr_realloc(void *memory, size_t size_bytes);
+void *tr_alloc_aligned(size_t alignment, size_t size_bytes); /* alignment: a power of two; contents undefined */
+char *tr_strdup(const char *text);
+char *tr_format(const char *format, ...) TR_PRINTF(1, 2); /* a new string; NULL when there is no memory */
+void tr_free(void *memory);                               /* NULL-safe */
+
+/* Makes the n-th allocation from now (1 is the next) return NULL, once; 0 switches it off. Tests only. */
+void tr_memory_fail_after(uint64_t n);
+
+/* Grows an array whose capacity is kept beside it to hold at least `needed` elements; doubles. On failure the array
+ * stays as it was and TR_ENOMEM comes back. */
+tr_status tr_array_reserve(void **array, size_t *capacity, size_t needed, size_t element_bytes, tr_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
