@@ -1,0 +1,56 @@
+/* ops/program.h - a graph made ready to run: kernels chosen, memory planned, nothing left to allocate.
+ * Memory: a value that lives within one phase gets an offset in the scratch arena (shared by all micro-batches); one that
+ * is needed by a later phase gets an offset in the stash (one stash for each micro-batch in flight); everything else is
+ * bound by the caller. Offsets of values whose lives do not overlap may coincide.
+ * Threads: a program runs on one thread at a time (kernels spread over the pool).
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_OPS_PROGRAM_H
+#define TROUPE_OPS_PROGRAM_H
+
+#include "ops/op.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct tr_program tr_program;
+
+typedef struct tr_program_options {
+    tr_device_kind device;
+    int n_threads; /* largest pool it will be run with; workspace is sized for it */
+} tr_program_options;
+
+/* The graph must outlive the program. Errors: the graph's own, TR_EUNSUPPORTED (an operation without a kernel for the
+ * device, named), TR_ENOMEM. */
+tr_status tr_program_new(tr_program **out, const tr_graph *graph, const tr_program_options *options, tr_error *err);
+void tr_program_destroy(tr_program **self);
+
+size_t tr_program_stash_bytes(const tr_program *self);   /* for each micro-batch in flight */
+size_t tr_program_scratch_bytes(const tr_program *self); /* once */
+double tr_program_flops(const tr_program *self, tr_phase phase);
+
+/* The last phase that reads a bound value (its memory must stay as it is until then); FORWARD when none does. */
+tr_phase tr_program_last_reader(const tr_program *self, tr_value value);
+bool tr_program_has_phase(const tr_program *self, tr_phase phase);
+
+typedef struct tr_bindings {
+    void *const *values; /* by tr_value; only bound kinds and outputs are looked at */
+    void *stash;         /* cache-line aligned, tr_program_stash_bytes */
+    void *scratch;       /* cache-line aligned, tr_program_scratch_bytes */
+    tr_thread_pool *pool;
+} tr_bindings;
+
+/* Runs all nodes of a phase in order. Every bound value that the phase touches must be bound. */
+void tr_program_run(tr_program *self, tr_phase phase, const tr_bindings *bindings);
+
+/* Time spent in each operation since the program was made, for `bench`: names and nanoseconds, sorted by time. */
+typedef struct tr_op_time {
+    const char *name;
+    uint64_t nanoseconds, calls;
+} tr_op_time;
+size_t tr_program_times(const tr_program *self, tr_op_time *times, size_t capacity); /* how many there are */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

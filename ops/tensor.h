@@ -1,0 +1,34 @@
+/* ops/tensor.h - element types and shapes.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_OPS_TENSOR_H
+#define TROUPE_OPS_TENSOR_H
+
+#include "base/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum tr_dtype { TR_F32, TR_F64, TR_BF16, TR_F16, TR_I32, TR_I64, TR_U8 } tr_dtype;
+
+enum { TR_MAX_RANK = 4 };
+
+typedef struct tr_shape {
+    int rank; /* 0 .. TR_MAX_RANK; 0 is one element */
+    int64_t dims[TR_MAX_RANK];
+} tr_shape;
+
+size_t tr_dtype_bytes(tr_dtype dtype);
+const char *tr_dtype_name(tr_dtype dtype); /* "float32", "bfloat16", "int32", ... */
+int64_t tr_shape_elements(const tr_shape *shape);
+bool tr_shape_equal(const tr_shape *a, const tr_shape *b);
+void tr_shape_text(const tr_shape *shape, char text[80]); /* "(4, 256, 384)" */
+
+#define TR_SHAPE1(a) ((tr_shape){.rank = 1, .dims = {(a)}})
+#define TR_SHAPE2(a, b) ((tr_shape){.rank = 2, .dims = {(a), (b)}})
+#define TR_SHAPE3(a, b, c) ((tr_shape){.rank = 3, .dims = {(a), (b), (c)}})
+
+#ifdef __cplusplus
+}
+#endif
+#endif
