@@ -49,6 +49,22 @@ bool tr_tree_siblings(uint32_t n_groups, tr_range left, tr_range right)
     return false;
 }
 
+uint32_t tr_plan_blocks(const tr_training_plan *plan, uint32_t replica, tr_range *blocks)
+{
+    tr_range own[TR_MAX_BLOCKS], groups = tr_plan_groups(plan, replica);
+    uint32_t n = 0;
+    for (uint32_t group = groups.begin; group < groups.end; group++) {
+        TR_ASSERT(n < TR_MAX_BLOCKS);
+        own[n++] = (tr_range){group, group + 1};
+        while (n >= 2 && tr_tree_siblings(plan->n_groups, own[n - 2], own[n - 1])) {
+            own[n - 2].end = own[n - 1].end;
+            n--;
+        }
+    }
+    for (uint32_t i = 0; blocks && i < n; i++) blocks[i] = own[i];
+    return n;
+}
+
 uint32_t tr_plan_windows_after(const tr_training_plan *plan, uint32_t updates)
 {
     if (updates == plan->n_steps) return plan->all_windows;

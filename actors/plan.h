@@ -17,7 +17,7 @@ typedef struct tr_training_plan {
     uint32_t n_steps;        /* updates in all */
     uint32_t first_step;     /* updates already done when the run begins (resume) */
     uint32_t n_microbatches; /* of a step, over all replicas */
-    uint32_t n_groups;       /* reduction groups of a step, 1 .. n_microbatches */
+    uint32_t n_groups;       /* reduction groups of a step, 1 .. n_microbatches, at most TR_MAX_GROUPS */
     uint32_t rows, sequence; /* of a micro-batch */
     uint32_t validate_every;     /* updates; 0: only after the last */
     uint32_t validation_windows; /* measured while training */
@@ -41,6 +41,11 @@ tr_range tr_plan_microbatches(const tr_training_plan *plan, uint32_t replica); /
 uint32_t tr_tree_split(tr_range range);
 /* Does adding `right` to its left neighbour `left` make a node of the tree over n_groups? */
 bool tr_tree_siblings(uint32_t n_groups, tr_range left, tr_range right);
+
+/* The nodes of the tree that replica `replica` can sum alone, from left to right: what it sends to the others. Returns how
+ * many there are; blocks (may be NULL) has room for TR_MAX_BLOCKS. */
+enum { TR_MAX_BLOCKS = 64, TR_MAX_GROUPS = 256 };
+uint32_t tr_plan_blocks(const tr_training_plan *plan, uint32_t replica, tr_range blocks[TR_MAX_BLOCKS]);
 
 uint32_t tr_plan_windows_after(const tr_training_plan *plan, uint32_t updates);      /* held-out windows to measure then */
 uint32_t tr_plan_evaluations_after(const tr_training_plan *plan, uint32_t updates);  /* the same in micro-batches */

@@ -5,6 +5,21 @@
 #ifndef TROUPE_ACTORS_TOPICS_H
 #define TROUPE_ACTORS_TOPICS_H
 
+#include "base/pack.h"
+#include "runtime/actor.h"
+
+#ifdef __cplusplus
+extern "C" {
+/* Finishes a packed body and sends it as a control message; without memory for it the actor fails. */
+void tr_send_packed(tr_actor *self, tr_actor_id to, uint32_t topic, uint32_t step, tr_packer *packer);
+/* Ends the actor: a peer's message does not read as its topic says. */
+void tr_fail_for_topic(tr_actor *self, const tr_message *message);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
+
 enum {
     TR_TOPIC_COUNT = 1,   /* shard -> coordinator: [target tokens of its share of step] */
     TR_TOPIC_TOKENS,      /* coordinator -> last stages: [target tokens of the whole step] */
@@ -30,4 +45,12 @@ enum {
 #define TR_EDGE_TIED "tied"             /* stage -> stage: the reduced gradient of a use of a parameter both hold */
 #define TR_EDGE_STATE "state"           /* stage -> checkpoint actor: a chunk of state, see checkpoint.h */
 
+/* Finishes a packed body and sends it as a control message; without memory for it the actor fails. */
+void tr_send_packed(tr_actor *self, tr_actor_id to, uint32_t topic, uint32_t step, tr_packer *packer);
+/* Ends the actor: a peer's message does not read as its topic says. */
+void tr_fail_for_topic(tr_actor *self, const tr_message *message);
+
+#ifdef __cplusplus
+}
+#endif
 #endif
