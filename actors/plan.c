@@ -38,7 +38,8 @@ bool tr_tree_siblings(uint32_t n_groups, tr_range left, tr_range right)
     tr_range node = {0, n_groups};
     while (node.end - node.begin >= 2) {
         uint32_t split = tr_tree_split(node);
-        if (node.begin == left.begin && node.end == right.end) return split == left.end && split == right.begin;
+        if (node.begin == left.begin && node.end == right.end)
+            return split == left.end && split == right.begin;
         if (right.end <= split)
             node.end = split;
         else if (left.begin >= split)
@@ -49,7 +50,7 @@ bool tr_tree_siblings(uint32_t n_groups, tr_range left, tr_range right)
     return false;
 }
 
-uint32_t tr_plan_blocks(const tr_training_plan *plan, uint32_t replica, tr_range *blocks)
+uint32_t tr_plan_blocks(const tr_training_plan *plan, uint32_t replica, tr_range blocks[TR_MAX_BLOCKS])
 {
     tr_range own[TR_MAX_BLOCKS], groups = tr_plan_groups(plan, replica);
     uint32_t n = 0;

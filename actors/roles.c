@@ -5,12 +5,12 @@
 #include <stdio.h>
 #include <string.h>
 
-void tr_role_name_stage(char *name, uint32_t replica, uint32_t stage)
+void tr_role_name_stage(char name[TR_NAME_BYTES], uint32_t replica, uint32_t stage)
 {
     snprintf(name, TR_NAME_BYTES, "stage %u of replica %u", stage, replica);
 }
 
-void tr_role_name_shard(char *name, uint32_t replica)
+void tr_role_name_shard(char name[TR_NAME_BYTES], uint32_t replica)
 {
     snprintf(name, TR_NAME_BYTES, "data shard %u", replica);
 }

@@ -1,8 +1,8 @@
 /* actors/stage.c - the stage's life with micro-batches: what arrives is put in queues, `idle` chooses.
- * One call of idle does one piece of work, so that whatever arrived meanwhile is seen before the next choice. The choice is
- * the design's: state out and updates first (they are short and others wait for them), then backward, forward, weight
- * gradients as filler. Weight gradients are taken in the order of micro-batches, always: they are a left fold.
- * SPDX-License-Identifier: Apache-2.0 */
+ * One call of idle does one piece of work, so that whatever arrived meanwhile is seen before the next choice.
+ * The choice is the design's: state out and updates first (they are short and others wait for them), then
+ * backward, forward, weight gradients as filler. Weight gradients are taken in the order of micro-batches,
+ * always: they are a left fold. SPDX-License-Identifier: Apache-2.0 */
 #include "actors/stage_internal.h"
 
 #include "actors/roles.h"
@@ -12,27 +12,8 @@
 
 #include <string.h>
 
-/* --- small parts ------------------------------------------------------------------------------------------------ */
-
-void tr__queue_push(tr__queue *self, tr_message *message)
-{
-    message->next = NULL;
-    if (self->tail)
-        self->tail->next = message;
-    else
-        self->head = message;
-    self->tail = message;
-}
-
-tr_message *tr__queue_pop(tr__queue *self)
-{
-    tr_message *message = self->head;
-    if (!message) return NULL;
-    self->head = message->next;
-    if (!self->head) self->tail = NULL;
-    message->next = NULL;
-    return message;
-}
+/* --- small parts
+ * ------------------------------------------------------------------------------------------------ */
 
 tr_buffer *tr__buffers_take(tr__buffers *self)
 {
@@ -61,7 +42,8 @@ static void fail_for_memory(tr__stage *self)
     tr_actor_fail(self->actor, &error);
 }
 
-/* --- running phases --------------------------------------------------------------------------------------------- */
+/* --- running phases
+ * --------------------------------------------------------------------------------------------- */
 
 static void bind(tr__stage *self, tr_value value, const void *memory)
 {
@@ -132,7 +114,8 @@ static uint64_t count_targets(const tr__stage *self, const tr_message *targets)
 {
     const int32_t *ids = tr_message_bytes(targets);
     uint64_t count = 0;
-    for (uint64_t i = 0; i < (uint64_t)self->spec.plan.rows * self->spec.plan.sequence; i++) count += ids[i] >= 0;
+    for (uint64_t i = 0; i < (uint64_t)self->spec.plan.rows * self->spec.plan.sequence; i++)
+        count += ids[i] >= 0;
     return count;
 }
 
@@ -166,9 +149,9 @@ static bool try_forward(tr__stage *self)
         fail_for_memory(self);
         return false;
     }
-    flight->input = tr__queue_pop(&self->inputs);
+    flight->input = tr_message_queue_pop(&self->inputs);
     if (self->last) {
-        flight->targets = tr__queue_pop(&self->targets);
+        flight->targets = tr_message_queue_pop(&self->targets);
         TR_ASSERT(flight->targets->frame.step == flight->input->frame.step &&
                   flight->targets->frame.microbatch == flight->input->frame.microbatch);
     }
@@ -208,7 +191,7 @@ static bool try_backward(tr__stage *self)
         return false;
     }
     if (!self->last) {
-        flight->gradient = tr__queue_pop(&self->gradients);
+        flight->gradient = tr_message_queue_pop(&self->gradients);
         TR_ASSERT(flight->gradient->frame.step == flight->step &&
                   flight->gradient->frame.microbatch == flight->microbatch);
     }
@@ -241,11 +224,12 @@ static bool stage_idle(tr_actor *actor, void *state)
 {
     (void)actor;
     tr__stage *self = state;
-    return tr__stream_advance(self) || tr__update_apply(self) || tr__reduce_advance(self) || try_backward(self) ||
-           try_forward(self) || try_weight(self);
+    return tr__stream_advance(self) || tr__update_apply(self) || tr__reduce_advance(self) ||
+           try_backward(self) || try_forward(self) || try_weight(self);
 }
 
-/* --- messages --------------------------------------------------------------------------------------------------- */
+/* --- messages
+ * --------------------------------------------------------------------------------------------------- */
 
 static void receive_control(tr__stage *self, const tr_message *message)
 {
@@ -270,18 +254,20 @@ static void receive_control(tr__stage *self, const tr_message *message)
     if (!tr_unpack_done(&body)) tr_fail_for_topic(self->actor, message);
 }
 
-static tr__queue *queue_for(tr__stage *self, uint32_t edge)
+static tr_message_queue *queue_for(tr__stage *self, uint32_t edge)
 {
     static const struct {
         const char *name;
         size_t queue;
-    } table[] = {{TR_EDGE_TOKENS, offsetof(tr__stage, inputs)},       {TR_EDGE_ACTIVATION, offsetof(tr__stage, inputs)},
-                 {TR_EDGE_TARGETS, offsetof(tr__stage, targets)},     {TR_EDGE_GRADIENT, offsetof(tr__stage, gradients)},
-                 {TR_EDGE_SCATTER, offsetof(tr__stage, scattered)},   {TR_EDGE_GATHER, offsetof(tr__stage, gathered)},
-                 {TR_EDGE_TIED, offsetof(tr__stage, tied)}};
+    } table[] = {
+        {TR_EDGE_TOKENS, offsetof(tr__stage, inputs)},     {TR_EDGE_ACTIVATION, offsetof(tr__stage, inputs)},
+        {TR_EDGE_TARGETS, offsetof(tr__stage, targets)},   {TR_EDGE_GRADIENT, offsetof(tr__stage, gradients)},
+        {TR_EDGE_SCATTER, offsetof(tr__stage, scattered)}, {TR_EDGE_GATHER, offsetof(tr__stage, gathered)},
+        {TR_EDGE_TIED, offsetof(tr__stage, tied)}};
     const char *name = tr_edge_spec_of(self->actor, edge)->name;
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-        if (strcmp(table[i].name, name) == 0) return (tr__queue *)(void *)((char *)self + table[i].queue);
+        if (strcmp(table[i].name, name) == 0)
+            return (tr_message_queue *)(void *)((char *)self + table[i].queue);
     return NULL;
 }
 
@@ -293,17 +279,19 @@ static void stage_receive(tr_actor *actor, void *state, tr_message **message)
         receive_control(self, *message);
         return;
     }
-    tr__queue *queue = queue_for(self, (*message)->frame.edge);
+    tr_message_queue *queue = queue_for(self, (*message)->frame.edge);
     TR_ASSERT(queue);
-    tr__queue_push(queue, *message);
+    tr_message_queue_push(queue, *message);
     *message = NULL;
 }
 
-/* --- beginning and end ------------------------------------------------------------------------------------------ */
+/* --- beginning and end
+ * ------------------------------------------------------------------------------------------ */
 
-static void empty(tr__stage *self, tr__queue *queue)
+static void empty(tr__stage *self, tr_message_queue *queue)
 {
-    for (tr_message *message; (message = tr__queue_pop(queue));) tr_edge_release(self->actor, &message);
+    for (tr_message *message; (message = tr_message_queue_pop(queue));)
+        tr_edge_release(self->actor, &message);
 }
 
 static void stage_stop(tr_actor *actor, void *state)
@@ -311,8 +299,8 @@ static void stage_stop(tr_actor *actor, void *state)
     (void)actor;
     tr__stage *self = state;
     if (!self) return;
-    tr__queue *queues[] = {&self->inputs,    &self->targets,  &self->gradients,
-                           &self->scattered, &self->gathered, &self->tied};
+    tr_message_queue *queues[] = {&self->inputs,    &self->targets,  &self->gradients,
+                                  &self->scattered, &self->gathered, &self->tied};
     for (size_t i = 0; i < sizeof queues / sizeof *queues; i++) empty(self, queues[i]);
     for (uint32_t i = 0; self->flights && i < self->spec.stash_credits; i++) {
         tr__flight *flight = &self->flights[i];
@@ -350,8 +338,10 @@ static tr_status find_edges(tr__stage *self, tr_error *err)
 {
     const tr_stage_spec *spec = &self->spec;
     uint32_t n_replicas = spec->plan.n_replicas, n_stages = spec->plan.n_stages;
-    self->out_activation = self->last ? TR_NO_EDGE : edge_to(self, TR_EDGE_ACTIVATION, spec->replica, spec->stage + 1);
-    self->out_gradient = self->first ? TR_NO_EDGE : edge_to(self, TR_EDGE_GRADIENT, spec->replica, spec->stage - 1);
+    self->out_activation =
+        self->last ? TR_NO_EDGE : edge_to(self, TR_EDGE_ACTIVATION, spec->replica, spec->stage + 1);
+    self->out_gradient =
+        self->first ? TR_NO_EDGE : edge_to(self, TR_EDGE_GRADIENT, spec->replica, spec->stage - 1);
     self->coordinator = tr_role_find(tr_actor_topology(self->actor), TR_ROLE_COORDINATOR);
     self->out_state = tr_edge_out(self->actor, TR_EDGE_STATE, 0);
     self->out_scatter = tr_alloc(n_replicas * sizeof *self->out_scatter);
@@ -388,16 +378,16 @@ static tr_status allocate(tr__stage *self, tr_error *err)
         good = self->flights[i].stash != NULL;
     }
     if (!good)
-        return tr_fail(err, TR_ENOMEM, "no memory for %u micro-batches of %zu bytes in flight", spec->stash_credits,
-                       tr_program_stash_bytes(self->program));
+        return tr_fail(err, TR_ENOMEM, "no memory for %u micro-batches of %zu bytes in flight",
+                       spec->stash_credits, tr_program_stash_bytes(self->program));
     self->activations.size_bytes = value_bytes(spec->graph, spec->activation_out);
     self->input_gradients.size_bytes = value_bytes(spec->graph, spec->gradient_out);
     self->chunks.size_bytes = TR_STATE_CHUNK_BYTES;
     return TR_OK;
 }
 
-static tr_status stage_init(tr_actor *actor, void *context, const void *config, size_t config_bytes, void **state,
-                            tr_error *err)
+static tr_status stage_init(tr_actor *actor, void *context, const void *config, size_t config_bytes,
+                            void **state, tr_error *err)
 {
     tr__stage *self = tr_alloc_zero(1, sizeof *self);
     if (!self) return tr_fail(err, TR_ENOMEM, "no memory for a stage");

@@ -1,18 +1,12 @@
-/* actors/stage_internal.h - the state of a stage, shared by stage.c (running micro-batches), stage_reduce.c (gradients to
- * their sum over the step) and stage_update.c (update, state slots, streaming of checkpoints).
+/* actors/stage_internal.h - the state of a stage, shared by stage.c (running micro-batches), stage_reduce.c
+ * (gradients to their sum over the step) and stage_update.c (update, state slots, streaming of checkpoints).
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_ACTORS_STAGE_INTERNAL_H
 #define TROUPE_ACTORS_STAGE_INTERNAL_H
 
+#include "actors/message_queue.h"
 #include "actors/stage.h"
 #include "ops/program.h"
-
-typedef struct tr__queue {
-    tr_message *head, *tail;
-} tr__queue;
-
-void tr__queue_push(tr__queue *self, tr_message *message);
-tr_message *tr__queue_pop(tr__queue *self);
 
 /* Buffers of one size for outgoing messages; one is free again when nobody else holds it. */
 typedef struct tr__buffers {
@@ -20,7 +14,8 @@ typedef struct tr__buffers {
     size_t n, capacity, size_bytes;
 } tr__buffers;
 
-tr_buffer *tr__buffers_take(tr__buffers *self); /* with a reference for the caller; NULL when there is no memory */
+tr_buffer *
+tr__buffers_take(tr__buffers *self); /* with a reference for the caller; NULL when there is no memory */
 void tr__buffers_release(tr__buffers *self);
 
 /* A micro-batch in flight holds one stash credit from its forward to its weight gradient. */
@@ -72,8 +67,8 @@ typedef struct tr__stage {
     uint32_t out_activation, out_gradient, out_state;
     uint32_t *out_scatter, *out_gather; /* by replica */
     uint32_t *out_tied;                 /* by stage */
-    tr__queue inputs, targets, gradients;
-    tr__queue scattered, gathered, tied; /* arrived for this step's reduction */
+    tr_message_queue inputs, targets, gradients;
+    tr_message_queue scattered, gathered, tied; /* arrived for this step's reduction */
     tr__buffers activations, input_gradients, chunks;
 
     /* micro-batches */
@@ -91,14 +86,14 @@ typedef struct tr__stage {
     /* reduction */
     tr__phase phase;
     tr__parameter *parameters;
-    int64_t flat;          /* elements of the flat gradient */
-    float *accumulating;   /* of the group at work */
-    uint32_t group;        /* at work */
+    int64_t flat;        /* elements of the flat gradient */
+    float *accumulating; /* of the group at work */
+    uint32_t group;      /* at work */
     tr__block blocks[TR_MAX_BLOCKS];
     uint32_t n_blocks;
-    float **spare;         /* flat arrays not in use */
+    float **spare; /* flat arrays not in use */
     size_t n_spare, spare_capacity;
-    float *reduced;        /* of the step; with one replica the root block itself */
+    float *reduced; /* of the step; with one replica the root block itself */
     uint32_t n_scatter_awaited, n_gather_awaited, n_tied_awaited;
 
     /* update and state */
@@ -126,8 +121,8 @@ void tr__reduce_finish_step(tr__stage *self);
 
 /* stage_update.c */
 tr_status tr__update_init(tr__stage *self, tr_error *err);
-void tr__update_report(tr__stage *self);   /* square sums to the coordinator */
-bool tr__update_apply(tr__stage *self);    /* when committed and the other slot is free */
-bool tr__stream_advance(tr__stage *self);  /* one chunk of a wanted checkpoint */
+void tr__update_report(tr__stage *self);  /* square sums to the coordinator */
+bool tr__update_apply(tr__stage *self);   /* when committed and the other slot is free */
+bool tr__stream_advance(tr__stage *self); /* one chunk of a wanted checkpoint */
 
 #endif

@@ -1,12 +1,13 @@
-/* actors/stage_reduce.c - from the gradients of single micro-batches to their sum over the step, in one fixed order.
- * Within a group of micro-batches the weight gradients add up where they are computed: a left fold. Groups are added in the
- * binary tree of plan.h. A replica adds what it can alone (its blocks); the rest is done shard by shard: every replica
- * sends the shard's part of its blocks to the shard's owner (all-to-all), the owner finishes the tree, and sends the sum to
- * all (all-gather). Who computes which node of the tree depends on the layout, what is added to what does not: no layout
- * changes a bit. Then the uses of a tied parameter, each reduced by itself, are added in graph order.
- * Memory that peers may still read is not written: own blocks are reused only after all shards of the step came back, which
- * their owners send after reading; the reduced sum only after the next step's blocks came from all.
- * SPDX-License-Identifier: Apache-2.0 */
+/* actors/stage_reduce.c - from the gradients of single micro-batches to their sum over the step, in one fixed
+ * order. Within a group of micro-batches the weight gradients add up where they are computed: a left fold.
+ * Groups are added in the binary tree of plan.h. A replica adds what it can alone (its blocks); the rest is
+ * done shard by shard: every replica sends the shard's part of its blocks to the shard's owner (all-to-all),
+ * the owner finishes the tree, and sends the sum to all (all-gather). Who computes which node of the tree
+ * depends on the layout, what is added to what does not: no layout changes a bit. Then the uses of a tied
+ * parameter, each reduced by itself, are added in graph order. Memory that peers may still read is not
+ * written: own blocks are reused only after all shards of the step came back, which their owners send after
+ * reading; the reduced sum only after the next step's blocks came from all. SPDX-License-Identifier:
+ * Apache-2.0 */
 #include "actors/stage_internal.h"
 
 #include "actors/topics.h"
@@ -64,16 +65,19 @@ tr_status tr__reduce_init(tr__stage *self, tr_error *err)
     const tr_stage_spec *spec = &self->spec;
     self->flat = tr_stage_gradient_elements(spec->parameters, spec->n_parameters);
     self->parameters = tr_alloc_zero(spec->n_parameters, sizeof *self->parameters);
-    self->spare_capacity = TR_MAX_BLOCKS + 40; /* blocks, group at work, sum, one for each level of the tree */
+    self->spare_capacity =
+        TR_MAX_BLOCKS + 40; /* blocks, group at work, sum, one for each level of the tree */
     self->spare = tr_alloc_zero(self->spare_capacity, sizeof *self->spare);
-    if (!self->parameters || !self->spare) return tr_fail(err, TR_ENOMEM, "no memory for the gradients' description");
+    if (!self->parameters || !self->spare)
+        return tr_fail(err, TR_ENOMEM, "no memory for the gradients' description");
     int64_t offset = 0;
     for (uint32_t i = 0; i < spec->n_parameters; i++) {
         const tr_stage_parameter *known = &spec->parameters[i];
         tr__parameter *parameter = &self->parameters[i];
         parameter->spec = known;
         parameter->gradients = tr_alloc(known->n_uses * sizeof *parameter->gradients);
-        if (known->n_uses > 1) parameter->total = tr_alloc_aligned(64, (size_t)known->n_elements * sizeof(float));
+        if (known->n_uses > 1)
+            parameter->total = tr_alloc_aligned(64, (size_t)known->n_elements * sizeof(float));
         if (!parameter->gradients || (known->n_uses > 1 && !parameter->total))
             return tr_fail(err, TR_ENOMEM, "no memory for the gradient of '%s'", known->name);
         for (uint32_t u = 0; u < known->n_uses; u++) {
@@ -103,7 +107,8 @@ void tr__reduce_release(tr__stage *self)
     tr_free(self->spare);
 }
 
-/* --- within the replica ----------------------------------------------------------------------------------------- */
+/* --- within the replica
+ * ----------------------------------------------------------------------------------------- */
 
 bool tr__reduce_begin_group(tr__stage *self, uint32_t group)
 {
@@ -128,8 +133,9 @@ void tr__reduce_end_group(tr__stage *self)
     blocks[self->n_blocks++] = (tr__block){{self->group, self->group + 1}, self->accumulating};
     self->accumulating = NULL;
     self->group++;
-    while (self->n_blocks >= 2 && tr_tree_siblings(self->spec.plan.n_groups, blocks[self->n_blocks - 2].groups,
-                                                   blocks[self->n_blocks - 1].groups)) {
+    while (self->n_blocks >= 2 &&
+           tr_tree_siblings(self->spec.plan.n_groups, blocks[self->n_blocks - 2].groups,
+                            blocks[self->n_blocks - 1].groups)) {
         tr__block *left = &blocks[self->n_blocks - 2], *right = &blocks[self->n_blocks - 1];
         tr_accumulate(left->data, right->data, self->flat, self->pool);
         left->groups.end = right->groups.end;
@@ -139,7 +145,8 @@ void tr__reduce_end_group(tr__stage *self)
     self->busy_ns += tr_clock_ns() - begin;
 }
 
-/* --- between replicas ------------------------------------------------------------------------------------------- */
+/* --- between replicas
+ * ------------------------------------------------------------------------------------------- */
 
 static void shard_of(const tr__stage *self, uint32_t replica, int64_t *begin, int64_t *end)
 {
@@ -216,7 +223,8 @@ static const float *find_block(const shard_block *list, uint32_t n, tr_range nod
 }
 
 /* sum = the node of the tree over the shard's n elements. false: no memory, the actor has failed. */
-static bool sum_node(tr__stage *self, const shard_block *list, uint32_t n_list, tr_range node, float *sum, int64_t n)
+static bool sum_node(tr__stage *self, const shard_block *list, uint32_t n_list, tr_range node, float *sum,
+                     int64_t n)
 {
     const float *block = find_block(list, n_list, node);
     if (block) {
@@ -238,22 +246,23 @@ static bool sum_node(tr__stage *self, const shard_block *list, uint32_t n_list, 
     return good;
 }
 
-static uint32_t count_of_step(const tr__queue *queue, uint32_t step)
+static uint32_t count_of_step(const tr_message_queue *queue, uint32_t step)
 {
     uint32_t n = 0;
-    for (const tr_message *message = queue->head; message; message = message->next) n += message->frame.step == step;
+    for (const tr_message *message = queue->head; message; message = message->next)
+        n += message->frame.step == step;
     return n;
 }
 
 /* Gives back the messages of this step; those of the next, from a replica that is ahead, stay. */
-static void release_step(tr__stage *self, tr__queue *queue)
+static void release_step(tr__stage *self, tr_message_queue *queue)
 {
-    tr__queue kept = {0};
-    for (tr_message *message; (message = tr__queue_pop(queue));) {
+    tr_message_queue kept = {0};
+    for (tr_message *message; (message = tr_message_queue_pop(queue));) {
         if (message->frame.step == self->step)
             tr_edge_release(self->actor, &message);
         else
-            tr__queue_push(&kept, message);
+            tr_message_queue_push(&kept, message);
     }
     *queue = kept;
 }
@@ -293,8 +302,8 @@ static void start_tying(tr__stage *self)
             for (uint32_t v = 0; v < known->n_uses; v++) {
                 if (parameter->gradients[v] >= 0 || known->uses[v].stage == told) continue;
                 told = known->uses[v].stage;
-                send_floats(self, self->out_tied[told], self->reduced + parameter->gradients[u], known->n_elements,
-                            known->uses[u].use);
+                send_floats(self, self->out_tied[told], self->reduced + parameter->gradients[u],
+                            known->n_elements, known->uses[u].use);
             }
         }
     }
@@ -316,7 +325,8 @@ static bool finish_gather(tr__stage *self)
     return true;
 }
 
-/* --- uses of tied parameters ------------------------------------------------------------------------------------ */
+/* --- uses of tied parameters
+ * ------------------------------------------------------------------------------------ */
 
 static const float *use_gradient(const tr__stage *self, const tr__parameter *parameter, uint32_t u)
 {

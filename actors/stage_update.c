@@ -1,7 +1,7 @@
-/* actors/stage_update.c - the end of a step: square sums for the norm, AdamW from one state slot into the other, and the
- * streaming of a slot to the checkpoint actor while training goes on.
- * A slot of generation g holds the state after g - 1 updates (0 means "nothing valid"). The update to u+1 updates writes
- * the slot that held u-1; it waits while that slot is still being streamed. So the newest state is always whole.
+/* actors/stage_update.c - the end of a step: square sums for the norm, AdamW from one state slot into the
+ * other, and the streaming of a slot to the checkpoint actor while training goes on. A slot of generation g
+ * holds the state after g - 1 updates (0 means "nothing valid"). The update to u+1 updates writes the slot
+ * that held u-1; it waits while that slot is still being streamed. So the newest state is always whole.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/stage_internal.h"
 
@@ -117,16 +117,17 @@ static void update_parameter(tr__stage *self, uint32_t i, int from, int into)
                                 .step = self->step + 1};
     int64_t at = parameter->offset;
     tr_adamw(tr__stage_part(self, from, 0) + at, tr__stage_part(self, from, 1) + at,
-             tr__stage_part(self, from, 2) + at, total_gradient(self, parameter), tr__stage_part(self, into, 0) + at,
-             tr__stage_part(self, into, 1) + at, tr__stage_part(self, into, 2) + at, parameter->spec->n_elements,
-             &options, self->pool);
+             tr__stage_part(self, from, 2) + at, total_gradient(self, parameter),
+             tr__stage_part(self, into, 0) + at, tr__stage_part(self, into, 1) + at,
+             tr__stage_part(self, into, 2) + at, parameter->spec->n_elements, &options, self->pool);
 }
 
 bool tr__update_apply(tr__stage *self)
 {
     int into = 1 - self->slot;
     if (!self->committed || (self->streaming && self->stream_slot == into)) return false;
-    for (uint32_t i = 0; i < self->n_wanted; i++) /* not yet begun, and in the slot that would be overwritten */
+    for (uint32_t i = 0; i < self->n_wanted;
+         i++) /* not yet begun, and in the slot that would be overwritten */
         if (self->wanted[i] + 1 == self->step) return false;
     tr_actor_activity(self->actor, "update", self->step, 0);
     uint64_t begin = tr_clock_ns();
@@ -147,7 +148,8 @@ bool tr__update_apply(tr__stage *self)
     return true;
 }
 
-/* --- checkpoints ------------------------------------------------------------------------------------------------ */
+/* --- checkpoints
+ * ------------------------------------------------------------------------------------------------ */
 
 /* Skips parameters that go into the checkpoint from another stage. */
 static void settle_stream(tr__stage *self)
@@ -192,7 +194,8 @@ bool tr__stream_advance(tr__stage *self)
     const tr_stage_parameter *parameter = &self->spec.parameters[self->stream_parameter];
     uint64_t total = (uint64_t)parameter->n_elements * sizeof(float);
     uint64_t size = total - self->stream_offset;
-    if (size > TR_STATE_CHUNK_BYTES - sizeof(tr_state_chunk)) size = TR_STATE_CHUNK_BYTES - sizeof(tr_state_chunk);
+    if (size > TR_STATE_CHUNK_BYTES - sizeof(tr_state_chunk))
+        size = TR_STATE_CHUNK_BYTES - sizeof(tr_state_chunk);
     tr_state_chunk head = {parameter->index, self->stream_part, self->stream_offset};
     memcpy(body->data, &head, sizeof head);
     const float *tensor = tr__stage_part(self, self->stream_slot, (int)self->stream_part) +

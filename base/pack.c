@@ -1,5 +1,5 @@
-/* base/pack.c - see pack.h. Writing goes through msgpack-c's packer; reading is a cursor of its own over the five kinds of
- * item we use, since msgpack-c's unpacker builds a tree on the heap for whatever a peer sends.
+/* base/pack.c - see pack.h. Writing goes through msgpack-c's packer; reading is a cursor of its own over the
+ * five kinds of item we use, since msgpack-c's unpacker builds a tree on the heap for whatever a peer sends.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "base/pack.h"
 
