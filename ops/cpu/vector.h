@@ -1,0 +1,192 @@
+/* ops/cpu/vector.h - sixteen float lanes, written with GCC's vector extensions.
+ * Why explicit lanes: the order in which lanes are summed is then written in the source and not chosen by the
+ * compiler, so a kernel gives the same bits wherever it runs; a machine with narrower registers computes the
+ * sixteen lanes in pieces. Everything here is inlined into its caller, because it must be compiled for the
+ * caller's instruction set: a kernel marked TR_MULTIVERSION is compiled several times and picked at load
+ * time. A plain static helper of such a kernel would be compiled for the baseline only: mark helpers
+ * TR_INLINE. SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_OPS_CPU_VECTOR_H
+#define TROUPE_OPS_CPU_VECTOR_H
+
+#include <float.h>
+#include <stdint.h>
+#include <string.h>
+
+#define TR_INLINE static inline __attribute__((always_inline))
+
+/* Clang 14 knows no target_clones with arch=; sanitizers start too late for the resolvers. Both get the
+ * baseline. */
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && !defined(TROUPE_SANITIZED)
+#define TR_MULTIVERSION __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define TR_MULTIVERSION
+#endif
+
+#if defined(__GNUC__)
+#pragma GCC diagnostic ignored                                                                               \
+    "-Wpsabi" /* how vectors are passed does not matter to what is always inlined */
+#endif
+
+enum { TR_LANES = 16 };
+
+typedef float tr_f32x16 __attribute__((vector_size(64)));
+typedef int32_t tr_i32x16 __attribute__((vector_size(64))); /* comparisons give -1 where true, 0 elsewhere */
+typedef double tr_f64x8 __attribute__((vector_size(64)));
+typedef float tr_f32x8 __attribute__((vector_size(32)));
+
+TR_INLINE tr_f32x16 tr_load_f32x16(const float *p)
+{
+    tr_f32x16 v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+TR_INLINE void tr_store_f32x16(float *p, tr_f32x16 v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+/* The first n (0..16) lanes from p, `fill` in the others; reads nothing past p + n. */
+TR_INLINE tr_f32x16 tr_load_part_f32x16(const float *p, int64_t n, float fill)
+{
+    float lanes[TR_LANES];
+    for (int i = 0; i < TR_LANES; i++) lanes[i] = i < n ? p[i] : fill;
+    return tr_load_f32x16(lanes);
+}
+
+/* Stores the first n (0..16) lanes. */
+TR_INLINE void tr_store_part_f32x16(float *p, tr_f32x16 v, int64_t n)
+{
+    float lanes[TR_LANES];
+    tr_store_f32x16(lanes, v);
+    for (int i = 0; i < TR_LANES; i++)
+        if (i < n) p[i] = lanes[i];
+}
+
+TR_INLINE tr_f32x16 tr_splat_f32x16(float x)
+{
+    return (tr_f32x16){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
+}
+
+/* mask ? a : b, lane by lane. */
+TR_INLINE tr_f32x16 tr_select_f32x16(tr_i32x16 mask, tr_f32x16 a, tr_f32x16 b)
+{
+    return (tr_f32x16)((mask & (tr_i32x16)a) | (~mask & (tr_i32x16)b));
+}
+
+TR_INLINE tr_f32x16 tr_max_f32x16(tr_f32x16 a, tr_f32x16 b)
+{
+    return tr_select_f32x16(a > b, a, b);
+}
+
+TR_INLINE tr_f32x16 tr_abs_f32x16(tr_f32x16 x)
+{
+    return (tr_f32x16)((tr_i32x16)x & 0x7fffffff);
+}
+
+/* The lanes' sum as a tree: lane i with lane i + 8, then + 4, + 2, + 1. */
+TR_INLINE float tr_sum_f32x16(tr_f32x16 v)
+{
+    float x[TR_LANES];
+    tr_store_f32x16(x, v);
+    for (int half = TR_LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) x[i] += x[i + half];
+    return x[0];
+}
+
+TR_INLINE float tr_lane_max_f32x16(tr_f32x16 v)
+{
+    float x[TR_LANES];
+    tr_store_f32x16(x, v);
+    for (int half = TR_LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) x[i] = x[i] > x[i + half] ? x[i] : x[i + half];
+    return x[0];
+}
+
+/* The lanes in double, for long sums: lanes 0..7 and 8..15. */
+TR_INLINE tr_f64x8 tr_low_f64x8(tr_f32x16 v)
+{
+    return __builtin_convertvector(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7), tr_f64x8);
+}
+
+TR_INLINE tr_f64x8 tr_high_f64x8(tr_f32x16 v)
+{
+    return __builtin_convertvector(__builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15), tr_f64x8);
+}
+
+TR_INLINE double tr_sum_f64x8(tr_f64x8 v)
+{
+    double x[8];
+    memcpy(x, &v, sizeof x);
+    for (int half = 4; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) x[i] += x[i + half];
+    return x[0];
+}
+
+/* e^x within 2 ulp; 0 below -104, infinity above 88.8, NaN stays. x = n ln 2 + r with |r| <= ln 2 / 2, e^r by
+ * a polynomial (interpolated at Chebyshev nodes, relative error 4e-9), 2^n by two factors, so that results
+ * may be subnormal. ln 2 is split in two so that n times its first part is exact (Cody and Waite, 1980). */
+TR_INLINE tr_f32x16 tr_exp_f32x16(tr_f32x16 x)
+{
+    const float round = 0x1.8p23f; /* adding it rounds to an integer, left in the low bits */
+    x = tr_select_f32x16(x < -104.0f, tr_splat_f32x16(-104.0f), x);
+    x = tr_select_f32x16(x > 89.0f, tr_splat_f32x16(89.0f), x);
+    tr_f32x16 shifted = x * 0x1.715476p0f + round;
+    tr_f32x16 n = shifted - round;
+    tr_i32x16 exponent = (tr_i32x16)shifted - 0x4b400000; /* the bits of `round` */
+    tr_f32x16 r = x - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    tr_f32x16 p = r * 1.392637600e-3f + 8.363333082e-3f;
+    p = p * r + 4.166655346e-2f;
+    p = p * r + 1.666657606e-1f;
+    p = p * r + 0.5f;
+    p = p * (r * r) + r + 1.0f;
+    tr_i32x16 half = exponent >> 1;
+    tr_f32x16 scale = (tr_f32x16)((half + 127) << 23);
+    tr_f32x16 rest = (tr_f32x16)((exponent - half + 127) << 23);
+    return p * scale * rest;
+}
+
+/* e^x for x <= 0, within 2 ulp; 0 below -87 (where e^x is about to become subnormal). One factor 2^n is
+ * enough here. */
+TR_INLINE tr_f32x16 tr_exp_negative_f32x16(tr_f32x16 x)
+{
+    const float round = 0x1.8p23f;
+    tr_f32x16 shifted = x * 0x1.715476p0f + round;
+    tr_f32x16 n = shifted - round;
+    tr_f32x16 r = x - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    tr_f32x16 p = r * 1.392637600e-3f + 8.363333082e-3f;
+    p = p * r + 4.166655346e-2f;
+    p = p * r + 1.666657606e-1f;
+    p = p * r + 0.5f;
+    p = p * (r * r) + r + 1.0f;
+    tr_f32x16 power = (tr_f32x16)(((tr_i32x16)shifted << 23) + (tr_i32x16)p);
+    return (tr_f32x16)(~(x < -87.0f) & (tr_i32x16)power); /* so that NaN stays */
+}
+
+/* 1 / (1 + e^-x) within 3 ulp. */
+TR_INLINE tr_f32x16 tr_sigmoid_f32x16(tr_f32x16 x)
+{
+    return 1.0f / (1.0f + tr_exp_f32x16(-x));
+}
+
+/* tanh x within 3 ulp: an odd polynomial below 0.625 (interpolated, error 5e-10), above it 1 - 2 / (e^2|x| +
+ * 1). */
+TR_INLINE tr_f32x16 tr_tanh_f32x16(tr_f32x16 x)
+{
+    tr_f32x16 z = x * x;
+    tr_f32x16 p = z * 2.292744936e-3f - 8.343945658e-3f;
+    p = p * z + 2.176891871e-2f;
+    p = p * z - 5.395925959e-2f;
+    p = p * z + 1.333330356e-1f;
+    p = p * z - 3.333333317e-1f;
+    tr_f32x16 small = x + x * z * p;
+    tr_f32x16 size = tr_abs_f32x16(x);
+    tr_f32x16 large = 1.0f - 2.0f / (tr_exp_f32x16(size + size) + 1.0f);
+    tr_i32x16 sign = (tr_i32x16)x & INT32_MIN;
+    large = (tr_f32x16)((tr_i32x16)large | sign);
+    return tr_select_f32x16(size < 0.625f, small, large);
+}
+
+#endif

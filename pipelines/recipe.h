@@ -1,0 +1,124 @@
+/* pipelines/recipe.h - a training job as its author wrote it, resolved into one plain struct.
+ * The recipe is YAML (hence JSON as well). One table, in recipe_schema.c, says of every key its type, range,
+ * default and meaning; reading, overrides, writing and the help text all follow it, so they cannot disagree.
+ * A refusal is one line, TR_EINVAL: `FILE:LINE: key 'value' what is wrong; remedy`, or `command line: key
+ * ...`. SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_PIPELINES_RECIPE_H
+#define TROUPE_PIPELINES_RECIPE_H
+
+#include "pipelines/model_config.h"
+
+#include <stdio.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum tr_tokenizer { TR_TOKENIZER_BYTES } tr_tokenizer;
+typedef enum tr_optimizer_kind { TR_OPTIMIZER_ADAMW } tr_optimizer_kind;
+typedef enum tr_decay { TR_DECAY_COSINE, TR_DECAY_LINEAR, TR_DECAY_CONSTANT } tr_decay;
+typedef enum tr_recipe_dtype { TR_RECIPE_FLOAT32 } tr_recipe_dtype;
+typedef enum tr_reduction { TR_REDUCTION_EXACT } tr_reduction;
+typedef enum tr_transport_kind { TR_TRANSPORT_UCX, TR_TRANSPORT_ZMQ, TR_TRANSPORT_INPROC } tr_transport_kind;
+
+typedef struct tr_recipe_numbers {
+    double *items; /* owned; NULL when there are none */
+    size_t count;
+} tr_recipe_numbers;
+
+typedef struct tr_recipe_integers {
+    int32_t *items; /* owned; NULL when there are none */
+    size_t count;
+} tr_recipe_integers;
+
+/* Resolved: every default is filled in. Strings are owned; NULL where a key was not given and has no default.
+ */
+typedef struct tr_recipe {
+    char *run;        /* the run directory */
+    struct {          /* exactly one of hf, preset and the inline sizes (layers > 0) */
+        char *hf;     /* a Hugging Face model directory */
+        char *preset; /* see tr_model_config_preset */
+        tr_family family;
+        int32_t layers, width, heads, kv_heads, head_size, inner, vocabulary,
+            positions; /* all 0 unless inline */
+        double rope_theta, norm_eps;
+        bool tie, bias; /* bias: llama's projections have biases */
+    } model;
+    struct { /* exactly one of text and tokens */
+        char *text;
+        tr_tokenizer tokenizer;
+        double holdout; /* share held out for validation, [0, 1) */
+        char *tokens;   /* a safetensors file ... */
+        char *key;      /* ... and the tensor in it: (rows, sequence+1) */
+    } data;
+    struct {
+        int32_t steps;      /* updates */
+        int32_t sequence;   /* T: predictions a row */
+        int32_t microbatch; /* B: rows of a micro-batch */
+        int32_t accumulate; /* micro-batches a step, over all replicas */
+        int32_t groups;     /* reduction groups, at most accumulate */
+        uint64_t seed;
+    } train;
+    struct {
+        tr_optimizer_kind kind;
+        double betas[2], eps, weight_decay;
+        double clip_norm; /* 0: no clipping */
+    } optimizer;
+    struct {
+        double peak;
+        int32_t warmup; /* steps */
+        tr_decay decay;
+        double floor;             /* at the last step, as a share of the peak */
+        tr_recipe_numbers values; /* one a step, instead of all the above */
+    } lr;
+    struct {
+        int32_t data, pipeline;    /* replicas, stages */
+        bool processes;            /* a process for each actor; false: one process */
+        int32_t threads;           /* of each worker's pool */
+        tr_recipe_integers stages; /* decoder layers of each stage; none: balanced by cost */
+    } layout;
+    tr_recipe_dtype dtype;
+    tr_reduction reduction;
+    tr_transport_kind transport;
+    struct {
+        int32_t every;   /* steps; 0: only at the end (and only where something is held out) */
+        int32_t windows; /* held-out windows evaluated while training; at the end all of them are */
+    } validate;
+    struct {
+        int32_t every; /* steps; 0: only after the last */
+        int32_t keep;  /* newest checkpoints kept; 0: all */
+    } checkpoint;
+} tr_recipe;
+
+/* Reads `path`, applies the overrides ("layout.data=4"; the value is YAML; null takes a key back to its
+ * default), fills in the defaults and checks the whole. *out is the caller's to release. Errors: TR_EINVAL,
+ * TR_ENOTFOUND, TR_EIO, TR_ENOMEM. */
+tr_status tr_recipe_read(tr_recipe *out, const char *path, const char *const *overrides, size_t n_overrides,
+                         tr_error *err);
+/* The same from text; `name` stands for the file in messages. */
+tr_status tr_recipe_parse(tr_recipe *out, const char *text, size_t size_bytes, const char *name,
+                          const char *const *overrides, size_t n_overrides, tr_error *err);
+void tr_recipe_release(tr_recipe *self);
+
+/* The resolved recipe, every value explicit; read again it gives an equal struct, bit for bit. Free the texts
+ * with tr_free. */
+tr_status tr_recipe_to_yaml(const tr_recipe *self, char **text, tr_error *err);
+tr_status tr_recipe_write_yaml(const tr_recipe *self, const char *path,
+                               tr_error *err); /* the same into a file, atomically */
+tr_status tr_recipe_to_json(const tr_recipe *self, char **text, tr_error *err); /* one line, for shipping */
+tr_status tr_recipe_from_json(tr_recipe *out, const char *text, size_t size_bytes, tr_error *err);
+
+void tr_recipe_describe(FILE *stream); /* all keys with type, default and meaning, for --help */
+
+/* The learning rate of step t (from 0), in double. With `values`: values[t]. Else, with W warm-up steps of S
+ * in all, t < W:   peak * (t + 1) / W t >= W:  peak * (floor + (1 - floor) * shape(p)),  p = (t - W) / max(1,
+ * S - 1 - W), so that p is 1 at the last step; shape(p) = (1 + cos(pi p)) / 2 for cosine, 1 - p for linear;
+ * constant stays at the peak. */
+double tr_recipe_learning_rate(const tr_recipe *self, int32_t step);
+
+const char *tr_transport_kind_name(tr_transport_kind kind); /* "ucx", "zmq", "inproc" */
+
+#ifdef __cplusplus
+}
+#endif
+#endif
