@@ -21,8 +21,8 @@ typedef struct tr_partition {
 } tr_partition;
 
 /* Stages as evenly loaded as can be: the costliest costs as little as possible; among such cuts the sum of
- * squares is least; among those earlier cuts are smaller. Errors: TR_EINVAL (n_stages < 1, or more than there
- * are decoder layers), TR_ENOMEM. */
+ * squares is least; among those later stages have the more layers (earlier ones hold more micro-batches).
+ * Errors: TR_EINVAL (n_stages < 1, or more than there are decoder layers), TR_ENOMEM. */
 tr_status tr_partition_balanced(tr_partition *out, const tr_graph *whole, int32_t n_stages, tr_error *err);
 
 /* Stage s has layers[s] decoder layers. Errors: TR_EINVAL (a stage without a layer, or the sum is not the
@@ -30,6 +30,11 @@ tr_status tr_partition_balanced(tr_partition *out, const tr_graph *whole, int32_
 tr_status tr_partition_explicit(tr_partition *out, const tr_graph *whole, const int32_t *layers,
                                 int32_t n_stages, tr_error *err);
 void tr_partition_release(tr_partition *self);
+
+/* The cut of tr_partition_balanced alone: blocks 0 .. n_blocks-1 of the given costs into n_stages (1 ..
+ * n_blocks) ranges, the s-th beginning at first[s]; first has n_stages + 1 entries. Errors: TR_ENOMEM. */
+tr_status tr_partition_cut(const double *costs, int32_t n_blocks, int32_t n_stages, int32_t *first,
+                           tr_error *err);
 
 /* One use of a parameter by a forward node. */
 typedef struct tr_parameter_use {
