@@ -30,7 +30,7 @@ static void release(evaluator *self)
     tr__loaded_model_release(&self->model);
 }
 
-static tr_status bind(evaluator *self, tr_error *err)
+static tr_status bind_windows(evaluator *self, tr_error *err)
 {
     int64_t n = (int64_t)self->batch * self->sequence;
     self->tokens = tr__alloc_tensor(n, sizeof(int32_t));
@@ -45,8 +45,8 @@ static tr_status bind(evaluator *self, tr_error *err)
     return TR_OK;
 }
 
-static tr_status open(evaluator *self, const char *directory, const char *text_path, int32_t sequence,
-                      int n_threads, tr_error *err)
+static tr_status prepare(evaluator *self, const char *directory, const char *text_path, int32_t sequence,
+                         int n_threads, tr_error *err)
 {
     tr_status status = tr__loaded_model_open(&self->model, directory, err);
     if (status != TR_OK) return status;
@@ -59,7 +59,7 @@ static tr_status open(evaluator *self, const char *directory, const char *text_p
     status = tr_data_open_text(&self->data, text_path, sequence, self->model.config.vocabulary, err);
     if (status == TR_OK) status = tr_thread_pool_new(&self->pool, n_threads, err);
     if (status == TR_OK) status = tr__forward_init(&self->forward, &self->model, &options, n_threads, err);
-    return status == TR_OK ? bind(self, err) : status;
+    return status == TR_OK ? bind_windows(self, err) : status;
 }
 
 /* Rows behind the last window have no target and count nothing. */
@@ -85,7 +85,7 @@ tr_status tr_evaluate(tr_evaluation *out, const char *directory, const char *tex
     evaluator self = {0};
     double sum = 0.0;
     int64_t count = 0;
-    tr_status status = open(&self, directory, text_path, sequence, n_threads, err);
+    tr_status status = prepare(&self, directory, text_path, sequence, n_threads, err);
     if (status != TR_OK) goto done;
     int64_t n_windows = tr_data_validation_count(self.data);
     for (int64_t first = 0; first < n_windows; first += self.batch) {

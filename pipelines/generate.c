@@ -151,8 +151,8 @@ static size_t read_some(tr_generator *self, const int32_t *tokens, size_t n, con
     return (size_t)with->rows;
 }
 
-/* Reads the last half of the history anew, from position 0. The tokens stay in place while they are read:
- * read_rows writes at or below where it reads from. */
+/* Reads the last half of the history anew, from position 0; it becomes the first half, and the two do not
+ * overlap. */
 static void restart(tr_generator *self)
 {
     int32_t keep = self->cache_rows / 2, from = self->cache_rows - keep;
