@@ -1,5 +1,6 @@
-/* test/pipelines/model_runs.h - runs the pieces of a model one after the other by hand, as stages would, and opens golden
- * cases. Tests stop at the first thing that cannot work, hence the assertions.
+/* test/pipelines/model_runs.h - runs the pieces of a model one after the other by hand, as stages would, and
+ * opens golden cases.
+ * Tests stop at the first thing that cannot work, hence the assertions.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_TEST_PIPELINES_MODEL_RUNS_H
 #define TROUPE_TEST_PIPELINES_MODEL_RUNS_H
@@ -35,7 +36,7 @@ typedef struct model_run {
     tr_program *programs[MAX_PIECES];
     void **bound[MAX_PIECES];
     void *stash[MAX_PIECES], *scratch[MAX_PIECES];
-    float **gradients[MAX_PIECES]; /* by piece and gradient */
+    float **gradients[MAX_PIECES];                                     /* by piece and gradient */
     float *activations[MAX_PIECES], *activation_gradients[MAX_PIECES]; /* that the piece sends on, and back */
     double *loss;
     float *factor;
@@ -59,8 +60,8 @@ static inline void run_prepare_piece(model_run *r, int s)
 {
     tr_piece *piece = &r->pieces[s];
     tr_program_options options = {.device = TR_DEVICE_CPU, .n_threads = 1};
-    MUST(tr_partition_extract(r->whole, &r->values, r->partition.first_unit[s], r->partition.first_unit[s + 1],
-                              TR_PIECE_TRAINING, piece, err));
+    MUST(tr_partition_extract(r->whole, &r->values, r->partition.first_unit[s],
+                              r->partition.first_unit[s + 1], TR_PIECE_TRAINING, piece, err));
     MUST(tr_program_new(&r->programs[s], piece->graph, &options, err));
     r->bound[s] = tr_alloc_zero((size_t)tr_graph_value_count(piece->graph), sizeof(void *));
     r->stash[s] = tr__alloc_tensor((int64_t)tr_program_stash_bytes(r->programs[s]), 1);
@@ -81,7 +82,8 @@ static inline void run_prepare_piece(model_run *r, int s)
 }
 
 /* The model in `directory`, cut into n_pieces balanced stages. */
-static inline void run_open(model_run *r, const char *directory, int32_t batch, int32_t sequence, int n_pieces)
+static inline void run_open(model_run *r, const char *directory, int32_t batch, int32_t sequence,
+                            int n_pieces)
 {
     TR_ASSERT(n_pieces <= MAX_PIECES);
     *r = (model_run){0};
@@ -171,8 +173,8 @@ static inline void golden_rows(const char *directory, int n_rows, int32_t **toke
     *tokens = tr__alloc_tensor((int64_t)n_rows * GOLDEN_T, sizeof(int32_t));
     *targets = tr__alloc_tensor((int64_t)n_rows * GOLDEN_T, sizeof(int32_t));
     for (int r = 0; r < n_rows; r++) {
-        MUST(tr_tensor_read_i64(tr_safetensors_find(file, "tokens"), (int64_t)r * (GOLDEN_T + 1), GOLDEN_T + 1,
-                                row, err));
+        MUST(tr_tensor_read_i64(tr_safetensors_find(file, "tokens"), (int64_t)r * (GOLDEN_T + 1),
+                                GOLDEN_T + 1, row, err));
         for (int t = 0; t < GOLDEN_T; t++) {
             (*tokens)[r * GOLDEN_T + t] = (int32_t)row[t];
             (*targets)[r * GOLDEN_T + t] = (int32_t)row[t + 1];

@@ -1,4 +1,5 @@
-/* test/pipelines/model_test.c - models give the numbers that Hugging Face transformers gives for the same files.
+/* test/pipelines/model_test.c - models give the numbers that Hugging Face transformers gives for the same
+ * files.
  * Tolerances are the issue's: logits 1e-4; gradients 1e-4 of their norm (float32 sums of some hundred terms).
  * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/model.h"
@@ -186,7 +187,8 @@ static void options_beyond_the_model_are_refused(void)
         tr_model_values values;
         tr_error error = {0};
         CU_ASSERT_EQUAL(tr_model_graph(&config, &bad[i], &graph, &values, &error), TR_EINVAL);
-        CU_ASSERT_PTR_NOT_NULL(strstr(error.message, bad[i].kind == TR_MODEL_GENERATION ? "cache rows" : "64"));
+        CU_ASSERT_PTR_NOT_NULL(
+            strstr(error.message, bad[i].kind == TR_MODEL_GENERATION ? "cache rows" : "64"));
     }
     tr_model_config_release(&config);
 }
@@ -210,12 +212,9 @@ static void lack_of_memory_is_an_error(void)
 }
 
 static const check_test tests[] = {
-    CHECK_TEST(logits_agree_with_transformers),
-    CHECK_TEST(loss_and_gradients_agree_with_transformers),
-    CHECK_TEST(parameters_begin_as_the_families_do),
-    CHECK_TEST(parameters_stand_in_the_graphs_order),
-    CHECK_TEST(options_beyond_the_model_are_refused),
-    CHECK_TEST(lack_of_memory_is_an_error),
+    CHECK_TEST(logits_agree_with_transformers),       CHECK_TEST(loss_and_gradients_agree_with_transformers),
+    CHECK_TEST(parameters_begin_as_the_families_do),  CHECK_TEST(parameters_stand_in_the_graphs_order),
+    CHECK_TEST(options_beyond_the_model_are_refused), CHECK_TEST(lack_of_memory_is_an_error),
 };
 
 CHECK_MAIN("pipelines/model", tests)
