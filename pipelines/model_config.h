@@ -35,8 +35,10 @@ typedef struct tr_model_config {
     bool mlp_bias;                 /* llama: gate, up, down have biases (gpt2 always has) */
     bool scale_attention;          /* gpt2: scores are divided by sqrt(D); llama: true */
     bool scale_attention_by_layer; /* gpt2: scores are further divided by layer + 1 */
-    float initializer_range;       /* standard deviation of fresh weights */
-    char *json;                    /* the text of config.json as it was read or made; owned */
+    double dropout; /* the largest share of any dropout; what trains refuses it, what evaluates ignores it */
+    const char *dropout_key; /* its name in config.json; NULL when dropout is 0 */
+    float initializer_range; /* standard deviation of fresh weights */
+    char *json;              /* the text of config.json as it was read or made; owned */
 } tr_model_config;
 
 /* Reads DIRECTORY/config.json. Errors: TR_ENOTFOUND, TR_EIO, TR_ENOMEM, TR_EINVAL (not JSON, a size missing

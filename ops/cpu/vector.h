@@ -1,10 +1,10 @@
 /* ops/cpu/vector.h - sixteen float lanes, written with GCC's vector extensions.
- * Why explicit lanes: the order in which lanes are summed is then written in the source and not chosen by the
- * compiler, so a kernel gives the same bits wherever it runs; a machine with narrower registers computes the
- * sixteen lanes in pieces. Everything here is inlined into its caller, because it must be compiled for the
- * caller's instruction set: a kernel marked TR_MULTIVERSION is compiled several times and picked at load
- * time. A plain static helper of such a kernel would be compiled for the baseline only: mark helpers
- * TR_INLINE. SPDX-License-Identifier: Apache-2.0 */
+ * Why explicit lanes: the order in which lanes are summed is then written in the source and not chosen by
+ * the compiler, so a kernel gives the same bits wherever it runs; a machine with narrower registers computes
+ * the sixteen lanes in pieces. Everything here is inlined into its caller, because it must be compiled for
+ * the caller's instruction set: a kernel marked TR_MULTIVERSION is compiled several times and picked at load
+ * time. A plain static helper of such a kernel is compiled for the baseline only: mark helpers TR_INLINE.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_OPS_CPU_VECTOR_H
 #define TROUPE_OPS_CPU_VECTOR_H
 
@@ -20,11 +20,6 @@
 #define TR_MULTIVERSION __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define TR_MULTIVERSION
-#endif
-
-#if defined(__GNUC__)
-#pragma GCC diagnostic ignored                                                                               \
-    "-Wpsabi" /* how vectors are passed does not matter to what is always inlined */
 #endif
 
 enum { TR_LANES = 16 };

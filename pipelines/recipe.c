@@ -1,0 +1,443 @@
+/* pipelines/recipe.c - reads a recipe: libfyaml gives the tree, the schema says what each key may hold.
+ * Scalars are typed here, not by YAML's guess: a key knows its type, so `run: 5` is a text and `steps: "5"`
+ * is refused. Source: YAML 1.2.2, chapter 10.3 (core schema), for null, true and false.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "pipelines/recipe.h"
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "pipelines/recipe_schema.h"
+#include "pipelines/text.h"
+
+#include <errno.h>
+#include <libfyaml.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LONGEST_KEY = 64 };
+
+/* What libfyaml had to say first; all else follows from that. */
+typedef struct yaml_problem {
+    char text[256];
+} yaml_problem;
+
+static void keep_first_problem(struct fy_diag *diag, void *user, const char *text, size_t size_bytes)
+{
+    (void)diag;
+    yaml_problem *problem = user;
+    if (!problem->text[0]) snprintf(problem->text, sizeof problem->text, "%.*s", (int)size_bytes, text);
+}
+
+typedef struct yaml_text {
+    struct fy_diag *diag;
+    struct fy_parser *parser;
+    struct fy_document *document;
+    yaml_problem problem;
+} yaml_text;
+
+static void yaml_text_close(yaml_text *self)
+{
+    if (self->document) fy_document_destroy(self->document);
+    if (self->parser) fy_parser_destroy(self->parser);
+    if (self->diag) fy_diag_destroy(self->diag);
+}
+
+/* False when the text is no YAML: self->problem has the words. An empty text has a NULL document. Close it in
+ * any case. */
+static bool yaml_text_open(yaml_text *self, const char *text, size_t size_bytes)
+{
+    *self = (yaml_text){0};
+    struct fy_diag_cfg diag;
+    fy_diag_cfg_default(&diag);
+    diag.fp = NULL;
+    diag.output_fn = keep_first_problem;
+    diag.user = &self->problem;
+    diag.level = FYET_ERROR;
+    diag.colorize = false;
+    self->diag = fy_diag_create(&diag);
+    struct fy_parse_cfg config = {.flags = FYPCF_DEFAULT_PARSE, .diag = self->diag};
+    self->parser = self->diag ? fy_parser_create(&config) : NULL;
+    if (!self->parser || fy_parser_set_string(self->parser, text, size_bytes) != 0) return false;
+    self->document = fy_parse_load_document(self->parser);
+    if (self->problem.text[0]) return false;
+    struct fy_document *second = self->document ? fy_parse_load_document(self->parser) : NULL;
+    if (!second) return !self->problem.text[0];
+    fy_document_destroy(second);
+    snprintf(self->problem.text, sizeof self->problem.text, ":1:1: error: more than one document (---)");
+    return false;
+}
+
+/* libfyaml writes "<memory...>:LINE:COLUMN: error: words". */
+static tr_status refuse_yaml(const yaml_problem *problem, const char *name, int line, tr_error *err)
+{
+    const char *words = strstr(problem->text, "error: ");
+    char quoted[TR__QUOTED_SIZE];
+    tr__quoted(words ? words + 7 : "no memory, or an unknown problem", quoted);
+    if (line == TR__COMMAND_LINE)
+        return tr_fail(err, TR_EINVAL, "command line: %s is not valid YAML: %s", name, quoted);
+    const char *position = strstr(problem->text, ">:");
+    int at = position ? atoi(position + 2) : 1;
+    return tr_fail(err, TR_EINVAL, "%s:%d: not valid YAML: %s", name, at < 1 ? 1 : at, quoted);
+}
+
+tr_status tr__recipe_refuse(const tr__recipe_reading *self, int line, const char *key, const char *value,
+                            tr_error *err, const char *format, ...)
+{
+    char words[640], quoted[TR__QUOTED_SIZE], where[TR__QUOTED_SIZE + 256];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(words, sizeof words, format, arguments);
+    va_end(arguments);
+    if (line == TR__COMMAND_LINE)
+        snprintf(where, sizeof where, "command line");
+    else
+        snprintf(where, sizeof where, "%s:%d", self->name, line > 0 ? line : 1);
+    char *present = NULL;
+    int field = tr__recipe_field_index(key);
+    if (!value && field >= 0) value = present = tr__recipe_value_text(&self->recipe, field);
+    bool shown = value && *value;
+    tr_status status = tr_fail(err, TR_EINVAL, "%s: %s%s%s %s", where, key, shown ? " " : "",
+                               shown ? tr__quoted(value, quoted) : "", words);
+    tr_free(present);
+    return status;
+}
+
+/* One value that is being set. */
+typedef struct setting {
+    tr__recipe_reading *reading;
+    int field, line;
+} setting;
+
+static tr_status refuse_value(const setting *at, const char *value, tr_error *err, const char *what)
+{
+    char expected[160];
+    tr__recipe_expectation(at->field, expected);
+    return tr__recipe_refuse(at->reading, at->line, tr__recipe_fields[at->field].key, value, err,
+                             "%s; give %s", what, expected);
+}
+
+static tr_status refuse_node(const setting *at, struct fy_node *node, tr_error *err, const char *what)
+{
+    char *text = fy_emit_node_to_string(node, FYECF_MODE_FLOW_ONELINE | FYECF_WIDTH_INF);
+    if (text) text[strcspn(text, "\n")] = 0;
+    tr_status status = refuse_value(at, text ? text : "", err, what);
+    free(text); /* libfyaml's */
+    return status;
+}
+
+static bool is_plain(struct fy_node *node)
+{
+    return fy_node_is_scalar(node) && fy_node_get_style(node) == FYNS_PLAIN;
+}
+
+static bool is_null(struct fy_node *node)
+{
+    if (!node || fy_node_is_null(node)) return true;
+    if (!is_plain(node)) return false;
+    const char *text = fy_node_get_scalar0(node);
+    return text && (!*text || !strcmp(text, "~") || !strcmp(text, "null") || !strcmp(text, "Null") ||
+                    !strcmp(text, "NULL"));
+}
+
+static bool in_range(const tr__recipe_field *about, double value)
+{
+    bool above = about->low_open ? value > about->low : value >= about->low;
+    bool below = about->high_open ? value < about->high : value <= about->high;
+    return above && below && isfinite(value);
+}
+
+static tr_status read_integer(const setting *at, struct fy_node *node, int64_t *out, tr_error *err)
+{
+    const char *text = is_plain(node) ? fy_node_get_scalar0(node) : NULL;
+    size_t digits = text ? strspn(text + (*text == '-' || *text == '+'), "0123456789") : 0;
+    if (!digits || text[digits + (*text == '-' || *text == '+')])
+        return refuse_node(at, node, err, "is not a whole number");
+    errno = 0;
+    long long value = strtoll(text, NULL, 10);
+    if (errno || !in_range(&tr__recipe_fields[at->field], (double)value))
+        return refuse_node(at, node, err, "is out of range");
+    *out = value;
+    return TR_OK;
+}
+
+static tr_status read_real(const setting *at, struct fy_node *node, double *out, tr_error *err)
+{
+    const char *text = is_plain(node) ? fy_node_get_scalar0(node) : NULL;
+    char *end = NULL;
+    /* strtod alone would also take "inf", "nan" and hexadecimal */
+    bool decimal = text && *text && !text[strspn(text, "+-.0123456789eE")];
+    double value = decimal ? strtod(text, &end) : 0;
+    if (!decimal || end == text || *end) return refuse_node(at, node, err, "is not a number");
+    if (!in_range(&tr__recipe_fields[at->field], value)) return refuse_node(at, node, err, "is out of range");
+    *out = value;
+    return TR_OK;
+}
+
+static tr_status read_flag(const setting *at, struct fy_node *node, bool *out, tr_error *err)
+{
+    const char *text = is_plain(node) ? fy_node_get_scalar0(node) : NULL;
+    bool yes = text && (!strcmp(text, "true") || !strcmp(text, "True") || !strcmp(text, "TRUE"));
+    bool no = text && (!strcmp(text, "false") || !strcmp(text, "False") || !strcmp(text, "FALSE"));
+    if (!yes && !no) return refuse_node(at, node, err, "is neither true nor false");
+    *out = yes;
+    return TR_OK;
+}
+
+static tr_status read_choice(const setting *at, struct fy_node *node, int *out, tr_error *err)
+{
+    const char *text = fy_node_is_scalar(node) ? fy_node_get_scalar0(node) : NULL;
+    const char *const *choices = tr__recipe_fields[at->field].choices;
+    for (int i = 0; text && choices[i]; i++) {
+        if (strcmp(choices[i], text) != 0) continue;
+        *out = i;
+        return TR_OK;
+    }
+    return refuse_node(at, node, err, "is not known");
+}
+
+static tr_status read_text(const setting *at, struct fy_node *node, char **out, tr_error *err)
+{
+    const char *text = fy_node_is_scalar(node) ? fy_node_get_scalar0(node) : NULL;
+    if (!text || !*text) return refuse_node(at, node, err, "is not a text");
+    *out = tr_strdup(text);
+    return *out ? TR_OK : tr_fail(err, TR_ENOMEM, "no memory for the recipe");
+}
+
+/* Reads a list of numbers into fresh memory of element_bytes each: int32_t or double. */
+static tr_status read_list(const setting *at, struct fy_node *node, bool whole, void **items, size_t *count,
+                           tr_error *err)
+{
+    if (!fy_node_is_sequence(node) || fy_node_sequence_item_count(node) < 1)
+        return refuse_node(at, node, err, "is not a list with something in it");
+    size_t n = (size_t)fy_node_sequence_item_count(node), i = 0;
+    void *fresh = tr_alloc(n * (whole ? sizeof(int32_t) : sizeof(double)));
+    if (!fresh) return tr_fail(err, TR_ENOMEM, "no memory for the recipe");
+    tr_status status = TR_OK;
+    void *iterator = NULL;
+    for (struct fy_node *item; !status && (item = fy_node_sequence_iterate(node, &iterator)); i++) {
+        int64_t value = 0;
+        if (!whole) status = read_real(at, item, (double *)fresh + i, err);
+        if (whole && !(status = read_integer(at, item, &value, err))) ((int32_t *)fresh)[i] = (int32_t)value;
+    }
+    if (status) {
+        tr_free(fresh);
+        return status;
+    }
+    *items = fresh;
+    *count = n;
+    return TR_OK;
+}
+
+static tr_status read_pair(const setting *at, struct fy_node *node, double out[2], tr_error *err)
+{
+    void *items = NULL;
+    size_t count = 0;
+    tr_status status = read_list(at, node, false, &items, &count, err);
+    if (status) return status;
+    if (count == 2)
+        memcpy(out, items, 2 * sizeof(double));
+    else
+        status = refuse_node(at, node, err, "does not have two items");
+    tr_free(items);
+    return status;
+}
+
+static tr_status read_value(const setting *at, struct fy_node *node, tr_error *err)
+{
+    void *to = (char *)&at->reading->recipe + tr__recipe_fields[at->field].offset;
+    int64_t integer = 0;
+    int choice = 0;
+    void *items = NULL;
+    size_t count = 0;
+    tr_status status = TR_EINVAL;
+    if (fy_node_is_alias(node))
+        return refuse_node(at, node, err, "is an alias, which a recipe does not have");
+    switch (tr__recipe_fields[at->field].type) {
+    case TR__TEXT: return read_text(at, node, to, err);
+    case TR__REAL: return read_real(at, node, to, err);
+    case TR__FLAG: return read_flag(at, node, to, err);
+    case TR__PAIR: return read_pair(at, node, to, err);
+    case TR__INTEGER:
+        if (!(status = read_integer(at, node, &integer, err))) *(int32_t *)to = (int32_t)integer;
+        break;
+    case TR__SEED:
+        if (!(status = read_integer(at, node, &integer, err))) *(uint64_t *)to = (uint64_t)integer;
+        break;
+    case TR__CHOICE:
+        if (!(status = read_choice(at, node, &choice, err))) memcpy(to, &choice, sizeof choice);
+        break;
+    case TR__REALS:
+        if (!(status = read_list(at, node, false, &items, &count, err)))
+            *(tr_recipe_numbers *)to = (tr_recipe_numbers){items, count};
+        break;
+    case TR__INTEGERS:
+        if (!(status = read_list(at, node, true, &items, &count, err)))
+            *(tr_recipe_integers *)to = (tr_recipe_integers){items, count};
+        break;
+    }
+    return status;
+}
+
+/* Null takes a key back to its default. */
+static tr_status read_field(tr__recipe_reading *self, int field, struct fy_node *node, int line,
+                            tr_error *err)
+{
+    tr__recipe_clear_field(&self->recipe, field);
+    self->lines[field] = 0;
+    if (is_null(node)) return TR_OK;
+    setting at = {self, field, line};
+    tr_status status = read_value(&at, node, err);
+    if (!status) self->lines[field] = line;
+    return status;
+}
+
+/* Suggests among the keys of the same section, else says what there is. */
+static tr_status refuse_key(const tr__recipe_reading *self, const char *key, int line, tr_error *err)
+{
+    const char *names[TR__RECIPE_FIELDS];
+    char sections[TR__RECIPE_FIELDS][LONGEST_KEY];
+    const char *dot = strchr(key, '.');
+    size_t prefix = dot ? (size_t)(dot - key) + 1 : 0;
+    for (int i = 0; i < TR__RECIPE_FIELDS; i++) {
+        const char *name = tr__recipe_fields[i].key;
+        names[i] = strncmp(name, key, prefix) == 0 ? name + prefix : NULL;
+        if (dot || !names[i]) continue;
+        snprintf(sections[i], LONGEST_KEY, "%.*s", (int)strcspn(name, "."), name);
+        names[i] = sections[i];
+    }
+    const char *near = tr__nearest(key + prefix, names, TR__RECIPE_FIELDS);
+    const char *leaf = NULL; /* a key given without its section */
+    for (int i = 0; !near && i < TR__RECIPE_FIELDS; i++) {
+        const char *name = strchr(tr__recipe_fields[i].key, '.');
+        if (name && strcmp(name + 1, key + prefix) == 0) leaf = tr__recipe_fields[i].key;
+    }
+    if (near)
+        return tr__recipe_refuse(self, line, key, "", err, "is no key of a recipe; did you mean '%.*s%s'?",
+                                 (int)prefix, key, near);
+    if (leaf)
+        return tr__recipe_refuse(self, line, key, "", err, "is no key of a recipe; did you mean '%s'?", leaf);
+    return tr__recipe_refuse(self, line, key, "", err,
+                             "is no key of a recipe; `troupe train --help` lists them all");
+}
+
+static tr_status read_section(tr__recipe_reading *self, const char *section, struct fy_node *node, int line,
+                              tr_error *err);
+
+static tr_status read_key(tr__recipe_reading *self, const char *key, struct fy_node *node, int line,
+                          tr_error *err)
+{
+    int field = tr__recipe_field_index(key);
+    if (field >= 0) return read_field(self, field, node, line, err);
+    if (!tr__recipe_is_section(key)) return refuse_key(self, key, line, err);
+    return read_section(self, key, node, line, err);
+}
+
+static tr_status read_pair_of_mapping(tr__recipe_reading *self, const char *section,
+                                      struct fy_node_pair *pair, int line, tr_error *err)
+{
+    struct fy_node *node = fy_node_pair_key(pair);
+    const char *name = node && fy_node_is_scalar(node) ? fy_node_get_scalar0(node) : NULL;
+    if (!name)
+        return tr__recipe_refuse(self, line, *section ? section : "recipe", "", err,
+                                 "has a key that is no text");
+    struct fy_token *token = fy_node_get_scalar_token(node);
+    if (line != TR__COMMAND_LINE && token) line = fy_token_start_mark(token)->line + 1;
+    char safe[TR__QUOTED_SIZE];
+    tr__quoted(name, safe);
+    safe[strlen(safe) - 1] = 0; /* escaped, without the quotes */
+    char key[2 * TR__QUOTED_SIZE];
+    snprintf(key, sizeof key, "%s%s%s", section, *section ? "." : "", safe + 1);
+    if (strchr(name, '.')) return refuse_key(self, key, line, err);
+    return read_key(self, key, fy_node_pair_value(pair), line, err);
+}
+
+/* `section` is "" for the recipe itself. */
+static tr_status read_section(tr__recipe_reading *self, const char *section, struct fy_node *node, int line,
+                              tr_error *err)
+{
+    size_t length = strlen(section);
+    if (is_null(node)) {
+        for (int i = 0; i < TR__RECIPE_FIELDS && line == TR__COMMAND_LINE; i++)
+            if (strncmp(tr__recipe_fields[i].key, section, length) == 0 &&
+                tr__recipe_fields[i].key[length] == '.')
+                read_field(self, i, NULL, line, NULL);
+        return TR_OK;
+    }
+    if (!fy_node_is_mapping(node))
+        return tr__recipe_refuse(self, line, *section ? section : "recipe", "", err,
+                                 "is not a mapping; write it as 'key: value' lines or {key: value}");
+    tr_status status = TR_OK;
+    void *iterator = NULL;
+    for (struct fy_node_pair *pair; !status && (pair = fy_node_mapping_iterate(node, &iterator));)
+        status = read_pair_of_mapping(self, section, pair, line, err);
+    return status;
+}
+
+tr_status tr__recipe_set(tr__recipe_reading *self, int field, const char *yaml, int line, tr_error *err)
+{
+    yaml_text text;
+    tr_status status;
+    if (yaml_text_open(&text, yaml, strlen(yaml)))
+        status = read_field(self, field, text.document ? fy_document_root(text.document) : NULL, line, err);
+    else
+        status = refuse_yaml(&text.problem, yaml, line, err);
+    yaml_text_close(&text);
+    return status;
+}
+
+static tr_status apply_override(tr__recipe_reading *self, const char *assignment, tr_error *err)
+{
+    const char *equals = strchr(assignment, '=');
+    char quoted[TR__QUOTED_SIZE];
+    if (!equals || equals == assignment || equals - assignment >= LONGEST_KEY)
+        return tr_fail(err, TR_EINVAL, "command line: %s is not of the form key=value, as in layout.data=4",
+                       tr__quoted(assignment, quoted));
+    char key[LONGEST_KEY];
+    snprintf(key, sizeof key, "%.*s", (int)(equals - assignment), assignment);
+    yaml_text text;
+    tr_status status;
+    if (yaml_text_open(&text, equals + 1, strlen(equals + 1)))
+        status = read_key(self, key, text.document ? fy_document_root(text.document) : NULL, TR__COMMAND_LINE,
+                          err);
+    else
+        status = refuse_yaml(&text.problem, assignment, TR__COMMAND_LINE, err);
+    yaml_text_close(&text);
+    return status;
+}
+
+tr_status tr_recipe_parse(tr_recipe *out, const char *text, size_t size_bytes, const char *name,
+                          const char *const *overrides, size_t n_overrides, tr_error *err)
+{
+    tr__recipe_reading reading = {.name = name};
+    yaml_text yaml;
+    tr_status status = TR_OK;
+    if (!yaml_text_open(&yaml, text, size_bytes))
+        status = refuse_yaml(&yaml.problem, name, 1, err);
+    else
+        status = read_section(&reading, "", yaml.document ? fy_document_root(yaml.document) : NULL, 1, err);
+    yaml_text_close(&yaml);
+    for (size_t i = 0; !status && i < n_overrides; i++) status = apply_override(&reading, overrides[i], err);
+    if (!status) status = tr__recipe_resolve(&reading, err);
+    if (status)
+        tr_recipe_release(&reading.recipe);
+    else
+        *out = reading.recipe;
+    return status;
+}
+
+tr_status tr_recipe_read(tr_recipe *out, const char *path, const char *const *overrides, size_t n_overrides,
+                         tr_error *err)
+{
+    char *text = NULL;
+    size_t size_bytes = 0;
+    tr_status status = tr_file_read(path, &text, &size_bytes, err);
+    if (!status) status = tr_recipe_parse(out, text, size_bytes, path, overrides, n_overrides, err);
+    tr_free(text);
+    return status;
+}
+
+tr_status tr_recipe_from_json(tr_recipe *out, const char *text, size_t size_bytes, tr_error *err)
+{
+    return tr_recipe_parse(out, text, size_bytes, "recipe", NULL, 0, err);
+}

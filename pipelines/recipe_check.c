@@ -1,0 +1,314 @@
+/* pipelines/recipe_check.c - defaults that depend on other keys, combinations that cannot be, and the
+ * learning rate. A contradiction is told where the later of the two keys was given, the command line being
+ * later than any file. SPDX-License-Identifier: Apache-2.0 */
+#include "pipelines/recipe_schema.h"
+
+#include <math.h>
+#include <string.h>
+
+typedef tr__recipe_reading reading;
+
+static int line_of(const reading *self, const char *key)
+{
+    int field = tr__recipe_field_index(key);
+    TR_ASSERT(field >= 0);
+    return self->lines[field];
+}
+
+static bool is_given(const reading *self, const char *key)
+{
+    return line_of(self, key) != 0;
+}
+
+/* Where a key that is missing would belong: the first line of its section. */
+static int section_line(const reading *self, const char *key)
+{
+    size_t length = strcspn(key, ".");
+    int first = 0;
+    for (int i = 0; i < TR__RECIPE_FIELDS; i++) {
+        const char *name = tr__recipe_fields[i].key;
+        if (strncmp(name, key, length) != 0 || name[length] != '.' || self->lines[i] < 1) continue;
+        if (!first || self->lines[i] < first) first = self->lines[i];
+    }
+    return first;
+}
+
+static tr_status require(const reading *self, const char *key, tr_error *err)
+{
+    if (is_given(self, key)) return TR_OK;
+    char expected[160];
+    tr__recipe_expectation(tr__recipe_field_index(key), expected);
+    return tr__recipe_refuse(self, section_line(self, key), key, "", err, "is missing; give %s", expected);
+}
+
+/* Of two keys that contradict each other, the one that was given (the later line if both were). */
+static const char *blame(const reading *self, const char *a, const char *b)
+{
+    int at_a = line_of(self, a), at_b = line_of(self, b);
+    if (at_a == TR__COMMAND_LINE) return a;
+    if (at_b == TR__COMMAND_LINE) return b;
+    return at_a >= at_b ? a : b;
+}
+
+static tr_status refuse_both(const reading *self, const char *a, const char *b, tr_error *err,
+                             const char *remedy)
+{
+    const char *last = blame(self, a, b), *other = last == a ? b : a;
+    return tr__recipe_refuse(self, line_of(self, last), last, NULL, err, "cannot stand beside %s; %s", other,
+                             remedy);
+}
+
+static tr_status check_model_choice(const reading *self, tr_error *err)
+{
+    const tr_recipe *recipe = &self->recipe;
+    if (recipe->model.hf && recipe->model.preset)
+        return refuse_both(self, "model.hf", "model.preset", err, "keep one of them");
+    if (recipe->model.hf || recipe->model.preset) return TR_OK;
+    if (!section_line(self, "model.hf") && !is_given(self, "model.layers"))
+        return tr__recipe_refuse(
+            self, 0, "model", "", err,
+            "is missing; give {hf: DIR}, {preset: gpt2-124m} or sizes {family: llama, layers: 6, "
+            "width: 384, heads: 6}");
+    tr_status status = require(self, "model.layers", err);
+    if (!status) status = require(self, "model.width", err);
+    if (!status) status = require(self, "model.heads", err);
+    return status;
+}
+
+static tr_status check_data_choice(const reading *self, tr_error *err)
+{
+    const tr_recipe *recipe = &self->recipe;
+    if (recipe->data.text && recipe->data.tokens)
+        return refuse_both(self, "data.text", "data.tokens", err, "keep one of them (null takes a key away)");
+    if (!recipe->data.text && !recipe->data.tokens)
+        return tr__recipe_refuse(self, section_line(self, "data.text"), "data", "", err,
+                                 "says nothing to train on; give {text: FILE} or {tokens: FILE.safetensors}");
+    return TR_OK;
+}
+
+static tr_status check_required(const reading *self, tr_error *err)
+{
+    static const char *const always[] = {"run", "train.steps", "train.sequence", "train.microbatch"};
+    for (size_t i = 0; i < sizeof always / sizeof *always; i++) {
+        tr_status status = require(self, always[i], err);
+        if (status) return status;
+    }
+    if (!is_given(self, "lr.peak") && !is_given(self, "lr.values"))
+        return tr__recipe_refuse(
+            self, section_line(self, "lr.peak"), "lr", "", err,
+            "has neither peak nor values; give {peak: 1e-3}, or {values: [...]} with one a step");
+    return TR_OK;
+}
+
+/* A key without a meaning here would be silently ignored; so it is refused. */
+static tr_status check_use(const reading *self, tr_error *err)
+{
+    static const char *const reasons[] = {
+        [TR__WITH_SIZES] =
+            "has no meaning beside model.hf or model.preset, which say it already; leave it out",
+        [TR__WITH_LLAMA_SIZES] = "has a meaning for sizes of the llama family only; leave it out",
+        [TR__WITH_TEXT] = "has no meaning without data.text; leave it out",
+        [TR__WITH_TOKENS] = "has no meaning without data.tokens; leave it out",
+        [TR__WITH_SCHEDULE] = "has no meaning beside lr.values, which say every step's; leave it out",
+    };
+    for (int i = 0; i < TR__RECIPE_FIELDS; i++) {
+        if (!self->lines[i] || tr__recipe_field_applies(&self->recipe, i)) continue;
+        const tr__recipe_field *about = &tr__recipe_fields[i];
+        return tr__recipe_refuse(self, self->lines[i], about->key, NULL, err, "%s", reasons[about->use]);
+    }
+    return TR_OK;
+}
+
+/* Constants from the table; they count as not given. */
+static tr_status fill_constants(reading *self, tr_error *err)
+{
+    for (int i = 0; i < TR__RECIPE_FIELDS; i++) {
+        if (self->lines[i] || !tr__recipe_fields[i].fallback || !tr__recipe_field_applies(&self->recipe, i))
+            continue;
+        tr_status status = tr__recipe_set(self, i, tr__recipe_fields[i].fallback, 0, err);
+        if (status) return status;
+    }
+    return TR_OK;
+}
+
+static void fill_integer(const reading *self, const char *key, int32_t *value, int64_t fallback)
+{
+    if (!is_given(self, key)) *value = (int32_t)fallback;
+}
+
+static void fill_sizes(reading *self)
+{
+    tr_recipe *recipe = &self->recipe;
+    bool gpt2 = recipe->model.family == TR_FAMILY_GPT2;
+    int64_t width = recipe->model.width,
+            positions = recipe->train.sequence > 1024 ? recipe->train.sequence : 1024;
+    fill_integer(self, "model.kv_heads", &recipe->model.kv_heads, recipe->model.heads);
+    fill_integer(self, "model.head_size", &recipe->model.head_size, width / recipe->model.heads);
+    fill_integer(self, "model.inner", &recipe->model.inner, gpt2 ? 4 * width : (8 * width + 95) / 96 * 32);
+    fill_integer(self, "model.vocabulary", &recipe->model.vocabulary, 256);
+    fill_integer(self, "model.positions", &recipe->model.positions, positions);
+    if (!is_given(self, "model.tie")) recipe->model.tie = gpt2;
+    if (gpt2) recipe->model.bias = true;
+}
+
+static void fill_dependent(reading *self)
+{
+    tr_recipe *recipe = &self->recipe;
+    if (!recipe->model.hf && !recipe->model.preset) fill_sizes(self);
+    if (!is_given(self, "data.holdout")) recipe->data.holdout = recipe->data.text ? 0.05 : 0;
+    int32_t accumulate = recipe->train.accumulate;
+    fill_integer(self, "train.groups", &recipe->train.groups, accumulate < 8 ? accumulate : 8);
+    int64_t stages = recipe->layout.stages.count ? (int64_t)recipe->layout.stages.count : 1;
+    fill_integer(self, "layout.pipeline", &recipe->layout.pipeline, stages);
+    if (!is_given(self, "transport"))
+        recipe->transport = recipe->layout.processes ? TR_TRANSPORT_UCX : TR_TRANSPORT_INPROC;
+}
+
+static tr_status check_heads(const reading *self, tr_error *err)
+{
+    const tr_recipe *recipe = &self->recipe;
+    int32_t heads = recipe->model.heads, width = recipe->model.width, head_size = recipe->model.head_size;
+    bool gpt2 = recipe->model.family == TR_FAMILY_GPT2;
+    if (!is_given(self, "model.head_size") && width % heads)
+        return tr__recipe_refuse(self, line_of(self, "model.heads"), "model.heads", NULL, err,
+                                 "does not divide the width %d; give a divisor, or head_size", width);
+    if (gpt2 && (int64_t)heads * head_size != width)
+        return tr__recipe_refuse(self, line_of(self, "model.head_size"), "model.head_size", NULL, err,
+                                 "times %d heads is not the width %d, as gpt2 has it; leave it out", heads,
+                                 width);
+    if (gpt2 && recipe->model.kv_heads != heads)
+        return tr__recipe_refuse(self, line_of(self, "model.kv_heads"), "model.kv_heads", NULL, err,
+                                 "is not the %d heads, as gpt2 has it; leave it out", heads);
+    if (heads % recipe->model.kv_heads)
+        return tr__recipe_refuse(self, line_of(self, "model.kv_heads"), "model.kv_heads", NULL, err,
+                                 "does not divide the %d heads evenly; give a divisor of them", heads);
+    if (!gpt2 && head_size % 2)
+        return tr__recipe_refuse(self, line_of(self, blame(self, "model.heads", "model.head_size")),
+                                 "model.head_size", NULL, err,
+                                 "is odd, but rotary positions turn pairs; give an even size");
+    return TR_OK;
+}
+
+static tr_status check_sizes(const reading *self, tr_error *err)
+{
+    const tr_recipe *recipe = &self->recipe;
+    tr_status status = check_heads(self, err);
+    if (status) return status;
+    if (recipe->data.tokens && (status = require(self, "model.vocabulary", err))) return status;
+    if (recipe->data.text && recipe->model.vocabulary < 256)
+        return tr__recipe_refuse(self, line_of(self, "model.vocabulary"), "model.vocabulary", NULL, err,
+                                 "is too small for bytes; give 256 or more");
+    if (recipe->train.sequence > recipe->model.positions)
+        return tr__recipe_refuse(
+            self, line_of(self, "train.sequence"), "train.sequence", NULL, err,
+            "is longer than the model's %d positions; shorten it, or raise model.positions",
+            recipe->model.positions);
+    return TR_OK;
+}
+
+static tr_status check_steps(const reading *self, tr_error *err)
+{
+    const tr_recipe *recipe = &self->recipe;
+    if (recipe->train.groups > recipe->train.accumulate)
+        return tr__recipe_refuse(
+            self, line_of(self, blame(self, "train.groups", "train.accumulate")), "train.groups", NULL, err,
+            "is more than the %d micro-batches of a step; lower it, or raise train.accumulate",
+            recipe->train.accumulate);
+    size_t n = recipe->lr.values.count;
+    if (n && n != (size_t)recipe->train.steps)
+        return tr__recipe_refuse(self, line_of(self, "lr.values"), "lr.values", "", err,
+                                 "has %zu numbers for %d steps; give one a step, or a peak", n,
+                                 recipe->train.steps);
+    return TR_OK;
+}
+
+/* Only where the recipe itself tells the number of layers; tr_model_config_from_recipe looks again with the
+ * model. */
+static tr_status check_layers(const reading *self, int32_t layers, tr_error *err)
+{
+    const tr_recipe *recipe = &self->recipe;
+    if (recipe->layout.pipeline > layers)
+        return tr__recipe_refuse(self, line_of(self, "layout.pipeline"), "layout.pipeline", NULL, err,
+                                 "is more stages than the model's %d layers; give at most %d", layers,
+                                 layers);
+    int64_t sum = 0;
+    for (size_t i = 0; i < recipe->layout.stages.count; i++) sum += recipe->layout.stages.items[i];
+    if (recipe->layout.stages.count && sum != layers)
+        return tr__recipe_refuse(self, line_of(self, "layout.stages"), "layout.stages", NULL, err,
+                                 "adds up to %lld of the model's %d layers; give every layer a stage",
+                                 (long long)sum, layers);
+    return TR_OK;
+}
+
+static tr_status check_layout(const reading *self, tr_error *err)
+{
+    const tr_recipe *recipe = &self->recipe;
+    if (recipe->layout.data > recipe->train.groups)
+        return tr__recipe_refuse(
+            self, line_of(self, blame(self, "layout.data", "train.groups")), "layout.data", NULL, err,
+            "is more replicas than the %d reduction groups; lower it, or raise train.groups",
+            recipe->train.groups);
+    size_t stages = recipe->layout.stages.count;
+    if (stages && stages != (size_t)recipe->layout.pipeline)
+        return tr__recipe_refuse(self, line_of(self, "layout.stages"), "layout.stages", NULL, err,
+                                 "names %zu stages, but layout.pipeline is %d; make them agree", stages,
+                                 recipe->layout.pipeline);
+    int transport_line = line_of(self, blame(self, "transport", "layout.processes"));
+    if (!recipe->layout.processes && recipe->transport != TR_TRANSPORT_INPROC)
+        return tr__recipe_refuse(
+            self, transport_line, "transport", NULL, err,
+            "does not go with layout.processes: false, which means inproc; leave one of them out");
+    if (recipe->layout.processes && recipe->transport == TR_TRANSPORT_INPROC)
+        return tr__recipe_refuse(
+            self, transport_line, "transport", NULL, err,
+            "does not reach another process; give layout.processes: false, or ucx or zmq");
+    return TR_OK;
+}
+
+static tr_status check_preset(const reading *self, tr_error *err)
+{
+    tr_model_config config;
+    tr_error problem = {0};
+    tr_status status = tr_model_config_preset(&config, self->recipe.model.preset, &problem);
+    if (status)
+        return tr__recipe_refuse(self, line_of(self, "model.preset"), "model.preset", "", err, "%s",
+                                 problem.message);
+    int32_t layers = config.layers;
+    tr_model_config_release(&config);
+    return check_layers(self, layers, err);
+}
+
+tr_status tr__recipe_resolve(tr__recipe_reading *self, tr_error *err)
+{
+    tr_status status = check_required(self, err);
+    if (!status) status = check_model_choice(self, err);
+    if (!status) status = check_data_choice(self, err);
+    if (!status) status = check_use(self, err);
+    if (!status) status = fill_constants(self, err);
+    if (status) return status;
+    fill_dependent(self);
+    const tr_recipe *recipe = &self->recipe;
+    if (!recipe->model.hf && !recipe->model.preset) {
+        status = check_sizes(self, err);
+        if (!status) status = check_layers(self, recipe->model.layers, err);
+    }
+    if (!status) status = check_steps(self, err);
+    if (!status) status = check_layout(self, err);
+    if (!status && recipe->model.preset) status = check_preset(self, err);
+    return status;
+}
+
+double tr_recipe_learning_rate(const tr_recipe *self, int32_t step)
+{
+    TR_ASSERT(step >= 0 && step < self->train.steps);
+    if (self->lr.values.count) return self->lr.values.items[step];
+    double peak = self->lr.peak;
+    int32_t warmup = self->lr.warmup, after = self->train.steps - 1 - warmup;
+    if (step < warmup) return peak * (double)(step + 1) / warmup;
+    double progress = (double)(step - warmup) / (after > 1 ? after : 1);
+    double shape = 1;
+    if (self->lr.decay == TR_DECAY_CONSTANT) return peak;
+    if (self->lr.decay == TR_DECAY_COSINE) shape = (1 + cos(3.14159265358979323846 * progress)) / 2;
+    if (self->lr.decay == TR_DECAY_LINEAR) shape = 1 - progress;
+    return peak * (self->lr.floor + (1 - self->lr.floor) * shape);
+}
