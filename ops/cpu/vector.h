@@ -8,7 +8,7 @@
 #ifndef TROUPE_OPS_CPU_VECTOR_H
 #define TROUPE_OPS_CPU_VECTOR_H
 
-#include <float.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -28,6 +28,7 @@ typedef float tr_f32x16 __attribute__((vector_size(64)));
 typedef int32_t tr_i32x16 __attribute__((vector_size(64))); /* comparisons give -1 where true, 0 elsewhere */
 typedef double tr_f64x8 __attribute__((vector_size(64)));
 typedef float tr_f32x8 __attribute__((vector_size(32)));
+typedef float tr_f32x4 __attribute__((vector_size(16)));
 
 TR_INLINE tr_f32x16 tr_load_f32x16(const float *p)
 {
@@ -82,20 +83,19 @@ TR_INLINE tr_f32x16 tr_abs_f32x16(tr_f32x16 x)
 /* The lanes' sum as a tree: lane i with lane i + 8, then + 4, + 2, + 1. */
 TR_INLINE float tr_sum_f32x16(tr_f32x16 v)
 {
-    float x[TR_LANES];
-    tr_store_f32x16(x, v);
-    for (int half = TR_LANES / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++) x[i] += x[i + half];
-    return x[0];
+    tr_f32x8 a = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                 __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+    tr_f32x4 b = __builtin_shufflevector(a, a, 0, 1, 2, 3) + __builtin_shufflevector(a, a, 4, 5, 6, 7);
+    return (b[0] + b[2]) + (b[1] + b[3]);
 }
 
 TR_INLINE float tr_lane_max_f32x16(tr_f32x16 v)
 {
-    float x[TR_LANES];
-    tr_store_f32x16(x, v);
-    for (int half = TR_LANES / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++) x[i] = x[i] > x[i + half] ? x[i] : x[i + half];
-    return x[0];
+    tr_f32x16 a =
+        tr_max_f32x16(v, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+    a = tr_max_f32x16(a, __builtin_shufflevector(a, a, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3));
+    float even = a[0] > a[2] ? a[0] : a[2], odd = a[1] > a[3] ? a[1] : a[3];
+    return even > odd ? even : odd;
 }
 
 /* The lanes in double, for long sums: lanes 0..7 and 8..15. */
