@@ -16,6 +16,7 @@ typedef struct tr_message {
     struct tr_message *next; /* for whoever holds it: queues are intrusive */
     tr_frame frame;
     tr_buffer *body; /* NULL when there is none */
+    void *link_;     /* private: a transport's while it holds the message */
 } tr_message;
 
 /* A zeroed frame; takes over the caller's reference to body (may be NULL) also when it fails. Errors: TR_ENOMEM. */

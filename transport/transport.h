@@ -36,7 +36,7 @@ typedef struct tr_transport_options {
     uint32_t incarnation;                  /* of this node */
     uint8_t job_key[TR_JOB_KEY_BYTES];     /* peers with another key are refused at the handshake */
     const char *bind;                      /* zmq: where to listen, "ipc://@name" or "tcp://127.0.0.1:*"; NULL: chosen */
-    uint32_t max_body_bytes;               /* larger frames are refused */
+    uint32_t max_body_bytes;               /* larger frames are refused; 0: 1 GiB */
     bool hash_bodies;                      /* send and verify body hashes */
 } tr_transport_options;
 
