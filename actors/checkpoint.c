@@ -27,8 +27,9 @@ typedef struct checkpoint {
 static void report(checkpoint *self, bool good, const char *text)
 {
     tr_packer packer;
-    tr_pack_begin(&packer, 2);
-    tr_pack_u64(&packer, good);
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 2);
+    tr_pack_uint(&packer, good);
     tr_pack_text(&packer, text);
     tr_send_packed(self->actor, self->coordinator, TR_TOPIC_CHECKPOINTED, self->wanted[0], &packer);
 }

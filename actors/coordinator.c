@@ -56,7 +56,8 @@ static void fail(coordinator *self, tr_status status, const char *text)
 static void note(coordinator *self, const char *kind, const char *text)
 {
     tr_packer packer;
-    tr_pack_begin(&packer, 2);
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 2);
     tr_pack_text(&packer, kind);
     tr_pack_text(&packer, text);
     tr_send_packed(self->actor, self->monitor, TR_TOPIC_NOTE, self->step, &packer);
@@ -89,8 +90,9 @@ static void ask_checkpoint(coordinator *self)
     for (uint32_t s = 0; s <= self->known->plan.n_stages;
          s++) { /* the stages of replica 0, then the writer */
         tr_packer packer;
-        tr_pack_begin(&packer, 1);
-        tr_pack_u64(&packer, self->step == self->known->plan.n_steps);
+        tr_packer_init(&packer);
+        tr_pack_array(&packer, 1);
+        tr_pack_uint(&packer, self->step == self->known->plan.n_steps);
         tr_actor_id to = s < self->known->plan.n_stages ? self->stages[s] : self->checkpoint;
         tr_send_packed(self->actor, to, TR_TOPIC_CHECKPOINT, self->step, &packer);
     }
@@ -137,7 +139,8 @@ static void send_commit(coordinator *self, float scale, float lr)
 {
     for (uint32_t s = 0; s < self->n_stages_all; s++) {
         tr_packer packer;
-        tr_pack_begin(&packer, 2);
+        tr_packer_init(&packer);
+        tr_pack_array(&packer, 2);
         tr_pack_f64(&packer, (double)scale);
         tr_pack_f64(&packer, (double)lr);
         tr_send_packed(self->actor, self->stages[s], TR_TOPIC_COMMIT, self->step, &packer);
@@ -186,7 +189,7 @@ static void take_count(coordinator *self, uint32_t step, tr_unpacker *body)
 {
     const tr_training_plan *plan = &self->known->plan;
     uint32_t at = step % COUNT_RING;
-    self->counted[at] += tr_unpack_u64(body);
+    self->counted[at] += tr_unpack_uint(body, UINT64_MAX);
     if (++self->n_counted[at] < plan->n_replicas) return;
     if (self->counted[at] == 0) {
         fail(self, TR_EINVAL, "a step has no target tokens at all; check the data");
@@ -194,8 +197,9 @@ static void take_count(coordinator *self, uint32_t step, tr_unpacker *body)
     }
     for (uint32_t r = 0; r < plan->n_replicas; r++) {
         tr_packer packer;
-        tr_pack_begin(&packer, 1);
-        tr_pack_u64(&packer, self->counted[at]);
+        tr_packer_init(&packer);
+        tr_pack_array(&packer, 1);
+        tr_pack_uint(&packer, self->counted[at]);
         tr_send_packed(self->actor, self->stages[r * plan->n_stages + plan->n_stages - 1], TR_TOPIC_TOKENS,
                        step, &packer);
     }
@@ -203,7 +207,7 @@ static void take_count(coordinator *self, uint32_t step, tr_unpacker *body)
 
 static bool take_losses(coordinator *self, tr_unpacker *body)
 {
-    uint64_t first = tr_unpack_u64(body);
+    uint64_t first = tr_unpack_uint(body, UINT64_MAX);
     size_t size;
     const void *losses = tr_unpack_bytes(body, &size);
     uint32_t n = self->known->plan.n_microbatches;
@@ -213,10 +217,10 @@ static bool take_losses(coordinator *self, tr_unpacker *body)
     return true;
 }
 
-static bool take_ready(coordinator *self, tr_unpacker *body)
+static bool take_ready(coordinator *self, uint32_t n_fields, tr_unpacker *body)
 {
-    while (tr_unpack_fields(body) >= 2) {
-        uint64_t index = tr_unpack_u64(body);
+    for (; n_fields >= 2; n_fields -= 2) {
+        uint64_t index = tr_unpack_uint(body, UINT64_MAX);
         size_t size;
         const void *sums = tr_unpack_bytes(body, &size);
         if (!sums || index >= self->known->n_parameters) return false;
@@ -224,16 +228,16 @@ static bool take_ready(coordinator *self, tr_unpacker *body)
         if (size != (size_t)n * sizeof(double)) return false;
         memcpy(self->sums + first, sums, size);
     }
-    self->busy_ns += tr_unpack_u64(body);
+    self->busy_ns += tr_unpack_uint(body, UINT64_MAX);
     self->n_ready++;
     return true;
 }
 
 static bool take_evaluation(coordinator *self, uint32_t updates, tr_unpacker *body)
 {
-    uint64_t microbatch = tr_unpack_u64(body);
+    uint64_t microbatch = tr_unpack_uint(body, UINT64_MAX);
     double loss = tr_unpack_f64(body);
-    uint64_t tokens = tr_unpack_u64(body);
+    uint64_t tokens = tr_unpack_uint(body, UINT64_MAX);
     uint32_t expected = tr_plan_evaluations_after(&self->known->plan, updates);
     if (microbatch >= expected || updates != self->step) return false;
     self->evaluated_loss[microbatch] = loss;
@@ -254,10 +258,10 @@ static bool take_evaluation(coordinator *self, uint32_t updates, tr_unpacker *bo
 
 static bool take_checkpointed(coordinator *self, uint32_t updates, tr_unpacker *body)
 {
-    bool good = tr_unpack_u64(body) != 0;
+    bool good = tr_unpack_uint(body, UINT64_MAX) != 0;
     char text[TR_ERROR_SIZE];
     tr_unpack_text(body, text, sizeof text);
-    if (!tr_unpack_done(body)) return false;
+    if (tr_unpacker_done(body, "control message", NULL)) return false;
     self->n_checkpoints--;
     note(self, good ? "checkpoint" : "checkpoint_failed", text);
     if (!good && updates == self->last_checkpoint &&
@@ -276,12 +280,13 @@ static void coordinator_receive(tr_actor *actor, void *state, tr_message **messa
     coordinator *self = state;
     const tr_frame *frame = &(*message)->frame;
     tr_unpacker body;
-    tr_unpack_begin(&body, tr_message_bytes(*message), frame->body_bytes);
+    tr_unpacker_init(&body, tr_message_bytes(*message), frame->body_bytes);
+    uint32_t n_fields = tr_unpack_array(&body, UINT32_MAX);
     bool good = true;
     switch (frame->edge) {
     case TR_TOPIC_COUNT: take_count(self, frame->step, &body); break;
     case TR_TOPIC_LOSSES: good = frame->step == self->step && take_losses(self, &body); break;
-    case TR_TOPIC_READY: good = frame->step == self->step && take_ready(self, &body); break;
+    case TR_TOPIC_READY: good = frame->step == self->step && take_ready(self, n_fields, &body); break;
     case TR_TOPIC_EVALUATED: good = take_evaluation(self, frame->step, &body); break;
     case TR_TOPIC_CHECKPOINTED: good = take_checkpointed(self, frame->step, &body); break;
     case TR_TOPIC_UPDATED:
@@ -291,7 +296,7 @@ static void coordinator_receive(tr_actor *actor, void *state, tr_message **messa
     case TR_TOPIC_STOP_REQUESTED: self->stopping = true; return;
     default: good = false;
     }
-    if (!good || !tr_unpack_done(&body))
+    if (!good || tr_unpacker_done(&body, "control message", NULL))
         tr_fail_for_topic(actor, *message);
     else
         commit_when_ready(self);

@@ -54,8 +54,9 @@ static tr_status announce(shard *self, uint32_t step)
     }
     tr_free(row);
     tr_packer packer;
-    tr_pack_begin(&packer, 1);
-    tr_pack_u64(&packer, count);
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 1);
+    tr_pack_uint(&packer, count);
     tr_send_packed(self->actor, self->coordinator, TR_TOPIC_COUNT, step, &packer);
     return TR_OK;
 }

@@ -34,6 +34,7 @@ typedef struct tr_monitor_context {
     tr_status (*record)(void *context, const tr_step_record *record,
                         tr_error *err);                              /* an error ends the run */
     void (*note)(void *context, const char *kind, const char *text); /* for events.jsonl */
+    void (*tick)(void *context); /* about once a second, also when no step ends: nobody should wonder */
 } tr_monitor_context;
 
 extern const tr_behavior tr_monitor_behavior;

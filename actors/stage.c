@@ -123,10 +123,11 @@ static void finish_evaluation(tr__stage *self, tr__flight *flight)
 {
     if (self->last) {
         tr_packer packer;
-        tr_pack_begin(&packer, 3);
-        tr_pack_u64(&packer, flight->microbatch);
+        tr_packer_init(&packer);
+        tr_pack_array(&packer, 3);
+        tr_pack_uint(&packer, flight->microbatch);
         tr_pack_f64(&packer, flight->loss);
-        tr_pack_u64(&packer, count_targets(self, flight->targets));
+        tr_pack_uint(&packer, count_targets(self, flight->targets));
         tr_send_packed(self->actor, self->coordinator, TR_TOPIC_EVALUATED, flight->step, &packer);
     }
     let_go(self, flight, TR_PHASE_WEIGHT);
@@ -234,10 +235,11 @@ static bool stage_idle(tr_actor *actor, void *state)
 static void receive_control(tr__stage *self, const tr_message *message)
 {
     tr_unpacker body;
-    tr_unpack_begin(&body, tr_message_bytes(message), message->frame.body_bytes);
+    tr_unpacker_init(&body, tr_message_bytes(message), message->frame.body_bytes);
+    (void)tr_unpack_array(&body, UINT32_MAX);
     uint32_t step = message->frame.step;
     switch (message->frame.edge) {
-    case TR_TOPIC_TOKENS: self->tokens[step % TR__TOKEN_RING] = tr_unpack_u64(&body); break;
+    case TR_TOPIC_TOKENS: self->tokens[step % TR__TOKEN_RING] = tr_unpack_uint(&body, UINT64_MAX); break;
     case TR_TOPIC_COMMIT:
         TR_ASSERT(step == self->step && self->phase == TR__COMMITTING);
         self->scale = (float)tr_unpack_f64(&body);
@@ -245,13 +247,13 @@ static void receive_control(tr__stage *self, const tr_message *message)
         self->committed = true;
         break;
     case TR_TOPIC_CHECKPOINT:
-        (void)tr_unpack_u64(&body);
+        (void)tr_unpack_uint(&body, UINT64_MAX);
         TR_ASSERT(self->n_wanted < TR__MAX_WANTED);
         self->wanted[self->n_wanted++] = step;
         break;
-    default: body.good = false;
+    default: body.bad = true;
     }
-    if (!tr_unpack_done(&body)) tr_fail_for_topic(self->actor, message);
+    if (tr_unpacker_done(&body, "control message", NULL)) tr_fail_for_topic(self->actor, message);
 }
 
 static tr_message_queue *queue_for(tr__stage *self, uint32_t edge)

@@ -67,8 +67,9 @@ static const float *total_gradient(const tr__stage *self, const tr__parameter *p
 static void report_losses(tr__stage *self)
 {
     tr_packer packer;
-    tr_pack_begin(&packer, 2);
-    tr_pack_u64(&packer, self->microbatches.begin);
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 2);
+    tr_pack_uint(&packer, self->microbatches.begin);
     tr_pack_bytes(&packer, self->losses,
                   (self->microbatches.end - self->microbatches.begin) * sizeof *self->losses);
     tr_send_packed(self->actor, self->coordinator, TR_TOPIC_LOSSES, self->step, &packer);
@@ -87,19 +88,25 @@ void tr__update_report(tr__stage *self)
         if (blocks > most_blocks) most_blocks = blocks;
     }
     double *sums = tr_alloc((size_t)most_blocks * sizeof *sums);
+    if (!sums) {
+        tr_error error;
+        tr_fail(&error, TR_ENOMEM, "no memory for the square sums of a gradient");
+        tr_actor_fail(self->actor, &error);
+        return;
+    }
     tr_packer packer;
-    tr_pack_begin(&packer, 1 + 2 * n_owned);
-    packer.failed |= !sums;
-    for (uint32_t i = 0; i < spec->n_parameters && n_owned && sums; i++) {
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 1 + 2 * n_owned);
+    for (uint32_t i = 0; i < spec->n_parameters && n_owned; i++) {
         const tr_stage_parameter *known = &spec->parameters[i];
         if (!known->owned) continue;
         tr_square_sums(total_gradient(self, &self->parameters[i]), known->n_elements, sums, self->pool);
-        tr_pack_u64(&packer, known->index);
+        tr_pack_uint(&packer, known->index);
         tr_pack_bytes(&packer, sums, (size_t)tr_norm_block_count(known->n_elements) * sizeof *sums);
     }
     tr_free(sums);
     self->busy_ns += tr_clock_ns() - begin;
-    tr_pack_u64(&packer, self->busy_ns);
+    tr_pack_uint(&packer, self->busy_ns);
     self->busy_ns = 0;
     tr_send_packed(self->actor, self->coordinator, TR_TOPIC_READY, self->step, &packer);
 }
@@ -142,7 +149,8 @@ bool tr__update_apply(tr__stage *self)
     tr__reduce_finish_step(self);
     self->busy_ns += tr_clock_ns() - begin;
     tr_packer packer;
-    tr_pack_begin(&packer, 0);
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 0);
     tr_send_packed(self->actor, self->coordinator, TR_TOPIC_UPDATED, self->step - 1, &packer);
     tr_actor_activity(self->actor, "waiting", self->step, 0);
     return true;

@@ -7,12 +7,14 @@
 void tr_send_packed(tr_actor *self, tr_actor_id to, uint32_t topic, uint32_t step, tr_packer *packer)
 {
     tr_error error;
-    if (tr_pack_finish(packer, &error)) {
+    void *bytes;
+    size_t size_bytes;
+    if (tr_packer_take(packer, &bytes, &size_bytes, &error)) {
         tr_actor_fail(self, &error);
         return;
     }
-    tr_actor_send(self, to, topic, step, packer->bytes, (uint32_t)packer->size_bytes);
-    tr_free(packer->bytes);
+    tr_actor_send(self, to, topic, step, bytes, (uint32_t)size_bytes);
+    tr_free(bytes);
 }
 
 void tr_fail_for_topic(tr_actor *self, const tr_message *message)

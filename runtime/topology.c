@@ -6,7 +6,7 @@
 #include "runtime/topology.h"
 
 #include "base/memory.h"
-#include "runtime/pack.h"
+#include "base/pack.h"
 
 #include <string.h>
 

@@ -5,7 +5,7 @@
 #include "base/memory.h"
 #include "base/rng.h"
 #include "check.h"
-#include "runtime/pack.h"
+#include "base/pack.h"
 
 #include <string.h>
 
