@@ -10,11 +10,11 @@
 
 #include <string.h>
 
-typedef struct step {
+typedef struct node_state {
     void *prepared;
     size_t workspace_bytes; /* 0: the call gets NULL */
     int32_t clock;          /* index in clocks */
-} step;
+} node_state;
 
 typedef struct op_clock {
     const tr_op *op;
@@ -26,8 +26,8 @@ struct tr_program {
     tr_program_options options;
     tr_memory_plan plan;
     int32_t n_nodes;
-    step *steps;      /* by node */
-    op_clock *clocks; /* one for each operation that occurs */
+    node_state *steps; /* by node */
+    op_clock *clocks;  /* one for each operation that occurs */
     int32_t n_clocks;
 };
 
@@ -47,7 +47,7 @@ static tr_status prepare_steps(tr_program *self, tr_error *err)
         if (!node->op->run[self->options.device])
             return tr_fail(err, TR_EUNSUPPORTED, "operation '%s' has no kernel for device '%s' in this build",
                            node->op->name, device_names[self->options.device]);
-        step *step = &self->steps[n];
+        node_state *step = &self->steps[n];
         step->clock = clock_of(self, node->op);
         if (node->op->prepare) {
             tr_status status = node->op->prepare(self->graph, node, &step->prepared, err);
@@ -156,7 +156,7 @@ static void *address(const tr_program *self, const tr_bindings *bindings, tr_val
 static void run_node(tr_program *self, int32_t n, const tr_bindings *bindings)
 {
     const tr_node *node = tr_graph_node(self->graph, n);
-    const step *step = &self->steps[n];
+    const node_state *step = &self->steps[n];
     tr_call call = {.node = node, .graph = self->graph, .prepared = step->prepared, .pool = bindings->pool};
     for (int i = 0; i < node->n_inputs; i++) call.inputs[i] = address(self, bindings, node->inputs[i]);
     for (int i = 0; i < node->n_outputs; i++) call.outputs[i] = address(self, bindings, node->outputs[i]);
