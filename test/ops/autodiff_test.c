@@ -78,6 +78,20 @@ static void what_nobody_wants_is_not_computed(void)
     tr_graph_destroy(&m.graph);
 }
 
+/* x -> silu -> rmsnorm: without a wish for dx, nothing in front of the first weight is differentiated. */
+static void nothing_in_front_of_the_first_weight_is_differentiated(void)
+{
+    tr_error err = {0};
+    tr_graph *g = new_graph();
+    tr_value x = tr_activate(g, tr_graph_input(g, "x", TR_F32, TR_SHAPE2(4, 8)), TR_SILU);
+    tr_value y = tr_rmsnorm(g, x, tr_graph_parameter(g, "w", TR_F32, TR_SHAPE1(8)), 1e-5f);
+    tr_value dy = tr_graph_input(g, "dy", TR_F32, TR_SHAPE2(4, 8));
+    CHECK_OK(tr_autodiff(g, &y, &dy, 1, NULL, NULL, 0, &err));
+    CU_ASSERT_EQUAL(tr_graph_node_count(g), 3);
+    CU_ASSERT_EQUAL(count(g, "rmsnorm_weight"), 1);
+    tr_graph_destroy(&g);
+}
+
 static void phases_and_units_are_kept(void)
 {
     model m = residual_model(true);
@@ -174,6 +188,7 @@ static const check_test tests[] = {
     CHECK_TEST(a_tied_weight_has_a_gradient_for_each_use),
     CHECK_TEST(pending_gradients_are_fused_not_added),
     CHECK_TEST(what_nobody_wants_is_not_computed),
+    CHECK_TEST(nothing_in_front_of_the_first_weight_is_differentiated),
     CHECK_TEST(phases_and_units_are_kept),
     CHECK_TEST(gradients_that_only_pass_through_are_copied),
     CHECK_TEST(nothing_flows_where_nothing_depends),
