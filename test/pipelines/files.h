@@ -48,4 +48,11 @@ static inline bool message_has(const tr_error *err, const char *words)
     return false;
 }
 
+static inline bool message_is(const tr_error *err, const char *words)
+{
+    if (strcmp(err->message, words) == 0) return true;
+    fprintf(stderr, "expected \"%s\"\n     got \"%s\"\n", words, err->message);
+    return false;
+}
+
 #endif

@@ -53,7 +53,7 @@ static void defaults_follow_the_other_keys(void)
     CHECK_OK(parse(&r, smallest, "model.family=gpt2"));
     CU_ASSERT(r.model.inner == 192 && r.model.tie && r.model.bias);
     tr_recipe_release(&r);
-    CHECK_OK(parse(&r, smallest, "data={text: null, tokens: t.safetensors}\n") == TR_EINVAL ? TR_OK : TR_EIO);
+    CU_ASSERT_EQUAL(parse(&r, smallest, "data={text: null, tokens: t.safetensors}"), TR_EINVAL);
     CU_ASSERT(message_has(&err, "model.vocabulary is missing; give a whole number"));
     CHECK_OK(parse(&r, smallest, "train.sequence=2000"));
     CU_ASSERT_EQUAL(r.model.positions, 2000);
@@ -107,7 +107,7 @@ static const struct {
      "r.yaml:6: checkpoint is not a mapping; write it as 'key: value' lines or {key: value}"},
     {"dtype: *x\n", NULL, "r.yaml:6: dtype '*x' is an alias, which a recipe does not have; give float32"},
     {"layout: {data: 2}\n", NULL,
-     "r.yaml:6: layout.data '2' is more replicas than the 1 reduction groups; lower it, or raise "
+     "r.yaml:6: layout.data '2' is more replicas than reduction groups (1); lower it, or raise "
      "train.groups"},
     {"layout:\n  pipeline: 5\n", NULL,
      "r.yaml:7: layout.pipeline '5' is more stages than the model's 4 layers; give at most 4"},
@@ -122,7 +122,7 @@ static const struct {
      "r.yaml:6: transport 'inproc' does not reach another process; give layout.processes: false, or ucx or "
      "zmq"},
     {"", "train.groups=2",
-     "command line: train.groups '2' is more than the 1 micro-batches of a step; lower it, or raise "
+     "command line: train.groups '2' is more than the micro-batches of a step (1); lower it, or raise "
      "train.accumulate"},
     {"", "train.microbatch=0",
      "command line: train.microbatch '0' is out of range; give a whole number from 1 up"},
@@ -176,9 +176,7 @@ static void every_refusal_is_one_line_with_place_and_remedy(void)
         tr_status status = parse(&r, text, refusals[i].override);
         CU_ASSERT_EQUAL(status, TR_EINVAL);
         if (!status) tr_recipe_release(&r);
-        if (strcmp(err.message, refusals[i].message) != 0)
-            fprintf(stderr, "expected \"%s\"\n     got \"%s\"\n", refusals[i].message, err.message);
-        CU_ASSERT_STRING_EQUAL(err.message, refusals[i].message);
+        CU_ASSERT(message_is(&err, refusals[i].message));
         tr_free(text);
     }
 }
@@ -228,6 +226,7 @@ static void check_reads_back(const tr_recipe *r)
     CHECK_OK(tr_recipe_to_yaml(&from_json, &again, &err));
     CU_ASSERT_STRING_EQUAL(yaml, again);
     CU_ASSERT_PTR_NULL(strchr(json, '\n'));
+    CU_ASSERT_PTR_NULL(strstr(yaml, " \n"));
     CU_ASSERT(memcmp(&from_yaml.train, &r->train, sizeof r->train) == 0);
     CU_ASSERT(memcmp(&from_yaml.optimizer.betas, &r->optimizer.betas, sizeof r->optimizer.betas) == 0);
     CU_ASSERT(from_yaml.model.layers == r->model.layers && from_yaml.model.tie == r->model.tie);
