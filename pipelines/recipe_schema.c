@@ -1,6 +1,7 @@
 /* pipelines/recipe_schema.c - the table of all keys of a recipe, and what follows from it directly.
  * To add a key: a member of tr_recipe, one line here, and a check in recipe_check.c where it can contradict
- * another. SPDX-License-Identifier: Apache-2.0 */
+ * another.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/recipe_schema.h"
 
 #include "base/memory.h"

@@ -1,5 +1,6 @@
 /* pipelines/text.h - private helpers for messages about foreign text: names in files may hold anything, and a
- * message is one line. SPDX-License-Identifier: Apache-2.0 */
+ * message is one line.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_PIPELINES_TEXT_H
 #define TROUPE_PIPELINES_TEXT_H
 

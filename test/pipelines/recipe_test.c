@@ -118,6 +118,9 @@ static const struct {
     {"layout: {processes: false}\ntransport: zmq\n", NULL,
      "r.yaml:7: transport 'zmq' does not go with layout.processes: false, which means inproc; leave one of "
      "them out"},
+    {"transport: zmq\nlayout: {processes: false}\n", NULL,
+     "r.yaml:6: transport 'zmq' does not go with layout.processes: false, which means inproc; leave one of "
+     "them out"},
     {"transport: inproc\n", NULL,
      "r.yaml:6: transport 'inproc' does not reach another process; give layout.processes: false, or ucx or "
      "zmq"},
@@ -206,6 +209,12 @@ static void presets_are_known_by_name(void)
     CU_ASSERT_EQUAL(parse(&r, text, NULL), TR_EINVAL);
     CU_ASSERT_STRING_EQUAL(err.message,
                            "r.yaml:3: model.preset 'gpt2-124' is no preset; did you mean 'gpt2-124m'?");
+    CU_ASSERT_EQUAL(parse(&r,
+                          "model:\n  hf: a\n  preset: b\nrun: r\nlr: {peak: 1}\n"
+                          "train: {steps: 1, sequence: 1, microbatch: 1}\n",
+                          NULL),
+                    TR_EINVAL);
+    CU_ASSERT(message_is(&err, "r.yaml:3: model.preset 'b' cannot stand beside model.hf; keep one of them"));
     CHECK_OK(parse(&r, text, "model.preset=gpt2-124m"));
     tr_recipe_release(&r);
 }

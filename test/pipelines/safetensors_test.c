@@ -1,5 +1,6 @@
 /* test/pipelines/safetensors_test.c - what is written is read again bit for bit, and nothing that is damaged
- * is opened. SPDX-License-Identifier: Apache-2.0 */
+ * is opened.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/safetensors.h"
 
 #include "check.h"
@@ -59,6 +60,7 @@ static void every_damage_is_refused_with_its_reason(void)
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,0]}}", 8, 0, "outside"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[-8,0]}}", 8, 0, "outside"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8.0]}}", 8, 0, "whole numbers"},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8,9]}}", 8, 0, "whole numbers"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,8]}}", 8, 0, "has 8 bytes, but"},
         {"{\"a\":{\"dtype\":\"F16\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, 0, "has 8 bytes, but"},
         {"{\"a\":{\"dtype\":\"F31\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, 0, "unknown dtype 'F31'"},
