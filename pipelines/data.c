@@ -1,5 +1,6 @@
 /* pipelines/data.c - see data.h. Files are mapped, never copied: the kernel keeps what is read in memory,
- * once for all workers of a host. SPDX-License-Identifier: Apache-2.0 */
+ * once for all workers of a host.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/data.h"
 
 #include "base/file.h"

@@ -1,5 +1,6 @@
 /* pipelines/model_config.c - reads config.json. Every key that is looked at is remembered; what remains must
- * be on the list of keys that change no number, or it is refused. SPDX-License-Identifier: Apache-2.0 */
+ * be on the list of keys that change no number, or it is refused.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/model_config.h"
 
 #include "base/file.h"

@@ -2,7 +2,8 @@
  * The recipe is YAML (hence JSON as well). One table, in recipe_schema.c, says of every key its type, range,
  * default and meaning; reading, overrides, writing and the help text all follow it, so they cannot disagree.
  * A refusal is one line, TR_EINVAL: `FILE:LINE: key 'value' what is wrong; remedy`, or `command line: key
- * ...`. SPDX-License-Identifier: Apache-2.0 */
+ * ...`.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_PIPELINES_RECIPE_H
 #define TROUPE_PIPELINES_RECIPE_H
 

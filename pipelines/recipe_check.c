@@ -1,6 +1,7 @@
-/* pipelines/recipe_check.c - defaults that depend on other keys, combinations that cannot be, and the
- * learning rate. A contradiction is told where the later of the two keys was given, the command line being
- * later than any file. SPDX-License-Identifier: Apache-2.0 */
+/* pipelines/recipe_check.c - defaults that depend on other keys, combinations that cannot be, and the rate.
+ * A contradiction is told at the key that asks for what cannot be, with the other's value. A default never
+ * contradicts another.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/recipe_schema.h"
 
 #include <math.h>
@@ -41,8 +42,8 @@ static tr_status require(const reading *self, const char *key, tr_error *err)
     return tr__recipe_refuse(self, section_line(self, key), key, "", err, "is missing; give %s", expected);
 }
 
-/* Of two keys that contradict each other, the one that was given (the later line if both were). */
-static const char *blame(const reading *self, const char *a, const char *b)
+/* Of two keys the one that was given later, the command line being later than any file. */
+static const char *later(const reading *self, const char *a, const char *b)
 {
     int at_a = line_of(self, a), at_b = line_of(self, b);
     if (at_a == TR__COMMAND_LINE) return a;
@@ -53,7 +54,7 @@ static const char *blame(const reading *self, const char *a, const char *b)
 static tr_status refuse_both(const reading *self, const char *a, const char *b, tr_error *err,
                              const char *remedy)
 {
-    const char *last = blame(self, a, b), *other = last == a ? b : a;
+    const char *last = later(self, a, b), *other = last == a ? b : a;
     return tr__recipe_refuse(self, line_of(self, last), last, NULL, err, "cannot stand beside %s; %s", other,
                              remedy);
 }
@@ -183,9 +184,9 @@ static tr_status check_heads(const reading *self, tr_error *err)
         return tr__recipe_refuse(self, line_of(self, "model.kv_heads"), "model.kv_heads", NULL, err,
                                  "does not divide the %d heads evenly; give a divisor of them", heads);
     if (!gpt2 && head_size % 2)
-        return tr__recipe_refuse(self, line_of(self, blame(self, "model.heads", "model.head_size")),
-                                 "model.head_size", NULL, err,
-                                 "is odd, but rotary positions turn pairs; give an even size");
+        return tr__recipe_refuse(
+            self, line_of(self, is_given(self, "model.head_size") ? "model.head_size" : "model.heads"),
+            "model.head_size", NULL, err, "is odd, but rotary positions turn pairs; give an even size");
     return TR_OK;
 }
 
@@ -211,8 +212,8 @@ static tr_status check_steps(const reading *self, tr_error *err)
     const tr_recipe *recipe = &self->recipe;
     if (recipe->train.groups > recipe->train.accumulate)
         return tr__recipe_refuse(
-            self, line_of(self, blame(self, "train.groups", "train.accumulate")), "train.groups", NULL, err,
-            "is more than the %d micro-batches of a step; lower it, or raise train.accumulate",
+            self, line_of(self, "train.groups"), "train.groups", NULL, err,
+            "is more than the micro-batches of a step (%d); lower it, or raise train.accumulate",
             recipe->train.accumulate);
     size_t n = recipe->lr.values.count;
     if (n && n != (size_t)recipe->train.steps)
@@ -245,15 +246,15 @@ static tr_status check_layout(const reading *self, tr_error *err)
     const tr_recipe *recipe = &self->recipe;
     if (recipe->layout.data > recipe->train.groups)
         return tr__recipe_refuse(
-            self, line_of(self, blame(self, "layout.data", "train.groups")), "layout.data", NULL, err,
-            "is more replicas than the %d reduction groups; lower it, or raise train.groups",
+            self, line_of(self, "layout.data"), "layout.data", NULL, err,
+            "is more replicas than reduction groups (%d); lower it, or raise train.groups",
             recipe->train.groups);
     size_t stages = recipe->layout.stages.count;
     if (stages && stages != (size_t)recipe->layout.pipeline)
         return tr__recipe_refuse(self, line_of(self, "layout.stages"), "layout.stages", NULL, err,
                                  "names %zu stages, but layout.pipeline is %d; make them agree", stages,
                                  recipe->layout.pipeline);
-    int transport_line = line_of(self, blame(self, "transport", "layout.processes"));
+    int transport_line = line_of(self, "transport");
     if (!recipe->layout.processes && recipe->transport != TR_TRANSPORT_INPROC)
         return tr__recipe_refuse(
             self, transport_line, "transport", NULL, err,

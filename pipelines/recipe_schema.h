@@ -1,5 +1,6 @@
 /* pipelines/recipe_schema.h - private: the table behind recipe.h, and values going in and out of the struct
- * by it. SPDX-License-Identifier: Apache-2.0 */
+ * by it.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_PIPELINES_RECIPE_SCHEMA_H
 #define TROUPE_PIPELINES_RECIPE_SCHEMA_H
 

@@ -1,5 +1,6 @@
 /* pipelines/tensor_read.c - elements of a stored tensor as numbers. The data may be unaligned, hence memcpy
- * throughout. SPDX-License-Identifier: Apache-2.0 */
+ * throughout.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/safetensors.h"
 
 #include "pipelines/text.h"
