@@ -181,7 +181,7 @@ static void options_beyond_the_model_are_refused(void)
         {.kind = TR_MODEL_GENERATION, .batch = 1, .sequence = 1, .cache_rows = 65},
     };
     tr_model_config config;
-    MUST(tr_model_config_read(&config, cases[0], err));
+    MUST(tr_model_config_read(&config, cases[1], err));
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         tr_graph *graph;
         tr_model_values values;
