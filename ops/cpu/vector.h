@@ -59,9 +59,10 @@ TR_INLINE void tr_store_part_f32x16(float *p, tr_f32x16 v, int64_t n)
         if (i < n) p[i] = lanes[i];
 }
 
+/* x in all lanes. A list of sixteen x would say the same, but gcc 12 makes sixteen masked moves of it. */
 TR_INLINE tr_f32x16 tr_splat_f32x16(float x)
 {
-    return (tr_f32x16){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
+    return x - (tr_f32x16){0}; /* x - 0 is x, also for -0 */
 }
 
 /* mask ? a : b, lane by lane. */
