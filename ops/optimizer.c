@@ -80,10 +80,11 @@ typedef struct adamw_state {
 
 TR_INLINE void adamw_lanes(const adamw_context *c, adamw_state *s, tr_f32x16 g)
 {
-    g *= c->scale;
-    s->m = c->beta1 * s->m + c->rest1 * g;
-    s->v = c->beta2 * s->v + c->rest2 * (g * g);
-    s->p = c->keep * s->p - c->rate * (s->m / (root(s->v) * c->inverse_root + c->eps));
+    g *= tr_splat_f32x16(c->scale);
+    s->m = tr_splat_f32x16(c->beta1) * s->m + tr_splat_f32x16(c->rest1) * g;
+    s->v = tr_splat_f32x16(c->beta2) * s->v + tr_splat_f32x16(c->rest2) * (g * g);
+    tr_f32x16 size = root(s->v) * tr_splat_f32x16(c->inverse_root) + tr_splat_f32x16(c->eps);
+    s->p = tr_splat_f32x16(c->keep) * s->p - tr_splat_f32x16(c->rate) * (s->m / size);
 }
 
 TR_MULTIVERSION static void adamw_tile(void *context, int64_t tile, int thread)

@@ -51,10 +51,10 @@ typedef struct forward_context {
     const tr_attention_shape *shape;
 } forward_context;
 
-/* scores (STRIP, columns) become exp(score - new maximum), 0 where masked; factors[r] is what earlier sums of
+/* scores (STRIP, columns) become exp(score - new maximum), 0 where masked; factor[r] is what earlier sums of
  * row r are worth now. first_position: of row 0; first_key: of column 0. */
-TR_INLINE tr_f32x16 softmax_strip(float *scores, int64_t columns, float *most, float *sums,
-                                  int64_t first_position, int64_t first_key)
+TR_INLINE void softmax_strip(float *scores, int64_t columns, float *most, float *sums, float factor[STRIP],
+                             int64_t first_position, int64_t first_key)
 {
     float highest[STRIP];
     for (int r = 0; r < STRIP; r++) {
@@ -69,19 +69,18 @@ TR_INLINE tr_f32x16 softmax_strip(float *scores, int64_t columns, float *most, f
         highest[r] = tr_lane_max_f32x16(high);
     }
     tr_f32x16 old = tr_load_f32x16(most), now = tr_max_f32x16(old, tr_load_f32x16(highest));
-    tr_f32x16 factors = tr_exp_negative_f32x16(old - now);
+    tr_store_f32x16(factor, tr_exp_negative_f32x16(old - now));
     tr_store_f32x16(most, now);
     for (int r = 0; r < STRIP; r++) {
         float *row = scores + r * BLOCK;
-        tr_f32x16 sum = tr_load_f32x16(sums + r * TR_LANES) * factors[r];
+        tr_f32x16 sum = tr_load_f32x16(sums + r * TR_LANES) * tr_splat_f32x16(factor[r]);
         for (int64_t j = 0; j < columns; j += TR_LANES) {
-            tr_f32x16 p = tr_exp_negative_f32x16(tr_load_f32x16(row + j) - most[r]);
+            tr_f32x16 p = tr_exp_negative_f32x16(tr_load_f32x16(row + j) - tr_splat_f32x16(most[r]));
             tr_store_f32x16(row + j, p);
             sum += p;
         }
         tr_store_f32x16(sums + r * TR_LANES, sum);
     }
-    return factors;
 }
 
 /* One block of keys for one block of queries, strip by strip. */
@@ -94,12 +93,14 @@ TR_INLINE void attend_block(const forward_space *space, int64_t head_size, int64
         if (columns == 0) continue;
         strip_product(space->queries + i * width, width, 1, keys, BLOCK, space->scores, BLOCK, columns,
                       head_size, false);
-        tr_f32x16 factors = softmax_strip(space->scores, columns, space->most + i, space->sums + i * TR_LANES,
-                                          first_position + i, first_key);
+        float factor[STRIP];
+        softmax_strip(space->scores, columns, space->most + i, space->sums + i * TR_LANES, factor,
+                      first_position + i, first_key);
         float *out = space->out + i * width;
         for (int r = 0; r < STRIP; r++)
             for (int64_t d = 0; d < width; d += TR_LANES)
-                tr_store_f32x16(out + r * width + d, tr_load_f32x16(out + r * width + d) * factors[r]);
+                tr_store_f32x16(out + r * width + d,
+                                tr_load_f32x16(out + r * width + d) * tr_splat_f32x16(factor[r]));
         strip_product(space->scores, BLOCK, 1, values, width, out, width, width, columns, true);
     }
 }
@@ -109,8 +110,9 @@ TR_INLINE void store_rows(const forward_space *space, int64_t width, int64_t que
 {
     for (int64_t r = 0; r < queries; r++) {
         float sum = tr_sum_f32x16(tr_load_f32x16(space->sums + r * TR_LANES));
+        tr_f32x16 divisor = tr_splat_f32x16(sum);
         for (int64_t d = 0; d < head_size; d += TR_LANES) {
-            tr_f32x16 out = tr_load_f32x16(space->out + r * width + d) / sum;
+            tr_f32x16 out = tr_load_f32x16(space->out + r * width + d) / divisor;
             if (d + TR_LANES <= head_size)
                 tr_store_f32x16(y + r * stride + d, out);
             else
@@ -167,7 +169,8 @@ TR_INLINE float softmax_row(float *scores, int64_t n, float most)
     tr_f32x16 sum = {0};
     for (int64_t j = 0; j < n; j += TR_LANES) {
         int64_t part = n - j < TR_LANES ? n - j : TR_LANES;
-        tr_f32x16 p = tr_exp_negative_f32x16(tr_load_part_f32x16(scores + j, part, -INFINITY) - most);
+        tr_f32x16 p =
+            tr_exp_negative_f32x16(tr_load_part_f32x16(scores + j, part, -INFINITY) - tr_splat_f32x16(most));
         tr_store_part_f32x16(scores + j, p, part);
         sum += p;
     }
@@ -195,11 +198,12 @@ TR_MULTIVERSION static void row_tile(void *context, int64_t tile, int thread)
         int64_t part = size - d < TR_LANES ? size - d : TR_LANES;
         tr_f32x16 out = {0};
         if (part == TR_LANES)
-            for (int64_t j = 0; j < n; j++) out += scores[j] * tr_load_f32x16(v + j * stride + d);
+            for (int64_t j = 0; j < n; j++)
+                out += tr_splat_f32x16(scores[j]) * tr_load_f32x16(v + j * stride + d);
         else
             for (int64_t j = 0; j < n; j++)
-                out += scores[j] * tr_load_part_f32x16(v + j * stride + d, part, 0);
-        tr_store_part_f32x16(y + d, out / sum, part);
+                out += tr_splat_f32x16(scores[j]) * tr_load_part_f32x16(v + j * stride + d, part, 0);
+        tr_store_part_f32x16(y + d, out / tr_splat_f32x16(sum), part);
     }
 }
 

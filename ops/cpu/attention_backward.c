@@ -53,14 +53,16 @@ TR_INLINE void recompute_strip(const backward_space *space, int64_t size, int64_
                   size, false);
     strip_product(space->dy + i * width, width, 1, space->values_t + key * size, BLOCK, ds, BLOCK, columns,
                   size, false);
-    for (int r = 0; r < STRIP; r++)
+    for (int r = 0; r < STRIP; r++) {
+        tr_f32x16 lse = tr_splat_f32x16(space->lse[i + r]), delta = tr_splat_f32x16(space->delta[i + r]);
         for (int64_t j = 0; j < columns; j += TR_LANES) {
-            tr_f32x16 x = tr_exp_negative_f32x16(tr_load_f32x16(p + r * BLOCK + j) - space->lse[i + r]);
+            tr_f32x16 x = tr_exp_negative_f32x16(tr_load_f32x16(p + r * BLOCK + j) - lse);
             x = mask_columns(x, j, i + r - key + 1, 0);
             tr_store_f32x16(p + r * BLOCK + j, x);
-            tr_f32x16 dp = tr_load_f32x16(ds + r * BLOCK + j) - space->delta[i + r];
+            tr_f32x16 dp = tr_load_f32x16(ds + r * BLOCK + j) - delta;
             tr_store_f32x16(ds + r * BLOCK + j, x * dp);
         }
+    }
 }
 
 /* Queries i .. i + BLOCK - 1 and keys key .. key + BLOCK - 1; `rows` of the queries are there. */
@@ -112,7 +114,7 @@ TR_INLINE void unpack_rows(const float *from, int64_t width, int64_t rows, int64
 {
     for (int64_t r = 0; r < rows; r++)
         for (int64_t j = 0; j < columns; j += TR_LANES) {
-            tr_f32x16 x = tr_load_f32x16(from + r * width + j) * scale;
+            tr_f32x16 x = tr_load_f32x16(from + r * width + j) * tr_splat_f32x16(scale);
             if (j + TR_LANES <= columns)
                 tr_store_f32x16(to + r * stride + j, x);
             else

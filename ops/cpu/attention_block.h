@@ -76,7 +76,7 @@ TR_INLINE void pack_rows(const float *from, int64_t stride, int64_t rows, int64_
             if (r < rows && j + TR_LANES <= columns) x = tr_load_f32x16(from + r * stride + j);
             if (r < rows && j + TR_LANES > columns)
                 x = tr_load_part_f32x16(from + r * stride + j, columns - j, 0);
-            tr_store_f32x16(to + r * width + j, x * scale);
+            tr_store_f32x16(to + r * width + j, x * tr_splat_f32x16(scale));
         }
 }
 
@@ -96,7 +96,8 @@ TR_INLINE tr_f32x16 mask_columns(tr_f32x16 x, int64_t column, int64_t visible, f
 {
     const tr_i32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     if (column + TR_LANES <= visible) return x;
-    return tr_select_f32x16(lane < (int32_t)(visible - column), x, tr_splat_f32x16(otherwise));
+    return tr_select_f32x16(lane < ((int32_t)(visible - column) - (tr_i32x16){0}), x,
+                            tr_splat_f32x16(otherwise));
 }
 
 /* How many columns of a block a strip needs: those its last row sees, in whole vectors; 0 for none. */

@@ -36,11 +36,12 @@ TR_INLINE double row_sum(const float *x, int64_t n, float most)
         int64_t end = tr_min_i64(i + 64 * TR_LANES, n);
         tr_f32x16 sum = {0};
         for (; i + TR_LANES <= end; i += TR_LANES)
-            sum += tr_exp_negative_f32x16(tr_load_f32x16(x + i) - most);
+            sum += tr_exp_negative_f32x16(tr_load_f32x16(x + i) - tr_splat_f32x16(most));
         low += tr_low_f64x8(sum);
         high += tr_high_f64x8(sum);
     }
-    tr_f32x16 rest = tr_exp_negative_f32x16(tr_load_part_f32x16(x + i, n - i, -INFINITY) - most);
+    tr_f32x16 rest =
+        tr_exp_negative_f32x16(tr_load_part_f32x16(x + i, n - i, -INFINITY) - tr_splat_f32x16(most));
     return tr_sum_f64x8(low + tr_low_f64x8(rest) + (high + tr_high_f64x8(rest)));
 }
 
@@ -81,18 +82,19 @@ TR_MULTIVERSION static void backward_tile(void *context, int64_t tile, int threa
     int64_t end = tr_min_i64((tile + 1) * c->tile_rows, c->rows), n = c->vocabulary;
     for (int64_t r = tile * c->tile_rows; r < end; r++) {
         const float *x = c->logits + r * n;
-        float *dx = c->dlogits + r * n, lse = c->kept_lse[r];
+        float *dx = c->dlogits + r * n;
+        tr_f32x16 lse = tr_splat_f32x16(c->kept_lse[r]), factor = tr_splat_f32x16(c->factor);
         if (c->targets[r] < 0) {
             memset(dx, 0, (size_t)n * sizeof *dx);
             continue;
         }
         /* dx may be x: the target's logit is read before it is overwritten. */
-        tr_f32x16 target = tr_exp_negative_f32x16(tr_splat_f32x16(x[c->targets[r]] - lse));
+        tr_f32x16 target = tr_exp_negative_f32x16(tr_splat_f32x16(x[c->targets[r]]) - lse);
         int64_t i = 0;
         for (; i + TR_LANES <= n; i += TR_LANES)
-            tr_store_f32x16(dx + i, c->factor * tr_exp_negative_f32x16(tr_load_f32x16(x + i) - lse));
+            tr_store_f32x16(dx + i, factor * tr_exp_negative_f32x16(tr_load_f32x16(x + i) - lse));
         tr_f32x16 rest = tr_load_part_f32x16(x + i, n - i, 0) - lse;
-        tr_store_part_f32x16(dx + i, c->factor * tr_exp_negative_f32x16(rest), n - i);
+        tr_store_part_f32x16(dx + i, factor * tr_exp_negative_f32x16(rest), n - i);
         dx[c->targets[r]] = c->factor * (target[0] - 1.0f);
     }
 }

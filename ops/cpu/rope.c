@@ -31,7 +31,8 @@ TR_INLINE void rotate(const float *x, const float *table, float *y, int64_t half
     int64_t i = 0;
     for (; i + TR_LANES <= half; i += TR_LANES) {
         tr_f32x16 a = tr_load_f32x16(x + i), b = tr_load_f32x16(x + half + i);
-        tr_f32x16 cosine = tr_load_f32x16(table + i), sine = sign * tr_load_f32x16(table + half + i);
+        tr_f32x16 cosine = tr_load_f32x16(table + i),
+                  sine = tr_splat_f32x16(sign) * tr_load_f32x16(table + half + i);
         tr_store_f32x16(y + i, a * cosine - b * sine);
         tr_store_f32x16(y + half + i, b * cosine + a * sine);
     }

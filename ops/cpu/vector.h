@@ -59,10 +59,14 @@ TR_INLINE void tr_store_part_f32x16(float *p, tr_f32x16 v, int64_t n)
         if (i < n) p[i] = lanes[i];
 }
 
-/* x in all lanes. A list of sixteen x would say the same, but gcc 12 makes sixteen masked moves of it. */
+/* x in all lanes. By its bits, because gcc 12 makes sixteen masked moves of a float vector of equal elements
+ * where the instruction set comes from an attribute; for the same reason kernels say tr_splat_f32x16(x) * v
+ * rather than x * v, unless x is a constant. */
 TR_INLINE tr_f32x16 tr_splat_f32x16(float x)
 {
-    return x - (tr_f32x16){0}; /* x - 0 is x, also for -0 */
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return (tr_f32x16)(bits - (tr_i32x16){0});
 }
 
 /* mask ? a : b, lane by lane. */
