@@ -26,7 +26,9 @@ static void keep_first_problem(struct fy_diag *diag, void *user, const char *tex
 {
     (void)diag;
     yaml_problem *problem = user;
-    if (!problem->text[0]) snprintf(problem->text, sizeof problem->text, "%.*s", (int)size_bytes, text);
+    if (problem->text[0]) return;
+    snprintf(problem->text, sizeof problem->text, "%.*s", (int)size_bytes, text);
+    problem->text[strcspn(problem->text, "\n")] = 0;
 }
 
 typedef struct yaml_text {

@@ -212,7 +212,7 @@ static tr_status check_steps(const reading *self, tr_error *err)
     if (recipe->train.groups > recipe->train.accumulate)
         return tr__recipe_refuse(
             self, line_of(self, blame(self, "train.groups", "train.accumulate")), "train.groups", NULL, err,
-            "is more than the %d micro-batches of a step; lower it, or raise train.accumulate",
+            "is more than the micro-batches of a step (%d); lower it, or raise train.accumulate",
             recipe->train.accumulate);
     size_t n = recipe->lr.values.count;
     if (n && n != (size_t)recipe->train.steps)
@@ -246,7 +246,7 @@ static tr_status check_layout(const reading *self, tr_error *err)
     if (recipe->layout.data > recipe->train.groups)
         return tr__recipe_refuse(
             self, line_of(self, blame(self, "layout.data", "train.groups")), "layout.data", NULL, err,
-            "is more replicas than the %d reduction groups; lower it, or raise train.groups",
+            "is more replicas than reduction groups (%d); lower it, or raise train.groups",
             recipe->train.groups);
     size_t stages = recipe->layout.stages.count;
     if (stages && stages != (size_t)recipe->layout.pipeline)

@@ -61,7 +61,7 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"train.microbatch", AT(train.microbatch), .type = TR__INTEGER, UP(1), ELSE("required"), .help = "rows of a micro-batch"},
     {"train.accumulate", AT(train.accumulate), .type = TR__INTEGER, UP(1), BY_DEFAULT("1"), .help = "micro-batches a step, over all replicas"},
     {"train.groups", AT(train.groups), .type = TR__INTEGER, UP(1), ELSE("accumulate, at most 8"), .help = "reduction groups: what the bits depend on"},
-    {"train.seed", AT(train.seed), .type = TR__SEED, TO(0, 0x1p63), .high_open = true, BY_DEFAULT("1"), .help = "of all random numbers"},
+    {"train.seed", AT(train.seed), .type = TR__SEED, REAL_UP, BY_DEFAULT("1"), .help = "of all random numbers"},
 
     {"optimizer.kind", AT(optimizer.kind), .type = TR__CHOICE, .choices = optimizers, BY_DEFAULT("adamw"), .help = "decoupled decay, on tensors of rank 2 and more"},
     {"optimizer.betas", AT(optimizer.betas), .type = TR__PAIR, SHARE, BY_DEFAULT("[0.9, 0.95]"), .help = "of the two moving means"},
@@ -183,7 +183,7 @@ static void range_words(const tr__recipe_field *about, char buffer[96])
     } else {
         tr__double_text(about->high, high);
     }
-    bool open_ended = about->high == INT32_MAX || isinf(about->high) || about->type == TR__SEED;
+    bool open_ended = about->high == INT32_MAX || isinf(about->high);
     const char *from = about->low_open ? "above" : "from";
     if (open_ended)
         snprintf(buffer, 96, "%s %s%s", from, low, about->low_open ? "" : " up");

@@ -115,7 +115,7 @@ typedef struct style {
 
 static void write_key(FILE *stream, const char *key, int length, const style *how)
 {
-    fprintf(stream, how->quote_keys ? "\"%.*s\": " : "%.*s: ", length, key);
+    fprintf(stream, how->quote_keys ? "\"%.*s\":" : "%.*s:", length, key);
 }
 
 /* Keys of one section stand together in the table, so one pass suffices. */
@@ -139,6 +139,7 @@ static void write_recipe(FILE *stream, const tr_recipe *recipe, const style *how
         section_length = dot ? (size_t)(dot - key) : 0;
         const char *name = dot ? dot + 1 : key;
         write_key(stream, name, (int)strlen(name), how);
+        fputc(' ', stream);
         write_value(stream, recipe, i);
         first = false;
     }
@@ -176,7 +177,7 @@ tr_status tr_recipe_to_json(const tr_recipe *self, char **text, tr_error *err)
     static const style json = {.begin = "{",
                                .end = "}",
                                .between_sections = ", ",
-                               .section_begin = "{",
+                               .section_begin = " {",
                                .section_end = "}",
                                .between_keys = ", ",
                                .quote_keys = true};
@@ -219,7 +220,7 @@ void tr_recipe_describe(FILE *stream)
         fprintf(stream, "%-24s %-10s %-42s %s", about->key, type_words(about), fallback, about->help);
         char choices[160];
         tr__recipe_expectation(i, choices);
-        if (about->type == TR__CHOICE) fprintf(stream, ": %s", choices);
+        if (about->type == TR__CHOICE && about->choices[1]) fprintf(stream, ": %s", choices);
         fputc('\n', stream);
     }
 }

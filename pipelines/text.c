@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/text.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -71,8 +72,9 @@ const char *tr__nearest(const char *word, const char *const *names, size_t n)
 
 void tr__double_text(double value, char buffer[32])
 {
-    for (int digits = 1; digits <= 17; digits++) {
-        snprintf(buffer, 32, "%.*g", digits, value);
+    bool fixed = value == 0 || (fabs(value) >= 1e-4 && fabs(value) < 1e15);
+    for (int decimals = fixed ? 0 : 1; decimals <= 20; decimals++) {
+        snprintf(buffer, 32, fixed ? "%.*f" : "%.*e", decimals, value);
         if (strtod(buffer, NULL) == value) return;
     }
 }

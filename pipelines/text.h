@@ -20,7 +20,8 @@ const char *tr__quoted(const char *text, char buffer[TR__QUOTED_SIZE]);
  * once. */
 const char *tr__nearest(const char *word, const char *const *names, size_t n);
 
-/* The shortest decimal text that strtod reads back as the same number. */
+/* The shortest decimal text that reads back as the same finite number: 10000, 0.001, 1.0e-08 (with a point,
+ * without which YAML 1.1 would take it for a word). */
 void tr__double_text(double value, char buffer[32]);
 
 #ifdef __cplusplus

@@ -1,0 +1,251 @@
+/* test/pipelines/model_config_test.c - what config.json says is what is computed, or it is refused by name.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "pipelines/model_config.h"
+
+#include "check.h"
+#include "pipelines/files.h"
+#include "pipelines/recipe.h"
+#include "pipelines/safetensors.h"
+
+#include <math.h>
+
+static tr_error err;
+
+#define GPT2_SIZES                                                                                           \
+    "\"model_type\":\"gpt2\",\"n_layer\":2,\"n_embd\":8,\"n_head\":2,\"vocab_size\":9,\"n_positions\":16"
+#define LLAMA_SIZES                                                                                          \
+    "\"model_type\":\"llama\",\"num_hidden_layers\":2,\"hidden_size\":8,\"num_attention_heads\":2,"          \
+    "\"intermediate_size\":24,\"vocab_size\":9,\"max_position_embeddings\":16"
+
+static tr_status parse(tr_model_config *out, const char *json)
+{
+    err = (tr_error){0};
+    return tr_model_config_parse(out, json, "d/config.json", &err);
+}
+
+static void golden_gpt2_is_read_as_it_is(void)
+{
+    tr_model_config c;
+    CHECK_OK(tr_model_config_read(&c, "test/golden/gpt2", &err));
+    CU_ASSERT(c.family == TR_FAMILY_GPT2 && c.layers == 4 && c.width == 48 && c.heads == 4 &&
+              c.kv_heads == 4);
+    CU_ASSERT(c.head_size == 12 && c.inner == 192 && c.vocabulary == 320 && c.positions == 64);
+    CU_ASSERT(c.tied && c.activation == TR_GELU_TANH && c.attention_bias && c.mlp_bias && c.dropout == 0);
+    CU_ASSERT(c.norm_eps == 1e-5f && c.initializer_range == 0.02f);
+    CU_ASSERT_EQUAL(tr_model_config_attention_scale(&c, 2), (float)(1 / sqrt(12.0)));
+    tr_model_config_release(&c);
+}
+
+static void golden_llama_is_read_as_it_is(void)
+{
+    tr_model_config c;
+    CHECK_OK(tr_model_config_read(&c, "test/golden/llama", &err));
+    CU_ASSERT(c.family == TR_FAMILY_LLAMA && c.layers == 4 && c.width == 48 && c.heads == 4 &&
+              c.kv_heads == 2);
+    CU_ASSERT(c.head_size == 12 && c.inner == 128 && c.vocabulary == 320 && c.positions == 64);
+    CU_ASSERT(!c.tied && c.activation == TR_SILU && !c.attention_bias && !c.mlp_bias);
+    CU_ASSERT(c.norm_eps == 1e-6f && c.rope_theta == 10000.0f);
+    tr_model_config_release(&c);
+}
+
+static void parameters_are_counted_as_the_file_holds_them(void)
+{
+    static const char *const models[] = {"test/golden/gpt2", "test/golden/llama"};
+    for (int i = 0; i < 2; i++) {
+        tr_model_config c;
+        tr_safetensors *weights = NULL;
+        CHECK_OK(tr_model_config_read(&c, models[i], &err));
+        CHECK_OK(tr_safetensors_open_model(&weights, models[i], &err));
+        int64_t elements = 0;
+        for (size_t k = 0; k < tr_safetensors_count(weights); k++)
+            elements += tr_shape_elements(&tr_safetensors_at(weights, k)->shape);
+        CU_ASSERT_EQUAL(tr_model_config_parameter_count(&c), elements);
+        tr_safetensors_close(&weights);
+        tr_model_config_release(&c);
+    }
+    tr_model_config c;
+    CHECK_OK(tr_model_config_preset(&c, "gpt2-124m", &err));
+    CU_ASSERT_EQUAL(tr_model_config_parameter_count(&c), 124439808); /* as published */
+    tr_model_config_release(&c);
+}
+
+static void a_configuration_is_written_back_byte_for_byte(void)
+{
+    char *directory = enter_directory(), *path = path_in(directory, "config.json");
+    tr_model_config c;
+    CHECK_OK(tr_model_config_read(&c, "test/golden/llama", &err));
+    CHECK_OK(tr_model_config_write(&c, directory, &err));
+    CU_ASSERT(files_are_equal(path, "test/golden/llama/config.json"));
+    tr_model_config_release(&c);
+    leave_directory(directory);
+    tr_free(path);
+}
+
+static void what_is_absent_has_the_default_of_transformers(void)
+{
+    tr_model_config c;
+    CHECK_OK(parse(&c, "{" GPT2_SIZES ",\"n_inner\":null}"));
+    CU_ASSERT(c.inner == 32 && c.tied && c.activation == TR_GELU_TANH && c.norm_eps == 1e-5f);
+    CU_ASSERT(c.dropout == 0.1 && c.scale_attention && !c.scale_attention_by_layer);
+    tr_model_config_release(&c);
+    CHECK_OK(parse(&c, "{" LLAMA_SIZES ",\"head_dim\":null}"));
+    CU_ASSERT(c.kv_heads == 2 && c.head_size == 4 && !c.tied && c.norm_eps == 1e-6f && c.rope_theta == 10000);
+    CU_ASSERT(c.dropout == 0 && c.activation == TR_SILU);
+    tr_model_config_release(&c);
+}
+
+static void old_and_new_key_names_mean_the_same(void)
+{
+    tr_model_config c;
+    CHECK_OK(parse(&c, "{" LLAMA_SIZES
+                       ",\"rope_theta\":500.0,\"rope_scaling\":null,\"torch_dtype\":\"float32\"}"));
+    CU_ASSERT_EQUAL(c.rope_theta, 500);
+    tr_model_config_release(&c);
+    CHECK_OK(
+        parse(&c, "{" LLAMA_SIZES ",\"rope_parameters\":{\"rope_theta\":500,\"rope_type\":\"default\"}}"));
+    CU_ASSERT_EQUAL(c.rope_theta, 500);
+    tr_model_config_release(&c);
+    CHECK_OK(parse(&c,
+                   "{" GPT2_SIZES ",\"scale_attn_weights\":false,\"scale_attn_by_inverse_layer_idx\":true,"
+                   "\"activation_function\":\"relu\",\"unknown_but_null\":null}"));
+    CU_ASSERT(tr_model_config_attention_scale(&c, 3) == 0.25f && c.activation == TR_RELU);
+    tr_model_config_release(&c);
+}
+
+static void what_is_not_computed_is_refused_by_name(void)
+{
+    static const struct {
+        const char *json, *message;
+        tr_status status;
+    } refusals[] = {
+        {"{\"model_type\":\"bert\"}",
+         "d/config.json: model_type '\"bert\"' is not supported; known are gpt2 and llama", TR_EUNSUPPORTED},
+        {"{}", "d/config.json: model_type is not supported; known are gpt2 and llama", TR_EUNSUPPORTED},
+        {"{" LLAMA_SIZES ",\"sliding_window\":5}",
+         "sliding_window '5' is an option this program does not know", TR_EUNSUPPORTED},
+        {"{" LLAMA_SIZES ",\"quantization_config\":{}}", "quantization_config '{}'", TR_EUNSUPPORTED},
+        {"{" LLAMA_SIZES ",\"hidden_act\":\"mish\"}", "hidden_act '\"mish\"' is not supported",
+         TR_EUNSUPPORTED},
+        {"{" LLAMA_SIZES ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2.0}}", "rope_scaling",
+         TR_EUNSUPPORTED},
+        {"{" LLAMA_SIZES ",\"rope_parameters\":{\"rope_type\":\"yarn\"}}", "rope_parameters",
+         TR_EUNSUPPORTED},
+        {"{" LLAMA_SIZES ",\"rope_parameters\":{\"rope_type\":\"default\",\"factor\":2}}", "rope_parameters",
+         TR_EUNSUPPORTED},
+        {"{" GPT2_SIZES ",\"add_cross_attention\":true}", "add_cross_attention 'true' is not supported",
+         TR_EUNSUPPORTED},
+        {"{" GPT2_SIZES ",\"pruned_heads\":{\"0\":[1]}}", "pruned_heads", TR_EUNSUPPORTED},
+        {"{" LLAMA_SIZES ",\"num_key_value_heads\":3}", "num_key_value_heads '3' does not divide", TR_EINVAL},
+        {"{" LLAMA_SIZES ",\"head_dim\":3}", "head_dim '3' is odd", TR_EINVAL},
+        {"{" LLAMA_SIZES ",\"head_dim\":0}", "head_dim '0' is not a whole number from 1", TR_EINVAL},
+        {"{" LLAMA_SIZES ",\"mlp_bias\":1}", "mlp_bias '1' is neither true nor false", TR_EINVAL},
+        {"{" LLAMA_SIZES ",\"rms_norm_eps\":-1}", "rms_norm_eps '-1' is not a number this option can have",
+         TR_EINVAL},
+        {"{\"model_type\":\"gpt2\",\"n_layer\":2}", "n_embd is missing", TR_EINVAL},
+        {"[]", "d/config.json: not a JSON object", TR_EINVAL},
+        {"{\"a\":\n}", "d/config.json:2: not valid JSON", TR_EINVAL},
+        {"{" GPT2_SIZES ",\"n_head\":2}", "duplicate object key", TR_EINVAL},
+    };
+    for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++) {
+        tr_model_config c;
+        tr_status status = parse(&c, refusals[i].json);
+        CU_ASSERT_EQUAL(status, refusals[i].status);
+        CU_ASSERT(message_has(&err, refusals[i].message));
+        if (!status) tr_model_config_release(&c);
+    }
+}
+
+static tr_status from_recipe(tr_model_config *out, const char *model, const char *override)
+{
+    char *text =
+        tr_format("run: r\nmodel: %s\ndata: {text: t}\ntrain: {steps: 2, sequence: 16, microbatch: 1}\n"
+                  "lr: {peak: 1}\n",
+                  model);
+    tr_recipe recipe;
+    err = (tr_error){0};
+    CHECK_OK(tr_recipe_parse(&recipe, text, strlen(text), "r", &override, override ? 1 : 0, &err));
+    tr_status status = tr_model_config_from_recipe(out, &recipe, &err);
+    tr_recipe_release(&recipe);
+    tr_free(text);
+    return status;
+}
+
+static void sizes_in_a_recipe_make_a_configuration(void)
+{
+    tr_model_config c, again;
+    CHECK_OK(from_recipe(
+        &c, "{layers: 3, width: 48, heads: 4, kv_heads: 2, norm_eps: 1e-6, rope_theta: 5000, bias: true}",
+        NULL));
+    CU_ASSERT(c.family == TR_FAMILY_LLAMA && c.layers == 3 && c.kv_heads == 2 && c.inner == 128 &&
+              c.vocabulary == 256);
+    CU_ASSERT(c.norm_eps == 1e-6f && c.rope_theta == 5000 && c.attention_bias && c.mlp_bias && !c.tied &&
+              c.dropout == 0);
+    CHECK_OK(parse(&again, c.json)); /* what is written is what is computed */
+    CU_ASSERT(again.norm_eps == c.norm_eps && again.inner == c.inner && again.tied == c.tied);
+    tr_model_config_release(&again);
+    tr_model_config_release(&c);
+    CHECK_OK(from_recipe(&c, "{family: gpt2, layers: 2, width: 48, heads: 4, positions: 32}", NULL));
+    CU_ASSERT(c.family == TR_FAMILY_GPT2 && c.inner == 192 && c.positions == 32 && c.tied && c.dropout == 0);
+    tr_model_config_release(&c);
+}
+
+static void the_layout_is_checked_against_the_model_read(void)
+{
+    tr_model_config c;
+    CHECK_OK(from_recipe(&c, "{hf: test/golden/gpt2}", "layout.stages=[1, 3]"));
+    tr_model_config_release(&c);
+    CU_ASSERT_EQUAL(from_recipe(&c, "{hf: test/golden/gpt2}", "layout.pipeline=5"), TR_EINVAL);
+    CU_ASSERT(message_has(&err, "layout.pipeline '5' is more stages than the model's 4 layers"));
+    CU_ASSERT_EQUAL(from_recipe(&c, "{hf: test/golden/gpt2}", "layout.stages=[1, 2]"), TR_EINVAL);
+    CU_ASSERT_EQUAL(from_recipe(&c, "{hf: test/golden/gpt2}", "train.sequence=65"), TR_EINVAL);
+    CU_ASSERT(message_has(&err, "longer than the model's 64 positions"));
+    CU_ASSERT_EQUAL(from_recipe(&c, "{hf: test/golden/none}", NULL), TR_ENOTFOUND);
+}
+
+static void dropout_is_read_for_evaluation_and_refused_for_training(void)
+{
+    char *directory = enter_directory(), *path = path_in(directory, "config.json");
+    static const char json[] = "{" GPT2_SIZES ",\"attn_pdrop\":0.0,\"embd_pdrop\":0.2,\"resid_pdrop\":0}";
+    CHECK_OK(tr_file_write(path, json, strlen(json), &err));
+    tr_model_config c;
+    CHECK_OK(tr_model_config_read(&c, directory, &err));
+    CU_ASSERT(c.dropout == 0.2 && strcmp(c.dropout_key, "embd_pdrop") == 0);
+    tr_model_config_release(&c);
+    char *model = tr_format("{hf: %s}", directory);
+    CU_ASSERT_EQUAL(from_recipe(&c, model, NULL), TR_EUNSUPPORTED);
+    CU_ASSERT(message_has(&err, "embd_pdrop '0.2' is not supported in training"));
+    leave_directory(directory);
+    tr_free(model);
+    tr_free(path);
+}
+
+static void every_preset_can_be_made(void)
+{
+    for (size_t i = 0; tr_model_config_preset_name(i); i++) {
+        tr_model_config c;
+        CHECK_OK(tr_model_config_preset(&c, tr_model_config_preset_name(i), &err));
+        CU_ASSERT(c.width == c.heads * c.head_size && c.dropout == 0);
+        tr_model_config_release(&c);
+    }
+    tr_model_config c;
+    CU_ASSERT_EQUAL(tr_model_config_preset(&c, "zzz", &err), TR_EINVAL);
+    CU_ASSERT(message_has(&err, "'zzz' is no preset; there are gpt2-124m, "));
+}
+
+int main(void)
+{
+    static const check_test tests[] = {
+        CHECK_TEST(golden_gpt2_is_read_as_it_is),
+        CHECK_TEST(golden_llama_is_read_as_it_is),
+        CHECK_TEST(parameters_are_counted_as_the_file_holds_them),
+        CHECK_TEST(a_configuration_is_written_back_byte_for_byte),
+        CHECK_TEST(what_is_absent_has_the_default_of_transformers),
+        CHECK_TEST(old_and_new_key_names_mean_the_same),
+        CHECK_TEST(what_is_not_computed_is_refused_by_name),
+        CHECK_TEST(sizes_in_a_recipe_make_a_configuration),
+        CHECK_TEST(the_layout_is_checked_against_the_model_read),
+        CHECK_TEST(dropout_is_read_for_evaluation_and_refused_for_training),
+        CHECK_TEST(every_preset_can_be_made),
+    };
+    return check_run("model_config", tests, sizeof tests / sizeof *tests);
+}
