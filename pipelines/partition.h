@@ -44,7 +44,7 @@ typedef struct tr_parameter_use {
 } tr_parameter_use;
 
 /* All uses of all parameters, by (parameter, use): the order in which gradients of the uses are added. The
- * stage of a parameter's first use owns it: counts it in norms, updates it first, writes it to checkpoints.
+ * stage of a parameter's first use owns it: counts it in norms and writes it to checkpoints.
  * *uses is the caller's to tr_free. */
 tr_status tr_partition_uses(const tr_partition *self, const tr_graph *whole, tr_parameter_use **uses,
                             size_t *n_uses, tr_error *err);

@@ -151,7 +151,6 @@ static tr_status add_backward(tr_piece *piece, tr_error *err)
                                    &piece->gradient_out, n_inputs, err);
     if (status != TR_OK || !n_inputs) return status;
     tr_graph_set_name(g, piece->gradient_out, "gradient_out");
-    tr_graph_mark_output(g, piece->gradient_out);
     return TR_OK;
 }
 

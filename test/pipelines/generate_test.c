@@ -95,10 +95,10 @@ static void full_cache_starts_again_with_its_last_half(void)
         CU_ASSERT(difference(logits, wanted + 5 * V) <= 1e-5);
         MUST(
             tr_generator_read(generator, tokens + 10, 10, &logits, err)); /* and again at 12 and 16 and ... */
-        tr_generator_close(&generator);
         tr_free(wanted);
         wanted = whole_forward(cases[c], tokens + 12, 8);
         CU_ASSERT(difference(logits, wanted + 7 * V) <= 1e-5);
+        tr_generator_close(&generator);
         tr_free(wanted);
         tr_free(tokens);
         tr_free(targets);
@@ -215,12 +215,27 @@ static void evaluation_is_the_mean_loss_of_every_byte_but_the_first(void)
     unlink(path);
 }
 
+static void lack_of_memory_is_an_error(void)
+{
+    tr_status status = TR_ENOMEM;
+    for (uint64_t n = 1; status != TR_OK; n += 1 + n / 16) {
+        tr_generator *generator;
+        tr_error error = {0};
+        tr_memory_fail_after(n);
+        status = tr_generator_open(&generator, cases[1], 0, 1, &error);
+        tr_memory_fail_after(0);
+        CU_ASSERT(status == TR_OK || (status == TR_ENOMEM && error.message[0]));
+        if (status == TR_OK) tr_generator_close(&generator);
+    }
+}
+
 static const check_test tests[] = {
     CHECK_TEST(caches_give_the_logits_of_the_whole_sequence),
     CHECK_TEST(full_cache_starts_again_with_its_last_half),
     CHECK_TEST(same_seed_gives_the_same_text),
     CHECK_TEST(temperature_zero_takes_the_likeliest_token),
     CHECK_TEST(tokens_outside_the_vocabulary_are_refused),
+    CHECK_TEST(lack_of_memory_is_an_error),
     CHECK_TEST(evaluation_is_the_mean_loss_of_every_byte_but_the_first),
 };
 

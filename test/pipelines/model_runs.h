@@ -10,6 +10,7 @@
 #include "pipelines/forward.h"
 #include "pipelines/partition.h"
 #include "pipelines/safetensors.h"
+#include "pipelines/weights.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -81,14 +82,26 @@ static inline void run_prepare_piece(model_run *r, int s)
     run_bind(r, s, piece->factor, r->factor);
 }
 
-/* The model in `directory`, cut into n_pieces balanced stages. */
-static inline void run_open(model_run *r, const char *directory, int32_t batch, int32_t sequence,
-                            int n_pieces)
+/* A model of the given config.json with fresh weights. */
+static inline void fresh_model(tr_loaded_model *out, const char *json)
+{
+    *out = (tr_loaded_model){0};
+    MUST(tr_model_config_parse(&out->config, json, "config.json", err));
+    MUST(tr_model_parameters_list(&out->parameters, &out->config, err));
+    out->weights = tr_alloc_zero(out->parameters.count, sizeof *out->weights);
+    for (size_t i = 0; i < out->parameters.count; i++) {
+        out->weights[i] = tr__alloc_tensor(tr_shape_elements(&out->parameters.items[i].shape), sizeof(float));
+        tr_weights_initialize(&out->parameters.items[i], 1, out->weights[i]);
+    }
+}
+
+/* The model, which the run takes over, cut into n_pieces balanced stages. */
+static inline void run_open_model(model_run *r, const tr_loaded_model *model, int32_t batch, int32_t sequence,
+                                  int n_pieces)
 {
     TR_ASSERT(n_pieces <= MAX_PIECES);
-    *r = (model_run){0};
+    *r = (model_run){.model = *model};
     tr_model_options options = {.kind = TR_MODEL_TRAINING, .batch = batch, .sequence = sequence};
-    MUST(tr__loaded_model_open(&r->model, directory, err));
     MUST(tr_model_graph(&r->model.config, &options, &r->whole, &r->values, err));
     MUST(tr_partition_balanced(&r->partition, r->whole, n_pieces, err));
     r->loss = tr__alloc_tensor(1, sizeof(double));
@@ -98,6 +111,14 @@ static inline void run_open(model_run *r, const char *directory, int32_t batch, 
         if (s > 0) run_bind(r, s, r->pieces[s].activation_in, r->activations[s - 1]);
         if (s + 1 < n_pieces) run_bind(r, s, r->pieces[s].gradient_in, r->activation_gradients[s + 1]);
     }
+}
+
+static inline void run_open(model_run *r, const char *directory, int32_t batch, int32_t sequence,
+                            int n_pieces)
+{
+    tr_loaded_model model;
+    MUST(tr__loaded_model_open(&model, directory, err));
+    run_open_model(r, &model, batch, sequence, n_pieces);
 }
 
 static inline void run_phase(model_run *r, int s, tr_phase phase)
@@ -159,6 +180,23 @@ static inline void run_close(model_run *r)
     tr_graph_destroy(&r->whole);
     tr__loaded_model_release(&r->model);
 }
+
+/* Models with the options that the golden cases leave at their defaults. Weights are large, so that
+ * everything matters. */
+static const char *const variants[] = {
+    "{\"model_type\": \"llama\", \"num_hidden_layers\": 3, \"hidden_size\": 20, \"num_attention_heads\": 3,"
+    " \"num_key_value_heads\": 1, \"head_dim\": 10, \"intermediate_size\": 28, \"vocab_size\": 320,"
+    " \"max_position_embeddings\": 64, \"rms_norm_eps\": 1e-5, \"rope_theta\": 500.0, \"hidden_act\": "
+    "\"silu\","
+    " \"tie_word_embeddings\": true, \"attention_bias\": true, \"mlp_bias\": true, \"initializer_range\": "
+    "0.2}",
+    "{\"model_type\": \"gpt2\", \"n_layer\": 3, \"n_embd\": 24, \"n_head\": 3, \"n_inner\": 40, "
+    "\"vocab_size\": 320,"
+    " \"n_positions\": 64, \"layer_norm_epsilon\": 1e-5, \"activation_function\": \"gelu\","
+    " \"scale_attn_by_inverse_layer_idx\": true, \"tie_word_embeddings\": false, \"resid_pdrop\": 0.0,"
+    " \"embd_pdrop\": 0.0, \"attn_pdrop\": 0.0, \"initializer_range\": 0.2}",
+};
+enum { N_VARIANTS = 2 };
 
 /* The first n_rows rows of a golden case, (n_rows,T) each, in memory as kernels want it. Free both. */
 enum { GOLDEN_T = 32, GOLDEN_ROWS = 8 };
