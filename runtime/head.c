@@ -79,28 +79,6 @@ static bool all(const tr_head *self, size_t offset)
     return true;
 }
 
-static void greeted(tr_head *self, int32_t node, const tr_message *message)
-{
-    tr_error err = {0};
-    tr_head_worker *worker = &self->workers[node];
-    if (self->phase == TR_HEAD_ENDING) { /* came too late to hear it with the others */
-        const tr_control_note stop = {0};
-        tr_control_send_note(self->node, node, TR_CONTROL_STOP, &stop);
-        worker->greeted = true;
-        return;
-    }
-    if (worker->greeted) return;
-    if (tr_control_read_hello(message, &worker->hello, &err) != TR_OK) {
-        tr_head_end(self, &err, GRACE_MS);
-        return;
-    }
-    worker->greeted = true;
-    if (!all(self, offsetof(tr_head_worker, greeted))) return;
-    self->phase = TR_HEAD_LOADING;
-    self->load_now = true;
-    tr_node_stop(self->node);
-}
-
 static tr_status send_load(tr_head *self, tr_error *err)
 {
     int32_t n_nodes = self->topology->n_nodes;
@@ -121,19 +99,26 @@ static tr_status send_load(tr_head *self, tr_error *err)
     return status;
 }
 
+static void start(tr_head *self)
+{
+    self->phase = TR_HEAD_RUNNING;
+    for (int32_t i = 1; i < self->topology->n_nodes; i++)
+        tr_node_send_system(self->node, i, TR_CONTROL_START, NULL, 0);
+    tell(self, TR_JOB_RUNNING, -1, 0, "every node is ready");
+    tr_node_start_actors(self->node);
+}
+
 static void node_ready(tr_head *self, int32_t node)
 {
     self->workers[node].ready = true;
     if (self->phase != TR_HEAD_LOADING || !all(self, offsetof(tr_head_worker, ready))) return;
-    self->start_now = true;
-    tr_node_stop(self->node);
+    start(self);
 }
 
 static void load(tr_head *self)
 {
     tr_error err = {0};
-    self->load_now = false;
-    if (self->phase == TR_HEAD_ENDING) return;
+    self->phase = TR_HEAD_LOADING;
     tr_state_region **states = tr_alloc_zero(self->topology->n_actors, sizeof *states);
     tr_status status =
         states ? TR_OK : tr_fail(&err, TR_ENOMEM, "no memory for %zu actors", self->topology->n_actors);
@@ -150,32 +135,31 @@ static void load(tr_head *self)
         tr_head_end(self, &err, GRACE_MS);
 }
 
-static void start(tr_head *self)
+static void greeted(tr_head *self, int32_t node, const tr_message *message)
 {
-    self->start_now = false;
-    if (self->phase == TR_HEAD_ENDING) return;
-    self->phase = TR_HEAD_RUNNING;
-    for (int32_t i = 1; i < self->topology->n_nodes; i++)
-        tr_node_send_system(self->node, i, TR_CONTROL_START, NULL, 0);
-    tell(self, TR_JOB_RUNNING, -1, 0, "every node is ready");
-    tr_node_start_actors(self->node);
+    tr_error err = {0};
+    tr_head_worker *worker = &self->workers[node];
+    if (self->phase == TR_HEAD_ENDING) { /* came too late to hear it with the others */
+        const tr_control_note stop = {0};
+        tr_control_send_note(self->node, node, TR_CONTROL_STOP, &stop);
+        worker->greeted = true;
+        return;
+    }
+    if (worker->greeted) return;
+    if (tr_control_read_hello(message, &worker->hello, &err) != TR_OK) {
+        tr_head_end(self, &err, GRACE_MS);
+        return;
+    }
+    worker->greeted = true;
+    if (!all(self, offsetof(tr_head_worker, greeted))) return;
+    load(self);
 }
 
 void tr_head_run(tr_head *self)
 {
     self->workers[TR_NODE_HEAD].greeted = true;
-    if (!self->crew && self->phase == TR_HEAD_GREETING) {
-        self->phase = TR_HEAD_LOADING;
-        self->load_now = true;
-    }
-    while (!self->quit) {
-        if (self->load_now)
-            load(self);
-        else if (self->start_now)
-            start(self);
-        else
-            tr_node_run(self->node, TICK_MS, tr_head_on_tick);
-    }
+    if (!self->crew && self->phase == TR_HEAD_GREETING) load(self);
+    if (!self->quit) tr_node_run(self->node, TICK_MS, tr_head_on_tick);
 }
 
 /* ---- the way down: deaths, failures, signals ---- */

@@ -35,7 +35,7 @@ typedef struct tr_head {
     struct tr_activity_page *activity;
     tr_head_worker *workers; /* by node; [0] stands for the head itself */
     tr_head_phase phase;
-    bool load_now, start_now, quit; /* what to do when tr_node_run returns */
+    bool quit; /* before it ran */
     int signals;
     int32_t suspect; /* a node whose link broke; 0: none. Its death may be told yet, with more to say */
     uint64_t suspect_since_ns;

@@ -1,6 +1,6 @@
-/* runtime/worker.c - see worker.h. Callbacks only note what is to be done next and let tr_node_run return;
- * loading and starting happen between two runs on the owner's thread, where no other thread of the node is at
- * work. SPDX-License-Identifier: Apache-2.0 */
+/* runtime/worker.c - see worker.h. Loading and starting happen in the callback that hears of them: the node
+ * calls back one at a time, without locks, and takes a topology while it runs. SPDX-License-Identifier:
+ * Apache-2.0 */
 #include "runtime/worker.h"
 
 #include "base/log.h"
@@ -8,23 +8,16 @@
 #include "base/thread_pool.h"
 #include "runtime/control_messages.h"
 
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-typedef enum order { ORDER_NONE, ORDER_LOAD, ORDER_START, ORDER_STOP, ORDER_HEAD_LOST } order;
-
 typedef struct worker {
     const tr_worker_options *options;
     tr_node *node;
-    _Atomic int
-        order;       /* written in callbacks, read after tr_node_run; release and acquire hand over `plan` */
-    tr_buffer *plan; /* the body of LOAD */
-    uint32_t plan_bytes;
-    tr_control_load load; /* decoded */
+    tr_control_load load; /* what actors' ends need is there before an actor starts */
     tr_state_region **states;
-    bool loaded;
+    bool heard_load, loaded, head_lost;
 } worker;
 
 bool tr_worker_may_spin(const tr_topology *topology)
@@ -43,43 +36,12 @@ void tr_worker_describe_failure(char *text, size_t capacity, const tr_topology *
              error->message);
 }
 
-/* A later order replaces an earlier one, except that nothing replaces the end. */
-static void give_order(worker *self, order next)
-{
-    int now = atomic_load_explicit(&self->order, memory_order_relaxed);
-    while (now < ORDER_STOP && !atomic_compare_exchange_weak_explicit(
-                                   &self->order, &now, next, memory_order_release, memory_order_relaxed)) {
-    }
-    tr_node_stop(self->node);
-}
-
-static void on_system(void *context, int32_t peer, const tr_message *message)
-{
-    worker *self = context;
-    tr_control_note note;
-    if (peer != TR_NODE_HEAD) return;
-    switch (message->frame.edge) {
-    case TR_CONTROL_LOAD:
-        if (self->plan || !message->body) return;
-        self->plan = tr_buffer_retain(message->body);
-        self->plan_bytes = message->frame.body_bytes;
-        give_order(self, ORDER_LOAD);
-        break;
-    case TR_CONTROL_START: give_order(self, ORDER_START); break;
-    case TR_CONTROL_STOP: give_order(self, ORDER_STOP); break;
-    case TR_CONTROL_ACTOR_ENDED:
-        if (self->loaded && tr_control_read_note(message, &note, NULL) == TR_OK)
-            tr_node_actor_ended(self->node, note.actor, note.text);
-        break;
-    default: tr_log(TR_LOG_WARNING, "the head sent topic %u, which workers do not know", message->frame.edge);
-    }
-}
-
 static void on_peer_lost(void *context, int32_t peer, const char *reason)
 {
     worker *self = context;
     if (peer == TR_NODE_HEAD) {
-        give_order(self, ORDER_HEAD_LOST);
+        self->head_lost = true;
+        tr_node_stop(self->node);
         return;
     }
     tr_control_note note = {.node = peer, .status = TR_ECLOSED};
@@ -141,30 +103,38 @@ static tr_status connect_peers(worker *self, tr_error *err)
     return TR_OK;
 }
 
-static void load(worker *self)
+static void load(worker *self, const tr_message *message)
 {
     tr_error err = {0};
-    tr_status status = tr_control_decode_load(&self->load, self->plan->data, self->plan_bytes, &err);
-    self->loaded = status == TR_OK;
+    if (self->heard_load) return;
+    self->heard_load = true;
+    tr_status status =
+        tr_control_decode_load(&self->load, tr_message_bytes(message), message->frame.body_bytes, &err);
     if (status == TR_OK) status = connect_peers(self, &err);
     if (status == TR_OK) status = open_states(self, &err);
     if (status == TR_OK) status = tr_node_load(self->node, &self->load.topology, self->states, &err);
+    self->loaded = status == TR_OK;
     tr_control_note note = {.node = self->options->node, .pid = getpid(), .status = status};
     memcpy(note.text, err.message, sizeof note.text);
     tr_control_send_note(self->node, TR_NODE_HEAD, TR_CONTROL_READY, &note);
 }
 
-static tr_status obey(worker *self, tr_error *err)
+static void on_system(void *context, int32_t peer, const tr_message *message)
 {
-    for (;;) {
-        tr_node_run(self->node, 0, NULL);
-        switch ((order)atomic_exchange_explicit(&self->order, ORDER_NONE, memory_order_acquire)) {
-        case ORDER_NONE: break;
-        case ORDER_LOAD: load(self); break;
-        case ORDER_START: tr_node_start_actors(self->node); break;
-        case ORDER_STOP: return TR_OK;
-        case ORDER_HEAD_LOST: return tr_fail(err, TR_ECLOSED, "the head is gone");
-        }
+    worker *self = context;
+    tr_control_note note;
+    if (peer != TR_NODE_HEAD) return;
+    switch (message->frame.edge) {
+    case TR_CONTROL_LOAD: load(self, message); break;
+    case TR_CONTROL_START:
+        if (self->loaded) tr_node_start_actors(self->node);
+        break;
+    case TR_CONTROL_STOP: tr_node_stop(self->node); break;
+    case TR_CONTROL_ACTOR_ENDED:
+        if (self->loaded && tr_control_read_note(message, &note, NULL) == TR_OK)
+            tr_node_actor_ended(self->node, note.actor, note.text);
+        break;
+    default: tr_log(TR_LOG_WARNING, "the head sent topic %u, which workers do not know", message->frame.edge);
     }
 }
 
@@ -196,12 +166,12 @@ tr_status tr_worker_run(const tr_worker_options *options, tr_error *err)
 {
     worker self = {.options = options};
     tr_status status = greet(&self, err);
-    if (status == TR_OK) status = obey(&self, err);
+    if (status == TR_OK) tr_node_run(self.node, 0, NULL);
+    if (status == TR_OK && self.head_lost) status = tr_fail(err, TR_ECLOSED, "the head is gone");
     tr_node_destroy(&self.node);
     for (size_t i = 0; self.states && i < self.load.topology.n_actors; i++)
         tr_state_region_destroy(&self.states[i]);
     tr_free(self.states);
-    tr_buffer_release(&self.plan);
     tr_control_load_release(&self.load);
     return status;
 }
