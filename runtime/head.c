@@ -283,7 +283,7 @@ void tr_head_on_actor_end(void *context, tr_actor_id who, const tr_error *error)
     tr_control_note note = {.pid = getpid(), .actor = who};
     if (error) {
         note.status = error->status == TR_OK ? TR_EINVAL : error->status;
-        tr_worker_describe_failure(note.text, sizeof note.text, self->topology, self->activity, who, error);
+        tr_worker_describe_failure(note.text, sizeof note.text, self->activity, who, error);
     }
     actor_ended(self, TR_NODE_HEAD, &note);
 }

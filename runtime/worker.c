@@ -26,14 +26,12 @@ bool tr_worker_may_spin(const tr_topology *topology)
     return threads <= tr_cpu_count();
 }
 
-void tr_worker_describe_failure(char *text, size_t capacity, const tr_topology *topology,
-                                const tr_activity_page *activity, tr_actor_id actor, const tr_error *error)
+void tr_worker_describe_failure(char *text, size_t capacity, const tr_activity_page *activity,
+                                tr_actor_id actor, const tr_error *error)
 {
     char doing[128] = "";
-    const tr_actor_spec *spec = tr_topology_actor(topology, actor);
     if (activity) tr_activity_doing(activity, actor, doing, sizeof doing);
-    snprintf(text, capacity, "%s failed%s%s: %s", spec ? spec->name : "an actor", doing[0] ? " " : "", doing,
-             error->message);
+    snprintf(text, capacity, "%s%s%s%s", error->message, doing[0] ? " (" : "", doing, doing[0] ? ")" : "");
 }
 
 static void on_peer_lost(void *context, int32_t peer, const char *reason)
