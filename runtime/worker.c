@@ -53,8 +53,7 @@ static void on_actor_end(void *context, tr_actor_id who, const tr_error *error)
     tr_control_note note = {.node = self->options->node, .pid = getpid(), .actor = who};
     if (error) {
         note.status = error->status == TR_OK ? TR_EINVAL : error->status;
-        tr_worker_describe_failure(note.text, sizeof note.text, &self->load.topology, self->options->activity,
-                                   who, error);
+        tr_worker_describe_failure(note.text, sizeof note.text, self->options->activity, who, error);
     }
     tr_control_send_note(self->node, TR_NODE_HEAD, TR_CONTROL_ACTOR_ENDED, &note);
 }
