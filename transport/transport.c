@@ -12,10 +12,7 @@
 
 enum { DEFAULT_MAX_BODY_BYTES = 1 << 30 };
 
-static const tr_transport_kind *const kinds[] = {&tr__transport_inproc,
-#ifdef TR_HAVE_UCX
-                                                 &tr__transport_ucx,
-#endif
+static const tr_transport_kind *const kinds[] = {&tr__transport_inproc, &tr__transport_ucx,
                                                  &tr__transport_zmq};
 
 static const tr_transport_kind *find_kind(const char *name)
