@@ -18,8 +18,8 @@
 struct tr_checkpoint_files {
     tr_checkpoint_writer writer;
     tr_checkpoint_files_options options;
-    uint32_t updates;  /* of the one at work */
-    char *temporary;   /* its directory for now; NULL: none at work */
+    uint32_t updates; /* of the one at work */
+    char *temporary;  /* its directory for now; NULL: none at work */
     tr_safetensors_writer *model, *moments;
 };
 
@@ -34,7 +34,8 @@ static void abandon(void *context)
     tr_safetensors_writer_destroy(&self->model);
     tr_safetensors_writer_destroy(&self->moments);
     tr_error error;
-    if (self->temporary && tr_directory_remove_tree(self->temporary, &error)) tr_log(TR_LOG_WARNING, "%s", error.message);
+    if (self->temporary && tr_directory_remove_tree(self->temporary, &error))
+        tr_log(TR_LOG_WARNING, "%s", error.message);
     tr_free(self->temporary);
     self->temporary = NULL;
 }
@@ -45,7 +46,8 @@ static const char *name_in_files(const tr_checkpoint_files *self, size_t index)
                                  : self->options.parameters->items[index].name;
 }
 
-static tr_status open_writer(tr_safetensors_writer **out, const char *directory, const char *file, tr_error *err)
+static tr_status open_writer(tr_safetensors_writer **out, const char *directory, const char *file,
+                             tr_error *err)
 {
     char *path = tr_format("%s/%s", directory, file);
     if (!path) return no_memory(err);
@@ -60,7 +62,8 @@ static tr_status declare_all(tr_checkpoint_files *self, tr_error *err)
     tr_status status = TR_OK;
     for (size_t i = 0; !status && i < self->options.parameters->count; i++) {
         const tr_model_parameter *parameter = &self->options.parameters->items[i];
-        status = tr_safetensors_writer_declare(self->model, name_in_files(self, i), TR_F32, &parameter->shape, err);
+        status = tr_safetensors_writer_declare(self->model, name_in_files(self, i), TR_F32, &parameter->shape,
+                                               err);
         for (int k = 0; !status && k < 2; k++) {
             char *name = tr_format("%s.%s", parameter->name, suffixes[k]);
             status = name ? tr_safetensors_writer_declare(self->moments, name, TR_F32, &parameter->shape, err)
@@ -88,21 +91,24 @@ static tr_status begin(void *context, uint32_t updates, tr_error *err)
     return status;
 }
 
-static tr_status write_part(void *context, uint32_t parameter, uint32_t part, uint64_t offset_bytes, const void *bytes,
-                            size_t size_bytes, tr_error *err)
+static tr_status write_part(void *context, uint32_t parameter, uint32_t part, uint64_t offset_bytes,
+                            const void *bytes, size_t size_bytes, tr_error *err)
 {
     tr_checkpoint_files *self = context;
     if (parameter >= self->options.parameters->count || part > 2)
         return tr_fail(err, TR_ECORRUPT, "a chunk of state names parameter %u, part %u", parameter, part);
-    if (part == 0) return tr_safetensors_writer_put(self->model, parameter, offset_bytes, bytes, size_bytes, err);
-    return tr_safetensors_writer_put(self->moments, 2 * (size_t)parameter + part - 1, offset_bytes, bytes, size_bytes, err);
+    if (part == 0)
+        return tr_safetensors_writer_put(self->model, parameter, offset_bytes, bytes, size_bytes, err);
+    return tr_safetensors_writer_put(self->moments, 2 * (size_t)parameter + part - 1, offset_bytes, bytes,
+                                     size_bytes, err);
 }
 
 /* What belongs to a Hugging Face model beside weights and config.json is copied as it is. */
 static bool is_companion(const char *name)
 {
-    static const char *const names[] = {"generation_config.json", "vocab.json", "merges.txt", "special_tokens_map.json",
-                                        "added_tokens.json",      "vocab.txt",  "chat_template.jinja"};
+    static const char *const names[] = {"generation_config.json",  "vocab.json",        "merges.txt",
+                                        "special_tokens_map.json", "added_tokens.json", "vocab.txt",
+                                        "chat_template.jinja"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(names[i], name) == 0) return true;
     return strncmp(name, "tokenizer", 9) == 0;
@@ -143,7 +149,8 @@ static tr_status write_state(const tr_checkpoint_files *self, tr_error *err)
     const tr_checkpoint_files_options *known = &self->options;
     uint64_t tokens = known->tokens_before + (self->updates - known->updates_before) * known->tokens_per_step;
     char *path = tr_format("%s/trainer/state.json", self->temporary);
-    char *text = tr_format("{\n \"version\": 1,\n \"updates\": %u,\n \"tokens\": %" PRIu64 "\n}\n", self->updates, tokens);
+    char *text = tr_format("{\n \"version\": 1,\n \"updates\": %u,\n \"tokens\": %" PRIu64 "\n}\n",
+                           self->updates, tokens);
     tr_status status = path && text ? tr_file_write(path, text, strlen(text), err) : no_memory(err);
     tr_free(path);
     tr_free(text);
@@ -182,12 +189,14 @@ static void prune(const tr_checkpoint_files *self)
 /* The directory gets its name only when everything in it is on the disk. */
 static tr_status publish(tr_checkpoint_files *self, const char *final, tr_error *err)
 {
-    char *trainer = tr_format("%s/trainer", self->temporary), *parent = tr_format("%s/checkpoints", self->options.run);
+    char *trainer = tr_format("%s/trainer", self->temporary),
+         *parent = tr_format("%s/checkpoints", self->options.run);
     tr_status status = trainer && parent ? tr_directory_sync(trainer, err) : no_memory(err);
     if (!status) status = tr_directory_sync(self->temporary, err);
     if (!status) status = tr_directory_remove_tree(final, err); /* a damaged one of an earlier attempt */
     if (!status && rename(self->temporary, final) != 0)
-        status = tr_fail(err, TR_EIO, "could not rename '%s' to '%s': %s", self->temporary, final, strerror(errno));
+        status = tr_fail(err, TR_EIO, "could not rename '%s' to '%s': %s", self->temporary, final,
+                         strerror(errno));
     if (!status) status = tr_directory_sync(parent, err);
     tr_free(trainer);
     tr_free(parent);
@@ -215,7 +224,8 @@ static tr_status commit(void *context, char *path, size_t path_capacity, tr_erro
     return TR_OK;
 }
 
-tr_status tr_checkpoint_files_new(tr_checkpoint_files **out, const tr_checkpoint_files_options *options, tr_error *err)
+tr_status tr_checkpoint_files_new(tr_checkpoint_files **out, const tr_checkpoint_files_options *options,
+                                  tr_error *err)
 {
     tr_checkpoint_files *self = tr_alloc_zero(1, sizeof *self);
     if (!self) return no_memory(err);

@@ -19,7 +19,8 @@ extern "C" {
 /* Moments of the optimizer in a checkpoint. */
 typedef struct tr_moments tr_moments;
 tr_status tr_moments_open(tr_moments **out, const char *checkpoint, tr_error *err);
-tr_status tr_moments_read(const tr_moments *self, const char *name, int64_t n_elements, float *m, float *v, tr_error *err);
+tr_status tr_moments_read(const tr_moments *self, const char *name, int64_t n_elements, float *m, float *v,
+                          tr_error *err);
 void tr_moments_close(tr_moments **self);
 
 /* What state.json says. */
@@ -33,7 +34,8 @@ tr_status tr_checkpoint_verify(const char *directory, tr_trainer_state *state, t
 
 /* The newest valid checkpoint of a run; those that are damaged are told as warnings and passed over. path is empty and
  * state zero when there is none. */
-tr_status tr_checkpoint_find(const char *run, char *path, size_t capacity, tr_trainer_state *state, tr_error *err);
+tr_status tr_checkpoint_find(const char *run, char *path, size_t capacity, tr_trainer_state *state,
+                             tr_error *err);
 
 /* Makes a tr_checkpoint_writer for the checkpoint actor. source_directory (may be NULL) is where a Hugging Face model came
  * from: its tokenizer files are copied along. weights (may be NULL) gives the source's own names. All must outlive it.
@@ -49,7 +51,8 @@ typedef struct tr_checkpoint_files_options {
     uint64_t tokens_before, tokens_per_step;
     uint32_t updates_before;
 } tr_checkpoint_files_options;
-tr_status tr_checkpoint_files_new(tr_checkpoint_files **out, const tr_checkpoint_files_options *options, tr_error *err);
+tr_status tr_checkpoint_files_new(tr_checkpoint_files **out, const tr_checkpoint_files_options *options,
+                                  tr_error *err);
 const tr_checkpoint_writer *tr_checkpoint_files_writer(const tr_checkpoint_files *self);
 void tr_checkpoint_files_destroy(tr_checkpoint_files **self);
 

@@ -31,7 +31,8 @@ tr_status tr_moments_open(tr_moments **out, const char *checkpoint, tr_error *er
     return status;
 }
 
-tr_status tr_moments_read(const tr_moments *self, const char *name, int64_t n_elements, float *m, float *v, tr_error *err)
+tr_status tr_moments_read(const tr_moments *self, const char *name, int64_t n_elements, float *m, float *v,
+                          tr_error *err)
 {
     static const char *const suffixes[] = {"exp_avg", "exp_avg_sq"};
     float *const into[] = {m, v};
@@ -40,8 +41,8 @@ tr_status tr_moments_read(const tr_moments *self, const char *name, int64_t n_el
         char *full = tr_format("%s.%s", name, suffixes[k]);
         const tr_tensor_info *tensor = full ? tr_safetensors_find(self->file, full) : NULL;
         if (!tensor || !tensor->readable || tr_shape_elements(&tensor->shape) != n_elements)
-            status = tr_fail(err, TR_ECORRUPT, "the checkpoint has no '%s.%s' of %lld elements", name, suffixes[k],
-                             (long long)n_elements);
+            status = tr_fail(err, TR_ECORRUPT, "the checkpoint has no '%s.%s' of %lld elements", name,
+                             suffixes[k], (long long)n_elements);
         else
             status = tr_tensor_read_f32(tensor, 0, n_elements, into[k], err);
         tr_free(full);
@@ -97,7 +98,8 @@ static uint32_t newest_below(const char *directory, uint32_t below)
     return newest;
 }
 
-tr_status tr_checkpoint_find(const char *run, char *path, size_t capacity, tr_trainer_state *state, tr_error *err)
+tr_status tr_checkpoint_find(const char *run, char *path, size_t capacity, tr_trainer_state *state,
+                             tr_error *err)
 {
     char *directory = tr_format("%s/checkpoints", run);
     if (!directory) return tr_fail(err, TR_ENOMEM, "no memory for a path");

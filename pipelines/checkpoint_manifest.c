@@ -36,7 +36,8 @@ static tr_status add_directory(json_t *files, const char *directory, const char 
     tr_status status = TR_OK;
     for (struct dirent *entry; !status && (entry = readdir(entries));) {
         if (entry->d_name[0] == '.') continue;
-        char *relative = tr_format("%s%s", inner, entry->d_name), *full = relative ? tr_format("%s/%s", directory, relative) : NULL;
+        char *relative = tr_format("%s%s", inner, entry->d_name),
+             *full = relative ? tr_format("%s/%s", directory, relative) : NULL;
         if (!full)
             status = tr_fail(err, TR_ENOMEM, "no memory for a path");
         else if (!tr_path_is_directory(full) && strcmp(relative, MANIFEST) != 0)
@@ -57,7 +58,8 @@ tr_status tr_manifest_write(const char *directory, tr_error *err)
     json_t *root = json_pack("{s:i, s:o}", "version", 1, "files", files);
     char *text = root && !status ? json_dumps(root, JSON_INDENT(1) | JSON_SORT_KEYS) : NULL;
     char *path = tr_format("%s/%s", directory, MANIFEST);
-    if (!status && (!text || !path)) status = tr_fail(err, TR_ENOMEM, "no memory for a checkpoint's manifest");
+    if (!status && (!text || !path))
+        status = tr_fail(err, TR_ENOMEM, "no memory for a checkpoint's manifest");
     if (!status) status = tr_file_write(path, text, strlen(text), err);
     tr_free(path);
     free(text); /* jansson's */
@@ -73,7 +75,8 @@ static tr_status verify_file(const char *directory, const char *relative, const 
     if (!path) return tr_fail(err, TR_ENOMEM, "no memory for a path");
     tr_status status = tr_file_hash(path, hex, &size, err);
     if (!status && (!expected || strcmp(hex, expected) != 0))
-        status = tr_fail(err, TR_ECORRUPT, "'%s' (%" PRIu64 " bytes) does not match the checkpoint's manifest", path, size);
+        status = tr_fail(err, TR_ECORRUPT,
+                         "'%s' (%" PRIu64 " bytes) does not match the checkpoint's manifest", path, size);
     tr_free(path);
     return status;
 }
@@ -94,10 +97,10 @@ tr_status tr_manifest_verify(const char *directory, tr_error *err)
     const char *relative;
     json_t *entry;
     if (!status) json_object_foreach(files, relative, entry)
-    {
-        status = verify_file(directory, relative, entry, err);
-        if (status) break;
-    }
+        {
+            status = verify_file(directory, relative, entry, err);
+            if (status) break;
+        }
     json_decref(root);
     return status;
 }

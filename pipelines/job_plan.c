@@ -11,7 +11,8 @@
 
 /* --- the model, cut ---------------------------------------------------------------------------------------------- */
 
-tr_status tr_model_plan_init(tr_model_plan *self, tr_model_config *config, const tr_recipe *recipe, tr_error *err)
+tr_status tr_model_plan_init(tr_model_plan *self, tr_model_config *config, const tr_recipe *recipe,
+                             tr_error *err)
 {
     *self = (tr_model_plan){.config = *config};
     *config = (tr_model_config){0};
@@ -19,14 +20,16 @@ tr_status tr_model_plan_init(tr_model_plan *self, tr_model_config *config, const
         .kind = TR_MODEL_TRAINING, .batch = recipe->train.microbatch, .sequence = recipe->train.sequence};
     tr_status status = TR_OK;
     if (self->config.dropout > 0)
-        status = tr_fail(err, TR_EUNSUPPORTED, "the model's '%s' is %g; training with dropout is not supported, set it to 0",
+        status = tr_fail(err, TR_EUNSUPPORTED,
+                         "the model's '%s' is %g; training with dropout is not supported, set it to 0",
                          self->config.dropout_key, self->config.dropout);
     if (!status) status = tr_model_graph(&self->config, &options, &self->whole, &self->values, err);
     if (!status) status = tr_model_parameters_list(&self->parameters, &self->config, err);
     if (!status) {
         const tr_recipe_integers *stages = &recipe->layout.stages;
         status = stages->count
-                     ? tr_partition_explicit(&self->partition, self->whole, stages->items, (int32_t)stages->count, err)
+                     ? tr_partition_explicit(&self->partition, self->whole, stages->items,
+                                             (int32_t)stages->count, err)
                      : tr_partition_balanced(&self->partition, self->whole, recipe->layout.pipeline, err);
     }
     if (!status) status = tr_partition_uses(&self->partition, self->whole, &self->uses, &self->n_uses, err);
@@ -46,7 +49,8 @@ void tr_model_plan_release(tr_model_plan *self)
 
 /* --- the numbers that all share ----------------------------------------------------------------------------------- */
 
-void tr_training_plan_from_recipe(tr_training_plan *out, const tr_recipe *recipe, const tr_data *data, uint32_t first_step)
+void tr_training_plan_from_recipe(tr_training_plan *out, const tr_recipe *recipe, const tr_data *data,
+                                  uint32_t first_step)
 {
     int64_t windows = tr_data_validation_count(data);
     *out = (tr_training_plan){.n_replicas = (uint32_t)recipe->layout.data,
@@ -62,7 +66,8 @@ void tr_training_plan_from_recipe(tr_training_plan *out, const tr_recipe *recipe
                               .checkpoint_every = (uint32_t)recipe->checkpoint.every,
                               .clip_norm = (float)recipe->optimizer.clip_norm};
     int64_t *few = tr_alloc((size_t)recipe->validate.windows * sizeof *few);
-    if (few) out->validation_windows = (uint32_t)tr_data_validation_windows(data, recipe->validate.windows, few);
+    if (few)
+        out->validation_windows = (uint32_t)tr_data_validation_windows(data, recipe->validate.windows, few);
     tr_free(few);
 }
 
@@ -85,12 +90,13 @@ static uint32_t count_uses(const tr_model_plan *self, int32_t parameter)
 static tr_value gradient_of_use(const tr_piece *piece, int32_t parameter, int32_t use)
 {
     for (int32_t i = 0; i < piece->n_gradients; i++)
-        if (piece->gradients[i].index == parameter && piece->gradients[i].use == use) return piece->gradients[i].value;
+        if (piece->gradients[i].index == parameter && piece->gradients[i].use == use)
+            return piece->gradients[i].value;
     return TR_NO_VALUE;
 }
 
-static tr_status fill_parameter(const tr_model_plan *self, const tr_piece *piece, int32_t position, uint32_t stage,
-                                tr_stage_parameter *out, tr_error *err)
+static tr_status fill_parameter(const tr_model_plan *self, const tr_piece *piece, int32_t position,
+                                uint32_t stage, tr_stage_parameter *out, tr_error *err)
 {
     int32_t index = piece->parameters[position].index;
     const tr_model_parameter *known = &self->parameters.items[index];
@@ -113,12 +119,14 @@ static tr_status fill_parameter(const tr_model_plan *self, const tr_piece *piece
     return TR_OK;
 }
 
-tr_status tr_model_plan_stage(const tr_model_plan *self, const tr_recipe *recipe, const tr_training_plan *plan,
-                              uint32_t replica, uint32_t stage, tr_stage_spec *spec, tr_error *err)
+tr_status tr_model_plan_stage(const tr_model_plan *self, const tr_recipe *recipe,
+                              const tr_training_plan *plan, uint32_t replica, uint32_t stage,
+                              tr_stage_spec *spec, tr_error *err)
 {
     tr_piece piece = {0};
-    tr_status status = tr_partition_extract(self->whole, &self->values, self->partition.first_unit[stage],
-                                            self->partition.first_unit[stage + 1], TR_PIECE_TRAINING, &piece, err);
+    tr_status status =
+        tr_partition_extract(self->whole, &self->values, self->partition.first_unit[stage],
+                             self->partition.first_unit[stage + 1], TR_PIECE_TRAINING, &piece, err);
     if (status) return status;
     *spec = (tr_stage_spec){.plan = *plan,
                             .optimizer = {.beta1 = (float)recipe->optimizer.betas[0],
@@ -162,15 +170,15 @@ void tr_stage_spec_release(tr_stage_spec *spec)
 enum { PLAN_NUMBERS = 12 };
 static void plan_numbers(tr_training_plan *plan, uint32_t *numbers[PLAN_NUMBERS])
 {
-    uint32_t *list[PLAN_NUMBERS] = {&plan->n_replicas,     &plan->n_stages,           &plan->n_steps,
-                                    &plan->first_step,     &plan->n_microbatches,     &plan->n_groups,
-                                    &plan->rows,           &plan->sequence,           &plan->validate_every,
-                                    &plan->all_windows,    &plan->validation_windows, &plan->checkpoint_every};
+    uint32_t *list[PLAN_NUMBERS] = {&plan->n_replicas,  &plan->n_stages,           &plan->n_steps,
+                                    &plan->first_step,  &plan->n_microbatches,     &plan->n_groups,
+                                    &plan->rows,        &plan->sequence,           &plan->validate_every,
+                                    &plan->all_windows, &plan->validation_windows, &plan->checkpoint_every};
     memcpy(numbers, list, sizeof list);
 }
 
-tr_status tr_place_pack(const tr_job_plan *plan, uint32_t replica, uint32_t stage, void **bytes, size_t *size_bytes,
-                        tr_error *err)
+tr_status tr_place_pack(const tr_job_plan *plan, uint32_t replica, uint32_t stage, void **bytes,
+                        size_t *size_bytes, tr_error *err)
 {
     char *recipe;
     tr_status status = tr_recipe_to_json(plan->recipe, &recipe, err);

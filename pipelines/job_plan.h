@@ -43,19 +43,22 @@ typedef struct tr_model_plan {
 } tr_model_plan;
 
 /* config is taken over (also when it fails). Errors: TR_EINVAL (more stages than layers, ...), TR_ENOMEM. */
-tr_status tr_model_plan_init(tr_model_plan *self, tr_model_config *config, const tr_recipe *recipe, tr_error *err);
+tr_status tr_model_plan_init(tr_model_plan *self, tr_model_config *config, const tr_recipe *recipe,
+                             tr_error *err);
 void tr_model_plan_release(tr_model_plan *self);
 
 /* The numbers all actors share. data tells how many windows are held out. */
-void tr_training_plan_from_recipe(tr_training_plan *out, const tr_recipe *recipe, const tr_data *data, uint32_t first_step);
+void tr_training_plan_from_recipe(tr_training_plan *out, const tr_recipe *recipe, const tr_data *data,
+                                  uint32_t first_step);
 
 /* Micro-batches that stage `stage` may hold between forward and weight gradient. One more than the pipeline is deep behind it:
  * P-s is exactly 1F1B, one more hides the time messages take. Never more than the replica has in a step. */
 uint32_t tr_stash_credits(const tr_training_plan *plan, uint32_t replica, uint32_t stage);
 
 /* Fills graph, values, parameters and plan of a stage's spec. Release with tr_stage_spec_release. */
-tr_status tr_model_plan_stage(const tr_model_plan *self, const tr_recipe *recipe, const tr_training_plan *plan,
-                              uint32_t replica, uint32_t stage, tr_stage_spec *spec, tr_error *err);
+tr_status tr_model_plan_stage(const tr_model_plan *self, const tr_recipe *recipe,
+                              const tr_training_plan *plan, uint32_t replica, uint32_t stage,
+                              tr_stage_spec *spec, tr_error *err);
 void tr_stage_spec_release(tr_stage_spec *spec);
 
 /* What is known of a stage before it runs, in bytes. */
@@ -77,8 +80,8 @@ typedef struct tr_job_plan {
 } tr_job_plan;
 
 /* config is taken over. recipe must outlive the plan. Errors: TR_EINVAL, TR_ENOMEM. */
-tr_status tr_job_plan_init(tr_job_plan *self, const tr_recipe *recipe, tr_model_config *config, const tr_data *data,
-                           const tr_start *start, tr_error *err);
+tr_status tr_job_plan_init(tr_job_plan *self, const tr_recipe *recipe, tr_model_config *config,
+                           const tr_data *data, const tr_start *start, tr_error *err);
 void tr_job_plan_release(tr_job_plan *self);
 void tr_job_plan_print(const tr_job_plan *self, FILE *stream);
 
@@ -89,9 +92,10 @@ typedef struct tr_place {
     uint32_t replica, stage; /* stage is 0 for a data shard */
     tr_recipe recipe;
 } tr_place;
-tr_status tr_place_pack(const tr_job_plan *plan, uint32_t replica, uint32_t stage, void **bytes, size_t *size_bytes,
-                        tr_error *err);
-tr_status tr_place_unpack(tr_place *out, const void *bytes, size_t size_bytes, tr_error *err); /* release the recipe */
+tr_status tr_place_pack(const tr_job_plan *plan, uint32_t replica, uint32_t stage, void **bytes,
+                        size_t *size_bytes, tr_error *err);
+tr_status tr_place_unpack(tr_place *out, const void *bytes, size_t size_bytes,
+                          tr_error *err); /* release the recipe */
 
 #ifdef __cplusplus
 }

@@ -44,7 +44,8 @@ static tr_status cut_log(const char *path, uint32_t updates, tr_error *err)
         if (!end) break; /* a line that was cut short */
         json_t *object = json_loadb(line, (size_t)(end - line), 0, NULL);
         json_int_t step = json_integer_value(json_object_get(object, "step"));
-        if (step >= 1 && step <= (json_int_t)updates) fwrite(line, 1, (size_t)(end - line) + 1, writer.stream);
+        if (step >= 1 && step <= (json_int_t)updates)
+            fwrite(line, 1, (size_t)(end - line) + 1, writer.stream);
         json_decref(object);
         line = end + 1;
     }
@@ -60,10 +61,12 @@ static tr_status open_append(FILE **out, const char *path, tr_error *err)
 
 static tr_status open_files(tr_run *self, const tr_recipe *recipe, uint32_t updates, tr_error *err)
 {
-    char *checkpoints = tr_format("%s/checkpoints", recipe->run), *yaml = tr_format("%s/recipe.yaml", recipe->run);
+    char *checkpoints = tr_format("%s/checkpoints", recipe->run),
+         *yaml = tr_format("%s/recipe.yaml", recipe->run);
     char *log = tr_format("%s/log.jsonl", recipe->run), *events = tr_format("%s/events.jsonl", recipe->run);
     tr_status status = TR_OK;
-    if (!checkpoints || !yaml || !log || !events) status = tr_fail(err, TR_ENOMEM, "no memory for a run's paths");
+    if (!checkpoints || !yaml || !log || !events)
+        status = tr_fail(err, TR_ENOMEM, "no memory for a run's paths");
     if (!status) status = tr_directory_make(checkpoints, err);
     if (!status) status = tr_recipe_write_yaml(recipe, yaml, err);
     if (!status) status = cut_log(log, updates, err);
@@ -126,11 +129,13 @@ static void say(tr_run *self, const char *text, bool stays)
 static void say_step(tr_run *self, const tr_step_record *record)
 {
     char text[256], validation[48] = "";
-    if (record->has_validation) snprintf(validation, sizeof validation, "  held-out %.4f", record->validation_loss);
+    if (record->has_validation)
+        snprintf(validation, sizeof validation, "  held-out %.4f", record->validation_loss);
     uint64_t left = (uint64_t)((self->n_steps - record->step) * self->smooth_step_ms / 1000);
-    snprintf(text, sizeof text, "step %u/%u  loss %.4f%s  %.0f tokens/s  %" PRIu64 ":%02" PRIu64 " left", record->step,
-             self->n_steps, record->loss, validation, 1000 * record->tokens_per_s * record->step_ms /
-             (1000 * self->smooth_step_ms), left / 60, left % 60);
+    snprintf(text, sizeof text, "step %u/%u  loss %.4f%s  %.0f tokens/s  %" PRIu64 ":%02" PRIu64 " left",
+             record->step, self->n_steps, record->loss, validation,
+             1000 * record->tokens_per_s * record->step_ms / (1000 * self->smooth_step_ms), left / 60,
+             left % 60);
     say(self, text, record->has_validation || record->step == self->n_steps);
 }
 
@@ -161,14 +166,16 @@ tr_status tr_run_record(tr_run *self, const tr_step_record *record, tr_error *er
 {
     char hex[40];
     snprintf(hex, sizeof hex, "%a", record->loss);
-    json_t *object = json_pack("{s:I, s:f, s:s, s:f, s:f, s:I, s:f, s:f, s:f, s:n, s:I}", "step", (json_int_t)record->step,
-                               "loss", record->loss, "loss_hex", hex, "grad_norm", record->grad_norm, "lr", record->lr,
-                               "tokens", (json_int_t)record->tokens, "tokens_per_s", record->tokens_per_s, "step_ms",
-                               record->step_ms, "stall", record->stall, "mfu", "epoch", (json_int_t)record->epoch);
+    json_t *object =
+        json_pack("{s:I, s:f, s:s, s:f, s:f, s:I, s:f, s:f, s:f, s:n, s:I}", "step", (json_int_t)record->step,
+                  "loss", record->loss, "loss_hex", hex, "grad_norm", record->grad_norm, "lr", record->lr,
+                  "tokens", (json_int_t)record->tokens, "tokens_per_s", record->tokens_per_s, "step_ms",
+                  record->step_ms, "stall", record->stall, "mfu", "epoch", (json_int_t)record->epoch);
     if (object && record->has_validation)
         json_object_set_new(object, "validation_loss", json_real(record->validation_loss));
     tr_status status = write_line(self->log, object, err);
-    self->smooth_step_ms = self->has_last ? 0.95 * self->smooth_step_ms + 0.05 * record->step_ms : record->step_ms;
+    self->smooth_step_ms =
+        self->has_last ? 0.95 * self->smooth_step_ms + 0.05 * record->step_ms : record->step_ms;
     self->last = *record;
     self->has_last = true;
     uint64_t quiet = tr_clock_ns() - self->said_ns;
@@ -177,9 +184,11 @@ tr_status tr_run_record(tr_run *self, const tr_step_record *record, tr_error *er
     return status;
 }
 
-static void write_event(tr_run *self, const char *kind, uint64_t monotonic_ns, const tr_job_event *event, const char *text)
+static void write_event(tr_run *self, const char *kind, uint64_t monotonic_ns, const tr_job_event *event,
+                        const char *text)
 {
-    json_t *object = json_pack("{s:s, s:f, s:s}", "event", kind, "monotonic_s", (double)monotonic_ns * 1e-9, "text", text);
+    json_t *object =
+        json_pack("{s:s, s:f, s:s}", "event", kind, "monotonic_s", (double)monotonic_ns * 1e-9, "text", text);
     if (object && event) {
         json_object_set_new(object, "epoch", json_integer(event->epoch));
         if (event->node >= 0) json_object_set_new(object, "node", json_integer(event->node));

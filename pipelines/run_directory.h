@@ -20,7 +20,8 @@ typedef struct tr_run tr_run;
  * recipe.yaml. progress (may be NULL) is where people look; a terminal gets one line that changes. */
 tr_status tr_run_open(tr_run **out, const tr_recipe *recipe, uint32_t updates, FILE *progress, tr_error *err);
 tr_status tr_run_record(tr_run *self, const tr_step_record *record, tr_error *err);
-void tr_run_note(tr_run *self, const char *kind, const char *text); /* an event, and a line where people should know */
+void tr_run_note(tr_run *self, const char *kind,
+                 const char *text); /* an event, and a line where people should know */
 void tr_run_event(tr_run *self, const tr_job_event *event);
 void tr_run_tick(tr_run *self);                        /* says something when nothing was said for a while */
 const tr_step_record *tr_run_last(const tr_run *self); /* NULL when there was none */

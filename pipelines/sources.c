@@ -12,7 +12,8 @@
 /* The configuration that training begins with: the checkpoint's own, else what the recipe names. */
 static tr_status read_config(const tr_place *place, tr_model_config *out, tr_error *err)
 {
-    if (place->start.origin == TR_ORIGIN_CHECKPOINT) return tr_model_config_read(out, place->start.directory, err);
+    if (place->start.origin == TR_ORIGIN_CHECKPOINT)
+        return tr_model_config_read(out, place->start.directory, err);
     return tr_model_config_from_recipe(out, &place->recipe, err);
 }
 
@@ -21,8 +22,8 @@ static tr_status read_config(const tr_place *place, tr_model_config *out, tr_err
 typedef struct stage_source {
     tr_place place;
     tr_model_plan model;
-    tr_weights *weights;   /* of a directory, NULL when fresh */
-    tr_moments *moments;   /* of a checkpoint, else NULL */
+    tr_weights *weights; /* of a directory, NULL when fresh */
+    tr_moments *moments; /* of a checkpoint, else NULL */
 } stage_source;
 
 static void stage_source_destroy(stage_source *self)
@@ -40,11 +41,13 @@ static tr_status open_weights(stage_source *self, tr_error *err)
     if (start->origin == TR_ORIGIN_FRESH) return TR_OK;
     tr_status status =
         tr_weights_open(&self->weights, start->directory, &self->model.config, &self->model.parameters, err);
-    if (!status && start->origin == TR_ORIGIN_CHECKPOINT) status = tr_moments_open(&self->moments, start->directory, err);
+    if (!status && start->origin == TR_ORIGIN_CHECKPOINT)
+        status = tr_moments_open(&self->moments, start->directory, err);
     return status;
 }
 
-static tr_status stage_open(void *context, const void *config, size_t config_bytes, tr_stage_spec *spec, tr_error *err)
+static tr_status stage_open(void *context, const void *config, size_t config_bytes, tr_stage_spec *spec,
+                            tr_error *err)
 {
     (void)context;
     stage_source *self = tr_alloc_zero(1, sizeof *self);
@@ -60,7 +63,8 @@ static tr_status stage_open(void *context, const void *config, size_t config_byt
     if (!status) status = tr_model_plan_init(&self->model, &model, &place->recipe, err);
     if (!status) status = open_weights(self, err);
     if (!status)
-        status = tr_model_plan_stage(&self->model, &place->recipe, &place->plan, place->replica, place->stage, spec, err);
+        status = tr_model_plan_stage(&self->model, &place->recipe, &place->plan, place->replica, place->stage,
+                                     spec, err);
     if (status)
         stage_source_destroy(self);
     else
@@ -68,15 +72,16 @@ static tr_status stage_open(void *context, const void *config, size_t config_byt
     return status;
 }
 
-static tr_status stage_load(const tr_stage_spec *spec, const tr_stage_parameter *parameter, float *p, float *m, float *v,
-                            tr_error *err)
+static tr_status stage_load(const tr_stage_spec *spec, const tr_stage_parameter *parameter, float *p,
+                            float *m, float *v, tr_error *err)
 {
     const stage_source *self = spec->private_;
     size_t bytes = (size_t)parameter->n_elements * sizeof(float);
     memset(m, 0, bytes);
     memset(v, 0, bytes);
     if (!self->weights) {
-        tr_weights_initialize(&self->model.parameters.items[parameter->index], self->place.recipe.train.seed, p);
+        tr_weights_initialize(&self->model.parameters.items[parameter->index], self->place.recipe.train.seed,
+                              p);
         return TR_OK;
     }
     tr_status status = tr_weights_read(self->weights, parameter->index, p, err);
@@ -92,7 +97,8 @@ static void stage_close(tr_stage_spec *spec)
     if (self) stage_source_destroy(self);
 }
 
-const tr_stage_source tr_pipeline_stage_source = {.open = stage_open, .load = stage_load, .close = stage_close};
+const tr_stage_source tr_pipeline_stage_source = {
+    .open = stage_open, .load = stage_load, .close = stage_close};
 
 /* --- data shards -------------------------------------------------------------------------------------------------- */
 
@@ -125,7 +131,8 @@ static tr_status open_data(shard_source *self, tr_error *err)
     return TR_OK;
 }
 
-static tr_status shard_open(void *context, const void *config, size_t config_bytes, tr_shard_spec *spec, tr_error *err)
+static tr_status shard_open(void *context, const void *config, size_t config_bytes, tr_shard_spec *spec,
+                            tr_error *err)
 {
     (void)context;
     shard_source *self = tr_alloc_zero(1, sizeof *self);
@@ -143,14 +150,15 @@ static tr_status shard_open(void *context, const void *config, size_t config_byt
     return status;
 }
 
-static void training_row(const tr_shard_spec *spec, uint32_t step, uint32_t microbatch, uint32_t row, int32_t *tokens,
-                         int32_t *targets)
+static void training_row(const tr_shard_spec *spec, uint32_t step, uint32_t microbatch, uint32_t row,
+                         int32_t *tokens, int32_t *targets)
 {
     const shard_source *self = spec->private_;
     tr_data_fill_training(self->data, step, microbatch, row, tokens, targets);
 }
 
-static void window_row(const tr_shard_spec *spec, uint32_t n_windows, uint32_t window, int32_t *tokens, int32_t *targets)
+static void window_row(const tr_shard_spec *spec, uint32_t n_windows, uint32_t window, int32_t *tokens,
+                       int32_t *targets)
 {
     const shard_source *self = spec->private_;
     bool all = n_windows == spec->plan.all_windows;

@@ -20,7 +20,7 @@
 #include <string.h>
 
 /* Behaviours take their context as void *; the sources are only read. */
-#define CONTEXT(source) ((void *)(uintptr_t)&(source))
+#define CONTEXT(source) ((void *)(uintptr_t) & (source))
 
 static const tr_actor_kind worker_kinds[] = {
     {"stage", &tr_stage_behavior, CONTEXT(tr_pipeline_stage_source)},
@@ -74,9 +74,11 @@ static tr_status find_start(training *self, bool resume, tr_error *err)
     const tr_recipe *recipe = self->recipe;
     bool exists = tr_path_exists(recipe->run);
     if (exists && !tr_path_is_directory(recipe->run))
-        return tr_fail(err, TR_EINVAL, "run '%s' is a file; name a directory that is not there yet", recipe->run);
+        return tr_fail(err, TR_EINVAL, "run '%s' is a file; name a directory that is not there yet",
+                       recipe->run);
     if (exists && !resume)
-        return tr_fail(err, TR_EEXIST, "the run directory '%s' exists; go on with --resume, or name another with run=DIR",
+        return tr_fail(err, TR_EEXIST,
+                       "the run directory '%s' exists; go on with --resume, or name another with run=DIR",
                        recipe->run);
     tr_trainer_state state = {0};
     char *path = self->start.directory;
@@ -89,18 +91,21 @@ static tr_status find_start(training *self, bool resume, tr_error *err)
         self->start.tokens = state.tokens;
     } else if (recipe->model.hf) {
         self->start.origin = TR_ORIGIN_MODEL;
-        if (snprintf(path, sizeof self->start.directory, "%s", recipe->model.hf) >= (int)sizeof self->start.directory)
+        if (snprintf(path, sizeof self->start.directory, "%s", recipe->model.hf) >=
+            (int)sizeof self->start.directory)
             return tr_fail(err, TR_EINVAL, "the path of model.hf is too long: '%s'", recipe->model.hf);
     }
     if (self->start.updates > (uint32_t)recipe->train.steps)
-        return tr_fail(err, TR_EINVAL, "the newest checkpoint '%s' has %u steps done, more than train.steps '%d'", path,
+        return tr_fail(err, TR_EINVAL,
+                       "the newest checkpoint '%s' has %u steps done, more than train.steps '%d'", path,
                        self->start.updates, recipe->train.steps);
     return TR_OK;
 }
 
 static tr_status read_config(const training *self, tr_model_config *config, tr_error *err)
 {
-    if (self->start.origin == TR_ORIGIN_CHECKPOINT) return tr_model_config_read(config, self->start.directory, err);
+    if (self->start.origin == TR_ORIGIN_CHECKPOINT)
+        return tr_model_config_read(config, self->start.directory, err);
     return tr_model_config_from_recipe(config, self->recipe, err);
 }
 
@@ -110,8 +115,7 @@ static tr_status prepare(training *self, bool resume, tr_error *err)
     tr_status status = find_start(self, resume, err);
     if (!status) status = read_config(self, &config, err);
     if (!status) status = tr_data_open(&self->data, self->recipe, config.vocabulary, err);
-    if (!status)
-        status = tr_job_plan_init(&self->plan, self->recipe, &config, self->data, &self->start, err);
+    if (!status) status = tr_job_plan_init(&self->plan, self->recipe, &config, self->data, &self->start, err);
     tr_model_config_release(&config);
     if (!status && self->start.origin != TR_ORIGIN_FRESH)
         status = tr_weights_open(&self->weights, self->start.directory, &self->plan.model.config,
@@ -159,7 +163,8 @@ static tr_status run_job(training *self, tr_error *err)
         worker_kinds[0],
         worker_kinds[1],
         {TR_ROLE_COORDINATOR, &tr_coordinator_behavior, &coordinator},
-        {TR_ROLE_CHECKPOINT, &tr_checkpoint_behavior, (void *)(uintptr_t)tr_checkpoint_files_writer(self->files)},
+        {TR_ROLE_CHECKPOINT, &tr_checkpoint_behavior,
+         (void *)(uintptr_t)tr_checkpoint_files_writer(self->files)},
         {TR_ROLE_MONITOR, &tr_monitor_behavior, &monitor},
     };
     tr_registry registry = {kinds, sizeof kinds / sizeof *kinds};
@@ -177,10 +182,11 @@ static void say_beginning(const training *self, FILE *progress)
 {
     if (!progress) return;
     const tr_training_plan *plan = &self->plan.training;
-    fprintf(progress, "%s: %" PRId64 " parameters, %u replicas x %u stages, %u steps of %u tokens\n", self->recipe->run,
-            tr_model_config_parameter_count(&self->plan.model.config), plan->n_replicas, plan->n_stages, plan->n_steps,
-            plan->n_microbatches * plan->rows * plan->sequence);
-    if (self->start.updates) fprintf(progress, "resuming after step %u from %s\n", self->start.updates, self->start.directory);
+    fprintf(progress, "%s: %" PRId64 " parameters, %u replicas x %u stages, %u steps of %u tokens\n",
+            self->recipe->run, tr_model_config_parameter_count(&self->plan.model.config), plan->n_replicas,
+            plan->n_stages, plan->n_steps, plan->n_microbatches * plan->rows * plan->sequence);
+    if (self->start.updates)
+        fprintf(progress, "resuming after step %u from %s\n", self->start.updates, self->start.directory);
     fflush(progress);
 }
 
@@ -201,7 +207,8 @@ tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, boo
     tr_status status = prepare(&self, options->resume, err);
     if (!status && self.start.updates == (uint32_t)recipe->train.steps) {
         if (options->progress)
-            fprintf(options->progress, "%s has its %d steps already; nothing to do\n", recipe->run, recipe->train.steps);
+            fprintf(options->progress, "%s has its %d steps already; nothing to do\n", recipe->run,
+                    recipe->train.steps);
         release(&self);
         return TR_OK;
     }

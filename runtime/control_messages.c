@@ -4,7 +4,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
-#include "runtime/pack.h"
+#include "base/pack.h"
 
 #include <string.h>
 #include <unistd.h>

@@ -3,7 +3,7 @@
 #include "runtime/launch.h"
 
 #include "base/memory.h"
-#include "runtime/pack.h"
+#include "base/pack.h"
 
 #include <errno.h>
 #include <fcntl.h>
