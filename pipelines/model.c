@@ -19,7 +19,7 @@ const tr_model_family *tr__model_family(tr_family family)
 {
     for (size_t i = 0; i < sizeof families / sizeof *families; i++)
         if (families[i]->family == family) return families[i];
-    TR_ASSERT(!"a family without an entry in the table");
+    TR_ASSERT(false && "a family without an entry in the table");
     return NULL;
 }
 

@@ -71,7 +71,7 @@ static tr_value make_bound(tr_graph *g, const tr_value_info *info)
     case TR_VALUE_INTERMEDIATE:
     case TR_VALUE_GRADIENT: break;
     }
-    TR_ASSERT(!"a forward graph reads a value that nobody makes");
+    TR_ASSERT(false && "a forward graph reads a value that nobody makes");
     return TR_NO_VALUE;
 }
 
