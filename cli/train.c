@@ -1,0 +1,100 @@
+/* cli/train.c - `troupe train` and `troupe plan`.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "pipelines/train.h"
+
+#include "base/memory.h"
+#include "cli/command.h"
+
+#include <stdio.h>
+#include <string.h>
+
+typedef struct request {
+    const char *recipe;
+    const char **overrides;
+    size_t n_overrides;
+    bool resume;
+} request;
+
+/* RECIPE, key=value ..., and where it is allowed --resume, in any order. */
+static int parse(int n, char **arguments, bool may_resume, request *out)
+{
+    *out = (request){.overrides = tr_alloc((size_t)n * sizeof(char *))};
+    if (!out->overrides) return command_usage("no memory for the command line");
+    for (int i = 0; i < n; i++) {
+        const char *argument = arguments[i], *equals = strchr(argument, '=');
+        if (may_resume && strcmp(argument, "--resume") == 0)
+            out->resume = true;
+        else if (argument[0] == '-')
+            return command_usage("there is no option '%s'; `troupe %s --help` lists them", argument,
+                                 may_resume ? "train" : "plan");
+        else if (equals && (!strchr(argument, '/') || strchr(argument, '/') > equals))
+            out->overrides[out->n_overrides++] = argument;
+        else if (!out->recipe)
+            out->recipe = argument;
+        else
+            return command_usage("'%s' is neither key=value nor the recipe, which is '%s'", argument,
+                                 out->recipe);
+    }
+    if (!out->recipe)
+        return command_usage("which recipe? usage: troupe %s RECIPE.yaml [key=value ...]",
+                             may_resume ? "train [--resume]" : "plan");
+    return EXIT_DONE;
+}
+
+static int with_recipe(int n, char **arguments, bool train)
+{
+    request request;
+    tr_recipe recipe;
+    tr_error error;
+    int code = parse(n, arguments, train, &request);
+    if (code == EXIT_DONE &&
+        tr_recipe_read(&recipe, request.recipe, request.overrides, request.n_overrides, &error) != TR_OK)
+        code = command_failed(&error);
+    tr_free(request.overrides);
+    if (code != EXIT_DONE) return code;
+    bool started = false;
+    tr_train_options options = {.resume = request.resume, .progress = stdout};
+    tr_status status =
+        train ? tr_train(&recipe, &options, &started, &error) : tr_plan(&recipe, stdout, &error);
+    tr_recipe_release(&recipe);
+    if (!status) return EXIT_DONE;
+    code = command_failed(&error);
+    /* Whatever goes wrong before anything was created is about what was given; afterwards the run has failed. */
+    return started ? EXIT_FAILED : EXIT_USAGE;
+}
+
+static int run_train(int n, char **arguments)
+{
+    return with_recipe(n, arguments, true);
+}
+
+static int run_plan(int n, char **arguments)
+{
+    return with_recipe(n, arguments, false);
+}
+
+static void help_train(void)
+{
+    puts("usage: troupe train RECIPE.yaml [--resume] [key=value ...]\n"
+         "\n"
+         "Trains what the recipe says and writes log, events and checkpoints into its run directory.\n"
+         "  --resume     go on in an existing run directory, from its newest valid checkpoint\n"
+         "  key=value    overrides a key of the recipe, for example layout.data=4 or run=runs/second\n"
+         "Ctrl-C ends the run after the step at hand with a checkpoint; a second one ends it at once.\n"
+         "Exit: 0 done, 2 bad usage or input (nothing was created), 1 failed while running.\n"
+         "\nKeys of a recipe:");
+    tr_recipe_describe(stdout);
+}
+
+static void help_plan(void)
+{
+    puts("usage: troupe plan RECIPE.yaml [key=value ...]\n"
+         "\n"
+         "Prints the actors of the job, where each lives, its parameters, memory and credits, and the edges "
+         "between\n"
+         "them. Nothing is run or written.");
+}
+
+const command command_train = {"train", "train a model as a recipe says", run_train, help_train};
+const command command_plan = {"plan", "show the actors, memory and edges of a job without running it",
+                              run_plan, help_plan};
