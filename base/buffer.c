@@ -1,5 +1,5 @@
-/* base/buffer.c - see buffer.h. Taking a reference needs no order (the taker has one already); giving one back releases
- * the holder's accesses, and the last one acquires all of them before it frees.
+/* base/buffer.c - see buffer.h. Taking a reference needs no order (the taker has one already); giving one
+ * back releases the holder's accesses, and the last one acquires all of them before it frees.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "base/buffer.h"
 
@@ -31,13 +31,14 @@ tr_status tr_buffer_new(tr_buffer **out, size_t size_bytes, tr_error *err)
         tr_free(self);
         return tr_fail(err, TR_ENOMEM, "no memory for a buffer of %zu bytes", size_bytes);
     }
-    *self = (tr_buffer){.data = data, .size_bytes = size_bytes, .device = -1, .references_ = 1, .free_ = free_owned};
+    *self = (tr_buffer){
+        .data = data, .size_bytes = size_bytes, .device = -1, .references_ = 1, .free_ = free_owned};
     *out = self;
     return TR_OK;
 }
 
-tr_status tr_buffer_wrap(tr_buffer **out, void *data, size_t size_bytes, void (*release)(void *context), void *context,
-                         tr_error *err)
+tr_status tr_buffer_wrap(tr_buffer **out, void *data, size_t size_bytes, void (*release)(void *context),
+                         void *context, tr_error *err)
 {
     wrapped *self = tr_alloc_zero(1, sizeof *self);
     if (!self) return tr_fail(err, TR_ENOMEM, "no memory for a buffer's description");

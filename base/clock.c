@@ -15,5 +15,6 @@ uint64_t tr_clock_ns(void)
 void tr_clock_sleep_ms(uint32_t milliseconds)
 {
     struct timespec left = {milliseconds / 1000, (long)(milliseconds % 1000) * 1000000};
-    while (nanosleep(&left, &left) != 0 && errno == EINTR) {}
+    while (nanosleep(&left, &left) != 0 && errno == EINTR) {
+    }
 }

@@ -17,7 +17,8 @@
 static tr_status system_failed(tr_error *err, const char *what, const char *path)
 {
     int number = errno;
-    return tr_fail(err, number == ENOENT ? TR_ENOTFOUND : TR_EIO, "could not %s '%s': %s", what, path, strerror(number));
+    return tr_fail(err, number == ENOENT ? TR_ENOTFOUND : TR_EIO, "could not %s '%s': %s", what, path,
+                   strerror(number));
 }
 
 static tr_status open_to_read(const char *path, int *out, size_t *size_bytes, tr_error *err)
@@ -96,7 +97,8 @@ static void writer_release(tr_file_writer *self)
 
 tr_status tr_file_writer_open(tr_file_writer *self, const char *path, tr_error *err)
 {
-    tr_file_writer fresh = {.path = tr_strdup(path), .temporary = tr_format("%s.%ld.tmp", path, (long)getpid())};
+    tr_file_writer fresh = {.path = tr_strdup(path),
+                            .temporary = tr_format("%s.%ld.tmp", path, (long)getpid())};
     if (!fresh.path || !fresh.temporary) {
         writer_release(&fresh);
         return tr_fail(err, TR_ENOMEM, "no memory to write '%s'", path);
@@ -129,7 +131,8 @@ tr_status tr_file_writer_commit(tr_file_writer *self, tr_error *err)
     if (!good) status = system_failed(err, "write", self->path);
     if (fclose(self->stream) != 0 && !status) status = system_failed(err, "close", self->path);
     self->stream = NULL;
-    if (!status && rename(self->temporary, self->path) != 0) status = system_failed(err, "rename to", self->path);
+    if (!status && rename(self->temporary, self->path) != 0)
+        status = system_failed(err, "rename to", self->path);
     if (status)
         unlink(self->temporary);
     else
@@ -152,7 +155,8 @@ tr_status tr_file_write(const char *path, const void *bytes, size_t size_bytes, 
     tr_file_writer writer;
     tr_status status = tr_file_writer_open(&writer, path, err);
     if (status) return status;
-    if (size_bytes) fwrite(bytes, 1, size_bytes, writer.stream); /* a failure shows in commit through ferror */
+    if (size_bytes)
+        fwrite(bytes, 1, size_bytes, writer.stream); /* a failure shows in commit through ferror */
     return tr_file_writer_commit(&writer, err);
 }
 
@@ -203,7 +207,8 @@ tr_status tr_directory_remove_tree(const char *path, tr_error *err)
     for (struct dirent *entry; !status && (entry = readdir(directory));) {
         if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
         char *inner = tr_format("%s/%s", path, entry->d_name);
-        status = inner ? tr_directory_remove_tree(inner, err) : tr_fail(err, TR_ENOMEM, "no memory to remove '%s'", path);
+        status = inner ? tr_directory_remove_tree(inner, err)
+                       : tr_fail(err, TR_ENOMEM, "no memory to remove '%s'", path);
         tr_free(inner);
     }
     closedir(directory);

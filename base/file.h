@@ -1,7 +1,7 @@
 /* base/file.h - files as the rest of the project uses them: read whole, mapped, or replaced atomically.
  * Everything that is written goes to a temporary name in the same directory, is fsynced, and renamed.
- * Errors everywhere: TR_ENOTFOUND, TR_EIO (with the system's words), TR_EINVAL (a directory where a file should be), TR_ENOMEM.
- * SPDX-License-Identifier: Apache-2.0 */
+ * Errors everywhere: TR_ENOTFOUND, TR_EIO (with the system's words), TR_EINVAL (a directory where a file
+ * should be), TR_ENOMEM. SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_BASE_FILE_H
 #define TROUPE_BASE_FILE_H
 
@@ -23,7 +23,8 @@ typedef struct tr_file_map {
 tr_status tr_file_map_open(tr_file_map *self, const char *path, tr_error *err);
 void tr_file_map_release(tr_file_map *self);
 
-/* Writing in pieces: open, write through *stream, then commit (flush, fsync, rename, fsync of the directory) or abandon. */
+/* Writing in pieces: open, write through *stream, then commit (flush, fsync, rename, fsync of the directory)
+ * or abandon. */
 typedef struct tr_file_writer {
     FILE *stream;
     char *path;
@@ -36,7 +37,7 @@ void tr_file_writer_abandon(tr_file_writer *self);
 tr_status tr_file_write(const char *path, const void *bytes, size_t size_bytes, tr_error *err);
 tr_status tr_file_hash(const char *path, char hex[33], uint64_t *size_bytes, tr_error *err);
 
-tr_status tr_directory_make(const char *path, tr_error *err);        /* with its parents; there already is fine */
+tr_status tr_directory_make(const char *path, tr_error *err); /* with its parents; there already is fine */
 tr_status tr_directory_remove_tree(const char *path, tr_error *err); /* not there is fine; follows no links */
 tr_status tr_directory_sync(const char *path, tr_error *err);
 bool tr_path_exists(const char *path);

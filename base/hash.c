@@ -1,5 +1,5 @@
-/* base/hash.c - see hash.h. CRC-32C uses the SSE4.2 instruction where the processor has it, a table elsewhere.
- * SPDX-License-Identifier: Apache-2.0 */
+/* base/hash.c - see hash.h. CRC-32C uses the SSE4.2 instruction where the processor has it, a table
+ * elsewhere. SPDX-License-Identifier: Apache-2.0 */
 #include "base/hash.h"
 
 #include "base/memory.h"
@@ -29,8 +29,8 @@ static uint32_t crc32c_by_table(uint32_t crc, const unsigned char *bytes, size_t
 }
 
 #if defined(__x86_64__) && defined(__GNUC__)
-__attribute__((target("sse4.2"))) static uint32_t crc32c_by_instruction(uint32_t crc, const unsigned char *bytes,
-                                                                       size_t size)
+__attribute__((target("sse4.2"))) static uint32_t
+crc32c_by_instruction(uint32_t crc, const unsigned char *bytes, size_t size)
 {
     uint64_t wide = crc;
     for (; size >= 8; bytes += 8, size -= 8) {

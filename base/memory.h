@@ -17,7 +17,8 @@ enum { TR_CACHE_LINE = 64 };
 void *tr_alloc(size_t size_bytes);
 void *tr_alloc_zero(size_t count, size_t size_bytes);
 void *tr_realloc(void *memory, size_t size_bytes);
-void *tr_alloc_aligned(size_t alignment, size_t size_bytes); /* alignment: a power of two; contents undefined */
+void *tr_alloc_aligned(size_t alignment,
+                       size_t size_bytes); /* alignment: a power of two; contents undefined */
 char *tr_strdup(const char *text);
 char *tr_format(const char *format, ...) TR_PRINTF(1, 2); /* a new string; NULL when there is no memory */
 void tr_free(void *memory);                               /* NULL-safe */
@@ -25,9 +26,10 @@ void tr_free(void *memory);                               /* NULL-safe */
 /* Makes the n-th allocation from now (1 is the next) return NULL, once; 0 switches it off. Tests only. */
 void tr_memory_fail_after(uint64_t n);
 
-/* Grows an array whose capacity is kept beside it to hold at least `needed` elements; doubles. On failure the array
- * stays as it was and TR_ENOMEM comes back. */
-tr_status tr_array_reserve(void **array, size_t *capacity, size_t needed, size_t element_bytes, tr_error *err);
+/* Grows an array whose capacity is kept beside it to hold at least `needed` elements; doubles. On failure the
+ * array stays as it was and TR_ENOMEM comes back. */
+tr_status tr_array_reserve(void **array, size_t *capacity, size_t needed, size_t element_bytes,
+                           tr_error *err);
 
 #ifdef __cplusplus
 }

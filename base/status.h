@@ -1,7 +1,7 @@
 /* base/status.h - how every function of Troupe says that it failed.
- * A function that can fail returns tr_status and takes tr_error *err last. The message is written once, by tr_fail, where
- * the fault is found; callers only pass the status on. TR_ASSERT is for bugs of the caller and stays on in release builds.
- * Threads: an error belongs to its caller; nothing here is shared.
+ * A function that can fail returns tr_status and takes tr_error *err last. The message is written once, by
+ * tr_fail, where the fault is found; callers only pass the status on. TR_ASSERT is for bugs of the caller and
+ * stays on in release builds. Threads: an error belongs to its caller; nothing here is shared.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_BASE_STATUS_H
 #define TROUPE_BASE_STATUS_H
@@ -45,11 +45,12 @@ typedef struct tr_error {
 #define TR_NORETURN
 #endif
 
-/* Writes status and message into *err (which may be NULL) and returns status, so that `return tr_fail(err, ...)` reads well. */
+/* Writes status and message into *err (which may be NULL) and returns status, so that `return tr_fail(err,
+ * ...)` reads well. */
 tr_status tr_fail(tr_error *err, tr_status status, const char *format, ...) TR_PRINTF(3, 4);
 
-/* Puts a context in front of the message that is already in *err: "<context>: <message>". Returns err's status, or
- * `status` where err is NULL. For callers that know the file or line the callee could not know. */
+/* Puts a context in front of the message that is already in *err: "<context>: <message>". Returns err's
+ * status, or `status` where err is NULL. For callers that know the file or line the callee could not know. */
 tr_status tr_fail_within(tr_error *err, tr_status status, const char *format, ...) TR_PRINTF(3, 4);
 
 /* A short name such as "not found". Never NULL. */

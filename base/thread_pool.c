@@ -1,7 +1,7 @@
-/* base/thread_pool.c - see thread_pool.h. Work is handed out tile by tile from one counter. A helper spins for some
- * microseconds after its last work (a kernel is mostly followed by another), then sleeps; it does not spin where the
- * machine has fewer processors than the pool threads.
- * SPDX-License-Identifier: Apache-2.0 */
+/* base/thread_pool.c - see thread_pool.h. Work is handed out tile by tile from one counter. A helper spins
+ * for some microseconds after its last work (a kernel is mostly followed by another), then sleeps; it does
+ * not spin where the machine has fewer processors than the pool threads. SPDX-License-Identifier: Apache-2.0
+ */
 #include "base/thread_pool.h"
 
 #include "base/clock.h"
@@ -22,13 +22,14 @@ typedef struct helper {
 struct tr_thread_pool {
     int n_threads;
     bool may_spin;
-    bool stopping;          /* under lock */
-    tr_tile_function run;   /* written before `round` is raised, read after it is seen */
+    bool stopping;        /* under lock */
+    tr_tile_function run; /* written before `round` is raised, read after it is seen */
     void *context;
     int64_t n_tiles;
     _Atomic int64_t next_tile; /* relaxed: each tile is taken once; its data is ordered by round and busy */
-    _Atomic uint64_t round;    /* raised with release under lock, read with acquire: publishes run, context, n_tiles */
-    _Atomic int busy;          /* helpers still in this round; each leaves with release, the caller acquires zero */
+    _Atomic uint64_t
+        round;        /* raised with release under lock, read with acquire: publishes run, context, n_tiles */
+    _Atomic int busy; /* helpers still in this round; each leaves with release, the caller acquires zero */
     pthread_mutex_t lock;
     pthread_cond_t wake;
     helper *helpers;

@@ -1,7 +1,7 @@
 /* base/thread_pool.h - runs the tiles of a kernel on a fixed set of threads.
- * Why own threads: which tiles exist depends on shapes alone, every tile is computed by one thread with single-threaded
- * library calls, and so the number of threads cannot change a bit of the result.
- * Threads: one caller at a time for each pool; the caller works too. Tiles must not call tr_thread_pool_run.
+ * Why own threads: which tiles exist depends on shapes alone, every tile is computed by one thread with
+ * single-threaded library calls, and so the number of threads cannot change a bit of the result. Threads: one
+ * caller at a time for each pool; the caller works too. Tiles must not call tr_thread_pool_run.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_BASE_THREAD_POOL_H
 #define TROUPE_BASE_THREAD_POOL_H
@@ -20,8 +20,8 @@ tr_status tr_thread_pool_new(tr_thread_pool **out, int n_threads, tr_error *err)
 void tr_thread_pool_destroy(tr_thread_pool **self);
 int tr_thread_pool_size(const tr_thread_pool *self); /* 1 for NULL */
 
-/* Calls run(context, tile, thread) once for every tile in 0 .. n_tiles-1, in any order, and returns when all are done.
- * A NULL pool runs them in order on the caller. */
+/* Calls run(context, tile, thread) once for every tile in 0 .. n_tiles-1, in any order, and returns when all
+ * are done. A NULL pool runs them in order on the caller. */
 void tr_thread_pool_run(tr_thread_pool *self, int64_t n_tiles, tr_tile_function run, void *context);
 
 int tr_cpu_count(void); /* processors this process may use */

@@ -164,7 +164,12 @@ tr_value tr_graph_gradient(tr_graph *self, tr_value parameter, int32_t use)
     }
     if (self->error.status != TR_OK) return TR_NO_VALUE;
     const tr_value_info *of = tr_graph_value(self, parameter);
-    TR_ASSERT(of->kind == TR_VALUE_PARAMETER);
+    if (of->kind != TR_VALUE_PARAMETER) {
+        tr_graph_set_error(self, TR_EUNSUPPORTED,
+                           "value %d is used as a weight; only a parameter can have a weight gradient",
+                           parameter);
+        return TR_NO_VALUE;
+    }
     tr_value gradient = add_value(self, "", TR_F32, of->shape, TR_VALUE_GRADIENT);
     if (gradient == TR_NO_VALUE) return TR_NO_VALUE;
     self->values[gradient]->parameter = parameter;

@@ -18,6 +18,7 @@ typedef struct tr_program tr_program;
 typedef struct tr_program_options {
     tr_device_kind device;
     int n_threads; /* largest pool it will be run with; workspace is sized for it */
+    bool poison;   /* fill scratch, and before the forward the stash, with NaN; always on in sanitizer builds */
 } tr_program_options;
 
 /* The graph must outlive the program. Errors: the graph's own, TR_EUNSUPPORTED (an operation without a kernel for the

@@ -1,14 +1,14 @@
 /* ops/cpu/vector.h - sixteen float lanes, written with GCC's vector extensions.
- * Why explicit lanes: the order in which lanes are summed is then written in the source and not chosen by the
- * compiler, so a kernel gives the same bits wherever it runs; a machine with narrower registers computes the
- * sixteen lanes in pieces. Everything here is inlined into its caller, because it must be compiled for the
- * caller's instruction set: a kernel marked TR_MULTIVERSION is compiled several times and picked at load
- * time. A plain static helper of such a kernel would be compiled for the baseline only: mark helpers
- * TR_INLINE. SPDX-License-Identifier: Apache-2.0 */
+ * Why explicit lanes: the order in which lanes are summed is then written in the source and not chosen by
+ * the compiler, so a kernel gives the same bits wherever it runs; a machine with narrower registers computes
+ * the sixteen lanes in pieces. Everything here is inlined into its caller, because it must be compiled for
+ * the caller's instruction set: a kernel marked TR_MULTIVERSION is compiled several times and picked at load
+ * time. A plain static helper of such a kernel is compiled for the baseline only: mark helpers TR_INLINE.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_OPS_CPU_VECTOR_H
 #define TROUPE_OPS_CPU_VECTOR_H
 
-#include <float.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -22,17 +22,13 @@
 #define TR_MULTIVERSION
 #endif
 
-#if defined(__GNUC__)
-#pragma GCC diagnostic ignored                                                                               \
-    "-Wpsabi" /* how vectors are passed does not matter to what is always inlined */
-#endif
-
 enum { TR_LANES = 16 };
 
 typedef float tr_f32x16 __attribute__((vector_size(64)));
 typedef int32_t tr_i32x16 __attribute__((vector_size(64))); /* comparisons give -1 where true, 0 elsewhere */
 typedef double tr_f64x8 __attribute__((vector_size(64)));
 typedef float tr_f32x8 __attribute__((vector_size(32)));
+typedef float tr_f32x4 __attribute__((vector_size(16)));
 
 TR_INLINE tr_f32x16 tr_load_f32x16(const float *p)
 {
@@ -63,9 +59,14 @@ TR_INLINE void tr_store_part_f32x16(float *p, tr_f32x16 v, int64_t n)
         if (i < n) p[i] = lanes[i];
 }
 
+/* x in all lanes. By its bits, because gcc 12 makes sixteen masked moves of a float vector of equal elements
+ * where the instruction set comes from an attribute; for the same reason kernels say tr_splat_f32x16(x) * v
+ * rather than x * v, unless x is a constant. */
 TR_INLINE tr_f32x16 tr_splat_f32x16(float x)
 {
-    return (tr_f32x16){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return (tr_f32x16)(bits - (tr_i32x16){0});
 }
 
 /* mask ? a : b, lane by lane. */
@@ -87,20 +88,19 @@ TR_INLINE tr_f32x16 tr_abs_f32x16(tr_f32x16 x)
 /* The lanes' sum as a tree: lane i with lane i + 8, then + 4, + 2, + 1. */
 TR_INLINE float tr_sum_f32x16(tr_f32x16 v)
 {
-    float x[TR_LANES];
-    tr_store_f32x16(x, v);
-    for (int half = TR_LANES / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++) x[i] += x[i + half];
-    return x[0];
+    tr_f32x8 a = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                 __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+    tr_f32x4 b = __builtin_shufflevector(a, a, 0, 1, 2, 3) + __builtin_shufflevector(a, a, 4, 5, 6, 7);
+    return (b[0] + b[2]) + (b[1] + b[3]);
 }
 
 TR_INLINE float tr_lane_max_f32x16(tr_f32x16 v)
 {
-    float x[TR_LANES];
-    tr_store_f32x16(x, v);
-    for (int half = TR_LANES / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++) x[i] = x[i] > x[i + half] ? x[i] : x[i + half];
-    return x[0];
+    tr_f32x16 a =
+        tr_max_f32x16(v, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+    a = tr_max_f32x16(a, __builtin_shufflevector(a, a, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3));
+    float even = a[0] > a[2] ? a[0] : a[2], odd = a[1] > a[3] ? a[1] : a[3];
+    return even > odd ? even : odd;
 }
 
 /* The lanes in double, for long sums: lanes 0..7 and 8..15. */

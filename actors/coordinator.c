@@ -1,0 +1,376 @@
+/* actors/coordinator.c - see coordinator.h. It holds the numbers of one step at a time: no stage can be ahead
+ * of a commit, only the shards' announcements run one step ahead. SPDX-License-Identifier: Apache-2.0 */
+#include "actors/coordinator.h"
+
+#include "actors/monitor.h"
+#include "actors/roles.h"
+#include "actors/topics.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "ops/optimizer.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { COUNT_RING = 4 };
+
+typedef struct coordinator {
+    tr_actor *actor;
+    const tr_coordinator_context *known;
+    tr_actor_id checkpoint, monitor;
+    tr_actor_id *stages; /* by replica * n_stages + stage */
+    uint32_t n_stages_all;
+
+    uint32_t step;                  /* being gathered */
+    uint64_t counted[COUNT_RING];   /* targets of step, at step % ring */
+    uint32_t n_counted[COUNT_RING]; /* shards that have announced them */
+    double *losses;                 /* by micro-batch */
+    uint32_t n_losses;              /* micro-batches */
+    double *sums;                   /* square sums by (tensor, block) */
+    int64_t *first_block;           /* of each parameter; one more for the end */
+    uint32_t n_ready;
+    uint64_t busy_ns, began_ns;
+    uint64_t tokens; /* targets seen so far */
+
+    tr_step_record record;  /* of the step committed last, until it is told */
+    bool record_held;       /* evaluations of it are awaited */
+    double *evaluated_loss; /* by micro-batch of the evaluation */
+    uint64_t *evaluated_tokens;
+    uint32_t n_evaluated;
+
+    uint32_t n_updated;       /* votes for the step committed last */
+    uint32_t n_checkpoints;   /* asked for and not yet answered */
+    uint32_t last_checkpoint; /* updates */
+    bool stopping, ended;
+} coordinator;
+
+static void fail(coordinator *self, tr_status status, const char *text)
+{
+    tr_error error;
+    tr_fail(&error, status, "%s", text);
+    tr_actor_fail_job(self->actor, &error);
+    self->ended = true;
+}
+
+static void note(coordinator *self, const char *kind, const char *text)
+{
+    tr_packer packer;
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 2);
+    tr_pack_text(&packer, kind);
+    tr_pack_text(&packer, text);
+    tr_send_packed(self->actor, self->monitor, TR_TOPIC_NOTE, self->step, &packer);
+}
+
+/* The last line of the run: everything that was promised has happened. */
+static void end_when_done(coordinator *self)
+{
+    const tr_training_plan *plan = &self->known->plan;
+    if (self->ended || (self->step < plan->n_steps && !self->stopping)) return;
+    if (self->last_checkpoint != self->step || self->n_checkpoints || self->record_held) return;
+    if (self->n_updated < self->n_stages_all) return;
+    self->ended = true;
+    if (self->step < plan->n_steps)
+        note(self, "stopped", "stopped early, as asked; --resume goes on from the checkpoint");
+    tr_actor_finish_job(self->actor);
+}
+
+static void tell_record(coordinator *self)
+{
+    tr_packer packer;
+    tr_step_record_pack(&packer, &self->record);
+    tr_send_packed(self->actor, self->monitor, TR_TOPIC_RECORD, self->record.step, &packer);
+    self->record_held = false;
+    end_when_done(self);
+}
+
+static void ask_checkpoint(coordinator *self)
+{
+    for (uint32_t s = 0; s <= self->known->plan.n_stages;
+         s++) { /* the stages of replica 0, then the writer */
+        tr_packer packer;
+        tr_packer_init(&packer);
+        tr_pack_array(&packer, 1);
+        tr_pack_uint(&packer, self->step == self->known->plan.n_steps);
+        tr_actor_id to = s < self->known->plan.n_stages ? self->stages[s] : self->checkpoint;
+        tr_send_packed(self->actor, to, TR_TOPIC_CHECKPOINT, self->step, &packer);
+    }
+    self->last_checkpoint = self->step;
+    self->n_checkpoints++;
+}
+
+/* --- the end of a step
+ * ------------------------------------------------------------------------------------------ */
+
+static double sum_losses(const coordinator *self)
+{
+    double sum = 0;
+    for (uint32_t m = 0; m < self->known->plan.n_microbatches; m++) sum += self->losses[m];
+    return sum;
+}
+
+static double norm_of_gradient(const coordinator *self)
+{
+    double sum = 0;
+    for (int64_t b = 0; b < self->first_block[self->known->n_parameters]; b++) sum += self->sums[b];
+    return sqrt(sum);
+}
+
+static void write_record(coordinator *self, double loss, double norm, double lr, uint64_t targets)
+{
+    uint64_t now = tr_actor_now_ns(self->actor);
+    double elapsed = (double)(now - self->began_ns);
+    double idle = 1 - (double)self->busy_ns / (elapsed * self->n_stages_all);
+    self->tokens += targets;
+    self->record = (tr_step_record){.step = self->step + 1,
+                                    .loss = loss,
+                                    .grad_norm = norm,
+                                    .lr = lr,
+                                    .tokens = self->tokens,
+                                    .step_ms = elapsed * 1e-6,
+                                    .tokens_per_s = elapsed > 0 ? (double)targets * 1e9 / elapsed : 0,
+                                    .stall = idle < 0 ? 0 : idle,
+                                    .epoch = tr_actor_epoch(self->actor)};
+    self->began_ns = now;
+}
+
+static void send_commit(coordinator *self, float scale, float lr)
+{
+    for (uint32_t s = 0; s < self->n_stages_all; s++) {
+        tr_packer packer;
+        tr_packer_init(&packer);
+        tr_pack_array(&packer, 2);
+        tr_pack_f64(&packer, (double)scale);
+        tr_pack_f64(&packer, (double)lr);
+        tr_send_packed(self->actor, self->stages[s], TR_TOPIC_COMMIT, self->step, &packer);
+    }
+}
+
+static void begin_step(coordinator *self)
+{
+    self->n_losses = self->n_ready = self->n_updated = self->n_evaluated = 0;
+    self->busy_ns = 0;
+}
+
+static void commit_when_ready(coordinator *self)
+{
+    const tr_training_plan *plan = &self->known->plan;
+    if (self->ended || self->n_ready < self->n_stages_all || self->n_losses < plan->n_microbatches) return;
+    uint64_t targets = self->counted[self->step % COUNT_RING];
+    double loss = sum_losses(self) / (double)targets, norm = norm_of_gradient(self);
+    if (!isfinite(loss) || !isfinite(norm)) {
+        char text[200];
+        snprintf(
+            text, sizeof text,
+            "step %u has a loss of %g and a gradient norm of %g; nothing was updated; try a smaller lr.peak",
+            self->step + 1, loss, norm);
+        fail(self, TR_EINVAL, text);
+        return;
+    }
+    float scale = 1;
+    if (plan->clip_norm > 0 && norm > (double)plan->clip_norm)
+        scale = (float)((double)plan->clip_norm / (norm + 1e-6));
+    float lr = (float)self->known->learning_rate(self->known->context, self->step);
+    send_commit(self, scale, lr);
+    write_record(self, loss, norm, (double)lr, targets);
+    self->counted[self->step % COUNT_RING] = self->n_counted[self->step % COUNT_RING] = 0;
+    begin_step(self);
+    self->step++;
+    if (tr_plan_checkpoint_after(plan, self->step) || self->stopping) ask_checkpoint(self);
+    self->record_held = true;
+    if (tr_plan_evaluations_after(plan, self->step) == 0) tell_record(self);
+}
+
+/* --- what arrives
+ * ----------------------------------------------------------------------------------------------- */
+
+static void take_count(coordinator *self, uint32_t step, tr_unpacker *body)
+{
+    const tr_training_plan *plan = &self->known->plan;
+    uint32_t at = step % COUNT_RING;
+    self->counted[at] += tr_unpack_uint(body, UINT64_MAX);
+    if (++self->n_counted[at] < plan->n_replicas) return;
+    if (self->counted[at] == 0) {
+        fail(self, TR_EINVAL, "a step has no target tokens at all; check the data");
+        return;
+    }
+    for (uint32_t r = 0; r < plan->n_replicas; r++) {
+        tr_packer packer;
+        tr_packer_init(&packer);
+        tr_pack_array(&packer, 1);
+        tr_pack_uint(&packer, self->counted[at]);
+        tr_send_packed(self->actor, self->stages[r * plan->n_stages + plan->n_stages - 1], TR_TOPIC_TOKENS,
+                       step, &packer);
+    }
+}
+
+static bool take_losses(coordinator *self, tr_unpacker *body)
+{
+    uint64_t first = tr_unpack_uint(body, UINT64_MAX);
+    size_t size;
+    const void *losses = tr_unpack_bytes(body, &size);
+    uint32_t n = self->known->plan.n_microbatches;
+    if (!losses || first > n || size / sizeof(double) > n - first || size % sizeof(double)) return false;
+    memcpy(self->losses + first, losses, size);
+    self->n_losses += (uint32_t)(size / sizeof(double));
+    return true;
+}
+
+static bool take_ready(coordinator *self, uint32_t n_fields, tr_unpacker *body)
+{
+    for (; n_fields >= 2; n_fields -= 2) {
+        uint64_t index = tr_unpack_uint(body, UINT64_MAX);
+        size_t size;
+        const void *sums = tr_unpack_bytes(body, &size);
+        if (!sums || index >= self->known->n_parameters) return false;
+        int64_t first = self->first_block[index], n = self->first_block[index + 1] - first;
+        if (size != (size_t)n * sizeof(double)) return false;
+        memcpy(self->sums + first, sums, size);
+    }
+    self->busy_ns += tr_unpack_uint(body, UINT64_MAX);
+    self->n_ready++;
+    return true;
+}
+
+static bool take_evaluation(coordinator *self, uint32_t updates, tr_unpacker *body)
+{
+    uint64_t microbatch = tr_unpack_uint(body, UINT64_MAX);
+    double loss = tr_unpack_f64(body);
+    uint64_t tokens = tr_unpack_uint(body, UINT64_MAX);
+    uint32_t expected = tr_plan_evaluations_after(&self->known->plan, updates);
+    if (microbatch >= expected || updates != self->step) return false;
+    self->evaluated_loss[microbatch] = loss;
+    self->evaluated_tokens[microbatch] = tokens;
+    if (++self->n_evaluated < expected) return true;
+    double sum = 0;
+    uint64_t count = 0;
+    for (uint32_t j = 0; j < expected; j++) {
+        sum += self->evaluated_loss[j];
+        count += self->evaluated_tokens[j];
+    }
+    self->record.has_validation = count > 0;
+    self->record.validation_loss = count > 0 ? sum / (double)count : 0;
+    self->began_ns = tr_actor_now_ns(self->actor); /* measuring is not part of the next step's time */
+    tell_record(self);
+    return true;
+}
+
+static bool take_checkpointed(coordinator *self, uint32_t updates, tr_unpacker *body)
+{
+    bool good = tr_unpack_uint(body, UINT64_MAX) != 0;
+    char text[TR_ERROR_SIZE];
+    tr_unpack_text(body, text, sizeof text);
+    if (tr_unpacker_done(body, "control message", NULL)) return false;
+    self->n_checkpoints--;
+    note(self, good ? "checkpoint" : "checkpoint_failed", text);
+    if (!good && updates == self->last_checkpoint &&
+        (updates == self->known->plan.n_steps || self->stopping)) {
+        fail(self, TR_EIO, text);
+    } else if (!good) {
+        tr_log(TR_LOG_ERROR, "the checkpoint after step %u could not be written, training goes on: %s",
+               updates, text);
+    }
+    end_when_done(self);
+    return true;
+}
+
+static void coordinator_receive(tr_actor *actor, void *state, tr_message **message)
+{
+    coordinator *self = state;
+    const tr_frame *frame = &(*message)->frame;
+    tr_unpacker body;
+    tr_unpacker_init(&body, tr_message_bytes(*message), frame->body_bytes);
+    uint32_t n_fields = tr_unpack_array(&body, UINT32_MAX);
+    bool good = true;
+    switch (frame->edge) {
+    case TR_TOPIC_COUNT: take_count(self, frame->step, &body); break;
+    case TR_TOPIC_LOSSES: good = frame->step == self->step && take_losses(self, &body); break;
+    case TR_TOPIC_READY: good = frame->step == self->step && take_ready(self, n_fields, &body); break;
+    case TR_TOPIC_EVALUATED: good = take_evaluation(self, frame->step, &body); break;
+    case TR_TOPIC_CHECKPOINTED: good = take_checkpointed(self, frame->step, &body); break;
+    case TR_TOPIC_UPDATED:
+        self->n_updated += frame->step + 1 == self->step;
+        end_when_done(self);
+        break;
+    case TR_TOPIC_STOP_REQUESTED: self->stopping = true; return;
+    default: good = false;
+    }
+    if (!good || tr_unpacker_done(&body, "control message", NULL))
+        tr_fail_for_topic(actor, *message);
+    else
+        commit_when_ready(self);
+}
+
+/* --- beginning and end
+ * ------------------------------------------------------------------------------------------ */
+
+static void coordinator_stop(tr_actor *actor, void *state)
+{
+    (void)actor;
+    coordinator *self = state;
+    if (!self) return;
+    tr_free(self->stages);
+    tr_free(self->losses);
+    tr_free(self->sums);
+    tr_free(self->first_block);
+    tr_free(self->evaluated_loss);
+    tr_free(self->evaluated_tokens);
+    tr_free(self);
+}
+
+static bool allocate(coordinator *self)
+{
+    const tr_training_plan *plan = &self->known->plan;
+    uint32_t n_parameters = self->known->n_parameters;
+    uint32_t most = tr_plan_evaluations_after(plan, plan->n_steps);
+    self->first_block = tr_alloc((n_parameters + 1) * sizeof *self->first_block);
+    if (!self->first_block) return false;
+    self->first_block[0] = 0;
+    for (uint32_t i = 0; i < n_parameters; i++)
+        self->first_block[i + 1] = self->first_block[i] + tr_norm_block_count(self->known->n_elements[i]);
+    self->stages = tr_alloc(self->n_stages_all * sizeof *self->stages);
+    self->losses = tr_alloc(plan->n_microbatches * sizeof *self->losses);
+    self->sums = tr_alloc((size_t)self->first_block[n_parameters] * sizeof *self->sums);
+    self->evaluated_loss = tr_alloc(most * sizeof *self->evaluated_loss);
+    self->evaluated_tokens = tr_alloc(most * sizeof *self->evaluated_tokens);
+    return self->stages && self->losses && self->sums && self->evaluated_loss && self->evaluated_tokens;
+}
+
+static tr_status coordinator_init(tr_actor *actor, void *context, const void *config, size_t config_bytes,
+                                  void **state, tr_error *err)
+{
+    (void)config, (void)config_bytes;
+    coordinator *self = tr_alloc_zero(1, sizeof *self);
+    if (!self) return tr_fail(err, TR_ENOMEM, "no memory for the coordinator");
+    self->actor = actor;
+    self->known = context;
+    const tr_training_plan *plan = &self->known->plan;
+    const tr_topology *topology = tr_actor_topology(actor);
+    self->n_stages_all = plan->n_replicas * plan->n_stages;
+    if (!allocate(self)) {
+        coordinator_stop(actor, self);
+        return tr_fail(err, TR_ENOMEM, "no memory for the coordinator");
+    }
+    for (uint32_t i = 0; i < self->n_stages_all; i++)
+        self->stages[i] = tr_role_find_stage(topology, i / plan->n_stages, i % plan->n_stages);
+    self->checkpoint = tr_role_find(topology, TR_ROLE_CHECKPOINT);
+    self->monitor = tr_role_find(topology, TR_ROLE_MONITOR);
+    self->step = plan->first_step;
+    self->tokens = self->known->tokens_before;
+    begin_step(self);
+    *state = self;
+    return TR_OK;
+}
+
+static void coordinator_start(tr_actor *actor, void *state)
+{
+    coordinator *self = state;
+    self->began_ns = tr_actor_now_ns(actor);
+}
+
+const tr_behavior tr_coordinator_behavior = {.name = "coordinator",
+                                             .init = coordinator_init,
+                                             .start = coordinator_start,
+                                             .receive = coordinator_receive,
+                                             .stop = coordinator_stop};

@@ -1,0 +1,32 @@
+/* actors/coordinator.h - the step clock: gathers what belongs to a step, decides its update, and says so to
+ * all. For each step it adds the targets that the shards announce, adds the losses of all micro-batches in
+ * their order and the square sums of the gradient in (tensor, block) order, both in double, whatever the
+ * layout; then commits with one factor for clipping and one learning rate. A norm or loss that is not finite
+ * ends the run before anything is updated. SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_ACTORS_COORDINATOR_H
+#define TROUPE_ACTORS_COORDINATOR_H
+
+#include "actors/plan.h"
+#include "runtime/actor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Context of the registry entry: a const tr_coordinator_context *, which outlives the job. It lives in the
+ * head. */
+typedef struct tr_coordinator_context {
+    tr_training_plan plan;
+    const int64_t *n_elements; /* of each parameter of the whole model */
+    uint32_t n_parameters;
+    uint64_t tokens_before; /* seen in the steps before first_step */
+    void *context;
+    double (*learning_rate)(void *context, uint32_t step);
+} tr_coordinator_context;
+
+extern const tr_behavior tr_coordinator_behavior;
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,45 @@
+/* actors/monitor.h - the actor that tells people and files how the run goes.
+ * It receives one record for each step, in order, from the coordinator and hands it to the functions of its
+ * context; it lives in the head, so that a slow disk or terminal never holds back the step clock.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_ACTORS_MONITOR_H
+#define TROUPE_ACTORS_MONITOR_H
+
+#include "base/pack.h"
+#include "runtime/actor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct tr_step_record {
+    uint32_t step;    /* from 1 */
+    double loss;      /* mean over the step's targets before the update, nats */
+    double grad_norm; /* global L2 norm of the mean gradient before clipping */
+    double lr;
+    uint64_t tokens; /* targets seen so far, this step included */
+    double step_ms, tokens_per_s;
+    double stall; /* share of the step in which stages had nothing to compute, 0 to 1 */
+    uint32_t epoch;
+    bool has_validation;
+    double validation_loss;
+} tr_step_record;
+
+void tr_step_record_pack(tr_packer *packer, const tr_step_record *record);
+bool tr_step_record_unpack(tr_unpacker *body, tr_step_record *record);
+
+/* Context of the registry entry: a const tr_monitor_context *, which outlives the job. */
+typedef struct tr_monitor_context {
+    void *context;
+    tr_status (*record)(void *context, const tr_step_record *record,
+                        tr_error *err);                              /* an error ends the run */
+    void (*note)(void *context, const char *kind, const char *text); /* for events.jsonl */
+    void (*tick)(void *context); /* about once a second, also when no step ends: nobody should wonder */
+} tr_monitor_context;
+
+extern const tr_behavior tr_monitor_behavior;
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,58 @@
+/* actors/plan.h - the arithmetic of a training run that every actor must agree on: which replica holds which
+ * micro-batches, which groups they are reduced in, in which tree, and after which updates something is
+ * measured or saved. All of it is a function of the numbers below, so that nobody has to be told. Updates are
+ * counted: "after u updates". Threads: plain data. SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_ACTORS_PLAN_H
+#define TROUPE_ACTORS_PLAN_H
+
+#include "base/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct tr_training_plan {
+    uint32_t n_replicas, n_stages;
+    uint32_t n_steps;            /* updates in all */
+    uint32_t first_step;         /* updates already done when the run begins (resume) */
+    uint32_t n_microbatches;     /* of a step, over all replicas */
+    uint32_t n_groups;           /* reduction groups of a step, 1 .. n_microbatches, at most TR_MAX_GROUPS */
+    uint32_t rows, sequence;     /* of a micro-batch */
+    uint32_t validate_every;     /* updates; 0: only after the last */
+    uint32_t validation_windows; /* measured while training */
+    uint32_t all_windows;        /* measured after the last update; 0: there is no held-out part */
+    uint32_t checkpoint_every;   /* updates; 0: only after the last */
+    float clip_norm;             /* 0: off */
+} tr_training_plan;
+
+typedef struct tr_range {
+    uint32_t begin, end; /* end is not in it */
+} tr_range;
+
+/* Contiguous shares of 0 .. n-1 for `parts`, the larger ones first. */
+tr_range tr_share(uint32_t n, uint32_t parts, uint32_t part);
+
+tr_range tr_plan_groups(const tr_training_plan *plan, uint32_t replica); /* whole reduction groups it holds */
+tr_range tr_plan_group(const tr_training_plan *plan, uint32_t group);    /* micro-batches of a group */
+tr_range tr_plan_microbatches(const tr_training_plan *plan, uint32_t replica); /* those of its groups */
+
+/* The fixed binary tree over the groups: where [begin, end) is cut in two. Left parts are powers of two. */
+uint32_t tr_tree_split(tr_range range);
+/* Does adding `right` to its left neighbour `left` make a node of the tree over n_groups? */
+bool tr_tree_siblings(uint32_t n_groups, tr_range left, tr_range right);
+
+/* The nodes of the tree that replica `replica` can sum alone, from left to right: what it sends to the
+ * others. Returns how many there are; blocks (may be NULL) has room for TR_MAX_BLOCKS. */
+enum { TR_MAX_BLOCKS = 64, TR_MAX_GROUPS = 256 };
+uint32_t tr_plan_blocks(const tr_training_plan *plan, uint32_t replica, tr_range blocks[TR_MAX_BLOCKS]);
+
+uint32_t tr_plan_windows_after(const tr_training_plan *plan,
+                               uint32_t updates); /* held-out windows to measure then */
+uint32_t tr_plan_evaluations_after(const tr_training_plan *plan,
+                                   uint32_t updates); /* the same in micro-batches */
+bool tr_plan_checkpoint_after(const tr_training_plan *plan, uint32_t updates);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

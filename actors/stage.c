@@ -1,0 +1,427 @@
+/* actors/stage.c - the stage's life with micro-batches: what arrives is put in queues, `idle` chooses.
+ * One call of idle does one piece of work, so that whatever arrived meanwhile is seen before the next choice.
+ * The choice is the design's: state out and updates first (they are short and others wait for them), then
+ * backward, forward, weight gradients as filler. Weight gradients are taken in the order of micro-batches,
+ * always: they are a left fold. SPDX-License-Identifier: Apache-2.0 */
+#include "actors/stage_internal.h"
+
+#include "actors/roles.h"
+#include "actors/topics.h"
+#include "base/clock.h"
+#include "base/memory.h"
+
+#include <string.h>
+
+/* --- small parts
+ * ------------------------------------------------------------------------------------------------ */
+
+tr_buffer *tr__buffers_take(tr__buffers *self)
+{
+    for (size_t i = 0; i < self->n; i++)
+        if (tr_buffer_is_unique(self->all[i])) return tr_buffer_retain(self->all[i]);
+    void *array = self->all;
+    if (tr_array_reserve(&array, &self->capacity, self->n + 1, sizeof *self->all, NULL)) return NULL;
+    self->all = array;
+    tr_buffer *fresh;
+    if (tr_buffer_new(&fresh, self->size_bytes, NULL)) return NULL;
+    self->all[self->n++] = fresh;
+    return tr_buffer_retain(fresh);
+}
+
+void tr__buffers_release(tr__buffers *self)
+{
+    for (size_t i = 0; i < self->n; i++) tr_buffer_release(&self->all[i]);
+    tr_free(self->all);
+    *self = (tr__buffers){0};
+}
+
+static void fail_for_memory(tr__stage *self)
+{
+    tr_error error;
+    tr_fail(&error, TR_ENOMEM, "no memory for a message's buffer");
+    tr_actor_fail(self->actor, &error);
+}
+
+/* --- running phases
+ * --------------------------------------------------------------------------------------------- */
+
+static void bind(tr__stage *self, tr_value value, const void *memory)
+{
+    if (value != TR_NO_VALUE) self->bound[value] = (void *)(uintptr_t)memory;
+}
+
+static void run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
+{
+    static const char *const names[] = {"forward", "backward", "weight"};
+    const tr_stage_spec *spec = &self->spec;
+    tr_actor_activity(self->actor, names[phase], flight->step, flight->microbatch);
+    bind(self, spec->tokens, self->first && flight->input ? tr_message_bytes(flight->input) : NULL);
+    bind(self, spec->activation_in, !self->first && flight->input ? tr_message_bytes(flight->input) : NULL);
+    bind(self, spec->targets, flight->targets ? tr_message_bytes(flight->targets) : NULL);
+    bind(self, spec->gradient_in, flight->gradient ? tr_message_bytes(flight->gradient) : NULL);
+    bind(self, spec->activation_out, flight->output ? flight->output->data : NULL);
+    bind(self, spec->gradient_out, flight->input_gradient ? flight->input_gradient->data : NULL);
+    bind(self, spec->factor, &self->factor);
+    bind(self, spec->loss, &flight->loss);
+    tr_bindings bindings = {
+        .values = self->bound, .stash = flight->stash, .scratch = self->scratch, .pool = self->pool};
+    uint64_t begin = tr_clock_ns();
+    tr_program_run(self->program, phase, &bindings);
+    self->busy_ns += tr_clock_ns() - begin;
+}
+
+static void drop_message(tr__stage *self, tr_message **message, tr_value value, tr_phase done)
+{
+    if (*message && (value == TR_NO_VALUE || tr_program_last_reader(self->program, value) <= done))
+        tr_edge_release(self->actor, message);
+}
+
+static void drop_buffer(tr__stage *self, tr_buffer **buffer, tr_value value, tr_phase done)
+{
+    if (*buffer && tr_program_last_reader(self->program, value) <= done) tr_buffer_release(buffer);
+}
+
+/* Gives back what no phase after `done` reads. */
+static void let_go(tr__stage *self, tr__flight *flight, tr_phase done)
+{
+    const tr_stage_spec *spec = &self->spec;
+    drop_message(self, &flight->input, self->first ? spec->tokens : spec->activation_in, done);
+    drop_message(self, &flight->targets, spec->targets, done);
+    drop_message(self, &flight->gradient, spec->gradient_in, done);
+    drop_buffer(self, &flight->output, spec->activation_out, done);
+    drop_buffer(self, &flight->input_gradient, spec->gradient_out, done);
+}
+
+static tr__flight *free_flight(tr__stage *self)
+{
+    for (uint32_t i = 0; i < self->spec.stash_credits; i++)
+        if (self->flights[i].state == TR__FREE) return &self->flights[i];
+    return NULL;
+}
+
+/* The oldest one in this state. */
+static tr__flight *oldest_flight(tr__stage *self, tr__flight_state state)
+{
+    tr__flight *oldest = NULL;
+    for (uint32_t i = 0; i < self->spec.stash_credits; i++) {
+        tr__flight *flight = &self->flights[i];
+        if (flight->state == state && (!oldest || flight->microbatch < oldest->microbatch)) oldest = flight;
+    }
+    return oldest;
+}
+
+static uint64_t count_targets(const tr__stage *self, const tr_message *targets)
+{
+    const int32_t *ids = tr_message_bytes(targets);
+    uint64_t count = 0;
+    for (uint64_t i = 0; i < (uint64_t)self->spec.plan.rows * self->spec.plan.sequence; i++)
+        count += ids[i] >= 0;
+    return count;
+}
+
+static void finish_evaluation(tr__stage *self, tr__flight *flight)
+{
+    if (self->last) {
+        tr_packer packer;
+        tr_packer_init(&packer);
+        tr_pack_array(&packer, 3);
+        tr_pack_uint(&packer, flight->microbatch);
+        tr_pack_f64(&packer, flight->loss);
+        tr_pack_uint(&packer, count_targets(self, flight->targets));
+        tr_send_packed(self->actor, self->coordinator, TR_TOPIC_EVALUATED, flight->step, &packer);
+    }
+    let_go(self, flight, TR_PHASE_WEIGHT);
+    flight->state = TR__FREE;
+}
+
+static bool forward_is_possible(const tr__stage *self)
+{
+    const tr_message *input = self->inputs.head, *targets = self->targets.head;
+    if (!input || input->frame.step != self->step) return false;
+    if (self->last && !targets) return false;
+    return self->last || tr_edge_credits(self->actor, self->out_activation) > 0;
+}
+
+static bool try_forward(tr__stage *self)
+{
+    tr__flight *flight = forward_is_possible(self) ? free_flight(self) : NULL;
+    if (!flight) return false;
+    if (!self->last && !(flight->output = tr__buffers_take(&self->activations))) {
+        fail_for_memory(self);
+        return false;
+    }
+    flight->input = tr_message_queue_pop(&self->inputs);
+    if (self->last) {
+        flight->targets = tr_message_queue_pop(&self->targets);
+        TR_ASSERT(flight->targets->frame.step == flight->input->frame.step &&
+                  flight->targets->frame.microbatch == flight->input->frame.microbatch);
+    }
+    const tr_frame frame = flight->input->frame;
+    bool evaluation = (frame.flags & TR_FRAME_EVALUATION) != 0;
+    flight->step = frame.step;
+    flight->microbatch = frame.microbatch;
+    run_phase(self, flight, TR_PHASE_FORWARD);
+    if (!self->last)
+        tr_edge_send(self->actor, self->out_activation, tr_buffer_retain(flight->output),
+                     (uint32_t)flight->output->size_bytes, frame.step, frame.microbatch,
+                     evaluation ? TR_FRAME_EVALUATION : 0);
+    if (evaluation) {
+        finish_evaluation(self, flight);
+        return true;
+    }
+    if (self->last) self->losses[frame.microbatch - self->microbatches.begin] = flight->loss;
+    let_go(self, flight, TR_PHASE_FORWARD);
+    flight->state = TR__FORWARD_DONE;
+    return true;
+}
+
+static bool try_backward(tr__stage *self)
+{
+    tr__flight *flight = oldest_flight(self, TR__FORWARD_DONE);
+    if (!flight) return false;
+    if (!self->first && tr_edge_credits(self->actor, self->out_gradient) == 0) return false;
+    if (self->last) {
+        uint64_t tokens = self->tokens[flight->step % TR__TOKEN_RING];
+        if (tokens == 0) return false;
+        self->factor = (float)(1.0 / (double)tokens);
+    } else if (!self->gradients.head) {
+        return false;
+    }
+    if (!self->first && !(flight->input_gradient = tr__buffers_take(&self->input_gradients))) {
+        fail_for_memory(self);
+        return false;
+    }
+    if (!self->last) {
+        flight->gradient = tr_message_queue_pop(&self->gradients);
+        TR_ASSERT(flight->gradient->frame.step == flight->step &&
+                  flight->gradient->frame.microbatch == flight->microbatch);
+    }
+    run_phase(self, flight, TR_PHASE_BACKWARD);
+    if (!self->first)
+        tr_edge_send(self->actor, self->out_gradient, tr_buffer_retain(flight->input_gradient),
+                     (uint32_t)flight->input_gradient->size_bytes, flight->step, flight->microbatch, 0);
+    let_go(self, flight, TR_PHASE_BACKWARD);
+    flight->state = TR__BACKWARD_DONE;
+    return true;
+}
+
+static bool try_weight(tr__stage *self)
+{
+    tr__flight *flight = oldest_flight(self, TR__BACKWARD_DONE);
+    if (!flight) return false;
+    TR_ASSERT(flight->microbatch == self->next_weight);
+    tr_range group = tr_plan_group(&self->spec.plan, self->group);
+    if (flight->microbatch == group.begin && !tr__reduce_begin_group(self, self->group)) return false;
+    run_phase(self, flight, TR_PHASE_WEIGHT);
+    let_go(self, flight, TR_PHASE_WEIGHT);
+    flight->state = TR__FREE;
+    self->next_weight++;
+    if (self->next_weight == group.end) tr__reduce_end_group(self);
+    if (self->next_weight == self->microbatches.end) tr__reduce_start(self);
+    return true;
+}
+
+static bool stage_idle(tr_actor *actor, void *state)
+{
+    (void)actor;
+    tr__stage *self = state;
+    return tr__stream_advance(self) || tr__update_apply(self) || tr__reduce_advance(self) ||
+           try_backward(self) || try_forward(self) || try_weight(self);
+}
+
+/* --- messages
+ * --------------------------------------------------------------------------------------------------- */
+
+static void receive_control(tr__stage *self, const tr_message *message)
+{
+    tr_unpacker body;
+    tr_unpacker_init(&body, tr_message_bytes(message), message->frame.body_bytes);
+    (void)tr_unpack_array(&body, UINT32_MAX);
+    uint32_t step = message->frame.step;
+    switch (message->frame.edge) {
+    case TR_TOPIC_TOKENS: self->tokens[step % TR__TOKEN_RING] = tr_unpack_uint(&body, UINT64_MAX); break;
+    case TR_TOPIC_COMMIT:
+        TR_ASSERT(step == self->step && self->phase == TR__COMMITTING);
+        self->scale = (float)tr_unpack_f64(&body);
+        self->learning_rate = (float)tr_unpack_f64(&body);
+        self->committed = true;
+        break;
+    case TR_TOPIC_CHECKPOINT:
+        (void)tr_unpack_uint(&body, UINT64_MAX);
+        TR_ASSERT(self->n_wanted < TR__MAX_WANTED);
+        self->wanted[self->n_wanted++] = step;
+        break;
+    default: body.bad = true;
+    }
+    if (tr_unpacker_done(&body, "control message", NULL)) tr_fail_for_topic(self->actor, message);
+}
+
+static tr_message_queue *queue_for(tr__stage *self, uint32_t edge)
+{
+    static const struct {
+        const char *name;
+        size_t queue;
+    } table[] = {
+        {TR_EDGE_TOKENS, offsetof(tr__stage, inputs)},     {TR_EDGE_ACTIVATION, offsetof(tr__stage, inputs)},
+        {TR_EDGE_TARGETS, offsetof(tr__stage, targets)},   {TR_EDGE_GRADIENT, offsetof(tr__stage, gradients)},
+        {TR_EDGE_SCATTER, offsetof(tr__stage, scattered)}, {TR_EDGE_GATHER, offsetof(tr__stage, gathered)},
+        {TR_EDGE_TIED, offsetof(tr__stage, tied)}};
+    const char *name = tr_edge_spec_of(self->actor, edge)->name;
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+        if (strcmp(table[i].name, name) == 0)
+            return (tr_message_queue *)(void *)((char *)self + table[i].queue);
+    return NULL;
+}
+
+static void stage_receive(tr_actor *actor, void *state, tr_message **message)
+{
+    (void)actor;
+    tr__stage *self = state;
+    if ((*message)->frame.kind != TR_FRAME_DATA) {
+        receive_control(self, *message);
+        return;
+    }
+    tr_message_queue *queue = queue_for(self, (*message)->frame.edge);
+    TR_ASSERT(queue);
+    tr_message_queue_push(queue, *message);
+    *message = NULL;
+}
+
+/* --- beginning and end
+ * ------------------------------------------------------------------------------------------ */
+
+static void empty(tr__stage *self, tr_message_queue *queue)
+{
+    for (tr_message *message; (message = tr_message_queue_pop(queue));)
+        tr_edge_release(self->actor, &message);
+}
+
+static void stage_stop(tr_actor *actor, void *state)
+{
+    (void)actor;
+    tr__stage *self = state;
+    if (!self) return;
+    tr_message_queue *queues[] = {&self->inputs,    &self->targets,  &self->gradients,
+                                  &self->scattered, &self->gathered, &self->tied};
+    for (size_t i = 0; i < sizeof queues / sizeof *queues; i++) empty(self, queues[i]);
+    for (uint32_t i = 0; self->flights && i < self->spec.stash_credits; i++) {
+        tr__flight *flight = &self->flights[i];
+        tr_edge_release(self->actor, &flight->input);
+        tr_edge_release(self->actor, &flight->targets);
+        tr_edge_release(self->actor, &flight->gradient);
+        tr_buffer_release(&flight->output);
+        tr_buffer_release(&flight->input_gradient);
+        tr_free(flight->stash);
+    }
+    tr__buffers_release(&self->activations);
+    tr__buffers_release(&self->input_gradients);
+    tr__buffers_release(&self->chunks);
+    tr__reduce_release(self);
+    tr_program_destroy(&self->program);
+    tr_thread_pool_destroy(&self->pool);
+    tr_free(self->flights);
+    tr_free(self->losses);
+    tr_free(self->scratch);
+    tr_free(self->bound);
+    tr_free(self->out_scatter);
+    tr_free(self->out_gather);
+    tr_free(self->out_tied);
+    self->source->close(&self->spec);
+    tr_free(self);
+}
+
+/* The actors that play a stage are found by their edges; a missing one is TR_NO_EDGE. */
+static uint32_t edge_to(const tr__stage *self, const char *name, uint32_t replica, uint32_t stage)
+{
+    return tr_edge_out(self->actor, name, tr_role_find_stage(tr_actor_topology(self->actor), replica, stage));
+}
+
+static tr_status find_edges(tr__stage *self, tr_error *err)
+{
+    const tr_stage_spec *spec = &self->spec;
+    uint32_t n_replicas = spec->plan.n_replicas, n_stages = spec->plan.n_stages;
+    self->out_activation =
+        self->last ? TR_NO_EDGE : edge_to(self, TR_EDGE_ACTIVATION, spec->replica, spec->stage + 1);
+    self->out_gradient =
+        self->first ? TR_NO_EDGE : edge_to(self, TR_EDGE_GRADIENT, spec->replica, spec->stage - 1);
+    self->coordinator = tr_role_find(tr_actor_topology(self->actor), TR_ROLE_COORDINATOR);
+    self->out_state = tr_edge_out(self->actor, TR_EDGE_STATE, 0);
+    self->out_scatter = tr_alloc(n_replicas * sizeof *self->out_scatter);
+    self->out_gather = tr_alloc(n_replicas * sizeof *self->out_gather);
+    self->out_tied = tr_alloc(n_stages * sizeof *self->out_tied);
+    if (!self->out_scatter || !self->out_gather || !self->out_tied)
+        return tr_fail(err, TR_ENOMEM, "no memory for the edges of %u replicas", n_replicas);
+    for (uint32_t r = 0; r < n_replicas; r++) {
+        self->out_scatter[r] = edge_to(self, TR_EDGE_SCATTER, r, spec->stage);
+        self->out_gather[r] = edge_to(self, TR_EDGE_GATHER, r, spec->stage);
+    }
+    for (uint32_t s = 0; s < n_stages; s++) self->out_tied[s] = edge_to(self, TR_EDGE_TIED, spec->replica, s);
+    return TR_OK;
+}
+
+static size_t value_bytes(const tr_graph *graph, tr_value value)
+{
+    if (value == TR_NO_VALUE) return 0;
+    const tr_value_info *info = tr_graph_value(graph, value);
+    return (size_t)tr_shape_elements(&info->shape) * tr_dtype_bytes(info->dtype);
+}
+
+static tr_status allocate(tr__stage *self, tr_error *err)
+{
+    const tr_stage_spec *spec = &self->spec;
+    uint32_t n_values = (uint32_t)tr_graph_value_count(spec->graph);
+    self->bound = tr_alloc_zero(n_values, sizeof *self->bound);
+    self->scratch = tr_alloc_aligned(4096, tr_program_scratch_bytes(self->program));
+    self->flights = tr_alloc_zero(spec->stash_credits, sizeof *self->flights);
+    self->losses = tr_alloc_zero(self->microbatches.end - self->microbatches.begin, sizeof *self->losses);
+    bool good = self->bound && self->scratch && self->flights && self->losses;
+    for (uint32_t i = 0; good && i < spec->stash_credits; i++) {
+        self->flights[i].stash = tr_alloc_aligned(4096, tr_program_stash_bytes(self->program));
+        good = self->flights[i].stash != NULL;
+    }
+    if (!good)
+        return tr_fail(err, TR_ENOMEM, "no memory for %u micro-batches of %zu bytes in flight",
+                       spec->stash_credits, tr_program_stash_bytes(self->program));
+    self->activations.size_bytes = value_bytes(spec->graph, spec->activation_out);
+    self->input_gradients.size_bytes = value_bytes(spec->graph, spec->gradient_out);
+    self->chunks.size_bytes = TR_STATE_CHUNK_BYTES;
+    return TR_OK;
+}
+
+static tr_status stage_init(tr_actor *actor, void *context, const void *config, size_t config_bytes,
+                            void **state, tr_error *err)
+{
+    tr__stage *self = tr_alloc_zero(1, sizeof *self);
+    if (!self) return tr_fail(err, TR_ENOMEM, "no memory for a stage");
+    self->actor = actor;
+    self->source = context;
+    tr_status status = self->source->open(self->source->context, config, config_bytes, &self->spec, err);
+    if (status) {
+        tr_free(self);
+        return status;
+    }
+    const tr_stage_spec *spec = &self->spec;
+    self->first = spec->stage == 0;
+    self->last = spec->stage + 1 == spec->plan.n_stages;
+    self->step = spec->plan.first_step;
+    self->microbatches = tr_plan_microbatches(&spec->plan, spec->replica);
+    self->next_weight = self->microbatches.begin;
+    self->group = tr_plan_groups(&spec->plan, spec->replica).begin;
+    tr_program_options options = {.device = TR_DEVICE_CPU, .n_threads = spec->n_threads};
+    status = tr_program_new(&self->program, spec->graph, &options, err);
+    if (!status) status = tr_thread_pool_new(&self->pool, spec->n_threads, err);
+    if (!status) status = find_edges(self, err);
+    if (!status) status = allocate(self, err);
+    if (!status) status = tr__reduce_init(self, err);
+    if (!status) status = tr__update_init(self, err);
+    if (status) {
+        stage_stop(actor, self);
+        return status;
+    }
+    tr_actor_activity(actor, "waiting", self->step, 0);
+    *state = self;
+    return TR_OK;
+}
+
+const tr_behavior tr_stage_behavior = {
+    .name = "stage", .init = stage_init, .receive = stage_receive, .idle = stage_idle, .stop = stage_stop};

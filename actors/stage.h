@@ -1,0 +1,88 @@
+/* actors/stage.h - the actor that runs one pipeline stage of one replica.
+ * It does, whenever its inputs and credits allow, in this order of preference: apply an update, backward,
+ * forward, weight gradients. When its micro-batches of a step are done it reduces gradients with the other
+ * replicas in the fixed tree, adds the uses of tied parameters, tells the coordinator the square sums, and
+ * waits for the commit; the update is written into the other state slot. See actors/DESIGN.md for why no
+ * order of messages changes a bit. The stage knows graphs and numbers, not models: whoever builds the job
+ * hands in a tr_stage_source. SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_ACTORS_STAGE_H
+#define TROUPE_ACTORS_STAGE_H
+
+#include "actors/plan.h"
+#include "ops/graph.h"
+#include "runtime/actor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct tr_stage_use {
+    uint32_t use;      /* tr_node.use: the order in which uses are added */
+    uint32_t stage;    /* where it is */
+    tr_value gradient; /* in this stage's graph; TR_NO_VALUE for a use in another stage */
+} tr_stage_use;
+
+typedef struct tr_stage_parameter {
+    char name[160];
+    uint32_t index; /* in the whole model */
+    int64_t n_elements;
+    tr_value value; /* in this stage's graph */
+    bool decayed;   /* weight decay applies */
+    bool owned; /* this is the first stage that uses it: it counts in the norm and goes into checkpoints from
+                   here */
+    tr_stage_use *uses; /* all of them, of the whole model, in order */
+    uint32_t n_uses;
+} tr_stage_parameter;
+
+typedef struct tr_stage_optimizer {
+    float beta1, beta2, eps, weight_decay;
+} tr_stage_optimizer;
+
+/* All that a stage needs to know; made by tr_stage_source.open in the process where the stage lives. */
+typedef struct tr_stage_spec {
+    tr_training_plan plan;
+    tr_stage_optimizer optimizer;
+    uint32_t replica, stage;
+    uint32_t stash_credits; /* micro-batches it may hold between forward and weight gradient, at least 1 */
+    int n_threads;          /* of kernels */
+    tr_graph *graph;        /* the piece with its backward */
+    /* Values of the graph, TR_NO_VALUE where this stage has none. */
+    tr_value tokens, targets, activation_in, activation_out, gradient_in, gradient_out, factor, loss;
+    tr_stage_parameter *parameters; /* in the whole model's order */
+    uint32_t n_parameters;
+    void *private_; /* the source's */
+} tr_stage_spec;
+
+typedef struct tr_stage_source {
+    void *context;
+    tr_status (*open)(void *context, const void *config, size_t config_bytes, tr_stage_spec *spec,
+                      tr_error *err);
+    /* Fills parameter, first and second moment of one parameter as they are after plan.first_step updates. */
+    tr_status (*load)(const tr_stage_spec *spec, const tr_stage_parameter *parameter, float *p, float *m,
+                      float *v, tr_error *err);
+    void (*close)(tr_stage_spec *spec);
+} tr_stage_source;
+
+/* Context of the registry entry: a const tr_stage_source *. */
+extern const tr_behavior tr_stage_behavior;
+
+/* Bytes of one state slot for tensors of these sizes: parameters, first moments, second moments, each tensor
+ * aligned. */
+uint64_t tr_stage_state_bytes(const int64_t *n_elements, uint32_t n_parameters);
+/* Elements of a stage's flat gradient, every use aligned: what the reduction's edges carry shards of. */
+int64_t tr_stage_gradient_elements(const tr_stage_parameter *parameters, uint32_t n_parameters);
+/* The part of the flat gradient that replica `replica` reduces. Begins at a multiple of 16 elements. */
+void tr_stage_shard(int64_t n_elements, uint32_t n_replicas, uint32_t replica, int64_t *begin, int64_t *end);
+
+/* What a chunk of state on the "state" edge begins with; the bytes of the tensor follow. */
+typedef struct tr_state_chunk {
+    uint32_t parameter; /* index in the whole model */
+    uint32_t part;      /* 0 parameter, 1 first moment, 2 second moment */
+    uint64_t offset_bytes;
+} tr_state_chunk;
+enum { TR_STATE_CHUNK_BYTES = 1 << 20 }; /* the largest body of the "state" edge, head included */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

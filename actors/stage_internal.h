@@ -1,0 +1,128 @@
+/* actors/stage_internal.h - the state of a stage, shared by stage.c (running micro-batches), stage_reduce.c
+ * (gradients to their sum over the step) and stage_update.c (update, state slots, streaming of checkpoints).
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_ACTORS_STAGE_INTERNAL_H
+#define TROUPE_ACTORS_STAGE_INTERNAL_H
+
+#include "actors/message_queue.h"
+#include "actors/stage.h"
+#include "ops/program.h"
+
+/* Buffers of one size for outgoing messages; one is free again when nobody else holds it. */
+typedef struct tr__buffers {
+    tr_buffer **all;
+    size_t n, capacity, size_bytes;
+} tr__buffers;
+
+tr_buffer *
+tr__buffers_take(tr__buffers *self); /* with a reference for the caller; NULL when there is no memory */
+void tr__buffers_release(tr__buffers *self);
+
+/* A micro-batch in flight holds one stash credit from its forward to its weight gradient. */
+typedef enum tr__flight_state { TR__FREE, TR__FORWARD_DONE, TR__BACKWARD_DONE } tr__flight_state;
+
+typedef struct tr__flight {
+    tr__flight_state state;
+    uint32_t step, microbatch;
+    tr_message *input, *targets, *gradient; /* kept as long as a later phase reads them */
+    tr_buffer *output, *input_gradient;     /* likewise */
+    void *stash;
+    double loss;
+} tr__flight;
+
+/* The sum of the gradients of a range of groups: a node of the reduction tree. */
+typedef struct tr__block {
+    tr_range groups;
+    float *data; /* the flat gradient */
+} tr__block;
+
+typedef enum tr__phase {
+    TR__COMPUTING,  /* micro-batches of this step */
+    TR__SCATTERING, /* own blocks are out, those of the others for the own shard are awaited */
+    TR__GATHERING,  /* own shard is out, the others' are awaited */
+    TR__TYING,      /* uses of tied parameters in other stages are awaited */
+    TR__COMMITTING  /* the coordinator knows, its commit is awaited */
+} tr__phase;
+
+enum { TR__TOKEN_RING = 4, TR__MAX_WANTED = 4 };
+
+typedef struct tr__parameter {
+    const tr_stage_parameter *spec;
+    int64_t offset;     /* elements, in each third of a state slot */
+    int64_t *gradients; /* offsets in the flat gradient, one for each use; -1: in another stage */
+    float *total;       /* sum over uses; NULL where the one use is the total */
+    bool shared;        /* some use is in another stage */
+} tr__parameter;
+
+typedef struct tr__stage {
+    tr_actor *actor;
+    const tr_stage_source *source;
+    tr_stage_spec spec;
+    tr_program *program;
+    tr_thread_pool *pool;
+    bool first, last; /* of the pipeline */
+
+    /* edges */
+    tr_actor_id coordinator;
+    uint32_t out_activation, out_gradient, out_state;
+    uint32_t *out_scatter, *out_gather; /* by replica */
+    uint32_t *out_tied;                 /* by stage */
+    tr_message_queue inputs, targets, gradients;
+    tr_message_queue scattered, gathered, tied; /* arrived for this step's reduction */
+    tr__buffers activations, input_gradients, chunks;
+
+    /* micro-batches */
+    void **bound; /* by tr_value */
+    void *scratch;
+    tr__flight *flights; /* spec.stash_credits */
+    tr_range microbatches;
+    uint32_t step;        /* updates done = the step being computed */
+    uint32_t next_weight; /* micro-batch whose weight gradient comes next */
+    double *losses;
+    uint64_t tokens[TR__TOKEN_RING]; /* target tokens of step, at step % ring; 0: not yet known */
+    float factor;                    /* 1 / tokens of this step */
+    uint64_t busy_ns;
+
+    /* reduction */
+    tr__phase phase;
+    tr__parameter *parameters;
+    int64_t flat;        /* elements of the flat gradient */
+    float *accumulating; /* of the group at work */
+    uint32_t group;      /* at work */
+    tr__block blocks[TR_MAX_BLOCKS];
+    uint32_t n_blocks;
+    float **spare; /* flat arrays not in use */
+    size_t n_spare, spare_capacity;
+    float *reduced; /* of the step; with one replica the root block itself */
+    uint32_t n_scatter_awaited, n_gather_awaited, n_tied_awaited;
+
+    /* update and state */
+    int64_t slot_elements; /* of one third */
+    int slot;              /* the one that holds the newest state */
+    bool committed;        /* the commit for this step is here */
+    float scale, learning_rate;
+    uint32_t wanted[TR__MAX_WANTED], n_wanted; /* checkpoints to stream, in updates done */
+    bool streaming;
+    int stream_slot;
+    uint32_t stream_parameter, stream_part;
+    uint64_t stream_offset;
+} tr__stage;
+
+float *tr__stage_part(tr__stage *self, int slot, int part); /* 0 parameters, 1 first, 2 second moments */
+
+/* stage_reduce.c */
+tr_status tr__reduce_init(tr__stage *self, tr_error *err);
+void tr__reduce_release(tr__stage *self);
+bool tr__reduce_begin_group(tr__stage *self, uint32_t group); /* false: no memory, the actor has failed */
+void tr__reduce_end_group(tr__stage *self);
+void tr__reduce_start(tr__stage *self);   /* all micro-batches of the step are in blocks */
+bool tr__reduce_advance(tr__stage *self); /* does what has become possible; true when something was done */
+void tr__reduce_finish_step(tr__stage *self);
+
+/* stage_update.c */
+tr_status tr__update_init(tr__stage *self, tr_error *err);
+void tr__update_report(tr__stage *self);  /* square sums to the coordinator */
+bool tr__update_apply(tr__stage *self);   /* when committed and the other slot is free */
+bool tr__stream_advance(tr__stage *self); /* one chunk of a wanted checkpoint */
+
+#endif

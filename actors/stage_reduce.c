@@ -1,0 +1,382 @@
+/* actors/stage_reduce.c - from the gradients of single micro-batches to their sum over the step, in one fixed
+ * order. Within a group of micro-batches the weight gradients add up where they are computed: a left fold.
+ * Groups are added in the binary tree of plan.h. A replica adds what it can alone (its blocks); the rest is
+ * done shard by shard: every replica sends the shard's part of its blocks to the shard's owner (all-to-all),
+ * the owner finishes the tree, and sends the sum to all (all-gather). Who computes which node of the tree
+ * depends on the layout, what is added to what does not: no layout changes a bit. Then the uses of a tied
+ * parameter, each reduced by itself, are added in graph order. Memory that peers may still read is not
+ * written: own blocks are reused only after all shards of the step came back, which their owners send after
+ * reading; the reduced sum only after the next step's blocks came from all. SPDX-License-Identifier:
+ * Apache-2.0 */
+#include "actors/stage_internal.h"
+
+#include "actors/topics.h"
+#include "base/clock.h"
+#include "base/memory.h"
+#include "ops/optimizer.h"
+
+#include <string.h>
+
+enum { ALIGNMENT = 16 /* elements: one cache line */ };
+
+static int64_t aligned(int64_t n)
+{
+    return (n + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
+int64_t tr_stage_gradient_elements(const tr_stage_parameter *parameters, uint32_t n_parameters)
+{
+    int64_t total = 0;
+    for (uint32_t i = 0; i < n_parameters; i++)
+        for (uint32_t u = 0; u < parameters[i].n_uses; u++)
+            if (parameters[i].uses[u].gradient != TR_NO_VALUE) total += aligned(parameters[i].n_elements);
+    return total;
+}
+
+void tr_stage_shard(int64_t n_elements, uint32_t n_replicas, uint32_t replica, int64_t *begin, int64_t *end)
+{
+    tr_range lines = tr_share((uint32_t)(aligned(n_elements) / ALIGNMENT), n_replicas, replica);
+    *begin = (int64_t)lines.begin * ALIGNMENT;
+    *end = (int64_t)lines.end * ALIGNMENT;
+}
+
+static float *take_flat(tr__stage *self)
+{
+    if (self->n_spare) return self->spare[--self->n_spare];
+    float *fresh = tr_alloc_aligned(4096, (size_t)self->flat * sizeof(float));
+    if (!fresh) {
+        tr_error error;
+        tr_fail(&error, TR_ENOMEM, "no memory for a gradient of %lld elements", (long long)self->flat);
+        tr_actor_fail(self->actor, &error);
+    }
+    return fresh;
+}
+
+/* The room for spare pointers is made in init: at most every block, the one at work and the sum exist. */
+static void give_flat(tr__stage *self, float *flat)
+{
+    if (!flat) return;
+    TR_ASSERT(self->n_spare < self->spare_capacity);
+    self->spare[self->n_spare++] = flat;
+}
+
+tr_status tr__reduce_init(tr__stage *self, tr_error *err)
+{
+    const tr_stage_spec *spec = &self->spec;
+    self->flat = tr_stage_gradient_elements(spec->parameters, spec->n_parameters);
+    self->parameters = tr_alloc_zero(spec->n_parameters, sizeof *self->parameters);
+    self->spare_capacity =
+        TR_MAX_BLOCKS + 40; /* blocks, group at work, sum, one for each level of the tree */
+    self->spare = tr_alloc_zero(self->spare_capacity, sizeof *self->spare);
+    if (!self->parameters || !self->spare)
+        return tr_fail(err, TR_ENOMEM, "no memory for the gradients' description");
+    int64_t offset = 0;
+    for (uint32_t i = 0; i < spec->n_parameters; i++) {
+        const tr_stage_parameter *known = &spec->parameters[i];
+        tr__parameter *parameter = &self->parameters[i];
+        parameter->spec = known;
+        parameter->gradients = tr_alloc(known->n_uses * sizeof *parameter->gradients);
+        if (known->n_uses > 1)
+            parameter->total = tr_alloc_aligned(64, (size_t)known->n_elements * sizeof(float));
+        if (!parameter->gradients || (known->n_uses > 1 && !parameter->total))
+            return tr_fail(err, TR_ENOMEM, "no memory for the gradient of '%s'", known->name);
+        for (uint32_t u = 0; u < known->n_uses; u++) {
+            bool here = known->uses[u].gradient != TR_NO_VALUE;
+            parameter->gradients[u] = here ? offset : -1;
+            parameter->shared |= !here;
+            if (here) offset += aligned(known->n_elements);
+        }
+    }
+    return TR_OK;
+}
+
+void tr__reduce_release(tr__stage *self)
+{
+    for (uint32_t i = 0; self->parameters && i < self->spec.n_parameters; i++) {
+        tr_free(self->parameters[i].gradients);
+        tr_free(self->parameters[i].total);
+    }
+    for (uint32_t i = 0; i < self->n_blocks; i++) {
+        if (self->blocks[i].data == self->reduced) self->reduced = NULL;
+        tr_free(self->blocks[i].data);
+    }
+    for (size_t i = 0; i < self->n_spare; i++) tr_free(self->spare[i]);
+    tr_free(self->accumulating);
+    tr_free(self->reduced);
+    tr_free(self->parameters);
+    tr_free(self->spare);
+}
+
+/* --- within the replica
+ * ----------------------------------------------------------------------------------------- */
+
+bool tr__reduce_begin_group(tr__stage *self, uint32_t group)
+{
+    self->group = group;
+    self->accumulating = take_flat(self);
+    if (!self->accumulating) return false;
+    memset(self->accumulating, 0, (size_t)self->flat * sizeof(float));
+    for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
+        const tr__parameter *parameter = &self->parameters[i];
+        for (uint32_t u = 0; u < parameter->spec->n_uses; u++)
+            if (parameter->gradients[u] >= 0)
+                self->bound[parameter->spec->uses[u].gradient] = self->accumulating + parameter->gradients[u];
+    }
+    return true;
+}
+
+void tr__reduce_end_group(tr__stage *self)
+{
+    uint64_t begin = tr_clock_ns();
+    tr__block *blocks = self->blocks;
+    TR_ASSERT(self->n_blocks < TR_MAX_BLOCKS);
+    blocks[self->n_blocks++] = (tr__block){{self->group, self->group + 1}, self->accumulating};
+    self->accumulating = NULL;
+    self->group++;
+    while (self->n_blocks >= 2 &&
+           tr_tree_siblings(self->spec.plan.n_groups, blocks[self->n_blocks - 2].groups,
+                            blocks[self->n_blocks - 1].groups)) {
+        tr__block *left = &blocks[self->n_blocks - 2], *right = &blocks[self->n_blocks - 1];
+        tr_accumulate(left->data, right->data, self->flat, self->pool);
+        left->groups.end = right->groups.end;
+        give_flat(self, right->data);
+        self->n_blocks--;
+    }
+    self->busy_ns += tr_clock_ns() - begin;
+}
+
+/* --- between replicas
+ * ------------------------------------------------------------------------------------------- */
+
+static void shard_of(const tr__stage *self, uint32_t replica, int64_t *begin, int64_t *end)
+{
+    tr_stage_shard(self->flat, self->spec.plan.n_replicas, replica, begin, end);
+}
+
+/* Sends floats that stay where they are. */
+static void send_floats(tr__stage *self, uint32_t edge, float *data, int64_t n, uint32_t index)
+{
+    tr_buffer *body = NULL;
+    tr_error error;
+    if (n > 0 && tr_buffer_wrap(&body, data, (size_t)n * sizeof(float), NULL, NULL, &error)) {
+        tr_actor_fail(self->actor, &error);
+        return;
+    }
+    tr_edge_send(self->actor, edge, body, (uint32_t)((size_t)n * sizeof(float)), self->step, index, 0);
+}
+
+void tr__reduce_start(tr__stage *self)
+{
+    uint32_t n_replicas = self->spec.plan.n_replicas;
+    if (n_replicas == 1) {
+        TR_ASSERT(self->n_blocks == 1);
+        self->reduced = self->blocks[0].data;
+        self->phase = TR__GATHERING; /* nothing is awaited */
+        return;
+    }
+    tr_actor_activity(self->actor, "reduce", self->step, 0);
+    if (!self->reduced && !(self->reduced = take_flat(self))) return;
+    self->n_scatter_awaited = self->n_gather_awaited = 0;
+    for (uint32_t r = 0; r < n_replicas; r++) {
+        if (r == self->spec.replica) continue;
+        int64_t begin, end;
+        shard_of(self, r, &begin, &end);
+        for (uint32_t b = 0; b < self->n_blocks; b++)
+            send_floats(self, self->out_scatter[r], self->blocks[b].data + begin, end - begin, b);
+        self->n_scatter_awaited += tr_plan_blocks(&self->spec.plan, r, NULL);
+        self->n_gather_awaited++;
+    }
+    self->phase = TR__SCATTERING;
+}
+
+/* All blocks of the step, own and received, as they are in the own shard. */
+typedef struct shard_block {
+    tr_range groups;
+    const float *data;
+} shard_block;
+
+static uint32_t list_blocks(const tr__stage *self, int64_t begin, shard_block *list)
+{
+    uint32_t n = 0;
+    for (uint32_t b = 0; b < self->n_blocks; b++)
+        list[n++] = (shard_block){self->blocks[b].groups, self->blocks[b].data + begin};
+    for (const tr_message *message = self->scattered.head; message; message = message->next) {
+        if (message->frame.step != self->step) continue;
+        const tr_edge_spec *edge = tr_edge_spec_of(self->actor, message->frame.edge);
+        for (uint32_t r = 0; r < self->spec.plan.n_replicas; r++) {
+            if (self->out_scatter[r] == TR_NO_EDGE) continue;
+            if (tr_edge_spec_of(self->actor, self->out_scatter[r])->destination != edge->source) continue;
+            tr_range blocks[TR_MAX_BLOCKS];
+            uint32_t known = tr_plan_blocks(&self->spec.plan, r, blocks);
+            TR_ASSERT(message->frame.microbatch < known);
+            list[n++] = (shard_block){blocks[message->frame.microbatch], tr_message_bytes(message)};
+        }
+    }
+    return n;
+}
+
+static const float *find_block(const shard_block *list, uint32_t n, tr_range node)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (list[i].groups.begin == node.begin && list[i].groups.end == node.end) return list[i].data;
+    return NULL;
+}
+
+/* sum = the node of the tree over the shard's n elements. false: no memory, the actor has failed. */
+static bool sum_node(tr__stage *self, const shard_block *list, uint32_t n_list, tr_range node, float *sum,
+                     int64_t n)
+{
+    const float *block = find_block(list, n_list, node);
+    if (block) {
+        memcpy(sum, block, (size_t)n * sizeof *sum);
+        return true;
+    }
+    uint32_t split = tr_tree_split(node);
+    tr_range left = {node.begin, split}, right = {split, node.end};
+    if (!sum_node(self, list, n_list, left, sum, n)) return false;
+    block = find_block(list, n_list, right);
+    if (block) {
+        tr_accumulate(sum, block, n, self->pool);
+        return true;
+    }
+    float *other = take_flat(self);
+    bool good = other && sum_node(self, list, n_list, right, other, n);
+    if (good) tr_accumulate(sum, other, n, self->pool);
+    give_flat(self, other);
+    return good;
+}
+
+static uint32_t count_of_step(const tr_message_queue *queue, uint32_t step)
+{
+    uint32_t n = 0;
+    for (const tr_message *message = queue->head; message; message = message->next)
+        n += message->frame.step == step;
+    return n;
+}
+
+/* Gives back the messages of this step; those of the next, from a replica that is ahead, stay. */
+static void release_step(tr__stage *self, tr_message_queue *queue)
+{
+    tr_message_queue kept = {0};
+    for (tr_message *message; (message = tr_message_queue_pop(queue));) {
+        if (message->frame.step == self->step)
+            tr_edge_release(self->actor, &message);
+        else
+            tr_message_queue_push(&kept, message);
+    }
+    *queue = kept;
+}
+
+static bool finish_scatter(tr__stage *self)
+{
+    if (count_of_step(&self->scattered, self->step) < self->n_scatter_awaited) return false;
+    shard_block list[TR_MAX_GROUPS];
+    TR_ASSERT(self->n_blocks + self->n_scatter_awaited <= TR_MAX_GROUPS);
+    int64_t begin, end;
+    shard_of(self, self->spec.replica, &begin, &end);
+    uint64_t clock = tr_clock_ns();
+    uint32_t n = list_blocks(self, begin, list);
+    tr_range root = {0, self->spec.plan.n_groups};
+    if (end > begin && !sum_node(self, list, n, root, self->reduced + begin, end - begin)) return false;
+    self->busy_ns += tr_clock_ns() - clock;
+    release_step(self, &self->scattered);
+    for (uint32_t r = 0; r < self->spec.plan.n_replicas; r++)
+        if (r != self->spec.replica)
+            send_floats(self, self->out_gather[r], self->reduced + begin, end - begin, self->spec.replica);
+    self->phase = TR__GATHERING;
+    return true;
+}
+
+static void start_tying(tr__stage *self)
+{
+    self->n_tied_awaited = 0;
+    for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
+        const tr__parameter *parameter = &self->parameters[i];
+        const tr_stage_parameter *known = parameter->spec;
+        for (uint32_t u = 0; parameter->shared && u < known->n_uses; u++) {
+            if (parameter->gradients[u] < 0) {
+                self->n_tied_awaited++;
+                continue;
+            }
+            uint32_t told = UINT32_MAX; /* uses are in graph order, so those of one stage are neighbours */
+            for (uint32_t v = 0; v < known->n_uses; v++) {
+                if (parameter->gradients[v] >= 0 || known->uses[v].stage == told) continue;
+                told = known->uses[v].stage;
+                send_floats(self, self->out_tied[told], self->reduced + parameter->gradients[u],
+                            known->n_elements, known->uses[u].use);
+            }
+        }
+    }
+    self->phase = TR__TYING;
+}
+
+static bool finish_gather(tr__stage *self)
+{
+    if (count_of_step(&self->gathered, self->step) < self->n_gather_awaited) return false;
+    for (const tr_message *message = self->gathered.head; message; message = message->next) {
+        if (message->frame.step != self->step || message->frame.body_bytes == 0) continue;
+        int64_t begin, end;
+        shard_of(self, message->frame.microbatch, &begin, &end);
+        TR_ASSERT(message->frame.body_bytes == (uint64_t)(end - begin) * sizeof(float));
+        memcpy(self->reduced + begin, tr_message_bytes(message), message->frame.body_bytes);
+    }
+    release_step(self, &self->gathered);
+    start_tying(self);
+    return true;
+}
+
+/* --- uses of tied parameters
+ * ------------------------------------------------------------------------------------ */
+
+static const float *use_gradient(const tr__stage *self, const tr__parameter *parameter, uint32_t u)
+{
+    if (parameter->gradients[u] >= 0) return self->reduced + parameter->gradients[u];
+    for (const tr_message *message = self->tied.head; message; message = message->next)
+        if (message->frame.step == self->step && message->frame.microbatch == parameter->spec->uses[u].use)
+            return tr_message_bytes(message);
+    return NULL;
+}
+
+static bool finish_tying(tr__stage *self)
+{
+    if (count_of_step(&self->tied, self->step) < self->n_tied_awaited) return false;
+    for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
+        const tr__parameter *parameter = &self->parameters[i];
+        if (!parameter->total) continue;
+        for (uint32_t u = 0; u < parameter->spec->n_uses; u++) {
+            const float *gradient = use_gradient(self, parameter, u);
+            TR_ASSERT(gradient);
+            if (u == 0)
+                memcpy(parameter->total, gradient, (size_t)parameter->spec->n_elements * sizeof(float));
+            else
+                tr_accumulate(parameter->total, gradient, parameter->spec->n_elements, self->pool);
+        }
+    }
+    release_step(self, &self->tied);
+    tr__update_report(self);
+    self->phase = TR__COMMITTING;
+    tr_actor_activity(self->actor, "waiting for commit", self->step, 0);
+    return true;
+}
+
+bool tr__reduce_advance(tr__stage *self)
+{
+    switch (self->phase) {
+    case TR__SCATTERING: return finish_scatter(self);
+    case TR__GATHERING: return finish_gather(self);
+    case TR__TYING: return finish_tying(self);
+    case TR__COMPUTING:
+    case TR__COMMITTING: return false;
+    }
+    return false;
+}
+
+void tr__reduce_finish_step(tr__stage *self)
+{
+    if (self->spec.plan.n_replicas == 1) self->reduced = NULL; /* it was the block */
+    for (uint32_t b = 0; b < self->n_blocks; b++) give_flat(self, self->blocks[b].data);
+    self->n_blocks = 0;
+    self->group = tr_plan_groups(&self->spec.plan, self->spec.replica).begin;
+    self->next_weight = self->microbatches.begin;
+    self->phase = TR__COMPUTING;
+}

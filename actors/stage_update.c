@@ -1,0 +1,216 @@
+/* actors/stage_update.c - the end of a step: square sums for the norm, AdamW from one state slot into the
+ * other, and the streaming of a slot to the checkpoint actor while training goes on. A slot of generation g
+ * holds the state after g - 1 updates (0 means "nothing valid"). The update to u+1 updates writes the slot
+ * that held u-1; it waits while that slot is still being streamed. So the newest state is always whole.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "actors/stage_internal.h"
+
+#include "actors/topics.h"
+#include "base/clock.h"
+#include "base/memory.h"
+#include "ops/optimizer.h"
+
+#include <string.h>
+
+enum { ALIGNMENT = 16, N_PARTS = 3 };
+
+static int64_t aligned(int64_t n)
+{
+    return (n + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
+uint64_t tr_stage_state_bytes(const int64_t *n_elements, uint32_t n_parameters)
+{
+    int64_t total = 0;
+    for (uint32_t i = 0; i < n_parameters; i++) total += aligned(n_elements[i]);
+    return (uint64_t)total * N_PARTS * sizeof(float);
+}
+
+float *tr__stage_part(tr__stage *self, int slot, int part)
+{
+    return (float *)tr_actor_slot(self->actor, slot) + part * self->slot_elements;
+}
+
+static void bind_parameters(tr__stage *self)
+{
+    float *values = tr__stage_part(self, self->slot, 0);
+    for (uint32_t i = 0; i < self->spec.n_parameters; i++)
+        self->bound[self->spec.parameters[i].value] = values + self->parameters[i].offset;
+}
+
+tr_status tr__update_init(tr__stage *self, tr_error *err)
+{
+    for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
+        self->parameters[i].offset = self->slot_elements;
+        self->slot_elements += aligned(self->spec.parameters[i].n_elements);
+    }
+    self->slot = 0;
+    tr_actor_slot_open(self->actor, 0);
+    for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
+        int64_t at = self->parameters[i].offset;
+        tr_status status =
+            self->source->load(&self->spec, &self->spec.parameters[i], tr__stage_part(self, 0, 0) + at,
+                               tr__stage_part(self, 0, 1) + at, tr__stage_part(self, 0, 2) + at, err);
+        if (status) return status;
+    }
+    tr_actor_slot_publish(self->actor, 0, (uint64_t)self->step + 1);
+    bind_parameters(self);
+    return TR_OK;
+}
+
+static const float *total_gradient(const tr__stage *self, const tr__parameter *parameter)
+{
+    return parameter->total ? parameter->total : self->reduced + parameter->gradients[0];
+}
+
+/* Losses of the last stage, in order of micro-batches. */
+static void report_losses(tr__stage *self)
+{
+    tr_packer packer;
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 2);
+    tr_pack_uint(&packer, self->microbatches.begin);
+    tr_pack_bytes(&packer, self->losses,
+                  (self->microbatches.end - self->microbatches.begin) * sizeof *self->losses);
+    tr_send_packed(self->actor, self->coordinator, TR_TOPIC_LOSSES, self->step, &packer);
+}
+
+void tr__update_report(tr__stage *self)
+{
+    uint64_t begin = tr_clock_ns();
+    const tr_stage_spec *spec = &self->spec;
+    if (self->last) report_losses(self);
+    uint32_t n_owned = 0;
+    int64_t most_blocks = 1;
+    for (uint32_t i = 0; i < spec->n_parameters && spec->replica == 0; i++) {
+        int64_t blocks = tr_norm_block_count(spec->parameters[i].n_elements);
+        n_owned += spec->parameters[i].owned;
+        if (blocks > most_blocks) most_blocks = blocks;
+    }
+    double *sums = tr_alloc((size_t)most_blocks * sizeof *sums);
+    if (!sums) {
+        tr_error error;
+        tr_fail(&error, TR_ENOMEM, "no memory for the square sums of a gradient");
+        tr_actor_fail(self->actor, &error);
+        return;
+    }
+    tr_packer packer;
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 1 + 2 * n_owned);
+    for (uint32_t i = 0; i < spec->n_parameters && n_owned; i++) {
+        const tr_stage_parameter *known = &spec->parameters[i];
+        if (!known->owned) continue;
+        tr_square_sums(total_gradient(self, &self->parameters[i]), known->n_elements, sums, self->pool);
+        tr_pack_uint(&packer, known->index);
+        tr_pack_bytes(&packer, sums, (size_t)tr_norm_block_count(known->n_elements) * sizeof *sums);
+    }
+    tr_free(sums);
+    self->busy_ns += tr_clock_ns() - begin;
+    tr_pack_uint(&packer, self->busy_ns);
+    self->busy_ns = 0;
+    tr_send_packed(self->actor, self->coordinator, TR_TOPIC_READY, self->step, &packer);
+}
+
+static void update_parameter(tr__stage *self, uint32_t i, int from, int into)
+{
+    const tr__parameter *parameter = &self->parameters[i];
+    const tr_stage_optimizer *known = &self->spec.optimizer;
+    tr_adamw_options options = {.lr = self->learning_rate,
+                                .beta1 = known->beta1,
+                                .beta2 = known->beta2,
+                                .eps = known->eps,
+                                .weight_decay = parameter->spec->decayed ? known->weight_decay : 0,
+                                .gradient_scale = self->scale,
+                                .step = self->step + 1};
+    int64_t at = parameter->offset;
+    tr_adamw(tr__stage_part(self, from, 0) + at, tr__stage_part(self, from, 1) + at,
+             tr__stage_part(self, from, 2) + at, total_gradient(self, parameter),
+             tr__stage_part(self, into, 0) + at, tr__stage_part(self, into, 1) + at,
+             tr__stage_part(self, into, 2) + at, parameter->spec->n_elements, &options, self->pool);
+}
+
+bool tr__update_apply(tr__stage *self)
+{
+    int into = 1 - self->slot;
+    if (!self->committed || (self->streaming && self->stream_slot == into)) return false;
+    for (uint32_t i = 0; i < self->n_wanted;
+         i++) /* not yet begun, and in the slot that would be overwritten */
+        if (self->wanted[i] + 1 == self->step) return false;
+    tr_actor_activity(self->actor, "update", self->step, 0);
+    uint64_t begin = tr_clock_ns();
+    tr_actor_slot_open(self->actor, into);
+    for (uint32_t i = 0; i < self->spec.n_parameters; i++) update_parameter(self, i, self->slot, into);
+    self->tokens[self->step % TR__TOKEN_RING] = 0;
+    self->committed = false;
+    self->slot = into;
+    self->step++;
+    tr_actor_slot_publish(self->actor, into, (uint64_t)self->step + 1);
+    bind_parameters(self);
+    tr__reduce_finish_step(self);
+    self->busy_ns += tr_clock_ns() - begin;
+    tr_packer packer;
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 0);
+    tr_send_packed(self->actor, self->coordinator, TR_TOPIC_UPDATED, self->step - 1, &packer);
+    tr_actor_activity(self->actor, "waiting", self->step, 0);
+    return true;
+}
+
+/* --- checkpoints
+ * ------------------------------------------------------------------------------------------------ */
+
+/* Skips parameters that go into the checkpoint from another stage. */
+static void settle_stream(tr__stage *self)
+{
+    const tr_stage_spec *spec = &self->spec;
+    while (self->stream_parameter < spec->n_parameters && !spec->parameters[self->stream_parameter].owned)
+        self->stream_parameter++;
+    if (self->stream_parameter == spec->n_parameters) self->streaming = false;
+}
+
+static bool begin_stream(tr__stage *self)
+{
+    if (self->n_wanted == 0 || self->wanted[0] > self->step) return false;
+    TR_ASSERT(self->wanted[0] + 1 >= self->step);
+    self->stream_slot = self->wanted[0] == self->step ? self->slot : 1 - self->slot;
+    self->n_wanted--;
+    memmove(self->wanted, self->wanted + 1, self->n_wanted * sizeof *self->wanted);
+    self->streaming = true;
+    self->stream_parameter = self->stream_part = 0;
+    self->stream_offset = 0;
+    settle_stream(self);
+    return self->streaming;
+}
+
+static void advance_stream(tr__stage *self, uint64_t sent, uint64_t total)
+{
+    self->stream_offset += sent;
+    if (self->stream_offset < total) return;
+    self->stream_offset = 0;
+    if (++self->stream_part < N_PARTS) return;
+    self->stream_part = 0;
+    self->stream_parameter++;
+    settle_stream(self);
+}
+
+bool tr__stream_advance(tr__stage *self)
+{
+    if (!self->streaming && !begin_stream(self)) return false;
+    if (tr_edge_credits(self->actor, self->out_state) == 0) return false;
+    tr_buffer *body = tr__buffers_take(&self->chunks);
+    if (!body) return false; /* tried again with the next message */
+    const tr_stage_parameter *parameter = &self->spec.parameters[self->stream_parameter];
+    uint64_t total = (uint64_t)parameter->n_elements * sizeof(float);
+    uint64_t size = total - self->stream_offset;
+    if (size > TR_STATE_CHUNK_BYTES - sizeof(tr_state_chunk))
+        size = TR_STATE_CHUNK_BYTES - sizeof(tr_state_chunk);
+    tr_state_chunk head = {parameter->index, self->stream_part, self->stream_offset};
+    memcpy(body->data, &head, sizeof head);
+    const float *tensor = tr__stage_part(self, self->stream_slot, (int)self->stream_part) +
+                          self->parameters[self->stream_parameter].offset;
+    memcpy((char *)body->data + sizeof head, (const char *)tensor + self->stream_offset, size);
+    uint32_t updates = (uint32_t)(tr_actor_slot_generation(self->actor, self->stream_slot) - 1);
+    tr_edge_send(self->actor, self->out_state, body, (uint32_t)(size + sizeof head), updates, 0, 0);
+    advance_stream(self, size, total);
+    return true;
+}

@@ -1,0 +1,20 @@
+/* ops/cpu/add.h - y = a + b on the CPU, and its plain reference.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_OPS_CPU_ADD_H
+#define TROUPE_OPS_CPU_ADD_H
+
+#include "base/thread_pool.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* a, b, y: n elements. y may be a or b; overwrites. */
+void tr_cpu_add(const float *a, const float *b, float *y, int64_t n, tr_thread_pool *pool);
+
+void tr_add_reference(const float *a, const float *b, float *y, int64_t n);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,43 @@
+/* ops/cpu/attention.h - kernels of causal attention with grouped heads, in blocks, never T x T.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_OPS_CPU_ATTENTION_H
+#define TROUPE_OPS_CPU_ATTENTION_H
+
+#include "base/thread_pool.h"
+
+/* q, y (B,T,H*D); k, v (B,first+T,K*D). Query row t stands at position first + t and sees keys 0 .. first+t.
+ */
+typedef struct tr_attention_shape {
+    int64_t batch, time;
+    int64_t first; /* 0 in training; the rows in the cache before the new ones in generation */
+    int64_t heads, kv_heads, head_size;
+    float scale;
+} tr_attention_shape;
+
+/* Bytes for n_threads threads; in proportion to first + T. */
+size_t tr_cpu_attention_workspace(const tr_attention_shape *shape, int n_threads);
+size_t tr_cpu_attention_backward_workspace(const tr_attention_shape *shape, int n_threads);
+
+/* y = softmax(scale q k^T) v; lse (B,H,T), or NULL: the log of the sum of exp(scale q k^T). */
+void tr_cpu_attention(const float *q, const float *k, const float *v, float *y, float *lse, void *workspace,
+                      const tr_attention_shape *shape, tr_thread_pool *pool);
+
+/* The same for few rows (generation): dot products, nothing packed. workspace: first + T floats a thread. */
+void tr_cpu_attention_rows(const float *q, const float *k, const float *v, float *y, void *workspace,
+                           const tr_attention_shape *shape, tr_thread_pool *pool);
+
+/* Overwrites dq, dk, dv. first must be 0. dk and dv are summed over the query heads of a group in their
+ * order. */
+typedef struct tr_attention_tensors {
+    const float *q, *k, *v, *y, *lse, *dy;
+    float *dq, *dk, *dv;
+} tr_attention_tensors;
+void tr_cpu_attention_backward(const tr_attention_tensors *tensors, void *workspace,
+                               const tr_attention_shape *shape, tr_thread_pool *pool);
+
+/* The plain references, in ops/attention.c. */
+void tr_attention_reference(const float *q, const float *k, const float *v, float *y, float *lse,
+                            const tr_attention_shape *shape);
+void tr_attention_backward_reference(const tr_attention_tensors *tensors, const tr_attention_shape *shape);
+
+#endif

@@ -1,0 +1,82 @@
+/* ops/cpu/matmul.c - see matmul.h.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "ops/cpu/matmul.h"
+
+#include "ops/cpu/vector.h"
+
+#include <dlfcn.h>
+#include <dnnl.h>
+
+/* oneDNN asks OpenMP how many threads it may start, and OpenMP keeps that number for each thread that calls
+ * it. So every thread of ours says once that it wants no helpers; then no OpenMP team is ever made. The
+ * symbol is looked up at run time because the OpenMP runtime (libgomp, libomp) is oneDNN's dependency and not
+ * ours. */
+static void forbid_openmp_teams(void)
+{
+    static _Thread_local bool done;
+    if (done) return;
+    void (*set_num_threads)(int);
+    void *symbol = dlsym(RTLD_DEFAULT, "omp_set_num_threads");
+    memcpy(&set_num_threads, &symbol, sizeof symbol);
+    if (symbol) set_num_threads(1);
+    done = true;
+}
+
+TR_MULTIVERSION static void add_bias(const float *bias, float *c, int64_t m, int64_t n, int64_t c_stride)
+{
+    for (int64_t i = 0; i < m; i++) {
+        float *row = c + i * c_stride;
+        int64_t j = 0;
+        for (; j + TR_LANES <= n; j += TR_LANES)
+            tr_store_f32x16(row + j, tr_load_f32x16(row + j) + tr_load_f32x16(bias + j));
+        for (; j < n; j++) row[j] += bias[j];
+    }
+}
+
+void tr_matmul_single(const tr_matmul *p)
+{
+    forbid_openmp_teams();
+    dnnl_status_t status =
+        dnnl_sgemm(p->transpose_a ? 'T' : 'N', p->transpose_b ? 'T' : 'N', p->m, p->n, p->k, 1.0f, p->a,
+                   p->a_stride, p->b, p->b_stride, p->beta, p->c, p->c_stride);
+    TR_ASSERT(status == dnnl_success); /* it only fails for strides that are too small */
+    if (p->bias) add_bias(p->bias, p->c, p->m, p->n, p->c_stride);
+}
+
+/* Rows by 128: oneDNN packs B for every tile, which fewer rows do not pay for. Columns by 384, the widest for
+ * which the tile stays in the second-level cache, or by 128 (5% slower) where there would be too few tiles to
+ * share. */
+void tr_matmul_tile(int64_t m, int64_t n, int64_t *tile_m, int64_t *tile_n)
+{
+    *tile_m = 128;
+    *tile_n = ((m + 127) / 128) * ((n + 383) / 384) >= 12 ? 384 : 128;
+}
+
+typedef struct tiling {
+    const tr_matmul *product;
+    int64_t tile_m, tile_n, n_columns; /* tiles in a row of tiles */
+} tiling;
+
+static void run_tile(void *context, int64_t tile, int thread)
+{
+    (void)thread;
+    const tiling *t = context;
+    tr_matmul p = *t->product;
+    int64_t i = tile / t->n_columns * t->tile_m, j = tile % t->n_columns * t->tile_n;
+    p.m = p.m - i < t->tile_m ? p.m - i : t->tile_m;
+    p.n = p.n - j < t->tile_n ? p.n - j : t->tile_n;
+    p.a += p.transpose_a ? i : i * p.a_stride;
+    p.b += p.transpose_b ? j * p.b_stride : j;
+    p.c += i * p.c_stride + j;
+    if (p.bias) p.bias += j;
+    tr_matmul_single(&p);
+}
+
+void tr_matmul_run(const tr_matmul *product, tr_thread_pool *pool)
+{
+    tiling t = {.product = product};
+    tr_matmul_tile(product->m, product->n, &t.tile_m, &t.tile_n);
+    t.n_columns = (product->n + t.tile_n - 1) / t.tile_n;
+    int64_t n_rows = (product->m + t.tile_m - 1) / t.tile_m;
+    tr_thread_pool_run(pool, n_rows * t.n_columns, run_tile, &t);
+}

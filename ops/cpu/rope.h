@@ -1,0 +1,19 @@
+/* ops/cpu/rope.h - kernels of rope.   x, y (B,T,n*D); table (T,D): the cosines of a row, then its sines.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_OPS_CPU_ROPE_H
+#define TROUPE_OPS_CPU_ROPE_H
+
+#include "base/thread_pool.h"
+
+/* table[t] = cos((first + t) theta^(-2i/D)) for i < D/2, then the sines: in double, rounded. */
+void tr_rope_table(float *table, int64_t first, int64_t time, int32_t head_size, float theta);
+
+/* Rotates the pairs (i, i + D/2) of every head by the row's angles, or back where `inverse`. y may be x. */
+void tr_cpu_rope(const float *x, const float *table, float *y, int64_t batch, int64_t time, int64_t heads,
+                 int64_t head_size, bool inverse, tr_thread_pool *pool);
+
+/* The plain reference, in ops/rope.c: angles from the positions, all in double. */
+void tr_rope_reference(const float *x, float *y, int64_t batch, int64_t time, int64_t heads,
+                       int64_t head_size, int64_t first, float theta, bool inverse);
+
+#endif

@@ -1,0 +1,45 @@
+/* ops/infer.h - checks that shape inference functions share. All messages begin with the operation's name.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_OPS_INFER_H
+#define TROUPE_OPS_INFER_H
+
+#include "ops/graph.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Input i is there and has this dtype; `name` is what its builder calls it. */
+tr_status tr_infer_input(const tr_graph *graph, const tr_node *node, int i, const char *name, tr_dtype dtype,
+                         tr_error *err);
+/* The same, and its shape is *shape. */
+tr_status tr_infer_shaped(const tr_graph *graph, const tr_node *node, int i, const char *name, tr_dtype dtype,
+                          const tr_shape *shape, tr_error *err);
+
+static inline const tr_shape *tr_input_shape(const tr_graph *graph, const tr_node *node, int i)
+{
+    return &tr_graph_value(graph, node->inputs[i])->shape;
+}
+
+/* (...,C): C, and how many rows of it there are. A shape of rank 0 is one row of one. */
+static inline int64_t tr_shape_last(const tr_shape *shape)
+{
+    return shape->rank > 0 ? shape->dims[shape->rank - 1] : 1;
+}
+
+static inline int64_t tr_shape_rows(const tr_shape *shape)
+{
+    return tr_shape_elements(shape) / tr_shape_last(shape);
+}
+
+/* (...) of (...,C). */
+static inline tr_shape tr_shape_without_last(tr_shape shape)
+{
+    if (shape.rank > 0) shape.dims[--shape.rank] = 0;
+    return shape;
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,103 @@
+/* pipelines/job_plan.h - a recipe thought through to its end: model, cut, actors, edges, memory. Nothing runs yet.
+ * The head makes it whole; a worker makes the part that its stage needs from the same recipe and gets the same, since every
+ * step of it is deterministic. `troupe plan` prints it.
+ * Threads: built by one thread, then only read.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_PIPELINES_JOB_PLAN_H
+#define TROUPE_PIPELINES_JOB_PLAN_H
+
+#include "actors/plan.h"
+#include "actors/stage.h"
+#include "pipelines/data.h"
+#include "pipelines/partition.h"
+#include "runtime/topology.h"
+
+#include <stdio.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Where the state at the beginning comes from. */
+typedef enum tr_origin {
+    TR_ORIGIN_FRESH,     /* random numbers */
+    TR_ORIGIN_MODEL,     /* parameters from a Hugging Face directory, moments zero */
+    TR_ORIGIN_CHECKPOINT /* all from a checkpoint of ours */
+} tr_origin;
+
+typedef struct tr_start {
+    tr_origin origin;
+    char directory[1024]; /* "" when fresh */
+    uint32_t updates;     /* done in the checkpoint, else 0 */
+    uint64_t tokens;      /* seen by then */
+} tr_start;
+
+typedef struct tr_model_plan {
+    tr_model_config config;
+    tr_graph *whole; /* forward, with loss */
+    tr_model_values values;
+    tr_model_parameters parameters;
+    tr_partition partition;
+    tr_parameter_use *uses;
+    size_t n_uses;
+} tr_model_plan;
+
+/* config is taken over (also when it fails). Errors: TR_EINVAL (more stages than layers, ...), TR_ENOMEM. */
+tr_status tr_model_plan_init(tr_model_plan *self, tr_model_config *config, const tr_recipe *recipe,
+                             tr_error *err);
+void tr_model_plan_release(tr_model_plan *self);
+
+/* The numbers all actors share. data tells how many windows are held out. */
+void tr_training_plan_from_recipe(tr_training_plan *out, const tr_recipe *recipe, const tr_data *data,
+                                  uint32_t first_step);
+
+/* Micro-batches that stage `stage` may hold between forward and weight gradient. One more than the pipeline is deep behind it:
+ * P-s is exactly 1F1B, one more hides the time messages take. Never more than the replica has in a step. */
+uint32_t tr_stash_credits(const tr_training_plan *plan, uint32_t replica, uint32_t stage);
+
+/* Fills graph, values, parameters and plan of a stage's spec. Release with tr_stage_spec_release. */
+tr_status tr_model_plan_stage(const tr_model_plan *self, const tr_recipe *recipe,
+                              const tr_training_plan *plan, uint32_t replica, uint32_t stage,
+                              tr_stage_spec *spec, tr_error *err);
+void tr_stage_spec_release(tr_stage_spec *spec);
+
+/* What is known of a stage before it runs, in bytes. */
+typedef struct tr_stage_budget {
+    int64_t n_parameters; /* elements, tied ones in every stage that holds them */
+    double gflops;        /* of one micro-batch: forward, backward and weight gradient */
+    uint64_t state, gradients, stashes, scratch, edges;
+    uint32_t stash_credits;
+} tr_stage_budget;
+
+typedef struct tr_job_plan {
+    const tr_recipe *recipe; /* not owned */
+    tr_model_plan model;
+    tr_training_plan training;
+    tr_start start;
+    tr_stage_budget *budgets; /* by replica * n_stages + stage */
+    tr_topology topology;
+    int64_t *n_elements; /* of each parameter of the model */
+} tr_job_plan;
+
+/* config is taken over. recipe must outlive the plan. Errors: TR_EINVAL, TR_ENOMEM. */
+tr_status tr_job_plan_init(tr_job_plan *self, const tr_recipe *recipe, tr_model_config *config,
+                           const tr_data *data, const tr_start *start, tr_error *err);
+void tr_job_plan_release(tr_job_plan *self);
+void tr_job_plan_print(const tr_job_plan *self, FILE *stream);
+
+/* The config that a stage's or a data shard's actor gets in the topology; both in one form. */
+typedef struct tr_place {
+    tr_training_plan plan;
+    tr_start start;
+    uint32_t replica, stage; /* stage is 0 for a data shard */
+    tr_recipe recipe;
+} tr_place;
+tr_status tr_place_pack(const tr_job_plan *plan, uint32_t replica, uint32_t stage, void **bytes,
+                        size_t *size_bytes, tr_error *err);
+tr_status tr_place_unpack(tr_place *out, const void *bytes, size_t size_bytes,
+                          tr_error *err); /* release the recipe */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,325 @@
+/* pipelines/job_topology.c - the actors of a training job, their places, edges and memory; and how they are printed.
+ * Node 0, the head, has coordinator, checkpoint and monitor; node 1 + replica * P + stage has that stage, the first of each
+ * replica its data shard as well.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "pipelines/job_plan.h"
+
+#include "actors/roles.h"
+#include "actors/topics.h"
+#include "base/memory.h"
+#include "ops/program.h"
+
+#include <inttypes.h>
+
+enum { HEAD_SLOTS = 4 /* of the "state" edge */ };
+
+static uint64_t value_bytes(const tr_graph *graph, tr_value value)
+{
+    if (value == TR_NO_VALUE) return 0;
+    const tr_value_info *info = tr_graph_value(graph, value);
+    return (uint64_t)tr_shape_elements(&info->shape) * tr_dtype_bytes(info->dtype);
+}
+
+/* --- memory ------------------------------------------------------------------------------------------------------- */
+
+static tr_status budget_stage(const tr_job_plan *plan, const tr_stage_spec *spec, tr_stage_budget *out,
+                              tr_error *err)
+{
+    tr_program *program;
+    tr_program_options options = {.device = TR_DEVICE_CPU, .n_threads = spec->n_threads};
+    tr_status status = tr_program_new(&program, spec->graph, &options, err);
+    if (status) return status;
+    *out = (tr_stage_budget){.stash_credits = spec->stash_credits,
+                             .stashes = spec->stash_credits * tr_program_stash_bytes(program),
+                             .scratch = tr_program_scratch_bytes(program)};
+    for (int phase = 0; phase < TR_PHASE_COUNT; phase++)
+        out->gflops += tr_program_flops(program, (tr_phase)phase) * 1e-9;
+    tr_program_destroy(&program);
+
+    int64_t *n_elements = tr_alloc(spec->n_parameters * sizeof *n_elements);
+    if (!n_elements) return tr_fail(err, TR_ENOMEM, "no memory for a stage's sizes");
+    for (uint32_t i = 0; i < spec->n_parameters; i++) {
+        n_elements[i] = spec->parameters[i].n_elements;
+        out->n_parameters += n_elements[i];
+    }
+    out->state = tr_stage_state_bytes(n_elements, spec->n_parameters);
+    tr_free(n_elements);
+    /* The group at work, the blocks of a replica at their most, and with several replicas the sum. */
+    uint32_t blocks = 1, most = 1;
+    tr_range own = tr_plan_groups(&plan->training, spec->replica);
+    for (uint32_t n = own.end - own.begin; n > 1; n /= 2) blocks++;
+    most = blocks + (own.end - own.begin > 1) + (plan->training.n_replicas > 1);
+    out->gradients =
+        most * (uint64_t)tr_stage_gradient_elements(spec->parameters, spec->n_parameters) * sizeof(float);
+    return TR_OK;
+}
+
+/* --- actors and edges --------------------------------------------------------------------------------------------- */
+
+static int32_t node_of(const tr_training_plan *plan, uint32_t replica, uint32_t stage)
+{
+    return (int32_t)(1 + replica * plan->n_stages + stage);
+}
+
+static tr_status add_placed(tr_job_plan *self, const char *name, const char *behavior, uint32_t replica,
+                            uint32_t stage, uint64_t state_bytes, tr_error *err)
+{
+    void *config;
+    size_t config_bytes;
+    tr_status status = tr_place_pack(self, replica, stage, &config, &config_bytes, err);
+    if (status) return status;
+    tr_actor_id id;
+    status = tr_topology_add_actor(&self->topology, name, behavior, node_of(&self->training, replica, stage),
+                                   config, config_bytes, state_bytes, &id, err);
+    tr_free(config);
+    return status;
+}
+
+static tr_status add_actors(tr_job_plan *self, tr_error *err)
+{
+    static const char *const of_head[] = {TR_ROLE_COORDINATOR, TR_ROLE_CHECKPOINT, TR_ROLE_MONITOR};
+    const tr_training_plan *plan = &self->training;
+    char name[TR_NAME_BYTES];
+    tr_actor_id id;
+    tr_status status = TR_OK;
+    for (size_t i = 0; !status && i < sizeof of_head / sizeof *of_head; i++)
+        status = tr_topology_add_actor(&self->topology, of_head[i], of_head[i], TR_NODE_HEAD, NULL, 0, 0, &id,
+                                       err);
+    for (uint32_t r = 0; !status && r < plan->n_replicas; r++) {
+        tr_role_name_shard(name, r);
+        status = add_placed(self, name, "data_shard", r, 0, 0, err);
+        for (uint32_t s = 0; !status && s < plan->n_stages; s++) {
+            tr_role_name_stage(name, r, s);
+            status = add_placed(self, name, "stage", r, s, self->budgets[r * plan->n_stages + s].state, err);
+        }
+    }
+    return status;
+}
+
+static tr_status add_edge(tr_job_plan *self, const char *name, tr_actor_id source, tr_actor_id destination,
+                          uint32_t n_slots, uint64_t slot_bytes, tr_error *err)
+{
+    if (slot_bytes > UINT32_MAX || n_slots > UINT16_MAX)
+        return tr_fail(err, TR_EUNSUPPORTED,
+                       "edge '%s' would need %u slots of %" PRIu64 " bytes; a message has at most 4 GiB",
+                       name, n_slots, slot_bytes);
+    uint32_t edge;
+    return tr_topology_add_edge(&self->topology, name, source, destination, n_slots, (uint32_t)slot_bytes,
+                                &edge, err);
+}
+
+static tr_status add_pipeline_edges(tr_job_plan *self, uint32_t r, const tr_stage_spec *spec, tr_error *err)
+{
+    const tr_training_plan *plan = &self->training;
+    uint32_t last = plan->n_stages - 1;
+    char name[TR_NAME_BYTES];
+    tr_role_name_shard(name, r);
+    tr_actor_id shard = tr_role_find(&self->topology, name),
+                stage = tr_role_find_stage(&self->topology, r, spec->stage);
+    uint64_t ids = (uint64_t)plan->rows * plan->sequence * sizeof(int32_t);
+    tr_status status = TR_OK;
+    if (spec->stage == 0)
+        status = add_edge(self, TR_EDGE_TOKENS, shard, stage, spec->stash_credits + 2, ids, err);
+    if (!status && spec->stage == last)
+        status = add_edge(self, TR_EDGE_TARGETS, shard, stage,
+                          tr_stash_credits(plan, r, 0) + spec->stash_credits + last + 2, ids, err);
+    if (!status && spec->stage < last) {
+        tr_actor_id next = tr_role_find_stage(&self->topology, r, spec->stage + 1);
+        uint64_t bytes = value_bytes(spec->graph, spec->activation_out);
+        status = add_edge(self, TR_EDGE_ACTIVATION, stage, next,
+                          tr_stash_credits(plan, r, spec->stage + 1) + 1, bytes, err);
+        if (!status) status = add_edge(self, TR_EDGE_GRADIENT, next, stage, spec->stash_credits, bytes, err);
+    }
+    if (!status && r == 0)
+        status = add_edge(self, TR_EDGE_STATE, stage, tr_role_find(&self->topology, TR_ROLE_CHECKPOINT),
+                          HEAD_SLOTS, TR_STATE_CHUNK_BYTES, err);
+    return status;
+}
+
+static tr_status add_reduction_edges(tr_job_plan *self, uint32_t r, const tr_stage_spec *spec, tr_error *err)
+{
+    const tr_training_plan *plan = &self->training;
+    int64_t flat = tr_stage_gradient_elements(spec->parameters, spec->n_parameters), begin, end;
+    tr_actor_id from = tr_role_find_stage(&self->topology, r, spec->stage);
+    tr_status status = TR_OK;
+    for (uint32_t other = 0; !status && other < plan->n_replicas; other++) {
+        if (other == r) continue;
+        tr_actor_id to = tr_role_find_stage(&self->topology, other, spec->stage);
+        tr_stage_shard(flat, plan->n_replicas, other, &begin, &end);
+        status = add_edge(self, TR_EDGE_SCATTER, from, to, tr_plan_blocks(plan, r, NULL),
+                          (uint64_t)(end - begin) * 4, err);
+        tr_stage_shard(flat, plan->n_replicas, r, &begin, &end);
+        if (!status) status = add_edge(self, TR_EDGE_GATHER, from, to, 1, (uint64_t)(end - begin) * 4, err);
+    }
+    return status;
+}
+
+/* Uses of a tied parameter that this stage tells stage `other`: all its own uses of what `other` uses as well. */
+static void count_tied(const tr_stage_spec *spec, uint32_t other, uint32_t *n_uses, uint64_t *bytes)
+{
+    *n_uses = 0;
+    *bytes = 0;
+    for (uint32_t i = 0; i < spec->n_parameters; i++) {
+        const tr_stage_parameter *parameter = &spec->parameters[i];
+        uint32_t own = 0;
+        bool there = false;
+        for (uint32_t u = 0; u < parameter->n_uses; u++) {
+            own += parameter->uses[u].stage == spec->stage;
+            there |= parameter->uses[u].stage == other;
+        }
+        if (!there) continue;
+        *n_uses += own;
+        uint64_t size = (uint64_t)parameter->n_elements * sizeof(float);
+        if (size > *bytes) *bytes = size;
+    }
+}
+
+static tr_status add_tied_edges(tr_job_plan *self, uint32_t r, const tr_stage_spec *spec, tr_error *err)
+{
+    tr_status status = TR_OK;
+    for (uint32_t other = 0; !status && other < self->training.n_stages; other++) {
+        if (other == spec->stage) continue;
+        uint32_t n_uses;
+        uint64_t bytes;
+        count_tied(spec, other, &n_uses, &bytes);
+        if (n_uses)
+            status = add_edge(self, TR_EDGE_TIED, tr_role_find_stage(&self->topology, r, spec->stage),
+                              tr_role_find_stage(&self->topology, r, other), n_uses, bytes, err);
+    }
+    return status;
+}
+
+static tr_status for_each_stage(tr_job_plan *self, bool edges, tr_error *err)
+{
+    const tr_training_plan *plan = &self->training;
+    tr_status status = TR_OK;
+    for (uint32_t s = 0; !status && s < plan->n_stages; s++) {
+        for (uint32_t r = 0; !status && r < plan->n_replicas; r++) {
+            tr_stage_spec spec;
+            status = tr_model_plan_stage(&self->model, self->recipe, plan, r, s, &spec, err);
+            if (status) break;
+            if (!edges) status = budget_stage(self, &spec, &self->budgets[r * plan->n_stages + s], err);
+            if (edges) status = add_pipeline_edges(self, r, &spec, err);
+            if (edges && !status) status = add_reduction_edges(self, r, &spec, err);
+            if (edges && !status) status = add_tied_edges(self, r, &spec, err);
+            tr_stage_spec_release(&spec);
+        }
+    }
+    return status;
+}
+
+/* What an edge costs its receiver: slots for what comes from another process, nothing within one. */
+static void budget_edges(tr_job_plan *self)
+{
+    const tr_training_plan *plan = &self->training;
+    for (size_t e = 0; e < self->topology.n_edges && self->recipe->layout.processes; e++) {
+        const tr_edge_spec *edge = &self->topology.edges[e];
+        int32_t from = tr_topology_actor(&self->topology, edge->source)->node;
+        int32_t to = tr_topology_actor(&self->topology, edge->destination)->node;
+        if (to == TR_NODE_HEAD || from == to) continue;
+        self->budgets[(to - 1) % (int32_t)(plan->n_replicas * plan->n_stages)].edges +=
+            (uint64_t)edge->n_slots * edge->slot_bytes;
+    }
+}
+
+tr_status tr_job_plan_init(tr_job_plan *self, const tr_recipe *recipe, tr_model_config *config,
+                           const tr_data *data, const tr_start *start, tr_error *err)
+{
+    *self = (tr_job_plan){.recipe = recipe, .start = *start};
+    tr_status status = tr_model_plan_init(&self->model, config, recipe, err);
+    if (status) return status;
+    tr_training_plan_from_recipe(&self->training, recipe, data, start->updates);
+    uint32_t n_workers = self->training.n_replicas * self->training.n_stages;
+    tr_topology_init(&self->topology, (int32_t)n_workers + 1);
+    self->topology.threads_per_node = 1;
+    size_t n_parameters = self->model.parameters.count;
+    self->budgets = tr_alloc_zero(n_workers, sizeof *self->budgets);
+    self->n_elements = tr_alloc(n_parameters * sizeof *self->n_elements);
+    if (!self->budgets || !self->n_elements)
+        status = tr_fail(err, TR_ENOMEM, "no memory for the plan of a job");
+    for (size_t i = 0; !status && i < n_parameters; i++)
+        self->n_elements[i] = tr_shape_elements(&self->model.parameters.items[i].shape);
+    if (!status) status = for_each_stage(self, false, err);
+    if (!status) status = add_actors(self, err);
+    if (!status) status = for_each_stage(self, true, err);
+    if (status)
+        tr_job_plan_release(self);
+    else
+        budget_edges(self);
+    return status;
+}
+
+void tr_job_plan_release(tr_job_plan *self)
+{
+    tr_topology_release(&self->topology);
+    tr_free(self->budgets);
+    tr_free(self->n_elements);
+    tr_model_plan_release(&self->model);
+    *self = (tr_job_plan){0};
+}
+
+/* --- for people --------------------------------------------------------------------------------------------------- */
+
+static void print_size(FILE *stream, uint64_t bytes)
+{
+    if (bytes >= (uint64_t)10 << 30)
+        fprintf(stream, " %7.1f GiB", (double)bytes / (1 << 30));
+    else
+        fprintf(stream, " %7.1f MiB", (double)bytes / (1 << 20));
+}
+
+static void print_layers(const tr_job_plan *self, uint32_t stage, FILE *stream)
+{
+    int32_t first = self->model.partition.first_unit[stage],
+            end = self->model.partition.first_unit[stage + 1];
+    int32_t n_units = tr_graph_unit_count(self->model.whole);
+    double total = 0;
+    for (int32_t s = 0; s < self->model.partition.n_stages; s++) total += self->model.partition.cost[s];
+    int32_t from = first == 0 ? 1 : first,
+            to = end == n_units ? end - 2 : end - 1; /* units 1 .. L are the layers */
+    fprintf(stream, "  stage %u: layers %d to %d%s%s, %.0f%% of the forward\n", stage, from - 1, to - 1,
+            first == 0 ? ", embedding" : "", end == n_units ? ", head and loss" : "",
+            100 * self->model.partition.cost[stage] / total);
+}
+
+void tr_job_plan_print(const tr_job_plan *self, FILE *stream)
+{
+    const tr_training_plan *plan = &self->training;
+    const tr_recipe *recipe = self->recipe;
+    int64_t tokens = (int64_t)plan->n_microbatches * plan->rows * plan->sequence;
+    fprintf(stream, "model: %s, %d layers of %d, %" PRId64 " parameters\n",
+            tr_family_name(self->model.config.family), self->model.config.layers, self->model.config.width,
+            tr_model_config_parameter_count(&self->model.config));
+    fprintf(stream,
+            "step: %u micro-batches of %u x %u tokens in %u reduction groups, %" PRId64 " tokens; %u steps\n",
+            plan->n_microbatches, plan->rows, plan->sequence, plan->n_groups, tokens, plan->n_steps);
+    fprintf(stream, "layout: %u replicas x %u stages, %s over %s, %d kernel threads each\n", plan->n_replicas,
+            plan->n_stages, recipe->layout.processes ? "one process a stage" : "one process",
+            tr_transport_kind_name(recipe->transport), recipe->layout.threads);
+    for (uint32_t s = 0; s < plan->n_stages; s++) print_layers(self, s, stream);
+    fprintf(stream, "\n%-24s %-9s %12s %8s %11s %11s %11s %11s %11s\n", "actor", "where", "parameters",
+            "credits", "state x2", "gradients", "stashes", "scratch", "slots");
+    for (size_t i = 0; i < self->topology.n_actors; i++) {
+        const tr_actor_spec *actor = &self->topology.actors[i];
+        char where[32];
+        snprintf(where, sizeof where, actor->node == TR_NODE_HEAD ? "head" : "worker %d", actor->node);
+        fprintf(stream, "%-24s %-9s", actor->name, where);
+        if (actor->state_bytes) {
+            const tr_stage_budget *budget = &self->budgets[actor->node - 1];
+            fprintf(stream, " %12" PRId64 " %8u", budget->n_parameters, budget->stash_credits);
+            print_size(stream, 2 * budget->state);
+            print_size(stream, budget->gradients);
+            print_size(stream, budget->stashes);
+            print_size(stream, budget->scratch);
+            print_size(stream, budget->edges);
+        }
+        fputc('\n', stream);
+    }
+    fprintf(stream, "\n%-12s %-24s %-24s %6s %12s\n", "edge", "from", "to", "slots", "bytes each");
+    for (size_t e = 0; e < self->topology.n_edges; e++) {
+        const tr_edge_spec *edge = &self->topology.edges[e];
+        fprintf(stream, "%-12s %-24s %-24s %6u %12u\n", edge->name,
+                tr_topology_actor(&self->topology, edge->source)->name,
+                tr_topology_actor(&self->topology, edge->destination)->name, edge->n_slots, edge->slot_bytes);
+    }
+}

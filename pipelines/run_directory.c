@@ -1,0 +1,217 @@
+/* pipelines/run_directory.c - see run_directory.h.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "pipelines/run_directory.h"
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/memory.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const uint64_t SECOND = 1000000000u;
+static const uint64_t PLAIN_EVERY_S = 5, TERMINAL_EVERY_MS = 200, QUIET_AT_MOST_S = 10;
+
+struct tr_run {
+    FILE *log, *events, *progress;
+    bool terminal;
+    bool line_open; /* the terminal's changing line has no end yet */
+    uint32_t n_steps, first_step;
+    uint64_t began_ns, said_ns;
+    double smooth_step_ms; /* moving mean, for the time left */
+    tr_step_record last;
+    bool has_last;
+};
+
+/* --- files -------------------------------------------------------------------------------------------------------- */
+
+/* Keeps the lines of steps 1 .. updates, in a new file that replaces the old one. */
+static tr_status cut_log(const char *path, uint32_t updates, tr_error *err)
+{
+    if (!tr_path_exists(path)) return TR_OK;
+    char *text;
+    size_t size;
+    tr_status status = tr_file_read(path, &text, &size, err);
+    if (status) return status;
+    tr_file_writer writer;
+    status = tr_file_writer_open(&writer, path, err);
+    for (char *line = text; !status && line < text + size;) {
+        char *end = memchr(line, '\n', (size_t)(text + size - line));
+        if (!end) break; /* a line that was cut short */
+        json_t *object = json_loadb(line, (size_t)(end - line), 0, NULL);
+        json_int_t step = json_integer_value(json_object_get(object, "step"));
+        if (step >= 1 && step <= (json_int_t)updates)
+            fwrite(line, 1, (size_t)(end - line) + 1, writer.stream);
+        json_decref(object);
+        line = end + 1;
+    }
+    tr_free(text);
+    return status ? status : tr_file_writer_commit(&writer, err);
+}
+
+static tr_status open_append(FILE **out, const char *path, tr_error *err)
+{
+    *out = fopen(path, "ae");
+    return *out ? TR_OK : tr_fail(err, TR_EIO, "could not write '%s': %s", path, strerror(errno));
+}
+
+static tr_status open_files(tr_run *self, const tr_recipe *recipe, uint32_t updates, tr_error *err)
+{
+    char *checkpoints = tr_format("%s/checkpoints", recipe->run),
+         *yaml = tr_format("%s/recipe.yaml", recipe->run);
+    char *log = tr_format("%s/log.jsonl", recipe->run), *events = tr_format("%s/events.jsonl", recipe->run);
+    tr_status status = TR_OK;
+    if (!checkpoints || !yaml || !log || !events)
+        status = tr_fail(err, TR_ENOMEM, "no memory for a run's paths");
+    if (!status) status = tr_directory_make(checkpoints, err);
+    if (!status) status = tr_recipe_write_yaml(recipe, yaml, err);
+    if (!status) status = cut_log(log, updates, err);
+    if (!status) status = open_append(&self->log, log, err);
+    if (!status) status = open_append(&self->events, events, err);
+    tr_free(checkpoints);
+    tr_free(yaml);
+    tr_free(log);
+    tr_free(events);
+    return status;
+}
+
+tr_status tr_run_open(tr_run **out, const tr_recipe *recipe, uint32_t updates, FILE *progress, tr_error *err)
+{
+    tr_run *self = tr_alloc_zero(1, sizeof *self);
+    if (!self) return tr_fail(err, TR_ENOMEM, "no memory for a run");
+    self->progress = progress;
+    self->terminal = progress && isatty(fileno(progress));
+    self->n_steps = (uint32_t)recipe->train.steps;
+    self->first_step = updates;
+    self->began_ns = self->said_ns = tr_clock_ns();
+    tr_status status = open_files(self, recipe, updates, err);
+    if (status)
+        tr_run_close(&self);
+    else
+        *out = self;
+    return status;
+}
+
+void tr_run_close(tr_run **out)
+{
+    tr_run *self = *out;
+    if (!self) return;
+    if (self->line_open) fputc('\n', self->progress);
+    if (self->log) fclose(self->log);
+    if (self->events) fclose(self->events);
+    tr_free(self);
+    *out = NULL;
+}
+
+const tr_step_record *tr_run_last(const tr_run *self)
+{
+    return self->has_last ? &self->last : NULL;
+}
+
+/* --- what people see ---------------------------------------------------------------------------------------------- */
+
+static void say(tr_run *self, const char *text, bool stays)
+{
+    if (!self->progress) return;
+    if (self->terminal)
+        fprintf(self->progress, "\r%s\x1b[K%s", text, stays ? "\n" : "");
+    else
+        fprintf(self->progress, "%s\n", text);
+    fflush(self->progress);
+    self->line_open = self->terminal && !stays;
+    self->said_ns = tr_clock_ns();
+}
+
+static void say_step(tr_run *self, const tr_step_record *record)
+{
+    char text[256], validation[48] = "";
+    if (record->has_validation)
+        snprintf(validation, sizeof validation, "  held-out %.4f", record->validation_loss);
+    uint64_t left = (uint64_t)((self->n_steps - record->step) * self->smooth_step_ms / 1000);
+    snprintf(text, sizeof text, "step %u/%u  loss %.4f%s  %.0f tokens/s  %" PRIu64 ":%02" PRIu64 " left",
+             record->step, self->n_steps, record->loss, validation,
+             1000 * record->tokens_per_s * record->step_ms / (1000 * self->smooth_step_ms), left / 60,
+             left % 60);
+    say(self, text, record->has_validation || record->step == self->n_steps);
+}
+
+void tr_run_tick(tr_run *self)
+{
+    uint64_t now = tr_clock_ns();
+    if (now - self->said_ns < QUIET_AT_MOST_S * SECOND) return;
+    char text[128];
+    uint32_t step = self->has_last ? self->last.step : self->first_step;
+    snprintf(text, sizeof text, "step %u/%u  working for %" PRIu64 " s on the next", step, self->n_steps,
+             (now - self->said_ns) / SECOND);
+    say(self, text, false);
+}
+
+/* --- records and events ------------------------------------------------------------------------------------------- */
+
+static tr_status write_line(FILE *stream, json_t *object, tr_error *err)
+{
+    char *line = object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
+    json_decref(object);
+    if (!line) return tr_fail(err, TR_ENOMEM, "no memory for a line of a log");
+    bool good = fprintf(stream, "%s\n", line) > 0 && fflush(stream) == 0;
+    free(line); /* jansson's */
+    return good ? TR_OK : tr_fail(err, TR_EIO, "could not write a log of the run: %s", strerror(errno));
+}
+
+tr_status tr_run_record(tr_run *self, const tr_step_record *record, tr_error *err)
+{
+    char hex[40];
+    snprintf(hex, sizeof hex, "%a", record->loss);
+    json_t *object =
+        json_pack("{s:I, s:f, s:s, s:f, s:f, s:I, s:f, s:f, s:f, s:n, s:I}", "step", (json_int_t)record->step,
+                  "loss", record->loss, "loss_hex", hex, "grad_norm", record->grad_norm, "lr", record->lr,
+                  "tokens", (json_int_t)record->tokens, "tokens_per_s", record->tokens_per_s, "step_ms",
+                  record->step_ms, "stall", record->stall, "mfu", "epoch", (json_int_t)record->epoch);
+    if (object && record->has_validation)
+        json_object_set_new(object, "validation_loss", json_real(record->validation_loss));
+    tr_status status = write_line(self->log, object, err);
+    self->smooth_step_ms =
+        self->has_last ? 0.95 * self->smooth_step_ms + 0.05 * record->step_ms : record->step_ms;
+    self->last = *record;
+    self->has_last = true;
+    uint64_t quiet = tr_clock_ns() - self->said_ns;
+    uint64_t often = self->terminal ? TERMINAL_EVERY_MS * SECOND / 1000 : PLAIN_EVERY_S * SECOND;
+    if (quiet >= often || record->has_validation || record->step == self->n_steps) say_step(self, record);
+    return status;
+}
+
+static void write_event(tr_run *self, const char *kind, uint64_t monotonic_ns, const tr_job_event *event,
+                        const char *text)
+{
+    json_t *object =
+        json_pack("{s:s, s:f, s:s}", "event", kind, "monotonic_s", (double)monotonic_ns * 1e-9, "text", text);
+    if (object && event) {
+        json_object_set_new(object, "epoch", json_integer(event->epoch));
+        if (event->node >= 0) json_object_set_new(object, "node", json_integer(event->node));
+        if (event->pid > 0) json_object_set_new(object, "pid", json_integer(event->pid));
+    }
+    tr_error ignored; /* events are for people; the run does not end for them */
+    (void)write_line(self->events, object, &ignored);
+}
+
+void tr_run_note(tr_run *self, const char *kind, const char *text)
+{
+    write_event(self, kind, tr_clock_ns(), NULL, text);
+    if (strcmp(kind, "checkpoint") == 0) return;
+    say(self, text, true);
+}
+
+void tr_run_event(tr_run *self, const tr_job_event *event)
+{
+    static const char *const kinds[] = {[TR_JOB_WORKER_STARTED] = "worker_started",
+                                        [TR_JOB_RUNNING] = "running",
+                                        [TR_JOB_WORKER_DIED] = "worker_died",
+                                        [TR_JOB_ACTOR_FAILED] = "actor_failed",
+                                        [TR_JOB_STOPPING] = "stopping"};
+    write_event(self, kinds[event->kind], event->monotonic_ns, event, event->text);
+    if (event->kind == TR_JOB_STOPPING) say(self, event->text, true);
+}

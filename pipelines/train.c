@@ -1,0 +1,234 @@
+/* pipelines/train.c - see train.h. Everything that can be wrong with the input is found before the run directory is made:
+ * the recipe's files are opened, the weights checked, the plan thought through.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "pipelines/train.h"
+
+#include "actors/checkpoint.h"
+#include "actors/coordinator.h"
+#include "actors/data_shard.h"
+#include "actors/monitor.h"
+#include "actors/roles.h"
+#include "actors/stage.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "pipelines/checkpoint_files.h"
+#include "pipelines/job_plan.h"
+#include "pipelines/run_directory.h"
+#include "pipelines/sources.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+/* Behaviours take their context as void *; the sources are only read. */
+#define CONTEXT(source) ((void *)(uintptr_t) & (source))
+
+static const tr_actor_kind worker_kinds[] = {
+    {"stage", &tr_stage_behavior, CONTEXT(tr_pipeline_stage_source)},
+    {"data_shard", &tr_data_shard_behavior, CONTEXT(tr_pipeline_shard_source)},
+};
+const tr_registry tr_training_registry = {worker_kinds, sizeof worker_kinds / sizeof *worker_kinds};
+
+typedef struct training {
+    const tr_recipe *recipe;
+    tr_start start;
+    tr_data *data;
+    tr_job_plan plan;
+    tr_weights *weights; /* of a directory: for the names it gives its tensors */
+    tr_checkpoint_files *files;
+    tr_run *run;
+} training;
+
+static double learning_rate(void *context, uint32_t step)
+{
+    return tr_recipe_learning_rate(context, (int32_t)step);
+}
+
+static tr_status on_record(void *context, const tr_step_record *record, tr_error *err)
+{
+    training *self = context;
+    return tr_run_record(self->run, record, err);
+}
+
+static void on_note(void *context, const char *kind, const char *text)
+{
+    training *self = context;
+    tr_run_note(self->run, kind, text);
+}
+
+static void on_tick(void *context)
+{
+    training *self = context;
+    tr_run_tick(self->run);
+}
+
+static void on_event(void *context, const tr_job_event *event)
+{
+    training *self = context;
+    tr_run_event(self->run, event);
+}
+
+/* --- before anything is created ----------------------------------------------------------------------------------- */
+
+static tr_status find_start(training *self, bool resume, tr_error *err)
+{
+    const tr_recipe *recipe = self->recipe;
+    bool exists = tr_path_exists(recipe->run);
+    if (exists && !tr_path_is_directory(recipe->run))
+        return tr_fail(err, TR_EINVAL, "run '%s' is a file; name a directory that is not there yet",
+                       recipe->run);
+    if (exists && !resume)
+        return tr_fail(err, TR_EEXIST,
+                       "the run directory '%s' exists; go on with --resume, or name another with run=DIR",
+                       recipe->run);
+    tr_trainer_state state = {0};
+    char *path = self->start.directory;
+    tr_status status = TR_OK;
+    if (exists) status = tr_checkpoint_find(recipe->run, path, sizeof self->start.directory, &state, err);
+    if (status) return status;
+    if (path[0]) {
+        self->start.origin = TR_ORIGIN_CHECKPOINT;
+        self->start.updates = state.updates;
+        self->start.tokens = state.tokens;
+    } else if (recipe->model.hf) {
+        self->start.origin = TR_ORIGIN_MODEL;
+        if (snprintf(path, sizeof self->start.directory, "%s", recipe->model.hf) >=
+            (int)sizeof self->start.directory)
+            return tr_fail(err, TR_EINVAL, "the path of model.hf is too long: '%s'", recipe->model.hf);
+    }
+    if (self->start.updates > (uint32_t)recipe->train.steps)
+        return tr_fail(err, TR_EINVAL,
+                       "the newest checkpoint '%s' has %u steps done, more than train.steps '%d'", path,
+                       self->start.updates, recipe->train.steps);
+    return TR_OK;
+}
+
+static tr_status read_config(const training *self, tr_model_config *config, tr_error *err)
+{
+    if (self->start.origin == TR_ORIGIN_CHECKPOINT)
+        return tr_model_config_read(config, self->start.directory, err);
+    return tr_model_config_from_recipe(config, self->recipe, err);
+}
+
+static tr_status prepare(training *self, bool resume, tr_error *err)
+{
+    tr_model_config config = {0};
+    tr_status status = find_start(self, resume, err);
+    if (!status) status = read_config(self, &config, err);
+    if (!status) status = tr_data_open(&self->data, self->recipe, config.vocabulary, err);
+    if (!status) status = tr_job_plan_init(&self->plan, self->recipe, &config, self->data, &self->start, err);
+    tr_model_config_release(&config);
+    if (!status && self->start.origin != TR_ORIGIN_FRESH)
+        status = tr_weights_open(&self->weights, self->start.directory, &self->plan.model.config,
+                                 &self->plan.model.parameters, err);
+    return status;
+}
+
+static void release(training *self)
+{
+    tr_run_close(&self->run);
+    tr_checkpoint_files_destroy(&self->files);
+    tr_weights_close(&self->weights);
+    tr_job_plan_release(&self->plan);
+    tr_data_close(&self->data);
+}
+
+/* --- the run ------------------------------------------------------------------------------------------------------ */
+
+static tr_status open_checkpoints(training *self, tr_error *err)
+{
+    const tr_training_plan *plan = &self->plan.training;
+    tr_checkpoint_files_options options = {
+        .run = self->recipe->run,
+        .config = &self->plan.model.config,
+        .parameters = &self->plan.model.parameters,
+        .weights = self->weights,
+        .source_directory = self->start.directory[0] ? self->start.directory : NULL,
+        .keep = self->recipe->checkpoint.keep,
+        .updates_before = self->start.updates,
+        .tokens_before = self->start.tokens,
+        .tokens_per_step = (uint64_t)plan->n_microbatches * plan->rows * plan->sequence};
+    return tr_checkpoint_files_new(&self->files, &options, err);
+}
+
+static tr_status run_job(training *self, tr_error *err)
+{
+    tr_coordinator_context coordinator = {.plan = self->plan.training,
+                                          .n_elements = self->plan.n_elements,
+                                          .n_parameters = (uint32_t)self->plan.model.parameters.count,
+                                          .tokens_before = self->start.tokens,
+                                          .context = (void *)(uintptr_t)self->recipe,
+                                          .learning_rate = learning_rate};
+    tr_monitor_context monitor = {.context = self, .record = on_record, .note = on_note, .tick = on_tick};
+    tr_actor_kind kinds[] = {
+        worker_kinds[0],
+        worker_kinds[1],
+        {TR_ROLE_COORDINATOR, &tr_coordinator_behavior, &coordinator},
+        {TR_ROLE_CHECKPOINT, &tr_checkpoint_behavior,
+         (void *)(uintptr_t)tr_checkpoint_files_writer(self->files)},
+        {TR_ROLE_MONITOR, &tr_monitor_behavior, &monitor},
+    };
+    tr_registry registry = {kinds, sizeof kinds / sizeof *kinds};
+    tr_job_options options = {.topology = &self->plan.topology,
+                              .registry = &registry,
+                              .processes = self->recipe->layout.processes,
+                              .transport = tr_transport_kind_name(self->recipe->transport),
+                              .stop_actor = tr_role_find(&self->plan.topology, TR_ROLE_COORDINATOR),
+                              .context = self,
+                              .on_event = on_event};
+    return tr_job_run(&options, err);
+}
+
+static void say_beginning(const training *self, FILE *progress)
+{
+    if (!progress) return;
+    const tr_training_plan *plan = &self->plan.training;
+    fprintf(progress, "%s: %" PRId64 " parameters, %u replicas x %u stages, %u steps of %u tokens\n",
+            self->recipe->run, tr_model_config_parameter_count(&self->plan.model.config), plan->n_replicas,
+            plan->n_stages, plan->n_steps, plan->n_microbatches * plan->rows * plan->sequence);
+    if (self->start.updates)
+        fprintf(progress, "resuming after step %u from %s\n", self->start.updates, self->start.directory);
+    fflush(progress);
+}
+
+static void say_end(const training *self, FILE *progress)
+{
+    const tr_step_record *last = tr_run_last(self->run);
+    if (!progress || !last) return;
+    fprintf(progress, "done after step %u: loss %.4f", last->step, last->loss);
+    if (last->has_validation) fprintf(progress, ", held-out %.4f nats a token", last->validation_loss);
+    fprintf(progress, "; checkpoint in %s/checkpoints/step-%u\n", self->recipe->run, last->step);
+    fflush(progress);
+}
+
+tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, bool *started, tr_error *err)
+{
+    training self = {.recipe = recipe};
+    *started = false;
+    tr_status status = prepare(&self, options->resume, err);
+    if (!status && self.start.updates == (uint32_t)recipe->train.steps) {
+        if (options->progress)
+            fprintf(options->progress, "%s has its %d steps already; nothing to do\n", recipe->run,
+                    recipe->train.steps);
+        release(&self);
+        return TR_OK;
+    }
+    if (!status) status = open_checkpoints(&self, err);
+    if (!status) status = tr_run_open(&self.run, recipe, self.start.updates, options->progress, err);
+    if (!status) {
+        *started = true;
+        say_beginning(&self, options->progress);
+        status = run_job(&self, err);
+    }
+    if (!status) say_end(&self, options->progress);
+    release(&self);
+    return status;
+}
+
+tr_status tr_plan(const tr_recipe *recipe, FILE *stream, tr_error *err)
+{
+    training self = {.recipe = recipe};
+    tr_status status = prepare(&self, true, err);
+    if (!status) tr_job_plan_print(&self.plan, stream);
+    release(&self);
+    return status;
+}

@@ -1,0 +1,250 @@
+/* runtime/activation.c - one activation of an actor: control, then data, then one unit of idle work; links
+ * and monitors; the end. An actor's bonds are its own: monitor, link and down are messages in its control
+ * lane, so none of this needs a lock, and an actor that has ended still answers. SPDX-License-Identifier:
+ * Apache-2.0 */
+#include "runtime/node_internal.h"
+
+#include "base/log.h"
+#include "base/memory.h"
+
+#include <stdio.h>
+
+enum { MESSAGES_AT_ONCE = 256 }; /* then other actors have their turn */
+
+void tr__bond_add(tr__bonds *self, tr_actor_id other, bool linked)
+{
+    tr_status status =
+        tr_array_reserve((void **)&self->items, &self->capacity, self->count + 1, sizeof *self->items, NULL);
+    TR_ASSERT(status == TR_OK); /* a bond that is forgotten would be an end that is never told */
+    self->items[self->count++] = (tr__bond){other, linked};
+}
+
+static void send_down(tr_actor *self, tr_actor_id to, bool abnormal, const char *reason)
+{
+    tr_message *message = tr__text_message(TR_FRAME_CONTROL, TR__TOPIC_DOWN, reason);
+    message->frame.source = self->spec->id;
+    message->frame.destination = to;
+    message->frame.step = abnormal;
+    tr__control_route(self->node, self->world, &message);
+}
+
+static const char *reason_of(const tr_actor *self)
+{
+    return self->failed ? self->error.message : "it ended normally";
+}
+
+static bool is_ending(const tr_actor *self)
+{
+    return self->exiting || self->failed;
+}
+
+static void watch_me(tr_actor *self, const tr_frame *frame)
+{
+    if (self->ended) {
+        send_down(self, frame->source, self->failed, reason_of(self));
+        return;
+    }
+    tr__bond_add(&self->watchers, frame->source, false);
+    if (frame->edge == TR__TOPIC_LINK) tr__bond_add(&self->watching, frame->source, true);
+}
+
+/* Forgets all bonds to `who`; false when there was none. */
+static bool unbind(tr_actor *self, tr_actor_id who, bool *linked)
+{
+    size_t kept = 0;
+    *linked = false;
+    for (size_t i = 0; i < self->watching.count; i++) {
+        tr__bond bond = self->watching.items[i];
+        if (bond.other == who)
+            *linked = *linked || bond.linked;
+        else
+            self->watching.items[kept++] = bond;
+    }
+    bool found = kept < self->watching.count;
+    self->watching.count = kept;
+    return found;
+}
+
+/* Every end is told once, however often it is heard of: by the ended, by its node, by the head. */
+static void other_ended(tr_actor *self, tr_actor_id who, bool abnormal, const char *reason)
+{
+    bool linked;
+    if (self->ended || is_ending(self) || !unbind(self, who, &linked)) return;
+    if (self->behavior->down) {
+        self->now_ns = 0;
+        self->behavior->down(self, self->state, who, reason);
+    } else if (linked && abnormal) {
+        const tr_actor_spec *other = tr_topology_actor(self->world->topology, who);
+        tr_error error;
+        tr_fail(&error, TR_ECLOSED, "linked actor '%s' ended: %s", other ? other->name : "unknown", reason);
+        tr_actor_fail(self, &error);
+    }
+}
+
+static void node_lost(tr_actor *self, int32_t node, const char *reason)
+{
+    char text[256];
+    snprintf(text, sizeof text, "node %d was lost: %s", node, reason);
+    for (size_t i = 0; i < self->watching.count;) { /* down may add and take away bonds */
+        const tr_actor_spec *other = tr_topology_actor(self->world->topology, self->watching.items[i].other);
+        if (other && other->node == node) {
+            size_t before = self->watching.count;
+            other_ended(self, other->id, true, text);
+            if (self->watching.count >= before) return; /* it is ending */
+            i = 0;
+        } else {
+            i++;
+        }
+    }
+}
+
+/* The text of a notice, which came from a wire. */
+static const char *text_of(tr_message *message)
+{
+    uint32_t size = message->frame.body_bytes;
+    if (size == 0) return "";
+    ((char *)message->body->data)[size - 1] = '\0';
+    return tr_message_bytes(message);
+}
+
+/* true: it was the system's and is dealt with. */
+static bool handle_system(tr_actor *self, tr_message *message)
+{
+    const tr_frame *frame = &message->frame;
+    switch (frame->edge) {
+    case TR__TOPIC_MONITOR:
+    case TR__TOPIC_LINK: watch_me(self, frame); return true;
+    case TR__TOPIC_DOWN: other_ended(self, frame->source, frame->step != 0, text_of(message)); return true;
+    case TR__TOPIC_NODE_LOST: node_lost(self, (int32_t)frame->source, text_of(message)); return true;
+    default: return false;
+    }
+}
+
+static void give_back(tr_actor *self, tr_message **message)
+{
+    if (!*message) return;
+    if ((*message)->frame.kind == TR_FRAME_DATA)
+        tr_edge_release(self, message);
+    else
+        tr__message_recycle(self->node, self->worker, message);
+}
+
+static void handle(tr_actor *self, tr_message *message)
+{
+    bool system = message->frame.kind == TR_FRAME_CONTROL && message->frame.edge >= TR__TOPIC_FIRST;
+    if (!(system && handle_system(self, message)) && !self->ended && self->behavior->receive) {
+        self->now_ns = 0;
+        self->behavior->receive(self, self->state, &message);
+    }
+    give_back(self, &message);
+}
+
+/* Slots that were given back by now go to the senders on other nodes, a frame an edge. */
+static void send_credits(tr_actor *self)
+{
+    for (tr_receiver_end *in; (in = self->owing);) {
+        tr_message *message;
+        tr_status status = tr_receiver_end_credit_frame(in, &message, NULL);
+        TR_ASSERT(status == TR_OK);
+        self->owing = in->next_pending;
+        in->next_pending = NULL;
+        message->frame.incarnation = self->node->options.incarnation;
+        const tr_actor_spec *source = tr_topology_actor(self->world->topology, in->spec->source);
+        tr__link_send(&self->node->data, source->node, &message); /* a lost peer needs no credits */
+    }
+}
+
+static void end_job_if_asked(tr_actor *self)
+{
+    if (self->job_end == TR__JOB_GOES_ON) return;
+    const tr_error *error = self->job_end == TR__JOB_FAILED ? &self->job_error : NULL;
+    self->job_end = TR__JOB_GOES_ON;
+    const tr_node_options *options = &self->node->options;
+    if (options->on_job_end) options->on_job_end(options->context, error);
+}
+
+static void end(tr_actor *self)
+{
+    if (self->failed) {
+        self->exiting = false;
+        tr_fail_within(&self->error, TR_EIO, "actor '%s' failed", self->spec->name);
+        tr_log(TR_LOG_INFO, "%s", self->error.message);
+    }
+    if (self->behavior->stop) self->behavior->stop(self, self->state);
+    self->state = NULL;
+    self->initialized = false;
+    self->ended = true;
+    for (size_t i = 0; i < self->watchers.count; i++)
+        send_down(self, self->watchers.items[i].other, self->failed, reason_of(self));
+    self->watchers.count = self->watching.count = 0;
+    const tr_node_options *options = &self->node->options;
+    if (options->on_actor_end)
+        options->on_actor_end(options->context, self->spec->id, self->failed ? &self->error : NULL);
+}
+
+static void check_quota(tr_actor *self)
+{
+    if (!__atomic_load_n(&self->overflowed, __ATOMIC_RELAXED)) return;
+    __atomic_store_n(&self->overflowed, false, __ATOMIC_RELAXED);
+    if (self->ended || is_ending(self)) return;
+    tr_error error;
+    tr_fail(&error, TR_ENOMEM,
+            "its control lane is full: '%u' messages wait; it is sent more than it handles",
+            self->mailbox.control.capacity);
+    tr_actor_fail(self, &error);
+}
+
+/* Handles what is there; true: all of it. */
+static bool handle_messages(tr_actor *self)
+{
+    for (int n = 0; n < MESSAGES_AT_ONCE; n++) {
+        if (!self->ended && is_ending(self)) return true;
+        tr_message *message = tr_mailbox_pop_control(&self->mailbox);
+        if (!message) message = tr_mailbox_pop(&self->mailbox);
+        if (!message) return true;
+        self->n_handled++;
+        handle(self, message);
+        if (self->job_end) end_job_if_asked(self);
+    }
+    return false;
+}
+
+static void write_record(tr_actor *self, bool running)
+{
+    tr_activity_record *record = self->record;
+    __atomic_store_n(&record->running, (uint32_t)running, __ATOMIC_RELAXED);
+    __atomic_store_n(&record->queued, tr_mailbox_waiting(&self->mailbox), __ATOMIC_RELAXED);
+    __atomic_store_n(&record->handled, self->n_handled, __ATOMIC_RELAXED);
+}
+
+bool tr__actor_run(tr_task *task, int worker)
+{
+    tr_actor *self = (tr_actor *)task;
+    bool again = false;
+    self->worker = worker;
+    write_record(self, true);
+    if (!self->started) {
+        self->started = true;
+        self->now_ns = 0;
+        if (self->behavior->start) self->behavior->start(self, self->state);
+        end_job_if_asked(self);
+    }
+    check_quota(self);
+    if (!handle_messages(self)) {
+        again = true;
+    } else if (!self->ended && !is_ending(self) && self->behavior->idle) {
+        if (self->owing) send_credits(self);
+        tr_scheduler_share(self->node->scheduler);
+        self->now_ns = 0;
+        again = self->behavior->idle(self, self->state);
+        end_job_if_asked(self);
+    }
+    if (!self->ended && is_ending(self)) {
+        end(self);
+        again = true; /* what is in the mailbox goes back */
+    }
+    if (self->owing) send_credits(self);
+    write_record(self, false);
+    self->worker = -1;
+    return again;
+}

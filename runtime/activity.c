@@ -1,0 +1,144 @@
+/* runtime/activity.c - see activity.h. All accesses are relaxed: the page orders nothing, a reader wants the
+ * newest it can get. `what` is copied as three words, so that a reader sees no torn characters within a word.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/activity.h"
+
+#include "base/clock.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { WORDS = TR_ACTIVITY_BYTES / 8 };
+typedef uint64_t __attribute__((may_alias)) word;
+
+static_assert(sizeof(tr_activity_page) == 4096, "the page is one page");
+
+static tr_status map(tr_activity_page **out, int descriptor, tr_error *err)
+{
+    void *memory = mmap(NULL, sizeof **out, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+    if (memory == MAP_FAILED) return tr_fail(err, TR_EIO, "cannot map an activity page: %s", strerror(errno));
+    *out = memory;
+    return TR_OK;
+}
+
+tr_status tr_activity_page_new(tr_activity_page **out, int *descriptor, tr_error *err)
+{
+    int made = memfd_create("troupe activity", MFD_CLOEXEC);
+    if (made < 0)
+        return tr_fail(err, TR_EIO, "cannot make a memfd for an activity page: %s", strerror(errno));
+    tr_status status = TR_OK;
+    if (ftruncate(made, sizeof **out) != 0)
+        status = tr_fail(err, TR_EIO, "cannot size an activity page: %s", strerror(errno));
+    if (status == TR_OK) status = map(out, made, err);
+    if (status != TR_OK) {
+        close(made);
+        return status;
+    }
+    *descriptor = made;
+    return TR_OK;
+}
+
+tr_status tr_activity_page_open(tr_activity_page **out, int descriptor, tr_error *err)
+{
+    struct stat info;
+    if (fstat(descriptor, &info) != 0)
+        return tr_fail(err, TR_EIO, "cannot look at an activity page: %s", strerror(errno));
+    if ((size_t)info.st_size != sizeof **out)
+        return tr_fail(err, TR_ECORRUPT, "an activity page of %lld bytes", (long long)info.st_size);
+    return map(out, descriptor, err);
+}
+
+void tr_activity_page_unmap(tr_activity_page **self)
+{
+    if (*self) munmap(*self, sizeof **self);
+    *self = NULL;
+}
+
+tr_activity_record *tr_activity_record_for(tr_activity_page *self, tr_actor_id actor)
+{
+    for (int i = 0; i < TR_ACTIVITY_RECORDS; i++) {
+        tr_activity_record *record = &self->records[i];
+        uint64_t owner = __atomic_load_n(&record->actor, __ATOMIC_RELAXED);
+        if (owner == actor) return record;
+        /* Two actors may reach for the same free record: the exchange gives it to one, which then counts it.
+         */
+        if (owner == 0 && __atomic_compare_exchange_n(&record->actor, &owner, actor, false, __ATOMIC_RELAXED,
+                                                      __ATOMIC_RELAXED)) {
+            __atomic_fetch_add(&self->n_records, 1, __ATOMIC_RELAXED);
+            return record;
+        }
+        if (owner == actor) return record;
+    }
+    return NULL;
+}
+
+void tr_activity_write(tr_activity_record *self, const char *what, uint32_t step, uint32_t microbatch)
+{
+    char padded[TR_ACTIVITY_BYTES] = {0};
+    word words[WORDS];
+    memcpy(padded, what, strnlen(what, sizeof padded - 1));
+    memcpy(words, padded, sizeof words);
+    for (int i = 0; i < WORDS; i++) __atomic_store_n((word *)self->what + i, words[i], __ATOMIC_RELAXED);
+    __atomic_store_n(&self->step, step, __ATOMIC_RELAXED);
+    __atomic_store_n(&self->microbatch, microbatch, __ATOMIC_RELAXED);
+    __atomic_store_n(&self->since_ns, tr_clock_ns(), __ATOMIC_RELAXED);
+}
+
+static void write_doing(const tr_activity_record *record, char *text, size_t capacity)
+{
+    word words[WORDS];
+    char what[TR_ACTIVITY_BYTES];
+    for (int i = 0; i < WORDS; i++)
+        words[i] = __atomic_load_n((const word *)record->what + i, __ATOMIC_RELAXED);
+    memcpy(what, words, sizeof what);
+    what[sizeof what - 1] = '\0';
+    uint32_t step = __atomic_load_n(&record->step, __ATOMIC_RELAXED);
+    uint32_t microbatch = __atomic_load_n(&record->microbatch, __ATOMIC_RELAXED);
+    if (!what[0])
+        snprintf(text, capacity, "in its first handler");
+    else if (step == TR_ACTIVITY_NONE)
+        snprintf(text, capacity, "in %s", what);
+    else if (microbatch == TR_ACTIVITY_NONE)
+        snprintf(text, capacity, "in %s of step %u", what, step);
+    else
+        snprintf(text, capacity, "in %s of step %u, micro-batch %u", what, step, microbatch);
+}
+
+void tr_activity_doing(const tr_activity_page *self, tr_actor_id actor, char *text, size_t capacity)
+{
+    text[0] = '\0';
+    for (int i = 0; i < TR_ACTIVITY_RECORDS; i++)
+        if (__atomic_load_n(&self->records[i].actor, __ATOMIC_RELAXED) == actor)
+            write_doing(&self->records[i], text, capacity);
+}
+
+void tr_activity_describe(const tr_activity_page *self, const tr_topology *topology, char *text,
+                          size_t capacity)
+{
+    const tr_activity_record *chosen = NULL;
+    uint64_t newest = 0;
+    bool running = false;
+    for (int i = 0; i < TR_ACTIVITY_RECORDS; i++) {
+        const tr_activity_record *record = &self->records[i];
+        if (__atomic_load_n(&record->actor, __ATOMIC_RELAXED) == 0) continue;
+        bool runs = __atomic_load_n(&record->running, __ATOMIC_RELAXED) != 0;
+        uint64_t since_ns = __atomic_load_n(&record->since_ns, __ATOMIC_RELAXED);
+        if (runs < running || (runs == running && since_ns < newest) || (!runs && since_ns == 0)) continue;
+        chosen = record;
+        newest = since_ns;
+        running = runs;
+    }
+    text[0] = '\0';
+    if (!chosen) return;
+    char doing[TR_ACTIVITY_BYTES + 64];
+    uint64_t id = __atomic_load_n(&chosen->actor, __ATOMIC_RELAXED);
+    const tr_actor_spec *actor = tr_topology_actor(topology, id);
+    write_doing(chosen, doing, sizeof doing);
+    snprintf(text, capacity, "%s was %s%s", actor ? actor->name : "an unknown actor", running ? "" : "last ",
+             doing);
+}

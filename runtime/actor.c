@@ -1,0 +1,235 @@
+/* runtime/actor.c - what an actor's handlers may call; see actor.h.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/node_internal.h"
+
+#include "base/clock.h"
+
+#include <string.h>
+
+tr_actor_id tr_actor_self(const tr_actor *self)
+{
+    return self->spec->id;
+}
+
+const char *tr_actor_name(const tr_actor *self)
+{
+    return self->spec->name;
+}
+
+const tr_topology *tr_actor_topology(const tr_actor *self)
+{
+    return self->world->topology;
+}
+
+uint32_t tr_actor_epoch(const tr_actor *self)
+{
+    return self->node->options.epoch;
+}
+
+uint64_t tr_actor_now_ns(const tr_actor *self)
+{
+    tr_actor *owner =
+        (tr_actor *)self; /* asked for at most once a handler, and only if anybody wants to know */
+    if (!owner->now_ns) owner->now_ns = tr_clock_ns();
+    return owner->now_ns;
+}
+
+static void send_control(tr_actor *self, tr_actor_id to, uint32_t topic, uint32_t step, tr_message *message)
+{
+    TR_ASSERT(self->started); /* not from init: the others may not be there yet */
+    message->frame.kind = TR_FRAME_CONTROL;
+    message->frame.edge = topic;
+    message->frame.step = step;
+    message->frame.source = self->spec->id;
+    message->frame.destination = to;
+    tr__control_route(self->node, self->world, &message);
+}
+
+void tr_actor_send(tr_actor *self, tr_actor_id to, uint32_t topic, uint32_t step, const void *bytes,
+                   uint32_t size_bytes)
+{
+    TR_ASSERT(topic < TR__TOPIC_FIRST);
+    tr_message *message = tr__message_new(self->node, self->worker);
+    if (size_bytes) {
+        tr_status status = tr_buffer_new(&message->body, size_bytes, NULL);
+        TR_ASSERT(status == TR_OK);
+        memcpy(message->body->data, bytes, size_bytes);
+        message->frame.body_bytes = size_bytes;
+    }
+    send_control(self, to, topic, step, message);
+}
+
+void tr_actor_timer(tr_actor *self, uint32_t milliseconds, uint32_t tag)
+{
+    bool earliest = false;
+    uint64_t due_ns = tr_clock_ns() + (uint64_t)milliseconds * 1000000;
+    tr_status status = tr_timers_add(&self->node->timers, due_ns, self->spec->id, tag, &earliest, NULL);
+    TR_ASSERT(status == TR_OK);
+    if (earliest && self->node->options.n_threads > 1)
+        tr_poller_rouse(&self->node->poller); /* it sleeps for too long */
+}
+
+static bool is_called(const tr_edge_spec *spec, const char *name, tr_actor_id peer_is, tr_actor_id peer)
+{
+    return (peer == 0 || peer_is == peer) && strcmp(spec->name, name) == 0;
+}
+
+uint32_t tr_edge_out(const tr_actor *self, const char *name, tr_actor_id destination)
+{
+    const tr_topology *topology = self->world->topology;
+    for (uint32_t i = 0; i < topology->n_edges; i++) {
+        const tr_edge_spec *spec = &topology->edges[i];
+        if (spec->source == self->spec->id && is_called(spec, name, spec->destination, destination)) return i;
+    }
+    return TR_NO_EDGE;
+}
+
+uint32_t tr_edge_in(const tr_actor *self, const char *name, tr_actor_id source)
+{
+    const tr_topology *topology = self->world->topology;
+    for (uint32_t i = 0; i < topology->n_edges; i++) {
+        const tr_edge_spec *spec = &topology->edges[i];
+        if (spec->destination == self->spec->id && is_called(spec, name, spec->source, source)) return i;
+    }
+    return TR_NO_EDGE;
+}
+
+const tr_edge_spec *tr_edge_spec_of(const tr_actor *self, uint32_t edge)
+{
+    TR_ASSERT(edge < self->world->topology->n_edges);
+    return &self->world->topology->edges[edge];
+}
+
+static tr_sender_end *own_out(const tr_actor *self, uint32_t edge)
+{
+    TR_ASSERT(edge < self->world->topology->n_edges);
+    tr_sender_end *out = self->world->outs[edge];
+    TR_ASSERT(out && out->spec->source == self->spec->id);
+    return out;
+}
+
+uint32_t tr_edge_credits(const tr_actor *self, uint32_t edge)
+{
+    return tr_sender_end_credits(own_out(self, edge));
+}
+
+void tr_edge_send(tr_actor *self, uint32_t edge, tr_buffer *body, uint32_t size_bytes, uint32_t step,
+                  uint32_t microbatch, uint16_t flags)
+{
+    tr_node *node = self->node;
+    tr_sender_end *out = own_out(self, edge);
+    TR_ASSERT(self->started);
+    TR_ASSERT(size_bytes <= out->spec->slot_bytes && size_bytes <= (body ? body->size_bytes : 0));
+    tr_message *message = tr__message_new(node, self->worker);
+    tr_frame *frame = &message->frame;
+    message->body = body;
+    frame->kind = TR_FRAME_DATA;
+    frame->flags = flags;
+    frame->slot = tr_sender_end_take(out);
+    frame->epoch = node->options.epoch;
+    frame->source = self->spec->id;
+    frame->destination = out->spec->destination;
+    frame->incarnation = node->options.incarnation;
+    frame->edge = edge;
+    frame->sequence = out->sequence++;
+    frame->step = step;
+    frame->microbatch = microbatch;
+    frame->body_bytes = size_bytes;
+    tr_actor *to = self->world->actors[out->spec->destination - 1];
+    if (to) {
+        tr_receiver_end_hold(self->world->ins[edge], frame->slot);
+        tr_mailbox_push(&to->mailbox, &message);
+        tr_scheduler_notify(node->scheduler, &to->task);
+        return;
+    }
+    const tr_actor_spec *peer = tr_topology_actor(self->world->topology, out->spec->destination);
+    tr__link_send(&node->data, peer->node, &message); /* to a lost peer: dropped; monitors tell */
+}
+
+/* The body goes first: a slot that is free again may be written again. */
+void tr_edge_release(tr_actor *self, tr_message **message)
+{
+    if (!*message) return;
+    const tr_frame frame = (*message)->frame;
+    TR_ASSERT(frame.kind == TR_FRAME_DATA && frame.destination == self->spec->id);
+    tr_receiver_end *in = self->world->ins[frame.edge];
+    tr__message_recycle(self->node, self->worker, message);
+    tr_receiver_end_done(in, frame.slot);
+    if (!in->remote) {
+        tr_sender_end_give_back(self->world->outs[frame.edge], frame.slot);
+        tr_scheduler_notify(self->node->scheduler, &self->world->actors[frame.source - 1]->task);
+    } else if (in->n_pending == 1) {
+        in->next_pending = self->owing;
+        self->owing = in;
+    }
+}
+
+static void bond(tr_actor *self, tr_actor_id other, bool linked)
+{
+    TR_ASSERT(other != self->spec->id);
+    tr__bond_add(&self->watching, other, linked);
+    if (linked) tr__bond_add(&self->watchers, other, false);
+    send_control(self, other, linked ? TR__TOPIC_LINK : TR__TOPIC_MONITOR, 0,
+                 tr__message_new(self->node, self->worker));
+}
+
+void tr_actor_monitor(tr_actor *self, tr_actor_id other)
+{
+    bond(self, other, false);
+}
+
+void tr_actor_link(tr_actor *self, tr_actor_id other)
+{
+    bond(self, other, true);
+}
+
+void tr_actor_exit(tr_actor *self)
+{
+    self->exiting = true;
+}
+
+void tr_actor_fail(tr_actor *self, const tr_error *error)
+{
+    if (self->failed) return; /* the first reason is the reason */
+    self->failed = true;
+    self->error = *error;
+}
+
+void tr_actor_finish_job(tr_actor *self)
+{
+    if (self->job_end == TR__JOB_GOES_ON) self->job_end = TR__JOB_FINISHED;
+}
+
+void tr_actor_fail_job(tr_actor *self, const tr_error *error)
+{
+    if (self->job_end == TR__JOB_FAILED) return;
+    self->job_end = TR__JOB_FAILED;
+    self->job_error = *error;
+}
+
+void tr_actor_activity(tr_actor *self, const char *what, uint32_t step, uint32_t microbatch)
+{
+    tr_activity_write(self->record, what, step, microbatch);
+}
+
+void *tr_actor_slot(tr_actor *self, int slot)
+{
+    return self->region ? tr_state_slot(self->region, slot) : NULL;
+}
+
+uint64_t tr_actor_slot_generation(const tr_actor *self, int slot)
+{
+    return self->region ? tr_state_generation(self->region, slot) : 0;
+}
+
+void tr_actor_slot_open(tr_actor *self, int slot)
+{
+    TR_ASSERT(self->region);
+    tr_state_open(self->region, slot);
+}
+
+void tr_actor_slot_publish(tr_actor *self, int slot, uint64_t generation)
+{
+    TR_ASSERT(self->region);
+    tr_state_publish(self->region, slot, generation);
+}

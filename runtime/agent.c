@@ -1,0 +1,212 @@
+/* runtime/agent.c - see agent.h. One thread, asleep in its node until a worker ends, the head speaks, or a
+ * grace is over. A dead worker is reaped at once: as a zombie it would count as alive for others (UCX's
+ * keepalive asks for its pid). SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/agent.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "runtime/activity.h"
+#include "runtime/control_messages.h"
+#include "runtime/worker.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { TICK_MS = 50 };
+
+struct agent;
+
+typedef struct ward { /* one worker in the agent's care */
+    struct agent *agent;
+    int32_t node, pid;
+    int pidfd; /* -1: not started, or reaped */
+    int activity_descriptor;
+    tr_activity_page *activity;
+} ward;
+
+typedef struct agent {
+    const tr_launch *launch;
+    tr_topology topology;
+    tr_node *node;
+    ward *wards; /* by node; [0] is unused */
+    tr_state_region **states;
+    int32_t n_alive;
+    bool stopping, head_lost;
+    uint64_t kill_at_ns;
+} agent;
+
+static void send_note(agent *self, tr_control_topic topic, const tr_control_note *note)
+{
+    if (!self->head_lost) tr_control_send_note(self->node, TR_NODE_HEAD, topic, note);
+}
+
+static void finish_when_alone(agent *self)
+{
+    if (self->stopping && self->n_alive == 0) tr_node_stop(self->node);
+}
+
+static void begin_stop(agent *self, uint32_t grace_ms)
+{
+    uint64_t kill_at_ns = tr_clock_ns() + (uint64_t)grace_ms * 1000000;
+    if (!self->stopping || kill_at_ns < self->kill_at_ns) self->kill_at_ns = kill_at_ns;
+    self->stopping = true;
+    finish_when_alone(self);
+}
+
+static void on_worker_end(void *context)
+{
+    ward *worker = context;
+    agent *self = worker->agent;
+    tr_process_end end;
+    if (worker->pidfd < 0 || !tr_process_reap(worker->pidfd, &end)) return;
+    tr_node_unwatch(self->node, worker->pidfd);
+    close(worker->pidfd);
+    worker->pidfd = -1;
+    self->n_alive--;
+    tr_control_note note = {
+        .node = worker->node, .pid = worker->pid, .exit_code = end.exit_code, .signal = end.signal};
+    tr_activity_describe(worker->activity, &self->topology, note.text, sizeof note.text);
+    send_note(self, TR_CONTROL_WORKER_ENDED, &note);
+    finish_when_alone(self);
+}
+
+static void on_tick(void *context, uint64_t now_ns)
+{
+    agent *self = context;
+    if (!self->stopping || now_ns < self->kill_at_ns) return;
+    for (int32_t i = 1; i < self->topology.n_nodes; i++)
+        if (self->wards[i].pidfd >= 0) tr_process_kill(self->wards[i].pidfd, SIGKILL);
+}
+
+static void on_system(void *context, int32_t peer, const tr_message *message)
+{
+    tr_control_note note;
+    if (peer == TR_NODE_HEAD && message->frame.edge == TR_CONTROL_STOP &&
+        tr_control_read_note(message, &note, NULL) == TR_OK)
+        begin_stop(context, note.grace_ms);
+}
+
+static void on_peer_lost(void *context, int32_t peer, const char *reason)
+{
+    agent *self = context;
+    if (peer != TR_NODE_HEAD) return;
+    tr_log(TR_LOG_INFO, "the head is gone: %s", reason);
+    self->head_lost = true;
+    begin_stop(self, 0);
+}
+
+/* The memory that outlives a worker: its page and the state of its actors, in the order of descriptors it
+ * will find them. */
+static tr_status make_memory(agent *self, ward *worker, int *descriptors, int *count, tr_error *err)
+{
+    tr_status status = tr_activity_page_new(&worker->activity, &worker->activity_descriptor, err);
+    if (status != TR_OK) return status;
+    descriptors[(*count)++] = worker->activity_descriptor;
+    for (size_t i = 0; i < self->topology.n_actors; i++) {
+        const tr_actor_spec *actor = &self->topology.actors[i];
+        if (actor->node != worker->node || actor->state_bytes == 0) continue;
+        status = tr_state_region_new(&self->states[i], actor->name, actor->state_bytes, err);
+        if (status != TR_OK) return status;
+        descriptors[(*count)++] = tr_state_region_descriptor(self->states[i]);
+    }
+    return TR_OK;
+}
+
+static tr_status start_worker(agent *self, int32_t node, tr_error *err)
+{
+    ward *worker = &self->wards[node];
+    int *descriptors = tr_alloc((self->topology.n_actors + 1) * sizeof *descriptors), count = 0;
+    if (!descriptors) return tr_fail(err, TR_ENOMEM, "no memory to start worker %d", node);
+    tr_launch launch = *self->launch;
+    launch.role = TR_LAUNCH_WORKER;
+    launch.node = node;
+    launch.n_threads = self->topology.threads_per_node;
+    launch.may_spin = tr_worker_may_spin(&self->topology);
+    launch.topology = NULL; /* comes from the head */
+    launch.topology_bytes = 0;
+    tr_status status = make_memory(self, worker, descriptors, &count, err);
+    if (status == TR_OK)
+        status = tr_launch_spawn(&launch, descriptors, count, &worker->pid, &worker->pidfd, err);
+    tr_free(descriptors);
+    if (status != TR_OK) return tr_fail_within(err, status, "cannot start worker %d", node);
+    self->n_alive++;
+    const tr_control_note note = {.node = node, .pid = worker->pid};
+    send_note(self, TR_CONTROL_WORKER_STARTED, &note);
+    return tr_node_watch(self->node, worker->pidfd, on_worker_end, worker, err);
+}
+
+static tr_status connect_head(agent *self, tr_error *err)
+{
+    static const tr_registry nothing;
+    const tr_launch *launch = self->launch;
+    tr_node_options options = {.node = launch->node,
+                               .incarnation = launch->incarnation,
+                               .epoch = launch->epoch,
+                               .n_threads = 1,
+                               .control_transport = launch->control_transport,
+                               .registry = &nothing,
+                               .context = self,
+                               .on_system = on_system,
+                               .on_peer_lost = on_peer_lost};
+    memcpy(options.job_key, launch->job_key, sizeof options.job_key);
+    tr_status status = tr_node_new(&self->node, &options, err);
+    if (status == TR_OK) status = tr_node_connect(self->node, TR_NODE_HEAD, launch->head_address, NULL, err);
+    if (status == TR_OK) status = tr_control_send_hello(self->node, TR_NODE_HEAD, err);
+    return status;
+}
+
+static tr_status start_all(agent *self, tr_error *err)
+{
+    size_t n_nodes = (size_t)self->topology.n_nodes;
+    self->wards = tr_alloc_zero(n_nodes, sizeof *self->wards);
+    self->states = tr_alloc_zero(self->topology.n_actors, sizeof *self->states);
+    if (!self->wards || !self->states)
+        return tr_fail(err, TR_ENOMEM, "no memory to watch %zu workers", n_nodes - 1);
+    for (size_t i = 0; i < n_nodes; i++)
+        self->wards[i] = (ward){.agent = self, .node = (int32_t)i, .pidfd = -1, .activity_descriptor = -1};
+    tr_status status = connect_head(self, err);
+    for (int32_t node = 1; node < self->topology.n_nodes && status == TR_OK; node++)
+        status = start_worker(self, node, err);
+    return status;
+}
+
+/* The head ends the job on hearing this; the agent goes on until it is told to stop, as with any other
+ * failure. */
+static void tell_failure(agent *self, const tr_error *error)
+{
+    tr_control_note note = {.node = self->launch->node, .pid = getpid(), .status = error->status};
+    memcpy(note.text, error->message, sizeof note.text);
+    send_note(self, TR_CONTROL_JOB_ENDED, &note);
+}
+
+static void release(agent *self)
+{
+    tr_node_destroy(&self->node);
+    for (int32_t i = 1; self->wards && i < self->topology.n_nodes; i++) {
+        if (self->wards[i].activity_descriptor >= 0) close(self->wards[i].activity_descriptor);
+        tr_activity_page_unmap(&self->wards[i].activity);
+    }
+    for (size_t i = 0; self->states && i < self->topology.n_actors; i++)
+        tr_state_region_destroy(&self->states[i]);
+    tr_free(self->states);
+    tr_free(self->wards);
+    tr_topology_release(&self->topology);
+}
+
+tr_status tr_agent_run(const tr_launch *launch, tr_error *err)
+{
+    agent self = {.launch = launch};
+    tr_status status = tr_topology_decode(&self.topology, launch->topology, launch->topology_bytes, err);
+    if (status != TR_OK) return status;
+    tr_error problem = {0};
+    status = start_all(&self, &problem);
+    if (status != TR_OK && self.node) tell_failure(&self, &problem);
+    if (self.node) tr_node_run(self.node, TICK_MS, on_tick);
+    if (status == TR_OK && self.head_lost) status = tr_fail(&problem, TR_ECLOSED, "the head is gone");
+    release(&self);
+    if (status != TR_OK && err) *err = problem;
+    return status;
+}

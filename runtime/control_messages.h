@@ -1,0 +1,80 @@
+/* runtime/control_messages.h - what head, agent and workers say to one another: SYSTEM frames, the topic in
+ * frame.edge.
+ *
+ *   worker                head                 agent
+ *     | <---------------------------------- starts it
+ *     |                     | <- WORKER_STARTED |
+ *     |---- HELLO --------> |                   |      its addresses
+ *     | <------- LOAD ------|                   |      all addresses and the topology; init of its actors
+ *     |---- READY --------> |                   |      or why it could not
+ *     | <------- START -----|                   |      when every node is ready
+ *     |---- ACTOR_ENDED --> | --> to the others |
+ *     |---- JOB_ENDED ----> |                   |      an actor said so; or a peer is gone: PEER_LOST
+ *     | <------- STOP ------|------ STOP -----> |      with the grace after which the agent kills
+ *     x exits               | <-- WORKER_ENDED -|      how, and what it was doing
+ *
+ * Bodies are MessagePack; decoders refuse what is damaged (TR_ECORRUPT).
+ * Threads: plain data.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_RUNTIME_CONTROL_MESSAGES_H
+#define TROUPE_RUNTIME_CONTROL_MESSAGES_H
+
+#include "runtime/node.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum tr_control_topic {
+    TR_CONTROL_HELLO = 0x100, /* tr_control_hello */
+    TR_CONTROL_LOAD,          /* tr_control_load */
+    TR_CONTROL_READY,         /* the rest: tr_control_note; START has no body */
+    TR_CONTROL_START,
+    TR_CONTROL_STOP,
+    TR_CONTROL_ACTOR_ENDED,
+    TR_CONTROL_JOB_ENDED,
+    TR_CONTROL_PEER_LOST,
+    TR_CONTROL_WORKER_STARTED,
+    TR_CONTROL_WORKER_ENDED
+} tr_control_topic;
+
+/* One shape for all that is small. What does not apply is 0. */
+typedef struct tr_control_note {
+    int32_t node, pid;
+    int32_t exit_code, signal; /* how a process ended */
+    uint32_t grace_ms;         /* STOP */
+    tr_actor_id actor;
+    tr_status status; /* TR_OK: ready, or ended well */
+    char text[TR_ERROR_SIZE];
+} tr_control_note;
+
+typedef struct tr_control_hello {
+    int32_t pid;
+    char control_address[TR_ADDRESS_CHARS], data_address[TR_ADDRESS_CHARS];
+} tr_control_hello;
+
+typedef struct tr_control_address {
+    const char *control, *data; /* "" for none */
+} tr_control_address;
+
+typedef struct tr_control_load {
+    tr_control_hello *addresses; /* of node 0 .. n_nodes-1; owned */
+    tr_topology topology;
+} tr_control_load;
+
+void tr_control_send_note(tr_node *node, int32_t peer, tr_control_topic topic, const tr_control_note *note);
+tr_status tr_control_read_note(const tr_message *message, tr_control_note *note, tr_error *err);
+
+tr_status tr_control_send_hello(tr_node *node, int32_t peer, tr_error *err); /* the node's own addresses */
+tr_status tr_control_read_hello(const tr_message *message, tr_control_hello *hello, tr_error *err);
+
+/* addresses: one for each of the topology's nodes. Free *bytes with tr_free. */
+tr_status tr_control_encode_load(const tr_topology *topology, const tr_control_address *addresses,
+                                 void **bytes, size_t *size_bytes, tr_error *err);
+tr_status tr_control_decode_load(tr_control_load *self, const void *bytes, size_t size_bytes, tr_error *err);
+void tr_control_load_release(tr_control_load *self);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,211 @@
+/* runtime/crew.c - see crew.h. While a crew of processes exists this process is a subreaper (prctl(2)): the
+ * workers of an agent that was killed become its children, so that they can be reaped here and no zombie
+ * stays. SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/crew.h"
+
+#include "base/log.h"
+#include "base/memory.h"
+#include "runtime/activity.h"
+#include "runtime/worker.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/pidfd.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+enum { REAP_MS = 500 };
+
+typedef struct member { /* a worker: a thread of this process, or the pidfd of a process */
+    tr_crew *crew;
+    int pidfd;
+    pthread_t thread;
+    bool has_thread;
+    tr_worker_options options;
+    int activity_descriptor;
+    tr_activity_page *activity;
+} member;
+
+struct tr_crew {
+    tr_crew_options options;
+    member *members; /* by node; [0] is unused */
+    int32_t n_nodes;
+    int descriptor; /* the agent's pidfd, or an eventfd */
+    int32_t agent_pid;
+    bool agent_ended;
+    tr_process_end agent_end;
+    int was_subreaper;
+    _Atomic int32_t n_running; /* threads; release at a thread's end pairs with acquire in tr_crew_ended */
+};
+
+static tr_status start_agent(tr_crew *self, tr_error *err)
+{
+    tr_launch launch = self->options.launch;
+    launch.role = TR_LAUNCH_AGENT;
+    launch.node = self->n_nodes;
+    launch.n_threads = 1;
+    tr_status status =
+        tr_topology_encode(self->options.topology, &launch.topology, &launch.topology_bytes, err);
+    if (status != TR_OK) return status;
+    prctl(PR_GET_CHILD_SUBREAPER, &self->was_subreaper);
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    status = tr_launch_spawn(&launch, NULL, 0, &self->agent_pid, &self->descriptor, err);
+    if (status != TR_OK) prctl(PR_SET_CHILD_SUBREAPER, self->was_subreaper);
+    tr_launch_release(&launch);
+    return status;
+}
+
+static void thread_ended(tr_crew *self)
+{
+    uint64_t one = 1;
+    if (atomic_fetch_sub_explicit(&self->n_running, 1, memory_order_acq_rel) == 1 &&
+        write(self->descriptor, &one, sizeof one) != sizeof one)
+        tr_log(TR_LOG_ERROR, "cannot tell the head that all workers ended: %s", strerror(errno));
+}
+
+static void *run_thread(void *context)
+{
+    member *self = context;
+    tr_error err = {0};
+    if (tr_worker_run(&self->options, &err) != TR_OK)
+        tr_log(TR_LOG_ERROR, "worker %d: %s", self->options.node, err.message);
+    thread_ended(self->crew);
+    return NULL;
+}
+
+static tr_status start_thread(tr_crew *self, int32_t node, tr_error *err)
+{
+    member *worker = &self->members[node];
+    const tr_launch *launch = &self->options.launch;
+    tr_status status = tr_activity_page_new(&worker->activity, &worker->activity_descriptor, err);
+    if (status != TR_OK) return status;
+    worker->options = (tr_worker_options){.node = node,
+                                          .incarnation = launch->incarnation,
+                                          .epoch = launch->epoch,
+                                          .n_threads = self->options.topology->threads_per_node,
+                                          .may_spin = tr_worker_may_spin(self->options.topology),
+                                          .control_transport = launch->control_transport,
+                                          .data_transport = launch->data_transport,
+                                          .head_address = launch->head_address,
+                                          .registry = self->options.registry,
+                                          .activity = worker->activity,
+                                          .first_state_descriptor = -1};
+    memcpy(worker->options.job_key, launch->job_key, sizeof launch->job_key);
+    atomic_fetch_add_explicit(&self->n_running, 1, memory_order_relaxed);
+    int result = pthread_create(&worker->thread, NULL, run_thread, worker);
+    worker->has_thread = result == 0;
+    if (result == 0) return TR_OK;
+    thread_ended(self);
+    return tr_fail(err, TR_EIO, "cannot start a thread for worker %d: %s", node, strerror(result));
+}
+
+static tr_status start_threads(tr_crew *self, tr_error *err)
+{
+    self->descriptor = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (self->descriptor < 0) return tr_fail(err, TR_EIO, "cannot make an eventfd: %s", strerror(errno));
+    tr_status status = TR_OK;
+    for (int32_t node = 1; node < self->n_nodes && status == TR_OK; node++)
+        status = start_thread(self, node, err);
+    return status;
+}
+
+tr_status tr_crew_new(tr_crew **out, const tr_crew_options *options, tr_error *err)
+{
+    tr_crew *self = tr_alloc_zero(1, sizeof *self);
+    if (!self) return tr_fail(err, TR_ENOMEM, "no memory for a crew");
+    self->options = *options;
+    self->n_nodes = options->topology->n_nodes;
+    self->descriptor = -1;
+    self->members = tr_alloc_zero((size_t)self->n_nodes, sizeof *self->members);
+    if (!self->members) {
+        tr_free(self);
+        return tr_fail(err, TR_ENOMEM, "no memory for a crew of %d", options->topology->n_nodes);
+    }
+    for (int32_t i = 0; i < self->n_nodes; i++)
+        self->members[i] = (member){.crew = self, .pidfd = -1, .activity_descriptor = -1};
+    tr_status status = options->processes ? start_agent(self, err) : start_threads(self, err);
+    *out = self; /* also when it failed: threads that did start must be told to stop before it is destroyed */
+    return status;
+}
+
+int tr_crew_descriptor(const tr_crew *self)
+{
+    return self->descriptor;
+}
+
+int32_t tr_crew_agent_pid(const tr_crew *self)
+{
+    return self->agent_pid;
+}
+
+bool tr_crew_ended(tr_crew *self, tr_process_end *end)
+{
+    if (!self->options.processes) {
+        *end = (tr_process_end){0};
+        return atomic_load_explicit(&self->n_running, memory_order_acquire) == 0;
+    }
+    if (!self->agent_pid) self->agent_ended = true; /* it never was */
+    if (!self->agent_ended) self->agent_ended = tr_process_reap(self->descriptor, &self->agent_end);
+    *end = self->agent_end;
+    return self->agent_ended;
+}
+
+void tr_crew_add_worker(tr_crew *self, int32_t node, int32_t pid)
+{
+    if (!self->options.processes || self->members[node].pidfd >= 0) return;
+    self->members[node].pidfd = pidfd_open(pid, 0);
+}
+
+void tr_crew_remove_worker(tr_crew *self, int32_t node)
+{
+    if (self->members[node].pidfd >= 0) close(self->members[node].pidfd);
+    self->members[node].pidfd = -1;
+}
+
+void tr_crew_kill_agent(tr_crew *self)
+{
+    if (self->options.processes && !self->agent_ended) tr_process_kill(self->descriptor, SIGKILL);
+}
+
+static void end_process(int *pidfd)
+{
+    tr_process_end end;
+    if (*pidfd < 0) return;
+    if (!tr_process_reap(*pidfd, &end)) {
+        tr_process_kill(*pidfd, SIGKILL);
+        struct pollfd ended = {.fd = *pidfd, .events = POLLIN};
+        poll(&ended, 1, REAP_MS);
+        tr_process_reap(*pidfd, &end);
+    }
+    close(*pidfd);
+    *pidfd = -1;
+}
+
+void tr_crew_destroy(tr_crew **out)
+{
+    tr_crew *self = *out;
+    if (!self) return;
+    if (self->options.processes && self->agent_pid) {
+        if (self->agent_ended)
+            close(self->descriptor);
+        else
+            end_process(&self->descriptor);
+        for (int32_t i = 1; i < self->n_nodes; i++) end_process(&self->members[i].pidfd);
+        prctl(PR_SET_CHILD_SUBREAPER, self->was_subreaper);
+    }
+    for (int32_t i = 1; i < self->n_nodes; i++) {
+        member *worker = &self->members[i];
+        if (worker->has_thread) pthread_join(worker->thread, NULL);
+        tr_activity_page_unmap(&worker->activity);
+        if (worker->activity_descriptor >= 0) close(worker->activity_descriptor);
+    }
+    if (!self->options.processes && self->descriptor >= 0) close(self->descriptor);
+    tr_free(self->members);
+    tr_free(self);
+    *out = NULL;
+}

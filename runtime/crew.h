@@ -1,0 +1,40 @@
+/* runtime/crew.h - who makes the workers of a job, and knows when all of them have ended: an agent process,
+ * or threads here. The head speaks with workers in the same way in both cases; only their making, their death
+ * and their end differ. Threads: the head's. SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_RUNTIME_CREW_H
+#define TROUPE_RUNTIME_CREW_H
+
+#include "runtime/actor.h"
+#include "runtime/launch.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct tr_crew tr_crew;
+
+typedef struct tr_crew_options {
+    const tr_topology *topology;
+    const tr_registry *registry; /* threads only: a process has its own */
+    bool processes;
+    tr_launch launch; /* what every child must know; the crew adds role, node and topology */
+} tr_crew_options;
+
+/* Starts an agent, which will start the workers, or one thread a worker. */
+tr_status tr_crew_new(tr_crew **out, const tr_crew_options *options, tr_error *err);
+int tr_crew_descriptor(const tr_crew *self);    /* readable when all have ended */
+int32_t tr_crew_agent_pid(const tr_crew *self); /* 0: there is none */
+/* All ended? Then *end says how the agent did (exit code 0 without one). */
+bool tr_crew_ended(tr_crew *self, tr_process_end *end);
+/* A worker's pid became known. It is watched from here too, for the case that the agent dies. */
+void tr_crew_add_worker(tr_crew *self, int32_t node, int32_t pid);
+void tr_crew_remove_worker(tr_crew *self, int32_t node); /* the agent reaped it */
+void tr_crew_kill_agent(tr_crew *self);
+/* Kills and reaps what is left of processes, waiting at most 500 ms for each; joins threads, however long
+ * they take. */
+void tr_crew_destroy(tr_crew **self);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

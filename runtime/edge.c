@@ -1,0 +1,221 @@
+/* runtime/edge.c - see edge.h. Sequence numbers wrap; they are only ever compared by their difference.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/edge.h"
+
+#include "base/memory.h"
+
+#include <string.h>
+
+/* Rings and windows are indexed by the low bits of numbers that wrap. */
+static size_t power_of_two(uint32_t at_least)
+{
+    size_t size = 1;
+    while (size < at_least) size *= 2;
+    return size;
+}
+
+tr_status tr_sender_end_init(tr_sender_end *self, const tr_edge_spec *spec, tr_error *err)
+{
+    size_t size = power_of_two(spec->n_slots);
+    *self = (tr_sender_end){.spec = spec, .mask_ = (uint32_t)size - 1, .returned_ = spec->n_slots};
+    self->ring_ = tr_alloc(size * sizeof *self->ring_);
+    self->credit_seen_ = tr_alloc_zero(size, 1);
+    if (!self->ring_ || !self->credit_seen_) {
+        tr_sender_end_release(self);
+        return tr_fail(err, TR_ENOMEM, "no memory for the %u slots of edge '%s'", spec->n_slots, spec->name);
+    }
+    for (uint32_t slot = 0; slot < spec->n_slots; slot++) self->ring_[slot] = (uint16_t)slot;
+    return TR_OK;
+}
+
+void tr_sender_end_release(tr_sender_end *self)
+{
+    tr_free(self->ring_);
+    tr_free(self->credit_seen_);
+    *self = (tr_sender_end){0};
+}
+
+uint32_t tr_sender_end_credits(const tr_sender_end *self)
+{
+    /* acquire: pairs with the release in give_back; the slot's number, and all its last holder did, come
+     * before. */
+    return __atomic_load_n(&self->returned_, __ATOMIC_ACQUIRE) - self->taken_;
+}
+
+uint16_t tr_sender_end_take(tr_sender_end *self)
+{
+    TR_ASSERT(tr_sender_end_credits(self) > 0);
+    return self->ring_[self->taken_++ & self->mask_];
+}
+
+void tr_sender_end_give_back(tr_sender_end *self, uint16_t slot)
+{
+    uint32_t returned =
+        __atomic_load_n(&self->returned_, __ATOMIC_RELAXED); /* one writer at a time: ourselves */
+    self->ring_[returned & self->mask_] = slot;
+    __atomic_store_n(&self->returned_, returned + 1, __ATOMIC_RELEASE); /* see tr_sender_end_credits */
+}
+
+/* Every slot is given back once a use, so at most n_slots CREDIT frames can be under way: a window of that
+ * size is enough to know each one. */
+static bool credit_is_new(tr_sender_end *self, uint32_t sequence)
+{
+    uint8_t *seen = self->credit_seen_;
+    if (sequence - self->credit_expected_ >= self->spec->n_slots || seen[sequence & self->mask_])
+        return false;
+    seen[sequence & self->mask_] = 1;
+    while (seen[self->credit_expected_ & self->mask_]) seen[self->credit_expected_++ & self->mask_] = 0;
+    return true;
+}
+
+uint32_t tr_sender_end_credit_frame(tr_sender_end *self, const tr_message *message)
+{
+    const tr_frame *frame = &message->frame;
+    uint32_t count = frame->body_bytes / (uint32_t)sizeof(uint16_t);
+    const char *bytes = count ? tr_message_bytes(message) : NULL;
+    bool sound = frame->body_bytes % sizeof(uint16_t) == 0 && count <= self->spec->n_slots;
+    for (uint32_t i = 0; sound && i < (count ? count : 1); i++) {
+        uint16_t slot = frame->slot;
+        if (count) memcpy(&slot, bytes + i * sizeof slot, sizeof slot);
+        sound = slot < self->spec->n_slots;
+    }
+    if (!sound) {
+        self->n_foreign++;
+        return 0;
+    }
+    if (!credit_is_new(self, frame->sequence)) {
+        self->n_duplicates++;
+        return 0;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        uint16_t slot;
+        memcpy(&slot, bytes + i * sizeof slot, sizeof slot);
+        tr_sender_end_give_back(self, slot);
+    }
+    if (!count) tr_sender_end_give_back(self, frame->slot);
+    return count ? count : 1;
+}
+
+tr_status tr_receiver_end_init(tr_receiver_end *self, const tr_edge_spec *spec, bool remote, uint32_t epoch,
+                               tr_error *err)
+{
+    size_t n = spec->n_slots, window = power_of_two(spec->n_slots);
+    *self = (tr_receiver_end){.spec = spec, .remote = remote, .epoch = epoch, .mask_ = (uint32_t)window - 1};
+    self->held_ = tr_alloc_zero(n, 1);
+    bool complete = self->held_ != NULL;
+    if (remote) {
+        self->window_ = tr_alloc_zero(window, sizeof(void *));
+        self->buffers_ = tr_alloc_zero(n, sizeof(void *));
+        self->pending_ = tr_alloc_zero(n, sizeof *self->pending_);
+        complete = complete && self->window_ && self->buffers_ && self->pending_;
+    }
+    if (complete) return TR_OK;
+    tr_receiver_end_release(self);
+    return tr_fail(err, TR_ENOMEM, "no memory for the %u slots of edge '%s'", spec->n_slots, spec->name);
+}
+
+void tr_receiver_end_release(tr_receiver_end *self)
+{
+    for (uint32_t i = 0; self->window_ && i <= self->mask_; i++) tr_message_destroy(&self->window_[i]);
+    for (uint32_t i = 0; self->buffers_ && i < self->spec->n_slots; i++)
+        tr_buffer_release(&self->buffers_[i]);
+    tr_free(self->window_);
+    tr_free(self->buffers_);
+    tr_free(self->held_);
+    tr_free(self->pending_);
+    *self = (tr_receiver_end){0};
+}
+
+/* May this frame still come in? Counts why not. */
+static bool admit(tr_receiver_end *self, const tr_frame *frame)
+{
+    uint32_t n_slots = self->spec->n_slots, ahead = frame->sequence - self->expected_;
+    if (frame->epoch != self->epoch ||
+        (self->incarnation_known_ && frame->incarnation != self->incarnation_)) {
+        self->n_stale++;
+        return false;
+    }
+    if (frame->slot >= n_slots || frame->body_bytes > self->spec->slot_bytes ||
+        frame->source != self->spec->source || frame->destination != self->spec->destination ||
+        (ahead >= n_slots && ahead < UINT32_MAX / 2)) {
+        self->n_foreign++;
+        return false;
+    }
+    if (ahead >= n_slots || self->window_[frame->sequence & self->mask_]) {
+        self->n_duplicates++;
+        return false;
+    }
+    if (self->held_[frame->slot]) { /* its sender did not have this slot */
+        self->n_foreign++;
+        return false;
+    }
+    return true;
+}
+
+tr_buffer *tr_receiver_end_place(tr_receiver_end *self, const tr_frame *frame)
+{
+    if (!admit(self, frame)) return NULL;
+    tr_buffer **buffer = &self->buffers_[frame->slot];
+    /* Somebody may have kept the body of the slot's last message, or a repeated frame may be on its way into
+     * it. */
+    if (*buffer && !tr_buffer_is_unique(*buffer)) tr_buffer_release(buffer);
+    if (!*buffer && tr_buffer_new(buffer, self->spec->slot_bytes, NULL) != TR_OK) return NULL;
+    return tr_buffer_retain(*buffer);
+}
+
+tr_message *tr_receiver_end_accept(tr_receiver_end *self, tr_message **message)
+{
+    const tr_frame *frame = &(*message)->frame;
+    if (!admit(self, frame)) {
+        tr_message_destroy(message);
+        return NULL;
+    }
+    self->incarnation_known_ = true;
+    self->incarnation_ = frame->incarnation;
+    if (frame->sequence != self->expected_) self->n_early++;
+    self->window_[frame->sequence & self->mask_] = *message;
+    *message = NULL;
+    tr_message *first = NULL, **last = &first;
+    for (tr_message **next; *(next = &self->window_[self->expected_ & self->mask_]); self->expected_++) {
+        tr_receiver_end_hold(self, (*next)->frame.slot);
+        *last = *next;
+        last = &(*next)->next;
+        *next = NULL;
+    }
+    *last = NULL;
+    return first;
+}
+
+void tr_receiver_end_hold(tr_receiver_end *self, uint16_t slot)
+{
+    TR_ASSERT(!self->held_[slot]);
+    self->held_[slot] = 1;
+}
+
+void tr_receiver_end_done(tr_receiver_end *self, uint16_t slot)
+{
+    TR_ASSERT(slot < self->spec->n_slots && self->held_[slot]);
+    self->held_[slot] = 0;
+    if (self->remote) self->pending_[self->n_pending++] = slot;
+}
+
+tr_status tr_receiver_end_credit_frame(tr_receiver_end *self, tr_message **out, tr_error *err)
+{
+    TR_ASSERT(self->n_pending > 0);
+    tr_message *message;
+    tr_status status = self->n_pending == 1
+                           ? tr_message_new(&message, NULL, 0, err)
+                           : tr_message_copy(&message, self->pending_,
+                                             self->n_pending * (uint32_t)sizeof *self->pending_, err);
+    if (status != TR_OK) return status;
+    message->frame.kind = TR_FRAME_CREDIT;
+    message->frame.edge = self->spec->id;
+    message->frame.epoch = self->epoch;
+    message->frame.source = self->spec->destination;
+    message->frame.destination = self->spec->source;
+    message->frame.slot = self->pending_[0];
+    message->frame.sequence = self->credit_sequence_++;
+    self->n_pending = 0;
+    *out = message;
+    return TR_OK;
+}

@@ -1,0 +1,85 @@
+/* runtime/edge.h - the two ends of an edge: slot tokens at the sender, order and slot buffers at the
+ * receiver. A credit is a slot: a number below n_slots that is either free at the sender, under way, or held
+ * by the receiver. The sender sends only with a free slot, so that nothing behind it (mailbox, window, credit
+ * ring) can overflow. The wire may repeat, reorder and bring old things: a window of n_slots puts messages in
+ * order; repeated and old ones are dropped and counted. CREDIT frames are numbered too, so that none counts
+ * twice. Threads: take and credits by the source actor; give_back by one thread at a time (the destination
+ * actor on the same node, otherwise whoever holds the data link's lock); place and accept under that lock;
+ * release and credit_frame by the destination actor. SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_RUNTIME_EDGE_H
+#define TROUPE_RUNTIME_EDGE_H
+
+#include "runtime/topology.h"
+#include "transport/message.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The free slots are a ring: given back at `returned_`, taken at `taken_`. It has room for all, so it never
+ * overflows. */
+typedef struct tr_sender_end {
+    const tr_edge_spec *spec;
+    uint32_t sequence;  /* of the next message */
+    uint32_t taken_;    /* the sender's own; wraps */
+    uint32_t returned_; /* written by who gives back, read by the sender; wraps */
+    uint32_t mask_;
+    uint16_t *ring_;
+    uint8_t *credit_seen_; /* which of the next n_slots CREDIT frames have come; remote edges only */
+    uint32_t credit_expected_;
+    uint64_t n_duplicates, n_foreign; /* CREDIT frames dropped */
+} tr_sender_end;
+
+tr_status tr_sender_end_init(tr_sender_end *self, const tr_edge_spec *spec, tr_error *err);
+void tr_sender_end_release(tr_sender_end *self);
+uint32_t tr_sender_end_credits(const tr_sender_end *self);
+uint16_t tr_sender_end_take(tr_sender_end *self); /* asserts that there is a credit */
+void tr_sender_end_give_back(tr_sender_end *self, uint16_t slot);
+/* Gives back what a CREDIT frame holds: with an empty body the one slot in frame.slot, otherwise u16 slot
+ * numbers. Returns how many; 0 for a repeated or damaged one, which is counted. */
+uint32_t tr_sender_end_credit_frame(tr_sender_end *self, const tr_message *message);
+
+typedef struct tr_receiver_end {
+    const tr_edge_spec *spec;
+    bool remote; /* the source is on another node */
+    bool incarnation_known_;
+    uint32_t epoch;        /* frames of any other are dropped */
+    uint32_t incarnation_; /* of the source, fixed by the first frame of the epoch */
+    uint32_t expected_;    /* sequence of the next message in order */
+    uint32_t mask_;
+    tr_message **window_; /* those that came early */
+    tr_buffer **buffers_; /* n_slots: made at first use; remote edges only */
+    uint8_t *held_;       /* n_slots: on this side of the edge */
+    uint16_t *pending_;   /* slots to give back with the next CREDIT frame */
+    uint32_t n_pending;
+    uint32_t credit_sequence_;
+    struct tr_receiver_end *next_pending; /* for the actor's list of edges that owe credits */
+    uint64_t n_duplicates, n_stale,
+        n_foreign;    /* dropped: repeated; of another epoch or incarnation; impossible */
+    uint64_t n_early; /* came before their turn */
+} tr_receiver_end;
+
+tr_status tr_receiver_end_init(tr_receiver_end *self, const tr_edge_spec *spec, bool remote, uint32_t epoch,
+                               tr_error *err);
+void tr_receiver_end_release(tr_receiver_end *self);
+
+/* Where the body of a DATA frame goes: the slot's buffer with a reference for the caller, or NULL to refuse
+ * the frame. */
+tr_buffer *tr_receiver_end_place(tr_receiver_end *self, const tr_frame *frame);
+/* Takes a DATA message that came over a transport. Returns those whose turn has come, in order, linked by
+ * `next`. */
+tr_message *tr_receiver_end_accept(tr_receiver_end *self, tr_message **message);
+/* The same for a message of a local sender, which cannot be anything but right: only marks its slot as held.
+ */
+void tr_receiver_end_hold(tr_receiver_end *self, uint16_t slot);
+/* The receiver is done with a slot; asserts that it held it. A remote edge keeps it in pending for
+ * credit_frame. */
+void tr_receiver_end_done(tr_receiver_end *self, uint16_t slot);
+/* A CREDIT frame with all that is pending (there must be something). Errors: TR_ENOMEM, then they stay
+ * pending. */
+tr_status tr_receiver_end_credit_frame(tr_receiver_end *self, tr_message **out, tr_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,347 @@
+/* runtime/head.c - see head.h.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/head.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "runtime/activity.h"
+#include "runtime/worker.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    TICK_MS = 50,
+    GRACE_MS = 500,       /* what has not ended by itself after this is killed by the agent */
+    AGENT_GRACE_MS = 600, /* and the agent itself after this much more */
+    SUSPICION_MS = 400,   /* how long a broken link waits for the word of the agent, which knows why */
+    LINE_BYTES = TR_ERROR_SIZE + 256
+};
+
+static void tell(tr_head *self, tr_job_event_kind kind, int32_t node, int32_t pid, const char *text)
+{
+    const tr_job_event event = {.kind = kind,
+                                .monotonic_ns = tr_clock_ns(),
+                                .node = node,
+                                .pid = pid,
+                                .epoch = self->epoch,
+                                .text = text};
+    if (self->options->on_event) self->options->on_event(self->options->context, &event);
+}
+
+static void quit(tr_head *self)
+{
+    self->quit = true;
+    tr_node_stop(self->node);
+}
+
+static void send_stop(tr_head *self, uint32_t grace_ms)
+{
+    const tr_control_note note = {.grace_ms = grace_ms};
+    for (int32_t i = 1; i < self->topology->n_nodes; i++)
+        if (self->workers[i].greeted) tr_control_send_note(self->node, i, TR_CONTROL_STOP, &note);
+    if (tr_crew_agent_pid(self->crew))
+        tr_control_send_note(self->node, self->topology->n_nodes, TR_CONTROL_STOP, &note);
+    uint64_t deadline_ns = tr_clock_ns() + (uint64_t)(grace_ms + AGENT_GRACE_MS) * 1000000;
+    if (self->deadline_ns == 0 || deadline_ns < self->deadline_ns) self->deadline_ns = deadline_ns;
+}
+
+void tr_head_end(tr_head *self, const tr_error *cause, uint32_t grace_ms)
+{
+    if (self->phase == TR_HEAD_ENDING) return;
+    self->phase = TR_HEAD_ENDING;
+    if (cause) self->cause = *cause;
+    if (cause && self->cause.status == TR_OK) self->cause.status = TR_EINVAL;
+    if (!self->crew) {
+        quit(self);
+        return;
+    }
+    send_stop(self, grace_ms);
+    tr_head_on_crew(self);
+}
+
+static void end_because(tr_head *self, tr_status status, const char *text)
+{
+    tr_error cause;
+    tr_fail(&cause, status, "%s", text);
+    tr_head_end(self, &cause, GRACE_MS);
+}
+
+/* ---- the way up: greeting, loading, running ---- */
+
+static bool all(const tr_head *self, size_t offset)
+{
+    for (int32_t i = 0; i < self->topology->n_nodes; i++)
+        if (!*((const bool *)((const char *)&self->workers[i] + offset))) return false;
+    return true;
+}
+
+static tr_status send_load(tr_head *self, tr_error *err)
+{
+    int32_t n_nodes = self->topology->n_nodes;
+    tr_control_address *addresses = tr_alloc_zero((size_t)n_nodes, sizeof *addresses);
+    if (!addresses) return tr_fail(err, TR_ENOMEM, "no memory for the addresses of %d nodes", n_nodes);
+    addresses[0] =
+        (tr_control_address){tr_node_control_address(self->node), tr_node_data_address(self->node)};
+    for (int32_t i = 1; i < n_nodes; i++)
+        addresses[i] =
+            (tr_control_address){self->workers[i].hello.control_address, self->workers[i].hello.data_address};
+    void *bytes = NULL;
+    size_t size_bytes = 0;
+    tr_status status = tr_control_encode_load(self->topology, addresses, &bytes, &size_bytes, err);
+    for (int32_t i = 1; i < n_nodes && status == TR_OK; i++)
+        tr_node_send_system(self->node, i, TR_CONTROL_LOAD, bytes, (uint32_t)size_bytes);
+    tr_free(bytes);
+    tr_free(addresses);
+    return status;
+}
+
+static void start(tr_head *self)
+{
+    self->phase = TR_HEAD_RUNNING;
+    for (int32_t i = 1; i < self->topology->n_nodes; i++)
+        tr_node_send_system(self->node, i, TR_CONTROL_START, NULL, 0);
+    tell(self, TR_JOB_RUNNING, -1, 0, "every node is ready");
+    tr_node_start_actors(self->node);
+}
+
+static void node_ready(tr_head *self, int32_t node)
+{
+    self->workers[node].ready = true;
+    if (self->phase != TR_HEAD_LOADING || !all(self, offsetof(tr_head_worker, ready))) return;
+    start(self);
+}
+
+static void load(tr_head *self)
+{
+    tr_error err = {0};
+    self->phase = TR_HEAD_LOADING;
+    tr_state_region **states = tr_alloc_zero(self->topology->n_actors, sizeof *states);
+    tr_status status =
+        states ? TR_OK : tr_fail(&err, TR_ENOMEM, "no memory for %zu actors", self->topology->n_actors);
+    if (status == TR_OK) status = send_load(self, &err);
+    for (int32_t i = 1; i < self->topology->n_nodes && status == TR_OK; i++) {
+        const char *data = self->workers[i].hello.data_address;
+        if (data[0]) status = tr_node_connect(self->node, i, NULL, data, &err);
+    }
+    if (status == TR_OK) status = tr_node_load(self->node, self->topology, states, &err);
+    tr_free(states);
+    if (status == TR_OK)
+        node_ready(self, TR_NODE_HEAD);
+    else
+        tr_head_end(self, &err, GRACE_MS);
+}
+
+static void greeted(tr_head *self, int32_t node, const tr_message *message)
+{
+    tr_error err = {0};
+    tr_head_worker *worker = &self->workers[node];
+    if (self->phase == TR_HEAD_ENDING) { /* came too late to hear it with the others */
+        const tr_control_note stop = {0};
+        tr_control_send_note(self->node, node, TR_CONTROL_STOP, &stop);
+        worker->greeted = true;
+        return;
+    }
+    if (worker->greeted) return;
+    if (tr_control_read_hello(message, &worker->hello, &err) != TR_OK) {
+        tr_head_end(self, &err, GRACE_MS);
+        return;
+    }
+    worker->greeted = true;
+    if (!all(self, offsetof(tr_head_worker, greeted))) return;
+    load(self);
+}
+
+void tr_head_run(tr_head *self)
+{
+    self->workers[TR_NODE_HEAD].greeted = true;
+    if (!self->crew && self->phase == TR_HEAD_GREETING) load(self);
+    if (!self->quit) tr_node_run(self->node, TICK_MS, tr_head_on_tick);
+}
+
+/* ---- the way down: deaths, failures, signals ---- */
+
+static void worker_ended(tr_head *self, const tr_control_note *note)
+{
+    char text[LINE_BYTES], how[128];
+    tr_crew_remove_worker(self->crew, note->node);
+    if (self->phase == TR_HEAD_ENDING) return;
+    if (note->signal)
+        snprintf(how, sizeof how, "was killed by signal %d (%s)", note->signal, strsignal(note->signal));
+    else
+        snprintf(how, sizeof how, "ended with exit code %d", note->exit_code);
+    snprintf(text, sizeof text, "worker %d (pid %d) %s%s%s", note->node, note->pid, how,
+             note->text[0] ? " while " : "", note->text);
+    tell(self, TR_JOB_WORKER_DIED, note->node, note->pid, text);
+    end_because(self, TR_ECLOSED, text);
+}
+
+/* Everybody else hears of an actor's end, for monitors and links; an abnormal one ends the job. */
+static void actor_ended(tr_head *self, int32_t origin, const tr_control_note *note)
+{
+    tr_control_note relayed = *note;
+    if (note->status == TR_OK) snprintf(relayed.text, sizeof relayed.text, "ended normally");
+    for (int32_t i = 1; i < self->topology->n_nodes; i++)
+        if (i != origin && self->phase == TR_HEAD_RUNNING)
+            tr_control_send_note(self->node, i, TR_CONTROL_ACTOR_ENDED, &relayed);
+    if (origin != TR_NODE_HEAD && self->phase == TR_HEAD_RUNNING)
+        tr_node_actor_ended(self->node, note->actor, relayed.text);
+    if (note->status == TR_OK || self->phase == TR_HEAD_ENDING) return;
+    tell(self, TR_JOB_ACTOR_FAILED, origin, note->pid, note->text);
+    end_because(self, note->status, note->text);
+}
+
+static void suspect(tr_head *self, int32_t node, const char *reason)
+{
+    if (self->phase == TR_HEAD_ENDING || self->suspect) return;
+    tr_log(TR_LOG_INFO, "the link to node %d broke: %s", node, reason);
+    self->suspect = node;
+    self->suspect_since_ns = tr_clock_ns();
+}
+
+static void worker_ready(tr_head *self, int32_t node, const tr_control_note *note)
+{
+    char text[LINE_BYTES];
+    if (note->status == TR_OK) {
+        node_ready(self, node);
+        return;
+    }
+    snprintf(text, sizeof text, "worker %d: %s", node, note->text);
+    end_because(self, note->status, text);
+}
+
+static void job_ended(tr_head *self, const tr_control_note *note)
+{
+    if (note->status == TR_OK)
+        tr_head_end(self, NULL, GRACE_MS);
+    else
+        end_because(self, note->status, note->text);
+}
+
+static void worker_started(tr_head *self, const tr_control_note *note)
+{
+    char text[64];
+    self->workers[note->node].pid = note->pid;
+    tr_crew_add_worker(self->crew, note->node, note->pid);
+    snprintf(text, sizeof text, "worker %d (pid %d) started", note->node, note->pid);
+    tell(self, TR_JOB_WORKER_STARTED, note->node, note->pid, text);
+}
+
+static void note_from_agent(tr_head *self, uint32_t topic, const tr_control_note *note)
+{
+    bool a_worker = note->node >= 1 && note->node < self->topology->n_nodes;
+    if (topic == TR_CONTROL_WORKER_STARTED && a_worker)
+        worker_started(self, note);
+    else if (topic == TR_CONTROL_WORKER_ENDED && a_worker)
+        worker_ended(self, note);
+    else if (topic == TR_CONTROL_JOB_ENDED)
+        job_ended(self, note);
+}
+
+static void note_from_worker(tr_head *self, int32_t peer, uint32_t topic, const tr_control_note *note)
+{
+    switch (topic) {
+    case TR_CONTROL_READY: worker_ready(self, peer, note); break;
+    case TR_CONTROL_ACTOR_ENDED: actor_ended(self, peer, note); break;
+    case TR_CONTROL_JOB_ENDED: job_ended(self, note); break;
+    case TR_CONTROL_PEER_LOST:
+        if (note->node >= 1 && note->node < self->topology->n_nodes) suspect(self, note->node, note->text);
+        break;
+    default: tr_log(TR_LOG_WARNING, "node %d sent topic %u, which the head does not know", peer, topic);
+    }
+}
+
+void tr_head_on_system(void *context, int32_t peer, const tr_message *message)
+{
+    tr_head *self = context;
+    tr_control_note note;
+    tr_error err = {0};
+    if (peer < 1 || peer > self->topology->n_nodes) return;
+    bool from_agent = peer == self->topology->n_nodes;
+    if (message->frame.edge == TR_CONTROL_HELLO) {
+        if (!from_agent) greeted(self, peer, message);
+    } else if (tr_control_read_note(message, &note, &err) != TR_OK) {
+        tr_log(TR_LOG_WARNING, "from node %d: %s", peer, err.message);
+    } else if (from_agent) {
+        note_from_agent(self, message->frame.edge, &note);
+    } else {
+        note_from_worker(self, peer, message->frame.edge, &note);
+    }
+}
+
+void tr_head_on_peer_lost(void *context, int32_t peer, const char *reason)
+{
+    suspect(context, peer, reason);
+}
+
+void tr_head_on_actor_end(void *context, tr_actor_id who, const tr_error *error)
+{
+    tr_head *self = context;
+    tr_control_note note = {.pid = getpid(), .actor = who};
+    if (error) {
+        note.status = error->status == TR_OK ? TR_EINVAL : error->status;
+        tr_worker_describe_failure(note.text, sizeof note.text, self->activity, who, error);
+    }
+    actor_ended(self, TR_NODE_HEAD, &note);
+}
+
+void tr_head_on_job_end(void *context, const tr_error *error)
+{
+    tr_head_end(context, error, GRACE_MS);
+}
+
+void tr_head_on_crew(void *context)
+{
+    tr_head *self = context;
+    tr_process_end end;
+    char text[LINE_BYTES];
+    if (!self->crew || !tr_crew_ended(self->crew, &end)) return;
+    tr_node_unwatch(self->node, tr_crew_descriptor(self->crew));
+    if (self->phase != TR_HEAD_ENDING) {
+        int32_t pid = tr_crew_agent_pid(self->crew);
+        if (end.signal)
+            snprintf(text, sizeof text, "the agent (pid %d) was killed by signal %d (%s)", pid, end.signal,
+                     strsignal(end.signal));
+        else
+            snprintf(text, sizeof text, "%s ended with exit code %d before the job was done",
+                     pid ? "the agent" : "every worker", end.exit_code);
+        self->phase = TR_HEAD_ENDING;
+        tr_fail(&self->cause, TR_ECLOSED, "%s", text);
+    }
+    quit(self);
+}
+
+void tr_head_on_tick(void *context, uint64_t now_ns)
+{
+    tr_head *self = context;
+    char text[LINE_BYTES];
+    if (self->phase == TR_HEAD_ENDING && now_ns > self->deadline_ns) tr_crew_kill_agent(self->crew);
+    if (self->phase == TR_HEAD_ENDING || !self->suspect) return;
+    if (now_ns < self->suspect_since_ns + (uint64_t)SUSPICION_MS * 1000000) return;
+    snprintf(text, sizeof text, "%s %d does not answer any more, though its process lives",
+             self->suspect == self->topology->n_nodes ? "the agent, node" : "worker", self->suspect);
+    end_because(self, TR_ECLOSED, text);
+}
+
+void tr_head_on_signal(tr_head *self, int signal)
+{
+    char text[128];
+    self->signals++;
+    snprintf(text, sizeof text, "stopped by signal %d (%s)", signal, strsignal(signal));
+    if (self->signals == 1) {
+        tell(self, TR_JOB_STOPPING, -1, 0, text);
+        if (self->options->stop_actor && self->phase == TR_HEAD_RUNNING)
+            tr_node_post(self->node, self->options->stop_actor, TR_TOPIC_STOP_REQUESTED, NULL, 0);
+        else
+            end_because(self, TR_ESTOPPED, text);
+    } else if (self->phase == TR_HEAD_ENDING) {
+        if (self->crew) send_stop(self, 0);
+    } else {
+        tr_error cause;
+        tr_fail(&cause, TR_ESTOPPED, "%s", text);
+        tr_head_end(self, &cause, 0);
+    }
+}

@@ -1,0 +1,63 @@
+/* runtime/head.h - node 0: takes the workers through greeting, loading and starting, hears how everything
+ * ends, and ends the job once, for the first cause that it was told. It knows a crew, not whether that is
+ * processes or threads. Threads: the caller's of tr_job_run; the head's node has one thread, so no callback
+ * runs beside another. SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_RUNTIME_HEAD_H
+#define TROUPE_RUNTIME_HEAD_H
+
+#include "runtime/control_messages.h"
+#include "runtime/crew.h"
+#include "runtime/job.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum tr_head_phase {
+    TR_HEAD_GREETING,
+    TR_HEAD_LOADING,
+    TR_HEAD_RUNNING,
+    TR_HEAD_ENDING
+} tr_head_phase;
+
+typedef struct tr_head_worker {
+    int32_t pid;
+    bool greeted, ready;
+    tr_control_hello hello;
+} tr_head_worker;
+
+typedef struct tr_head {
+    const tr_job_options *options;
+    const tr_topology *topology;
+    uint32_t epoch;
+    tr_node *node;
+    tr_crew *crew; /* NULL: every actor is on the head */
+    struct tr_activity_page *activity;
+    tr_head_worker *workers; /* by node; [0] stands for the head itself */
+    tr_head_phase phase;
+    bool quit; /* before it ran */
+    int signals;
+    int32_t suspect; /* a node whose link broke; 0: none. Its death may be told yet, with more to say */
+    uint64_t suspect_since_ns;
+    uint64_t deadline_ns; /* ending: after this the agent is killed */
+    tr_error cause;       /* status TR_OK: it ended well */
+} tr_head;
+
+/* The callbacks of its node; context is the tr_head. */
+void tr_head_on_system(void *context, int32_t peer, const tr_message *message);
+void tr_head_on_peer_lost(void *context, int32_t peer, const char *reason);
+void tr_head_on_actor_end(void *context, tr_actor_id who, const tr_error *error);
+void tr_head_on_job_end(void *context, const tr_error *error);
+void tr_head_on_tick(void *context, uint64_t now_ns);
+void tr_head_on_crew(void *context); /* the crew's descriptor is readable */
+void tr_head_on_signal(tr_head *self, int signal);
+
+/* Begins with the greeting; runs the node until all has ended. */
+void tr_head_run(tr_head *self);
+/* Ends the job; cause NULL: well. Only the first call counts. */
+void tr_head_end(tr_head *self, const tr_error *cause, uint32_t grace_ms);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

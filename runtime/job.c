@@ -1,0 +1,205 @@
+/* runtime/job.c - see job.h. Puts a job together and takes it apart: key, signals, the head's node, a crew.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/job.h"
+
+#include "base/log.h"
+#include "base/memory.h"
+#include "runtime/activity.h"
+#include "runtime/agent.h"
+#include "runtime/head.h"
+#include "runtime/worker.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+enum { FIRST_EPOCH = 1, FIRST_INCARNATION = 1 };
+
+typedef struct job {
+    tr_head head;
+    uint8_t key[TR_JOB_KEY_BYTES];
+    int signals; /* a signalfd */
+    sigset_t mask_before;
+    int activity_descriptor;
+} job;
+
+static tr_status check(const tr_job_options *options, tr_error *err)
+{
+    const char *transport = options->transport ? options->transport : "";
+    bool known = strcmp(transport, "ucx") == 0 || strcmp(transport, "zmq") == 0;
+    if (options->processes && !known)
+        return tr_fail(err, TR_EINVAL, "transport '%s' does not join processes; give ucx or zmq", transport);
+    if (!options->processes && strcmp(transport, "inproc") != 0)
+        return tr_fail(err, TR_EINVAL, "transport '%s' without processes; give inproc, or processes",
+                       transport);
+    return TR_OK;
+}
+
+static void on_signal(void *context)
+{
+    job *self = context;
+    struct signalfd_siginfo info;
+    while (read(self->signals, &info, sizeof info) == sizeof info)
+        tr_head_on_signal(&self->head, (int)info.ssi_signo);
+}
+
+/* Before any thread is made, so that all of them inherit the mask and the signal waits for the signalfd. */
+static tr_status catch_signals(job *self, tr_error *err)
+{
+    sigset_t caught;
+    sigemptyset(&caught);
+    sigaddset(&caught, SIGINT);
+    sigaddset(&caught, SIGTERM);
+    int result = pthread_sigmask(SIG_BLOCK, &caught, &self->mask_before);
+    if (result != 0) return tr_fail(err, TR_EIO, "cannot block signals: %s", strerror(result));
+    self->signals = signalfd(-1, &caught, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (self->signals >= 0) return TR_OK;
+    tr_status status = tr_fail(err, TR_EIO, "cannot make a signalfd: %s", strerror(errno));
+    pthread_sigmask(SIG_SETMASK, &self->mask_before, NULL);
+    return status;
+}
+
+static void release_signals(job *self)
+{
+    if (self->signals < 0) return;
+    close(self->signals);
+    pthread_sigmask(SIG_SETMASK, &self->mask_before, NULL);
+}
+
+static tr_status make_node(job *self, tr_error *err)
+{
+    tr_head *head = &self->head;
+    const tr_job_options *options = head->options;
+    bool alone = head->topology->n_nodes == 1;
+    tr_node_options node = {.node = TR_NODE_HEAD,
+                            .incarnation = FIRST_INCARNATION,
+                            .epoch = FIRST_EPOCH,
+                            .n_threads = 1,
+                            .data_transport = alone ? NULL : options->transport,
+                            .control_transport = options->processes ? "zmq" : "inproc",
+                            .registry = options->registry,
+                            .activity = head->activity,
+                            .may_spin = tr_worker_may_spin(head->topology),
+                            .context = head,
+                            .on_system = tr_head_on_system,
+                            .on_peer_lost = tr_head_on_peer_lost,
+                            .on_actor_end = tr_head_on_actor_end,
+                            .on_job_end = tr_head_on_job_end};
+    memcpy(node.job_key, self->key, sizeof self->key);
+    tr_status status = tr_node_new(&head->node, &node, err);
+    if (status == TR_OK) status = tr_node_watch(head->node, self->signals, on_signal, self, err);
+    return status;
+}
+
+static tr_status make_crew(job *self, tr_error *err)
+{
+    tr_head *head = &self->head;
+    const tr_job_options *options = head->options;
+    tr_crew_options crew = {
+        .topology = head->topology, .registry = options->registry, .processes = options->processes};
+    crew.launch.incarnation = FIRST_INCARNATION;
+    crew.launch.epoch = FIRST_EPOCH;
+    memcpy(crew.launch.job_key, self->key, sizeof self->key);
+    snprintf(crew.launch.control_transport, TR_KIND_BYTES, "%s", options->processes ? "zmq" : "inproc");
+    snprintf(crew.launch.data_transport, TR_KIND_BYTES, "%s", options->transport);
+    snprintf(crew.launch.head_address, TR_ADDRESS_CHARS, "%s", tr_node_control_address(head->node));
+    tr_status status = tr_crew_new(&head->crew, &crew, err);
+    if (!head->crew || tr_crew_descriptor(head->crew) < 0) return status;
+    tr_status watched = tr_node_watch(head->node, tr_crew_descriptor(head->crew), tr_head_on_crew, head, err);
+    return status == TR_OK ? watched : status;
+}
+
+static tr_status set_up(job *self, tr_error *err)
+{
+    tr_head *head = &self->head;
+    tr_status status = catch_signals(self, err);
+    if (status != TR_OK) return status;
+    if (getrandom(self->key, sizeof self->key, 0) != (ssize_t)sizeof self->key)
+        return tr_fail(err, TR_EIO, "cannot get random bytes for the job's key: %s", strerror(errno));
+    head->workers = tr_alloc_zero((size_t)head->topology->n_nodes, sizeof *head->workers);
+    if (!head->workers)
+        return tr_fail(err, TR_ENOMEM, "no memory for %d workers", head->topology->n_nodes - 1);
+    status = tr_activity_page_new(&head->activity, &self->activity_descriptor, err);
+    if (status == TR_OK) status = make_node(self, err);
+    return status;
+}
+
+/* The node goes last of all that speaks: workers that are threads may still be sending to it. */
+static void tear_down(job *self)
+{
+    tr_head *head = &self->head;
+    tr_crew_destroy(&head->crew);
+    tr_node_destroy(&head->node);
+    tr_activity_page_unmap(&head->activity);
+    if (self->activity_descriptor >= 0) close(self->activity_descriptor);
+    tr_free(head->workers);
+    release_signals(self);
+}
+
+tr_status tr_job_run(const tr_job_options *options, tr_error *err)
+{
+    tr_status status = check(options, err);
+    if (status != TR_OK) return status;
+    job self = {.head = {.options = options, .topology = options->topology, .epoch = FIRST_EPOCH},
+                .signals = -1,
+                .activity_descriptor = -1};
+    status = set_up(&self, err);
+    if (status == TR_OK) {
+        tr_error problem = {0};
+        if (options->topology->n_nodes > 1 && make_crew(&self, &problem) != TR_OK)
+            tr_head_end(&self.head, &problem, 0);
+        tr_head_run(&self.head);
+        status = self.head.cause.status;
+        if (status != TR_OK && err) *err = self.head.cause;
+    }
+    tear_down(&self);
+    return status;
+}
+
+bool tr_job_is_child(int argc, char **argv)
+{
+    return argc >= 2 && strncmp(argv[1], TR_LAUNCH_ARGUMENT, strlen(TR_LAUNCH_ARGUMENT)) == 0;
+}
+
+static tr_status run_worker(const tr_launch *launch, const tr_registry *registry, tr_error *err)
+{
+    tr_activity_page *activity = NULL;
+    tr_status status = tr_activity_page_open(&activity, TR_LAUNCH_FIRST_INHERITED, err);
+    if (status != TR_OK) return status;
+    tr_worker_options options = {.node = launch->node,
+                                 .incarnation = launch->incarnation,
+                                 .epoch = launch->epoch,
+                                 .n_threads = launch->n_threads,
+                                 .may_spin = launch->may_spin,
+                                 .control_transport = launch->control_transport,
+                                 .data_transport = launch->data_transport,
+                                 .head_address = launch->head_address,
+                                 .registry = registry,
+                                 .activity = activity,
+                                 .first_state_descriptor = TR_LAUNCH_FIRST_INHERITED + 1};
+    memcpy(options.job_key, launch->job_key, sizeof options.job_key);
+    status = tr_worker_run(&options, err);
+    tr_activity_page_unmap(&activity);
+    return status;
+}
+
+int tr_job_child_main(int argc, char **argv, const tr_registry *registry)
+{
+    (void)argc;
+    tr_error err = {0};
+    tr_launch launch;
+    tr_log_set_role(argv[1] + strlen(TR_LAUNCH_ARGUMENT));
+    tr_status status = tr_launch_receive(&launch, &err);
+    if (status == TR_OK)
+        status = launch.role == TR_LAUNCH_AGENT ? tr_agent_run(&launch, &err)
+                                                : run_worker(&launch, registry, &err);
+    /* The head's death is no fault of this process, and it was told to end then. */
+    if (status != TR_OK && status != TR_ECLOSED) tr_log(TR_LOG_ERROR, "%s", err.message);
+    tr_launch_release(&launch);
+    return status == TR_OK ? 0 : status == TR_EINVAL ? 2 : 1;
+}

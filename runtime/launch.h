@@ -1,0 +1,60 @@
+/* runtime/launch.h - making a child of this same program: what it must know travels in a sealed memfd at
+ * descriptor 3, never in arguments or environment, where others could read the job's key. A child ends when
+ * its parent does: it asks the kernel for SIGKILL at the parent's death (prctl(2), PR_SET_PDEATHSIG) and then
+ * looks whether the parent is still there. It ignores SIGINT and SIGTERM: a terminal or a supervisor sends
+ * them to the whole process group, and the head tells its children in its own order. SPDX-License-Identifier:
+ * Apache-2.0 */
+#ifndef TROUPE_RUNTIME_LAUNCH_H
+#define TROUPE_RUNTIME_LAUNCH_H
+
+#include "runtime/topology.h"
+#include "transport/transport.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { TR_LAUNCH_DESCRIPTOR = 3, TR_LAUNCH_FIRST_INHERITED = 4, TR_KIND_BYTES = 16 };
+
+#define TR_LAUNCH_ARGUMENT "--troupe-child="
+
+typedef enum tr_launch_role { TR_LAUNCH_AGENT = 1, TR_LAUNCH_WORKER } tr_launch_role;
+
+typedef struct tr_launch {
+    tr_launch_role role;
+    int32_t parent_pid;
+    int32_t node; /* the agent's is the first number behind the workers' */
+    uint32_t incarnation, epoch;
+    int32_t n_threads;
+    bool may_spin;
+    uint8_t job_key[TR_JOB_KEY_BYTES];
+    char control_transport[TR_KIND_BYTES], data_transport[TR_KIND_BYTES];
+    char head_address[TR_ADDRESS_CHARS];
+    void *topology; /* encoded; the agent's, to know whom to start and how they are called; owned */
+    size_t topology_bytes;
+} tr_launch;
+
+/* Starts /proc/self/exe with this launch and copies of the `count` descriptors, from
+ * TR_LAUNCH_FIRST_INHERITED on; it inherits nothing else but 0, 1 and 2. *pidfd is the caller's. Errors:
+ * TR_EIO, TR_ENOMEM. */
+tr_status tr_launch_spawn(const tr_launch *self, const int *descriptors, int count, int *pid, int *pidfd,
+                          tr_error *err);
+
+/* In the child: reads the launch and ties this process to its parent's life. Errors: TR_ECORRUPT, TR_ECLOSED
+ * (orphaned). */
+tr_status tr_launch_receive(tr_launch *self, tr_error *err);
+void tr_launch_release(tr_launch *self);
+
+typedef struct tr_process_end {
+    int32_t exit_code, signal; /* signal 0: it exited */
+} tr_process_end;
+
+/* Reaps the child behind pidfd when it has ended; false: it lives. What is not our child counts as ended when
+ * it is a zombie or gone, with exit code -1. */
+bool tr_process_reap(int pidfd, tr_process_end *end);
+void tr_process_kill(int pidfd, int signal);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,320 @@
+/* runtime/node.c - the life of a node: its parts, its sleep, its callbacks.
+ * All callbacks to whoever runs the node (SYSTEM frames, lost peers, watched descriptors, ticks) come from
+ * one task, the service: never two at a time, on a scheduler thread, without locks. on_actor_end and
+ * on_job_end come from the actor's activation. SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/node_internal.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/memory.h"
+
+#include <stddef.h>
+#include <string.h>
+
+enum {
+    LOOK_AT_WATCHED_NS = 1000000, /* while there is always work */
+    UNSENT_SLEEP_NS = 1000000     /* longest sleep while a transport has something to send */
+};
+
+/* ---- the service: callbacks ---- */
+
+static void service_inbox(tr_node *self)
+{
+    const tr_node_options *options = &self->options;
+    for (tr_message *message; (message = tr_mailbox_pop_control(&self->inbox));
+         tr_message_destroy(&message)) {
+        int32_t peer = (int32_t)message->frame.source;
+        if (message->frame.kind == TR_FRAME_SYSTEM) {
+            if (options->on_system) options->on_system(options->context, peer, message);
+        } else if (options->on_peer_lost) {
+            options->on_peer_lost(options->context, peer, tr_message_bytes(message));
+        }
+    }
+}
+
+static bool run_service(tr_task *task, int worker)
+{
+    (void)worker;
+    tr_node *self = (tr_node *)((char *)task - offsetof(tr_node, service));
+    service_inbox(self);
+    tr_poller_dispatch(&self->poller);
+    if (__atomic_exchange_n(&self->tick_due, false, __ATOMIC_RELAXED) &&
+        self->on_tick) /* ordered by the notify */
+        self->on_tick(self->options.context, tr_clock_ns());
+    return false;
+}
+
+/* ---- what the scheduler asks for ---- */
+
+static bool expire(tr_node *self, uint64_t now_ns)
+{
+    bool some = false;
+    tr__world *world = __atomic_load_n(&self->world, __ATOMIC_ACQUIRE);
+    for (tr_timer timer; tr_timers_take(&self->timers, now_ns, &timer); some = true) {
+        tr_actor *actor = tr__actor_here(world, timer.actor);
+        tr_message *message = tr__message_new(self, tr_scheduler_worker(self->scheduler));
+        message->frame.kind = TR_FRAME_CONTROL;
+        message->frame.edge = TR_TOPIC_TIMER;
+        message->frame.step = timer.tag;
+        message->frame.destination = timer.actor;
+        tr__control_push(actor, &message);
+    }
+    uint64_t tick = __atomic_load_n(&self->next_tick_ns, __ATOMIC_RELAXED);
+    if (now_ns >= tick && __atomic_compare_exchange_n(&self->next_tick_ns, &tick, now_ns + self->tick_ns,
+                                                      false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+        __atomic_store_n(&self->tick_due, true, __ATOMIC_RELAXED);
+        tr_scheduler_notify(self->scheduler, &self->service);
+        some = true;
+    }
+    return some;
+}
+
+static void look_at_watched(tr_node *self, uint64_t now_ns)
+{
+    if (now_ns - __atomic_load_n(&self->polled_ns, __ATOMIC_RELAXED) < LOOK_AT_WATCHED_NS) return;
+    __atomic_store_n(&self->polled_ns, now_ns, __ATOMIC_RELAXED);
+    if (tr_poller_wait(&self->poller, NULL, 0, 0)) tr_scheduler_notify(self->scheduler, &self->service);
+}
+
+static bool on_progress(void *context)
+{
+    tr_node *self = context;
+    bool some = tr__link_progress(&self->data) > 0;
+    some = tr__link_progress(&self->control) > 0 || some;
+    uint64_t now_ns = tr_clock_ns();
+    some = expire(self, now_ns) || some;
+    look_at_watched(self, now_ns);
+    return some;
+}
+
+/* true: the link is ready for a sleep on its descriptors, which are added to `all`. */
+static bool arm(tr__link *self, int *all, int *n, bool *unsent)
+{
+    if (!self->transport) return true;
+    pthread_mutex_lock(&self->lock);
+    self->armed = tr_transport_arm(self->transport);
+    bool armed = self->armed;
+    *n += tr_transport_descriptors(self->transport, all + *n);
+    *unsent = *unsent || tr_transport_unsent(self->transport) > 0;
+    pthread_mutex_unlock(&self->lock);
+    return armed;
+}
+
+static void disarm(tr__link *self)
+{
+    if (!self->transport) return;
+    pthread_mutex_lock(&self->lock);
+    self->armed = false;
+    pthread_mutex_unlock(&self->lock);
+}
+
+static void on_sleep(void *context)
+{
+    tr_node *self = context;
+    int descriptors[2 * TR_TRANSPORT_MAX_DESCRIPTORS], n = 0;
+    bool unsent = false;
+    if (arm(&self->data, descriptors, &n, &unsent) && arm(&self->control, descriptors, &n, &unsent)) {
+        /* A timer set from now on rouses us; one set before is seen here. */
+        uint64_t due_ns = tr_timers_next(&self->timers), now_ns = tr_clock_ns();
+        uint64_t tick_ns = __atomic_load_n(&self->next_tick_ns, __ATOMIC_RELAXED), timeout_ns = UINT64_MAX;
+        if (tick_ns < due_ns) due_ns = tick_ns;
+        if (due_ns != UINT64_MAX) timeout_ns = due_ns > now_ns ? due_ns - now_ns : 0;
+        if (unsent && timeout_ns > UNSENT_SLEEP_NS) timeout_ns = UNSENT_SLEEP_NS;
+        if (tr_poller_wait(&self->poller, descriptors, n, timeout_ns))
+            tr_scheduler_notify(self->scheduler, &self->service);
+    }
+    disarm(&self->data);
+    disarm(&self->control);
+}
+
+static void on_rouse(void *context)
+{
+    tr_poller_rouse(&((tr_node *)context)->poller);
+}
+
+/* ---- life ---- */
+
+static tr_status open_link(tr__link *self, const char *kind, const tr_node_options *options, bool is_control,
+                           tr_error *err)
+{
+    if (!kind) return TR_OK;
+    tr_transport_options transport = {
+        .node = options->node,
+        .incarnation = options->incarnation,
+        .bind = is_control ? options->control_bind : NULL,
+    };
+    memcpy(transport.job_key, options->job_key, sizeof transport.job_key);
+    tr_transport_events events = {
+        .context = self, .place = tr__on_place, .deliver = tr__on_deliver, .peer_lost = tr__on_peer_lost};
+    return tr_transport_new(&self->transport, kind, &transport, &events, err);
+}
+
+tr_status tr_node_new(tr_node **out, const tr_node_options *options, tr_error *err)
+{
+    tr_node *self = tr_alloc_zero(1, sizeof *self);
+    if (!self) return tr_fail(err, TR_ENOMEM, "no memory for a node");
+    tr_scheduler_hooks hooks = {
+        .context = self, .progress = on_progress, .sleep = on_sleep, .rouse = on_rouse};
+    self->options = *options;
+    self->next_tick_ns = UINT64_MAX;
+    tr_status status = tr_poller_init(&self->poller, err);
+    if (status != TR_OK) goto no_poller;
+    tr_timers_init(&self->timers);
+    tr_mailbox_init(&self->inbox, 0, 0);
+    tr_task_init(&self->service, run_service, false);
+    pthread_mutex_init(&self->peers_lock, NULL);
+    self->data.node = self->control.node = self;
+    pthread_mutex_init(&self->data.lock, NULL);
+    pthread_mutex_init(&self->control.lock, NULL);
+    status = tr_scheduler_new(&self->scheduler, options->n_threads, options->may_spin, &hooks, err);
+    if (status != TR_OK) goto failed;
+    self->caches = tr_alloc_zero((size_t)options->n_threads, sizeof *self->caches);
+    if (!self->caches) status = tr_fail(err, TR_ENOMEM, "no memory for a node");
+    if (status == TR_OK) status = open_link(&self->data, options->data_transport, options, false, err);
+    if (status == TR_OK) status = open_link(&self->control, options->control_transport, options, true, err);
+    if (status != TR_OK) goto failed;
+    *out = self;
+    return TR_OK;
+failed:
+    tr_node_destroy(&self);
+    return status;
+no_poller:
+    tr_free(self);
+    return status;
+}
+
+const char *tr_node_control_address(const tr_node *self)
+{
+    return self->control.transport ? tr_transport_address(self->control.transport) : "";
+}
+
+const char *tr_node_data_address(const tr_node *self)
+{
+    return self->data.transport ? tr_transport_address(self->data.transport) : "";
+}
+
+static tr_status connect_link(tr__link *self, int32_t peer, const char *address, tr_error *err)
+{
+    if (!address || !self->transport) return TR_OK;
+    pthread_mutex_lock(&self->lock);
+    tr_status status = tr_transport_connect(self->transport, peer, address, err);
+    if (self->armed && !tr_transport_arm(self->transport)) tr_poller_rouse(&self->node->poller);
+    pthread_mutex_unlock(&self->lock);
+    return status;
+}
+
+tr_status tr_node_connect(tr_node *self, int32_t peer, const char *control_address, const char *data_address,
+                          tr_error *err)
+{
+    tr_status status = connect_link(&self->control, peer, control_address, err);
+    return status == TR_OK ? connect_link(&self->data, peer, data_address, err) : status;
+}
+
+tr_status tr_node_load(tr_node *self, const tr_topology *topology, tr_state_region *const *states,
+                       tr_error *err)
+{
+    TR_ASSERT(!self->world);
+    tr__world *world;
+    tr_status status = tr__world_new(&world, self, topology, states, err);
+    if (status == TR_OK)
+        __atomic_store_n(&self->world, world, __ATOMIC_RELEASE); /* whole, for every acquire of it */
+    return status;
+}
+
+void tr_node_start_actors(tr_node *self)
+{
+    tr__world *world = self->world;
+    TR_ASSERT(world);
+    for (size_t i = 0; i < world->topology->n_actors; i++)
+        if (world->actors[i]) tr_scheduler_launch(self->scheduler, &world->actors[i]->task);
+}
+
+void tr_node_run(tr_node *self, uint32_t tick_ms, void (*on_tick)(void *context, uint64_t now_ns))
+{
+    self->on_tick = on_tick;
+    self->tick_ns = (uint64_t)tick_ms * 1000000;
+    uint64_t first = on_tick && tick_ms ? tr_clock_ns() + self->tick_ns : UINT64_MAX;
+    __atomic_store_n(&self->next_tick_ns, first, __ATOMIC_RELAXED);
+    tr_error err;
+    if (tr_scheduler_run(self->scheduler, &err) != TR_OK) tr_log(TR_LOG_ERROR, "%s", err.message);
+    tr__link_progress(&self->data); /* a last word that an actor or callback may have sent */
+    tr__link_progress(&self->control);
+}
+
+void tr_node_stop(tr_node *self)
+{
+    tr_scheduler_stop(self->scheduler);
+}
+
+tr_status tr_node_watch(tr_node *self, int descriptor, void (*ready)(void *context), void *context,
+                        tr_error *err)
+{
+    return tr_poller_watch(&self->poller, descriptor, ready, context, err);
+}
+
+void tr_node_unwatch(tr_node *self, int descriptor)
+{
+    tr_poller_unwatch(&self->poller, descriptor);
+}
+
+void tr_node_send_system(tr_node *self, int32_t peer, uint32_t topic, const void *bytes, uint32_t size_bytes)
+{
+    tr_message *message;
+    tr_status status = tr_message_copy(&message, bytes, size_bytes, NULL);
+    TR_ASSERT(status == TR_OK);
+    message->frame.kind = TR_FRAME_SYSTEM;
+    message->frame.edge = topic;
+    message->frame.epoch = self->options.epoch;
+    message->frame.incarnation = self->options.incarnation;
+    message->frame.source = (uint64_t)(uint32_t)self->options.node;
+    message->frame.destination = (uint64_t)(uint32_t)peer;
+    if (peer != self->options.node) {
+        tr__link_send(&self->control, peer, &message); /* on_peer_lost tells of a peer that is gone */
+        return;
+    }
+    tr_mailbox_push_notice(&self->inbox, &message);
+    tr_scheduler_notify(self->scheduler, &self->service);
+}
+
+void tr_node_post(tr_node *self, tr_actor_id to, uint32_t topic, const void *bytes, uint32_t size_bytes)
+{
+    tr_message *message;
+    tr_status status = tr_message_copy(&message, bytes, size_bytes, NULL);
+    TR_ASSERT(status == TR_OK);
+    message->frame.kind = TR_FRAME_CONTROL;
+    message->frame.edge = topic;
+    message->frame.destination = to;
+    tr__control_route(self, __atomic_load_n(&self->world, __ATOMIC_ACQUIRE), &message);
+}
+
+void tr_node_actor_ended(tr_node *self, tr_actor_id who, const char *reason)
+{
+    tr__notice_all(self, TR__TOPIC_DOWN, who, reason);
+}
+
+void tr_node_destroy(tr_node **out)
+{
+    tr_node *self = *out;
+    if (!self) return;
+    if (self->world) tr__world_stop(self->world);
+    tr_transport_destroy(&self->data.transport);
+    tr_transport_destroy(&self->control.transport);
+    tr__world_destroy(&self->world);
+    tr_mailbox_release(&self->inbox);
+    for (int i = 0; self->caches && i < self->options.n_threads; i++) {
+        for (tr_message *message; (message = self->caches[i].first);) {
+            self->caches[i].first = message->next;
+            tr_message_destroy(&message);
+        }
+    }
+    tr_free(self->caches);
+    tr_free(self->lost);
+    tr_scheduler_destroy(&self->scheduler);
+    tr_timers_release(&self->timers);
+    tr_poller_release(&self->poller);
+    pthread_mutex_destroy(&self->peers_lock);
+    pthread_mutex_destroy(&self->data.lock);
+    pthread_mutex_destroy(&self->control.lock);
+    tr_free(self);
+    *out = NULL;
+}

@@ -1,0 +1,388 @@
+/* runtime/scheduler.c - see scheduler.h.
+ * A worker's queue is a ring of tasks: its own thread appends at the tail, everybody (the owner too) takes at
+ * the head. First come, first served, so a task that queues itself again and again starves nobody. What does
+ * not fit, and what comes from other threads, goes to a shared list under a lock. SPDX-License-Identifier:
+ * Apache-2.0 */
+#include "runtime/scheduler.h"
+
+#include "base/clock.h"
+#include "base/memory.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum {
+    NOTIFIED = 1,
+    RUNNING = 2,
+    RING = 256,            /* tasks in a worker's own queue */
+    SHARED_EVERY = 64,     /* activations between looks at the shared list while the own queue is not empty */
+    PROGRESS_TICKS = 8192, /* 2 to 4 microseconds of work between looks outside */
+    SPIN_MIN_NS = 2000,
+    SPIN_MAX_NS = 50000, /* about twice what waking a parked thread takes */
+    MAX_THREADS = 256
+};
+
+typedef struct worker {
+    tr_scheduler *scheduler;
+    pthread_t thread;
+    int index;
+    bool kept;         /* one task was queued here without waking anybody */
+    bool left_outside; /* it slept outside and nobody does now, perhaps */
+    uint32_t n_activations;
+    uint64_t looked_outside; /* ticks */
+    uint64_t spin_ns;
+    _Alignas(TR_CACHE_LINE) _Atomic uint32_t head; /* takers compare-and-swap it */
+    _Atomic uint32_t tail;                         /* the owner's */
+    _Atomic(tr_task *) ring[RING];
+} worker;
+
+struct tr_scheduler {
+    tr_scheduler_hooks hooks;
+    int n_threads;
+    bool may_spin;
+    worker *workers;
+    atomic_bool stopping;      /* relaxed where polled; the wake-ups that follow it order it */
+    _Atomic int n_parked;      /* threads that announced they may sleep; seq_cst, see park and wake */
+    _Atomic int n_looking;     /* threads that spin; relaxed: a hint */
+    _Atomic bool outside;      /* somebody is in hooks.sleep, or about to be */
+    _Atomic uint32_t n_shared; /* length of the shared list, for a look without the lock */
+    pthread_mutex_t lock;      /* of what follows */
+    pthread_cond_t wake;
+    int n_waiting, n_permits;
+    tr_task *shared_first, **shared_last;
+};
+
+static _Thread_local worker *current;
+
+static worker *own_worker(const tr_scheduler *self)
+{
+    return current && current->scheduler == self ? current : NULL;
+}
+
+/* A cheap clock of unknown unit. */
+static uint64_t ticks(void)
+{
+#if defined(__x86_64__)
+    return __builtin_ia32_rdtsc();
+#else
+    return tr_clock_ns() * 2;
+#endif
+}
+
+static void pause_briefly(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+/* Makes one sleeping thread run again, one that waits inside rather than the one outside. Called after the
+ * work was queued: the fence and the one in park see to it that either this sees the sleeper or the sleeper
+ * sees the work. */
+static void wake(tr_scheduler *self)
+{
+    atomic_thread_fence(memory_order_seq_cst);
+    if (atomic_load_explicit(&self->n_parked, memory_order_relaxed) == 0) return;
+    pthread_mutex_lock(&self->lock);
+    bool inside = self->n_waiting > self->n_permits;
+    if (inside) {
+        self->n_permits++;
+        pthread_cond_signal(&self->wake);
+    }
+    pthread_mutex_unlock(&self->lock);
+    if (!inside) self->hooks.rouse(self->hooks.context);
+}
+
+static void share(tr_scheduler *self, worker *me)
+{
+    me->kept = false;
+    if (self->n_threads > 1 && atomic_load_explicit(&self->n_looking, memory_order_relaxed) == 0) wake(self);
+}
+
+static void put_shared(tr_scheduler *self, tr_task *task)
+{
+    task->next_ = NULL;
+    pthread_mutex_lock(&self->lock);
+    *self->shared_last = task;
+    self->shared_last = &task->next_;
+    atomic_fetch_add_explicit(&self->n_shared, 1,
+                              memory_order_relaxed); /* ordered by wake's fence and the lock */
+    pthread_mutex_unlock(&self->lock);
+}
+
+static tr_task *take_shared(tr_scheduler *self)
+{
+    if (atomic_load_explicit(&self->n_shared, memory_order_relaxed) == 0) return NULL;
+    pthread_mutex_lock(&self->lock);
+    tr_task *task = self->shared_first;
+    if (task) {
+        self->shared_first = task->next_;
+        if (!self->shared_first) self->shared_last = &self->shared_first;
+        atomic_fetch_sub_explicit(&self->n_shared, 1, memory_order_relaxed);
+    }
+    pthread_mutex_unlock(&self->lock);
+    return task;
+}
+
+static void enqueue(tr_scheduler *self, tr_task *task)
+{
+    worker *me = own_worker(self);
+    if (!me) {
+        put_shared(self, task);
+        wake(self);
+        return;
+    }
+    uint32_t tail = atomic_load_explicit(&me->tail, memory_order_relaxed);
+    /* acquire: pairs with the takers' release; a place is written again only after it was read. */
+    uint32_t waiting = tail - atomic_load_explicit(&me->head, memory_order_acquire);
+    if (waiting >= RING) {
+        put_shared(self, task);
+    } else {
+        atomic_store_explicit(&me->ring[tail % RING], task, memory_order_relaxed);
+        atomic_store_explicit(&me->tail, tail + 1, memory_order_release); /* pairs with the acquire in take */
+    }
+    if (waiting > 0)
+        share(self, me);
+    else
+        me->kept = true;
+}
+
+/* The oldest task of a worker's queue, for its owner and for thieves. */
+static tr_task *take(worker *from)
+{
+    uint32_t head = atomic_load_explicit(&from->head, memory_order_relaxed);
+    for (;;) {
+        /* acquire: the task in the ring comes before the tail that covers it. */
+        if (head == atomic_load_explicit(&from->tail, memory_order_acquire)) return NULL;
+        tr_task *task = atomic_load_explicit(&from->ring[head % RING], memory_order_relaxed);
+        /* release: the read above comes before the place is free. A place that was overwritten meanwhile
+         * means that the head has moved, and the exchange fails. */
+        if (atomic_compare_exchange_weak_explicit(&from->head, &head, head + 1, memory_order_acq_rel,
+                                                  memory_order_relaxed))
+            return task;
+    }
+}
+
+static tr_task *find(tr_scheduler *self, worker *me)
+{
+    tr_task *task = NULL;
+    if (++me->n_activations % SHARED_EVERY == 0 && (task = take_shared(self))) return task;
+    if ((task = take(me))) return task;
+    me->kept = false;
+    if ((task = take_shared(self))) return task;
+    for (int i = 1; i < self->n_threads && !task; i++)
+        task = take(&self->workers[(me->index + i) % self->n_threads]);
+    return task;
+}
+
+static bool anything_queued(tr_scheduler *self)
+{
+    if (atomic_load_explicit(&self->n_shared, memory_order_relaxed)) return true;
+    for (int i = 0; i < self->n_threads; i++) {
+        worker *one = &self->workers[i];
+        if (atomic_load_explicit(&one->head, memory_order_relaxed) !=
+            atomic_load_explicit(&one->tail, memory_order_relaxed))
+            return true;
+    }
+    return false;
+}
+
+static bool is_stopping(tr_scheduler *self)
+{
+    return atomic_load_explicit(&self->stopping, memory_order_relaxed);
+}
+
+/* Under the lock a waker either counts this thread as waiting, or was here before and left what the first
+ * line sees. */
+static void wait_inside(tr_scheduler *self)
+{
+    pthread_mutex_lock(&self->lock);
+    self->n_waiting++;
+    bool wait = !anything_queued(self) && atomic_load_explicit(&self->outside, memory_order_relaxed);
+    while (wait && self->n_permits == 0 && !is_stopping(self)) pthread_cond_wait(&self->wake, &self->lock);
+    if (self->n_permits > 0) self->n_permits--;
+    self->n_waiting--;
+    pthread_mutex_unlock(&self->lock);
+}
+
+/* Sleeps unless there is work. A waker that comes between the announcement and the sleep leaves a permit or
+ * has roused the outside, and either makes the sleep end at once. */
+static void park(tr_scheduler *self, worker *me)
+{
+    atomic_fetch_add_explicit(&self->n_parked, 1, memory_order_seq_cst);
+    atomic_thread_fence(memory_order_seq_cst); /* pairs with the one in wake */
+    if (!anything_queued(self) && !is_stopping(self)) {
+        if (!atomic_exchange_explicit(&self->outside, true,
+                                      memory_order_acquire)) { /* from one sleeper to the next */
+            self->hooks.sleep(self->hooks.context);
+            atomic_store_explicit(&self->outside, false, memory_order_release);
+            me->left_outside = true;
+        } else {
+            wait_inside(self);
+        }
+    }
+    atomic_fetch_sub_explicit(&self->n_parked, 1, memory_order_relaxed);
+}
+
+/* Looks for work for a while without sleeping. The time doubles when that paid and halves when it did not. */
+static tr_task *spin(tr_scheduler *self, worker *me)
+{
+    tr_task *task = NULL;
+    uint64_t until = tr_clock_ns() + me->spin_ns;
+    atomic_fetch_add_explicit(&self->n_looking, 1, memory_order_relaxed);
+    do {
+        for (int i = 0; i < 8 && !task; i++) {
+            pause_briefly();
+            if (self->hooks.progress(self->hooks.context) || anything_queued(self)) task = find(self, me);
+        }
+    } while (!task && !is_stopping(self) && tr_clock_ns() < until);
+    atomic_fetch_sub_explicit(&self->n_looking, 1, memory_order_relaxed);
+    me->spin_ns = task ? me->spin_ns * 2 : me->spin_ns / 2;
+    if (me->spin_ns > SPIN_MAX_NS) me->spin_ns = SPIN_MAX_NS;
+    if (me->spin_ns < SPIN_MIN_NS) me->spin_ns = SPIN_MIN_NS;
+    return task;
+}
+
+static void run_task(tr_scheduler *self, worker *me, tr_task *task)
+{
+    if (me->left_outside) { /* somebody else should go there while this thread works */
+        me->left_outside = false;
+        if (self->n_threads > 1) wake(self);
+    }
+    /* acquire: what the notifiers did before. It clears NOTIFIED before the work is looked at. */
+    __atomic_exchange_n(&task->state_, RUNNING, __ATOMIC_ACQ_REL);
+    bool again = task->run(task, me->index);
+    uint32_t expected = RUNNING;
+    /* release: what the task did, for the thread that runs it next. */
+    if (!again &&
+        __atomic_compare_exchange_n(&task->state_, &expected, 0, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+        return;
+    __atomic_exchange_n(&task->state_, NOTIFIED, __ATOMIC_ACQ_REL);
+    enqueue(self, task);
+}
+
+static void work(worker *me)
+{
+    tr_scheduler *self = me->scheduler;
+    current = me;
+    while (!is_stopping(self)) {
+        tr_task *task = find(self, me);
+        if (!task) {
+            if (self->hooks.progress(self->hooks.context)) continue;
+            if (self->may_spin) task = spin(self, me);
+            me->looked_outside = ticks();
+        }
+        if (!task) {
+            park(self, me);
+            continue;
+        }
+        run_task(self, me, task);
+        uint64_t now = ticks();
+        if (now - me->looked_outside > PROGRESS_TICKS) {
+            me->looked_outside = now;
+            self->hooks.progress(self->hooks.context);
+        }
+    }
+    current = NULL;
+}
+
+static void *thread_main(void *argument)
+{
+    work(argument);
+    return NULL;
+}
+
+void tr_task_init(tr_task *self, bool (*run)(tr_task *self, int worker), bool held)
+{
+    *self = (tr_task){.run = run, .state_ = held ? RUNNING : 0};
+}
+
+tr_status tr_scheduler_new(tr_scheduler **out, int n_threads, bool may_spin, const tr_scheduler_hooks *hooks,
+                           tr_error *err)
+{
+    if (n_threads < 1 || n_threads > MAX_THREADS)
+        return tr_fail(err, TR_EINVAL, "a node cannot have '%d' scheduler threads; give 1 to %d", n_threads,
+                       MAX_THREADS);
+    tr_scheduler *self = tr_alloc_zero(1, sizeof *self);
+    worker *workers = self ? tr_alloc_aligned(TR_CACHE_LINE, (size_t)n_threads * sizeof *workers) : NULL;
+    if (!workers) {
+        tr_free(self);
+        return tr_fail(err, TR_ENOMEM, "no memory for %d scheduler threads", n_threads);
+    }
+    for (int i = 0; i < n_threads; i++)
+        workers[i] = (worker){.scheduler = self, .index = i, .spin_ns = SPIN_MAX_NS};
+    self->hooks = *hooks;
+    self->n_threads = n_threads;
+    self->may_spin = may_spin;
+    self->workers = workers;
+    self->shared_last = &self->shared_first;
+    pthread_mutex_init(&self->lock, NULL);
+    pthread_cond_init(&self->wake, NULL);
+    *out = self;
+    return TR_OK;
+}
+
+void tr_scheduler_notify(tr_scheduler *self, tr_task *task)
+{
+    /* release: what there is to do, for the runner's exchange; acquire: the task's last run, if it is idle
+     * now. */
+    if (__atomic_fetch_or(&task->state_, NOTIFIED, __ATOMIC_ACQ_REL) == 0) enqueue(self, task);
+}
+
+void tr_scheduler_launch(tr_scheduler *self, tr_task *task)
+{
+    __atomic_exchange_n(&task->state_, NOTIFIED,
+                        __ATOMIC_ACQ_REL); /* until now RUNNING kept everybody from queueing it */
+    enqueue(self, task);
+}
+
+void tr_scheduler_share(tr_scheduler *self)
+{
+    worker *me = own_worker(self);
+    if (me && me->kept) share(self, me);
+}
+
+int tr_scheduler_worker(const tr_scheduler *self)
+{
+    worker *me = own_worker(self);
+    return me ? me->index : -1;
+}
+
+tr_status tr_scheduler_run(tr_scheduler *self, tr_error *err)
+{
+    tr_status status = TR_OK;
+    int started = 1;
+    while (started < self->n_threads && status == TR_OK) {
+        worker *one = &self->workers[started];
+        if (pthread_create(&one->thread, NULL, thread_main, one) == 0) {
+            started++;
+            continue;
+        }
+        status =
+            tr_fail(err, TR_EIO, "could not start scheduler thread %d of %d", started + 1, self->n_threads);
+        tr_scheduler_stop(self);
+    }
+    work(&self->workers[0]);
+    for (int i = 1; i < started; i++) pthread_join(self->workers[i].thread, NULL);
+    return status;
+}
+
+void tr_scheduler_stop(tr_scheduler *self)
+{
+    pthread_mutex_lock(&self->lock);
+    atomic_store_explicit(&self->stopping, true, memory_order_relaxed);
+    pthread_cond_broadcast(&self->wake);
+    pthread_mutex_unlock(&self->lock);
+    self->hooks.rouse(self->hooks.context);
+}
+
+void tr_scheduler_destroy(tr_scheduler **out)
+{
+    tr_scheduler *self = *out;
+    if (!self) return;
+    pthread_cond_destroy(&self->wake);
+    pthread_mutex_destroy(&self->lock);
+    tr_free(self->workers);
+    tr_free(self);
+    *out = NULL;
+}

@@ -1,0 +1,62 @@
+/* runtime/scheduler.h - runs tasks on a few threads: a queue each, work stealing, one thread at a time for
+ * one task. No wake-up is lost: a task's state is two bits, NOTIFIED (it waits in a queue, or shall run
+ * again) and RUNNING. Notify sets NOTIFIED in one atomic step and queues the task when neither was set. The
+ * runner clears NOTIFIED before it looks at the task's work and goes idle only if it is still clear. All of
+ * these are read-modify-writes of one word, so in its single order a notify comes either before the clearing
+ * (the runner sees what was there to do) or after it (the runner's way back to idle fails and the task is
+ * queued again). A thread without work progresses the outside through the hooks; then one sleeps there, the
+ * others on a condition. Sources: the local queue with its overflow list is that of Go's scheduler
+ * (runtime/proc.go) in idea; going to sleep is the two-sided check of Dekker's algorithm: announce, look
+ * again, sleep against queue, look for sleepers, wake. Threads: as said at each function.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_RUNTIME_SCHEDULER_H
+#define TROUPE_RUNTIME_SCHEDULER_H
+
+#include "base/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct tr_scheduler tr_scheduler;
+
+typedef struct tr_task {
+    struct tr_task *next_;
+    /* One activation, on scheduler thread `worker`; true: queue it again. */
+    bool (*run)(struct tr_task *self, int worker);
+    uint32_t state_;
+} tr_task;
+
+typedef struct tr_scheduler_hooks {
+    void *context;
+    bool (*progress)(
+        void *context); /* what can be done outside without waiting; true: something happened. Any thread. */
+    /* Waits until something happens outside, or rouse was called since the last sleep began. One thread at a
+     * time. */
+    void (*sleep)(void *context);
+    void (*rouse)(void *context); /* any thread */
+} tr_scheduler_hooks;
+
+/* A held task collects notifications and runs for the first time after launch. */
+void tr_task_init(tr_task *self, bool (*run)(tr_task *self, int worker), bool held);
+
+/* n_threads counts the caller of run. Errors: TR_EINVAL, TR_ENOMEM. */
+tr_status tr_scheduler_new(tr_scheduler **out, int n_threads, bool may_spin, const tr_scheduler_hooks *hooks,
+                           tr_error *err);
+void tr_scheduler_notify(tr_scheduler *self, tr_task *task); /* any: there is something to do for it */
+void tr_scheduler_launch(tr_scheduler *self, tr_task *task); /* any, once */
+
+/* From within a task: about to do something long, so let other threads know of tasks that this one has made
+ * runnable. Until then one of those is kept for this thread, which is cheaper and faster for short work. */
+void tr_scheduler_share(tr_scheduler *self);
+int tr_scheduler_worker(
+    const tr_scheduler *self); /* index of the calling thread, -1 when it is none of these */
+
+tr_status tr_scheduler_run(tr_scheduler *self, tr_error *err); /* until stop. Errors: TR_EIO (no thread) */
+void tr_scheduler_stop(tr_scheduler *self); /* any: tasks that run now come to their end, no others */
+void tr_scheduler_destroy(tr_scheduler **self);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,147 @@
+/* runtime/state.c - see state.h. The memfd is sealed against resizing, so that no holder can turn another's
+ * access into a SIGBUS. Its pages are sparse until they are written: an empty slot costs nothing.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/state.h"
+
+#include "base/memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { PAGE = 4096, VERSION = 1 };
+static const uint64_t MAGIC = 0x4554415453525454; /* "TTRSTATE" in memory */
+static const uint64_t MAX_SLOT_BYTES = (uint64_t)1 << 46;
+
+typedef struct state_header {
+    uint64_t magic;
+    uint32_t version, page_bytes;
+    uint64_t slot_bytes;
+    /* Release on publish pairs with acquire in tr_state_generation: who sees the number sees the slot's
+     * bytes. */
+    _Atomic uint64_t generation[2];
+} state_header;
+
+struct tr_state_region {
+    int descriptor;
+    uint64_t slot_bytes, stride_bytes, mapped_bytes;
+    state_header *header;
+};
+
+static uint64_t whole_pages(uint64_t bytes)
+{
+    return (bytes + PAGE - 1) / PAGE * PAGE;
+}
+
+/* On failure the descriptor stays the caller's. */
+static tr_status map(tr_state_region **out, int descriptor, uint64_t slot_bytes, tr_error *err)
+{
+    tr_state_region *self = tr_alloc_zero(1, sizeof *self);
+    if (!self) return tr_fail(err, TR_ENOMEM, "no memory for a state region");
+    self->descriptor = descriptor;
+    self->slot_bytes = slot_bytes;
+    self->stride_bytes = whole_pages(slot_bytes);
+    self->mapped_bytes = PAGE + 2 * self->stride_bytes;
+    void *memory = mmap(NULL, self->mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+    if (memory == MAP_FAILED) {
+        tr_free(self);
+        return tr_fail(err, TR_ENOMEM, "cannot map two state slots of %llu bytes: %s",
+                       (unsigned long long)slot_bytes, strerror(errno));
+    }
+    self->header = memory;
+    *out = self;
+    return TR_OK;
+}
+
+tr_status tr_state_region_new(tr_state_region **out, const char *name, uint64_t slot_bytes, tr_error *err)
+{
+    if (slot_bytes > MAX_SLOT_BYTES)
+        return tr_fail(err, TR_ENOMEM, "a state slot of %llu bytes is more than any host has",
+                       (unsigned long long)slot_bytes);
+    int descriptor = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (descriptor < 0)
+        return tr_fail(err, TR_EIO, "cannot make a memfd for '%s': %s", name, strerror(errno));
+    tr_status status = TR_OK;
+    if (ftruncate(descriptor, (off_t)(PAGE + 2 * whole_pages(slot_bytes))) != 0 ||
+        fcntl(descriptor, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
+        status = tr_fail(err, TR_EIO, "cannot size the state of '%s': %s", name, strerror(errno));
+    if (status == TR_OK) status = map(out, descriptor, slot_bytes, err);
+    if (status != TR_OK) {
+        close(descriptor);
+        return status;
+    }
+    state_header *header = (*out)->header;
+    header->magic = MAGIC;
+    header->version = VERSION;
+    header->page_bytes = PAGE;
+    header->slot_bytes = slot_bytes;
+    return TR_OK;
+}
+
+tr_status tr_state_region_open(tr_state_region **out, int descriptor, tr_error *err)
+{
+    state_header header;
+    struct stat info;
+    if (fstat(descriptor, &info) != 0)
+        return tr_fail(err, TR_EIO, "cannot look at a state region: %s", strerror(errno));
+    ssize_t n = pread(descriptor, &header, sizeof header, 0);
+    if (n < 0) return tr_fail(err, TR_EIO, "cannot read a state region: %s", strerror(errno));
+    if ((size_t)n < sizeof header || header.magic != MAGIC || header.version != VERSION ||
+        header.page_bytes != PAGE)
+        return tr_fail(err, TR_ECORRUPT, "descriptor %d holds no state region of version %d", descriptor,
+                       VERSION);
+    if (header.slot_bytes > MAX_SLOT_BYTES ||
+        (uint64_t)info.st_size != PAGE + 2 * whole_pages(header.slot_bytes))
+        return tr_fail(err, TR_ECORRUPT, "a state region of %lld bytes says that its slots have %llu",
+                       (long long)info.st_size, (unsigned long long)header.slot_bytes);
+    return map(out, descriptor, header.slot_bytes, err);
+}
+
+int tr_state_region_descriptor(const tr_state_region *self)
+{
+    return self->descriptor;
+}
+
+uint64_t tr_state_region_slot_bytes(const tr_state_region *self)
+{
+    return self->slot_bytes;
+}
+
+void tr_state_region_destroy(tr_state_region **self)
+{
+    if (!*self) return;
+    munmap((*self)->header, (*self)->mapped_bytes);
+    close((*self)->descriptor);
+    tr_free(*self);
+    *self = NULL;
+}
+
+void *tr_state_slot(const tr_state_region *self, int slot)
+{
+    TR_ASSERT(slot == 0 || slot == 1);
+    return (char *)self->header + PAGE + (uint64_t)slot * self->stride_bytes;
+}
+
+uint64_t tr_state_generation(const tr_state_region *self, int slot)
+{
+    TR_ASSERT(slot == 0 || slot == 1);
+    return atomic_load_explicit(&self->header->generation[slot], memory_order_acquire);
+}
+
+void tr_state_open(tr_state_region *self, int slot)
+{
+    TR_ASSERT(slot == 0 || slot == 1);
+    /* The fence: no write into the slot may be seen before the slot is seen to be invalid. */
+    atomic_store_explicit(&self->header->generation[slot], 0, memory_order_relaxed);
+    atomic_thread_fence(memory_order_seq_cst);
+}
+
+void tr_state_publish(tr_state_region *self, int slot, uint64_t generation)
+{
+    TR_ASSERT((slot == 0 || slot == 1) && generation >= 1);
+    atomic_store_explicit(&self->header->generation[slot], generation, memory_order_release);
+}

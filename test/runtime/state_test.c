@@ -1,0 +1,131 @@
+/* test/runtime/state_test.c - state outlives the process that wrote it, and a half-written slot never counts.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/state.h"
+
+#include "check.h"
+
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { SLOT_BYTES = 10000 };
+
+static tr_state_region *new_region(void)
+{
+    tr_error err = {0};
+    tr_state_region *region = NULL;
+    CHECK_OK(tr_state_region_new(&region, "test state", SLOT_BYTES, &err));
+    CU_ASSERT_PTR_NOT_NULL_FATAL(region);
+    return region;
+}
+
+static tr_state_region *open_again(const tr_state_region *region)
+{
+    tr_error err = {0};
+    tr_state_region *again = NULL;
+    CHECK_OK(tr_state_region_open(&again, dup(tr_state_region_descriptor(region)), &err));
+    CU_ASSERT_PTR_NOT_NULL_FATAL(again);
+    return again;
+}
+
+static void a_new_region_holds_nothing(void)
+{
+    tr_state_region *region = new_region();
+    CU_ASSERT_EQUAL(tr_state_region_slot_bytes(region), SLOT_BYTES);
+    for (int slot = 0; slot < 2; slot++) {
+        CU_ASSERT_EQUAL(tr_state_generation(region, slot), 0);
+        CU_ASSERT_EQUAL((uintptr_t)tr_state_slot(region, slot) % 4096, 0);
+    }
+    tr_state_region_destroy(&region);
+    CU_ASSERT_PTR_NULL(region);
+    tr_state_region_destroy(&region);
+}
+
+static void the_slots_do_not_overlap(void)
+{
+    tr_state_region *region = new_region();
+    memset(tr_state_slot(region, 0), 1, SLOT_BYTES);
+    memset(tr_state_slot(region, 1), 2, SLOT_BYTES);
+    const unsigned char *first = tr_state_slot(region, 0);
+    for (int i = 0; i < SLOT_BYTES; i++) CU_ASSERT_FATAL(first[i] == 1);
+    CU_ASSERT_EQUAL(tr_state_generation(region, 0), 0);
+    tr_state_region_destroy(&region);
+}
+
+/* The child publishes generation 6 in slot 0, opens slot 1, writes half of generation 7 into it, and is
+ * killed. */
+static void write_and_die(const tr_state_region *region)
+{
+    tr_state_region *mine = NULL;
+    if (tr_state_region_open(&mine, dup(tr_state_region_descriptor(region)), NULL) != TR_OK) _exit(1);
+    tr_state_publish(mine, 1, 5);
+    memset(tr_state_slot(mine, 0), 6, SLOT_BYTES);
+    tr_state_publish(mine, 0, 6);
+    tr_state_open(mine, 1);
+    memset(tr_state_slot(mine, 1), 7, SLOT_BYTES / 2);
+    kill(getpid(), SIGKILL);
+    _exit(1);
+}
+
+static void state_survives_its_writer(void)
+{
+    tr_state_region *region = new_region();
+    pid_t pid = fork();
+    if (pid == 0) write_and_die(region);
+    int status = 0;
+    CU_ASSERT_EQUAL(waitpid(pid, &status, 0), pid);
+    CU_ASSERT(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    tr_state_region *successor = open_again(region);
+    CU_ASSERT_EQUAL(tr_state_generation(successor, 0), 6);
+    CU_ASSERT_EQUAL(tr_state_generation(successor, 1), 0);
+    const unsigned char *slot = tr_state_slot(successor, 0);
+    for (int i = 0; i < SLOT_BYTES; i++) CU_ASSERT_FATAL(slot[i] == 6);
+    tr_state_region_destroy(&region);
+    CU_ASSERT_EQUAL(slot[SLOT_BYTES - 1], 6);
+    tr_state_region_destroy(&successor);
+}
+
+static void opening_one_slot_leaves_the_other(void)
+{
+    tr_state_region *region = new_region();
+    tr_state_publish(region, 0, 1);
+    tr_state_publish(region, 1, 2);
+    tr_state_open(region, 0);
+    CU_ASSERT_EQUAL(tr_state_generation(region, 0), 0);
+    CU_ASSERT_EQUAL(tr_state_generation(region, 1), 2);
+    tr_state_region_destroy(&region);
+}
+
+static void nobody_can_shrink_it(void)
+{
+    tr_state_region *region = new_region();
+    CU_ASSERT_NOT_EQUAL(ftruncate(tr_state_region_descriptor(region), 0), 0);
+    tr_state_region_destroy(&region);
+}
+
+static void foreign_memory_is_refused(void)
+{
+    tr_error err = {0};
+    tr_state_region *region = NULL, *made = new_region();
+    int descriptor = memfd_create("foreign", MFD_CLOEXEC);
+    CU_ASSERT_EQUAL(tr_state_region_open(&region, descriptor, &err), TR_ECORRUPT); /* empty */
+    CU_ASSERT_EQUAL(ftruncate(descriptor, 4096), 0);
+    CU_ASSERT_EQUAL(tr_state_region_open(&region, descriptor, &err), TR_ECORRUPT); /* no magic */
+    char header[64];
+    CU_ASSERT_EQUAL(pread(tr_state_region_descriptor(made), header, sizeof header, 0), sizeof header);
+    CU_ASSERT_EQUAL(pwrite(descriptor, header, sizeof header, 0), sizeof header);
+    CU_ASSERT_EQUAL(tr_state_region_open(&region, descriptor, &err), TR_ECORRUPT); /* too short */
+    CU_ASSERT_PTR_NULL(region);
+    CU_ASSERT_EQUAL(tr_state_region_new(&region, "huge", UINT64_MAX - 4096, &err), TR_ENOMEM);
+    close(descriptor);
+    tr_state_region_destroy(&made);
+}
+
+static const check_test tests[] = {
+    CHECK_TEST(a_new_region_holds_nothing), CHECK_TEST(the_slots_do_not_overlap),
+    CHECK_TEST(state_survives_its_writer),  CHECK_TEST(opening_one_slot_leaves_the_other),
+    CHECK_TEST(nobody_can_shrink_it),       CHECK_TEST(foreign_memory_is_refused),
+};
+CHECK_MAIN("state", tests)

@@ -1,0 +1,90 @@
+/* transport/kind.h - the seam between transport.c, which every kind shares, and the kinds; private to this
+ * folder. A kind embeds tr_transport at the beginning of its own struct, and tr_link at the beginning of its
+ * own link. transport.c allocates both, knows which peers there are, checks frames and greetings, and is the
+ * only one that calls the user back. A link is never freed before the transport: it is reused when its peer
+ * comes again, so pointers to it stay good. SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_TRANSPORT_KIND_H
+#define TROUPE_TRANSPORT_KIND_H
+
+#include "transport/handshake.h"
+
+typedef enum tr_link_state {
+    TR_LINK_NONE,    /* never connected, or disconnected by us */
+    TR_LINK_OPENING, /* we connected; the peer has not greeted us yet */
+    TR_LINK_OPEN,    /* greeted: its frames are taken */
+    TR_LINK_FAILED,  /* broken; the user does not know yet */
+    TR_LINK_LOST     /* broken; the user was told */
+} tr_link_state;
+
+typedef struct tr_link {
+    int32_t peer;
+    uint32_t incarnation; /* as its last greeting said; older ones are refused from then on */
+    bool was_greeted;     /* incarnation means something */
+    tr_link_state state;
+    char reason[200]; /* why it failed */
+} tr_link;
+
+typedef struct tr_transport_kind {
+    const char *name;
+    size_t self_bytes, link_bytes;
+    tr_status (*open)(tr_transport *self,
+                      tr_error *err); /* fills in the address; releases its own parts on failure */
+    tr_status (*connect)(tr_transport *self, tr_link *link, const char *address,
+                         tr_error *err); /* greets the peer */
+    tr_status (*send)(tr_transport *self, tr_link *link, tr_message **message,
+                      tr_error *err); /* a sealed frame */
+    int (*progress)(tr_transport *self);
+    int (*descriptors)(const tr_transport *self, int descriptors[TR_TRANSPORT_MAX_DESCRIPTORS]);
+    bool (*arm)(tr_transport *self);
+    size_t (*unsent)(const tr_transport *self);
+    void (*drop)(tr_transport *self, tr_link *link, bool say_goodbye); /* the link holds nothing afterwards */
+    void (*close)(tr_transport *self); /* every link was dropped before; waits at most 100 ms */
+} tr_transport_kind;
+
+extern const tr_transport_kind tr__transport_inproc, tr__transport_ucx, tr__transport_zmq;
+
+struct tr_transport {
+    const tr_transport_kind *kind;
+    tr_transport_options options;
+    tr_transport_events events;
+    tr_transport_counters counters;
+    tr_link **links; /* searched in order: nodes are few */
+    size_t n_links, links_capacity;
+    size_t n_failed; /* links whose loss is still to be reported */
+    char address[TR_ADDRESS_CHARS];
+};
+
+/* The link of a peer, or NULL. */
+tr_link *tr__link_find(tr_transport *self, int32_t peer);
+
+/* Marks a link as broken; dropped and reported at the end of the next progress. Only the first reason is
+ * kept. */
+void tr__link_fail(tr_transport *self, tr_link *link, const char *format, ...) TR_PRINTF(3, 4);
+
+/* The peer said goodbye. One that never greeted us has refused us: that is worth a warning. */
+void tr__link_goodbye(tr_transport *self, tr_link *link);
+
+/* Drops a broken link and tells the user now; outside the callbacks of libraries only. */
+void tr__link_report(tr_transport *self, tr_link *link);
+
+/* A sealed HELLO to `peer` that says who and where we are; goodbye has no body. Errors: TR_ENOMEM. */
+tr_status tr__hello_new(tr_transport *self, int32_t peer, bool goodbye, tr_message **out, tr_error *err);
+
+/* Judges a HELLO with a body. Returns the peer's link, made if need be, with its incarnation noted but its
+ * state unchanged, or NULL when the peer is refused (counted and logged). A link to an older incarnation is
+ * reported lost first. */
+tr_link *tr__hello_admit(tr_transport *self, const tr_frame *frame, const void *body, tr_hello *hello);
+
+/* Counts and logs (at info level: it may come in floods) a frame that is not taken. */
+void tr__refuse(tr_transport *self, const char *format, ...) TR_PRINTF(2, 3);
+
+/* Header right and body within bounds? Refuses it otherwise. */
+bool tr__frame_admit(tr_transport *self, const tr_frame *frame);
+
+/* A message for an admitted frame, with a buffer placed for its body but not yet filled. NULL: refused. */
+tr_message *tr__message_place(tr_transport *self, const tr_link *link, const tr_frame *frame);
+
+/* Verifies the body's hash, counts and delivers; takes the message. */
+void tr__message_deliver(tr_transport *self, const tr_link *link, tr_message *message);
+
+#endif
