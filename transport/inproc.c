@@ -221,7 +221,8 @@ static void handle_hello(inproc *self, const tr_message *message)
         if (base_link->state == TR_LINK_FAILED) tr__link_report(&self->base, base_link);
     }
     if (!link->inbox) {
-        if (greet(self, from, base_link->peer, false, NULL) != TR_OK) return; /* gone in the meantime */
+        greet(self, from, base_link->peer, false,
+              NULL); /* if it is gone already, its goodbye follows its frames */
         link->inbox = retain(from);
     }
     base_link->state = TR_LINK_OPEN;

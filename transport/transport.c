@@ -12,14 +12,8 @@
 
 enum { DEFAULT_MAX_BODY_BYTES = 1 << 30 };
 
-static const tr_transport_kind *const kinds[] = {&tr__transport_inproc,
-#ifdef TR_HAVE_UCX
-                                                 &tr__transport_ucx,
-#endif
-#ifdef TR_HAVE_ZMQ
-                                                 &tr__transport_zmq
-#endif
-};
+static const tr_transport_kind *const kinds[] = {&tr__transport_inproc, &tr__transport_ucx,
+                                                 &tr__transport_zmq};
 
 static const tr_transport_kind *find_kind(const char *name)
 {

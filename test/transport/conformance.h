@@ -1,0 +1,649 @@
+/* test/transport/conformance.h - what every transport promises, whatever its kind. The includer defines
+ * CONFORMANCE_KIND ("inproc") and CONFORMANCE_IN_ORDER (1 where frames of a link keep their order), and,
+ * where peers may live in other processes, CONFORMANCE_PROCESSES; then puts CONFORMANCE_TESTS into its table
+ * and uses CONFORMANCE_MAIN. A peer in another process is this executable, started again with "peer" as its
+ * first argument. SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_TEST_TRANSPORT_CONFORMANCE_H
+#define TROUPE_TEST_TRANSPORT_CONFORMANCE_H
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "check.h"
+#include "transport/transport.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { PATIENCE_MS = 20000, MAX_BODY_BYTES = 8 << 20, MAX_NODES = 8 };
+
+typedef struct node {
+    tr_transport *transport;
+    int32_t number;
+    tr_message *first, *last; /* what arrived and was not taken yet */
+    int n_arrived, n_lost;
+    int32_t last_peer, lost_peer;
+    char lost_reason[256];
+    bool places_nothing;
+} node;
+
+static tr_buffer *place(void *context, int32_t peer, const tr_frame *frame)
+{
+    (void)peer;
+    tr_buffer *body = NULL;
+    if (!((node *)context)->places_nothing) tr_buffer_new(&body, frame->body_bytes, NULL);
+    return body;
+}
+
+static void deliver(void *context, int32_t peer, tr_message *message)
+{
+    node *self = context;
+    message->next = NULL;
+    *(self->first ? &self->last->next : &self->first) = message;
+    self->last = message;
+    self->n_arrived++;
+    self->last_peer = peer;
+}
+
+static void lose(void *context, int32_t peer, const char *reason)
+{
+    node *self = context;
+    self->n_lost++;
+    self->lost_peer = peer;
+    snprintf(self->lost_reason, sizeof self->lost_reason, "%s", reason);
+}
+
+static tr_transport_options options_of(int32_t number)
+{
+    return (tr_transport_options){
+        .node = number, .incarnation = 1, .job_key = "one job's key..", .max_body_bytes = MAX_BODY_BYTES};
+}
+
+static node *node_with(const tr_transport_options *options)
+{
+    tr_error err;
+    node *self = tr_alloc_zero(1, sizeof *self);
+    self->number = options->node;
+    const tr_transport_events events = {self, place, deliver, lose};
+    if (tr_transport_new(&self->transport, CONFORMANCE_KIND, options, &events, &err) != TR_OK) {
+        fprintf(stderr, "cannot make a transport: %s\n", err.message);
+        exit(1);
+    }
+    return self;
+}
+
+static node *node_new(int32_t number)
+{
+    const tr_transport_options options = options_of(number);
+    return node_with(&options);
+}
+
+static tr_message *node_take(node *self)
+{
+    tr_message *message = self->first;
+    if (message) self->first = message->next;
+    return message;
+}
+
+static void node_drain(node *self)
+{
+    for (tr_message *message; (message = node_take(self));) tr_message_destroy(&message);
+}
+
+static void node_destroy(node **self)
+{
+    tr_transport_destroy(&(*self)->transport);
+    node_drain(*self);
+    tr_free(*self);
+    *self = NULL;
+}
+
+static void node_connect(node *from, const node *to)
+{
+    tr_error err;
+    CHECK_OK(tr_transport_connect(from->transport, to->number, tr_transport_address(to->transport), &err));
+}
+
+static tr_status try_send(node *from, int32_t to, uint32_t sequence, const void *bytes, uint32_t size_bytes)
+{
+    tr_message *message;
+    if (tr_message_copy(&message, bytes, size_bytes, NULL) != TR_OK) return TR_ENOMEM;
+    message->frame.kind = TR_FRAME_DATA;
+    message->frame.source = (uint64_t)from->number;
+    message->frame.edge = 1;
+    message->frame.sequence = sequence;
+    tr_status status = tr_transport_send(from->transport, to, &message, NULL);
+    TR_ASSERT(!message);
+    return status;
+}
+
+static void node_send(node *from, const node *to, uint32_t sequence, const void *bytes, uint32_t size_bytes)
+{
+    CU_ASSERT_EQUAL(try_send(from, to->number, sequence, bytes, size_bytes), TR_OK);
+}
+
+static void progress_all(node **nodes)
+{
+    int n_happened = 0;
+    for (; *nodes; nodes++) n_happened += tr_transport_progress((*nodes)->transport);
+    if (!n_happened) sched_yield();
+}
+
+#define PROGRESS_UNTIL(condition, patience_ms, ...)                                                          \
+    do {                                                                                                     \
+        node *nodes_[] = {__VA_ARGS__, NULL};                                                                \
+        uint64_t end_ns_ = tr_clock_ns() + (uint64_t)(patience_ms)*1000000;                                  \
+        while (!(condition) && tr_clock_ns() < end_ns_) progress_all(nodes_);                                \
+        CU_ASSERT(condition);                                                                                \
+    } while (0)
+
+/* Sleeps as a worker does: arms, then polls. Returns false after patience_ms in vain. */
+static bool sleep_until_woken(tr_transport *transport, int patience_ms)
+{
+    if (!tr_transport_arm(transport)) return true;
+    int descriptors[TR_TRANSPORT_MAX_DESCRIPTORS];
+    struct pollfd polled[TR_TRANSPORT_MAX_DESCRIPTORS];
+    int n = tr_transport_descriptors(transport, descriptors);
+    for (int i = 0; i < n; i++) polled[i] = (struct pollfd){.fd = descriptors[i], .events = POLLIN};
+    return poll(polled, (nfds_t)n, patience_ms) != 0;
+}
+
+static void unknown_kinds_and_peers_are_refused(void)
+{
+    tr_error err;
+    tr_transport *none = NULL;
+    const tr_transport_options options = options_of(1);
+    const tr_transport_events events = {0};
+    CU_ASSERT_EQUAL(tr_transport_new(&none, "pigeon", &options, &events, &err), TR_EINVAL);
+    CU_ASSERT_PTR_NULL(none);
+    node *a = node_new(1);
+    CU_ASSERT_EQUAL(try_send(a, 2, 0, "x", 1), TR_ECLOSED);
+    CU_ASSERT_NOT_EQUAL(tr_transport_connect(a->transport, 2, "no address at all", &err), TR_OK);
+    CU_ASSERT_EQUAL(try_send(a, 2, 0, "x", 1), TR_ECLOSED);
+    node_destroy(&a);
+}
+
+static void frames_arrive_once_and_in_order(void)
+{
+    enum { N_FRAMES = 20000 };
+    node *a = node_new(1), *b = node_new(2);
+    node_connect(a, b);
+    for (uint32_t i = 0; i < N_FRAMES; i++) {
+        node_send(a, b, i, &i, sizeof i);
+        if (i % 64 == 63) progress_all((node *[]){a, b, NULL});
+    }
+    PROGRESS_UNTIL(b->n_arrived == N_FRAMES, PATIENCE_MS, a, b);
+    char *seen = tr_alloc_zero(N_FRAMES, 1);
+    uint32_t next = 0;
+    for (tr_message *message; (message = node_take(b)); tr_message_destroy(&message)) {
+        uint32_t sequence = message->frame.sequence, body;
+        memcpy(&body, tr_message_bytes(message), sizeof body);
+        CU_ASSERT_FATAL(sequence < N_FRAMES && !seen[sequence] && body == sequence);
+        if (CONFORMANCE_IN_ORDER) CU_ASSERT_EQUAL_FATAL(sequence, next++);
+        seen[sequence] = 1;
+    }
+    tr_free(seen);
+    CU_ASSERT_EQUAL(b->last_peer, 1);
+    PROGRESS_UNTIL(tr_transport_unsent(a->transport) == 0, PATIENCE_MS, a, b);
+    CU_ASSERT_EQUAL(tr_transport_count(a->transport).frames_sent, N_FRAMES);
+    CU_ASSERT_EQUAL(tr_transport_count(b->transport).frames_received, N_FRAMES);
+    CU_ASSERT_EQUAL(tr_transport_count(b->transport).bytes_received,
+                    N_FRAMES * (uint64_t)(TR_FRAME_BYTES + 4));
+    CU_ASSERT_EQUAL(tr_transport_count(b->transport).refused, 0);
+    node_destroy(&a);
+    node_destroy(&b);
+}
+
+static unsigned char pattern(uint32_t size_bytes, uint32_t i)
+{
+    return (unsigned char)(size_bytes * 7 + i * 13 + (i >> 8));
+}
+
+static bool body_is_right(const tr_message *message, uint32_t size_bytes)
+{
+    if (message->frame.body_bytes != size_bytes || (size_bytes == 0) != !message->body) return false;
+    const unsigned char *bytes = tr_message_bytes(message);
+    for (uint32_t i = 0; i < size_bytes; i++)
+        if (bytes[i] != pattern(size_bytes, i)) return false;
+    return true;
+}
+
+static void send_sizes(const tr_transport_options *options_a, const tr_transport_options *options_b)
+{
+    static const uint32_t sizes[] = {0, 1, 63, 64, 65, 4095, 4096, 8192, 65537, 1 << 20, MAX_BODY_BYTES};
+    node *a = node_with(options_a), *b = node_with(options_b);
+    node_connect(a, b);
+    unsigned char *bytes = tr_alloc(MAX_BODY_BYTES);
+    for (size_t k = 0; k < 2 * sizeof sizes / sizeof *sizes; k++) {
+        uint32_t size = sizes[k / 2];
+        node *from = k % 2 ? b : a, *to = k % 2 ? a : b;
+        for (uint32_t i = 0; i < size; i++) bytes[i] = pattern(size, i);
+        node_send(from, to, (uint32_t)k, bytes, size);
+        PROGRESS_UNTIL(to->first != NULL, PATIENCE_MS, a, b);
+        tr_message *message = node_take(to);
+        CU_ASSERT_PTR_NOT_NULL_FATAL(message);
+        CU_ASSERT(body_is_right(message, size));
+        tr_message_destroy(&message);
+    }
+    tr_free(bytes);
+    PROGRESS_UNTIL(!tr_transport_unsent(a->transport) && !tr_transport_unsent(b->transport), PATIENCE_MS, a,
+                   b);
+    node_destroy(&a);
+    node_destroy(&b);
+}
+
+static void bodies_of_all_sizes_arrive_whole_both_ways(void)
+{
+    tr_transport_options options_a = options_of(1), options_b = options_of(2);
+    send_sizes(&options_a, &options_b);
+    options_a.hash_bodies = options_b.hash_bodies = true;
+    send_sizes(&options_a, &options_b);
+}
+
+static void body_that_does_not_match_its_hash_is_dropped(void)
+{
+    node *a = node_new(1), *b = node_new(2);
+    node_connect(a, b);
+    tr_message *message;
+    tr_error err;
+    CHECK_OK(tr_message_copy(&message, "damaged", 7, &err));
+    message->frame.kind = TR_FRAME_DATA;
+    message->frame.flags = TR_FRAME_HASHED;
+    message->frame.body_hash = 1;
+    CHECK_OK(tr_transport_send(a->transport, 2, &message, &err));
+    node_send(a, b, 1, "whole", 5);
+    PROGRESS_UNTIL(b->n_arrived == 1 && tr_transport_count(b->transport).refused == 1, PATIENCE_MS, a, b);
+    node_destroy(&a);
+    node_destroy(&b);
+}
+
+static void body_without_a_place_or_too_large_is_dropped(void)
+{
+    tr_transport_options options = options_of(2);
+    options.max_body_bytes = 100000;
+    node *a = node_new(1), *b = node_with(&options);
+    node_connect(a, b);
+    static char bytes[199999]; /* beyond twice the limit a transport may cut the connection */
+    node_send(a, b, 0, bytes, 100001);
+    node_send(a, b, 1, bytes, sizeof bytes);
+    PROGRESS_UNTIL(tr_transport_count(b->transport).refused == 2, PATIENCE_MS, a, b);
+    if (strcmp(CONFORMANCE_KIND, "inproc") != 0) { /* which never asks for a place */
+        b->places_nothing = true;
+        node_send(a, b, 2, bytes, 100000);
+        node_send(a, b, 3, bytes, 1);
+        PROGRESS_UNTIL(tr_transport_count(b->transport).refused == 4, PATIENCE_MS, a, b);
+        b->places_nothing = false;
+    }
+    CU_ASSERT_EQUAL(b->n_arrived, 0);
+    node_send(a, b, 4, bytes, 100000); /* and the link still works */
+    PROGRESS_UNTIL(b->n_arrived == 1 && tr_transport_unsent(a->transport) == 0, PATIENCE_MS, a, b);
+    CU_ASSERT_EQUAL(a->n_lost + b->n_lost, 0);
+    node_destroy(&a);
+    node_destroy(&b);
+}
+
+static void both_sides_may_connect(void)
+{
+    node *a = node_new(1), *b = node_new(2);
+    node_connect(a, b);
+    node_connect(b, a);
+    node_connect(a, b);
+    for (uint32_t i = 0; i < 100; i++) {
+        node_send(a, b, i, &i, sizeof i);
+        node_send(b, a, i, &i, sizeof i);
+        if (i == 50) progress_all((node *[]){a, b, NULL});
+    }
+    PROGRESS_UNTIL(a->n_arrived == 100 && b->n_arrived == 100, PATIENCE_MS, a, b);
+    CU_ASSERT_EQUAL(a->last_peer, 2);
+    CU_ASSERT_EQUAL(b->last_peer, 1);
+    CU_ASSERT_EQUAL(a->n_lost + b->n_lost, 0);
+    node_destroy(&a);
+    node_destroy(&b);
+}
+
+static void many_senders_reach_one_receiver(void)
+{
+    enum { N_SENDERS = 5, N_EACH = 300 };
+    node *hub = node_new(0), *spokes[N_SENDERS];
+    for (int i = 0; i < N_SENDERS; i++) {
+        spokes[i] = node_new(i + 1);
+        node_connect(spokes[i], hub);
+        for (uint32_t k = 0; k < N_EACH; k++) node_send(spokes[i], hub, k, spokes[i], k);
+    }
+    PROGRESS_UNTIL(hub->n_arrived == N_SENDERS * N_EACH, PATIENCE_MS, hub, spokes[0], spokes[1], spokes[2],
+                   spokes[3], spokes[4]);
+    int n_from[N_SENDERS] = {0};
+    for (tr_message *message; (message = node_take(hub)); tr_message_destroy(&message))
+        n_from[message->frame.source - 1]++;
+    for (int i = 0; i < N_SENDERS; i++) {
+        CU_ASSERT_EQUAL(n_from[i], N_EACH);
+        node_send(hub, spokes[i], 0, NULL, 0); /* the hub learned of them from their greetings */
+    }
+    PROGRESS_UNTIL(spokes[0]->n_arrived && spokes[1]->n_arrived && spokes[2]->n_arrived &&
+                       spokes[3]->n_arrived && spokes[4]->n_arrived,
+                   PATIENCE_MS, hub, spokes[0], spokes[1], spokes[2], spokes[3], spokes[4]);
+    for (int i = 0; i < N_SENDERS; i++) node_destroy(&spokes[i]);
+    PROGRESS_UNTIL(hub->n_lost == N_SENDERS, PATIENCE_MS, hub);
+    node_destroy(&hub);
+}
+
+static void peer_with_another_key_is_refused(void)
+{
+    tr_transport_options options = options_of(1);
+    options.job_key[3] ^= 1;
+    node *a = node_with(&options), *b = node_new(2);
+    node_connect(a, b);
+    try_send(a, 2, 0, "let me in", 9);
+    PROGRESS_UNTIL(tr_transport_count(b->transport).refused >= 1 && a->n_lost == 1, PATIENCE_MS, a, b);
+    CU_ASSERT_EQUAL(b->n_arrived, 0);
+    CU_ASSERT_EQUAL(try_send(b, 1, 0, "x", 1), TR_ECLOSED);
+    CU_ASSERT_EQUAL(try_send(a, 2, 0, "x", 1), TR_ECLOSED);
+    CU_ASSERT_PTR_NOT_NULL(strstr(a->lost_reason, "refused"));
+    node_destroy(&a);
+    node_destroy(&b);
+}
+
+static void peer_looking_for_another_node_is_refused(void)
+{
+    tr_error err;
+    node *a = node_new(1), *b = node_new(2);
+    CHECK_OK(tr_transport_connect(a->transport, 3, tr_transport_address(b->transport), &err));
+    PROGRESS_UNTIL(tr_transport_count(b->transport).refused >= 1 && a->n_lost == 1, PATIENCE_MS, a, b);
+    node_destroy(&a);
+    node_destroy(&b);
+}
+
+static void destroyed_peer_is_reported_once_and_may_come_again(void)
+{
+    tr_transport_options options = options_of(2);
+    node *a = node_new(1), *b = node_new(2);
+    node_connect(a, b);
+    node_send(a, b, 0, "x", 1);
+    PROGRESS_UNTIL(b->n_arrived == 1, PATIENCE_MS, a, b);
+    node_send(b, a, 0, "x", 1);
+    PROGRESS_UNTIL(a->n_arrived == 1, PATIENCE_MS, a, b);
+    node_destroy(&b);
+    PROGRESS_UNTIL(a->n_lost == 1, PATIENCE_MS, a);
+    CU_ASSERT_EQUAL(a->lost_peer, 2);
+    CU_ASSERT_EQUAL(try_send(a, 2, 0, "x", 1), TR_ECLOSED);
+    options.incarnation = 2;
+    b = node_with(&options);
+    node_connect(b, a);
+    node_send(b, a, 0, "x", 1);
+    PROGRESS_UNTIL(a->n_arrived == 2, PATIENCE_MS, a, b);
+    node_send(a, b, 0, "x", 1);
+    PROGRESS_UNTIL(b->n_arrived == 1, PATIENCE_MS, a, b);
+    options.incarnation = 1; /* a zombie */
+    node *old = node_with(&options);
+    node_connect(old, a);
+    PROGRESS_UNTIL(old->n_lost == 1, PATIENCE_MS, a, b, old);
+    CU_ASSERT_EQUAL(a->n_lost, 1);
+    node_send(b, a, 1, "x", 1);
+    PROGRESS_UNTIL(a->n_arrived == 3, PATIENCE_MS, a, b, old);
+    node_destroy(&old);
+    node_destroy(&a);
+    node_destroy(&b);
+}
+
+static void disconnecting_is_quiet_here_and_seen_there(void)
+{
+    node *a = node_new(1), *b = node_new(2);
+    node_connect(a, b);
+    node_send(a, b, 0, "x", 1);
+    PROGRESS_UNTIL(b->n_arrived == 1, PATIENCE_MS, a, b);
+    node_send(b, a, 0, "x", 1);
+    PROGRESS_UNTIL(a->n_arrived == 1, PATIENCE_MS, a, b);
+    tr_transport_disconnect(a->transport, 2);
+    CU_ASSERT_EQUAL(try_send(a, 2, 0, "x", 1), TR_ECLOSED);
+    PROGRESS_UNTIL(b->n_lost == 1, PATIENCE_MS, a, b);
+    CU_ASSERT_EQUAL(a->n_lost, 0);
+    node_connect(a, b);
+    node_send(a, b, 1, "again", 5);
+    PROGRESS_UNTIL(b->n_arrived == 2, PATIENCE_MS, a, b);
+    node_destroy(&a);
+    node_destroy(&b);
+}
+
+static void count_release(void *context)
+{
+    __atomic_add_fetch((int *)context, 1, __ATOMIC_RELAXED);
+}
+
+static void destroying_releases_every_body(void)
+{
+    enum { N = 30, SIZE = 300000 };
+    static char bytes[SIZE];
+    tr_error err;
+    int n_released = 0;
+    node *a = node_new(1), *b = node_new(2);
+    node_connect(a, b);
+    for (int i = 0; i < N; i++) {
+        tr_buffer *body;
+        tr_message *message;
+        CHECK_OK(tr_buffer_wrap(&body, bytes, SIZE, count_release, &n_released, &err));
+        CHECK_OK(tr_message_new(&message, body, SIZE, &err));
+        message->frame.kind = TR_FRAME_DATA;
+        CHECK_OK(tr_transport_send(a->transport, 2, &message, &err));
+        if (i == N / 2) PROGRESS_UNTIL(b->n_arrived > 0, PATIENCE_MS, a, b);
+    }
+    uint64_t start_ns = tr_clock_ns();
+    node_destroy(&a); /* with most of them on their way */
+    CU_ASSERT(tr_clock_ns() - start_ns < 3000000000u);
+    node_destroy(&b);
+    CU_ASSERT_EQUAL(__atomic_load_n(&n_released, __ATOMIC_RELAXED), N);
+}
+
+enum { N_ROUNDS = 500 };
+
+typedef struct player {
+    node *node;
+    int32_t other;
+    bool begins;
+    int n_vain; /* sleeps that nobody ended */
+} player;
+
+static void *play(void *context)
+{
+    player *self = context;
+    int n_answered = 0;
+    if (self->begins) try_send(self->node, self->other, 0, "ping", 4);
+    while (self->node->n_arrived < N_ROUNDS && self->n_vain == 0) {
+        if (tr_transport_progress(self->node->transport) == 0 &&
+            !sleep_until_woken(self->node->transport, PATIENCE_MS))
+            self->n_vain++;
+        while (n_answered < self->node->n_arrived) {
+            n_answered++;
+            if (self->begins ? n_answered < N_ROUNDS : n_answered <= N_ROUNDS)
+                try_send(self->node, self->other, (uint32_t)n_answered, "pong", 4);
+        }
+    }
+    while (tr_transport_unsent(self->node->transport)) tr_transport_progress(self->node->transport);
+    return NULL;
+}
+
+static void sleepers_are_always_woken(void)
+{
+    player a = {.node = node_new(1), .other = 2, .begins = true}, b = {.node = node_new(2), .other = 1};
+    node_connect(a.node, b.node);
+    pthread_t thread;
+    pthread_create(&thread, NULL, play, &b);
+    play(&a);
+    pthread_join(thread, NULL);
+    CU_ASSERT_EQUAL(a.node->n_arrived, N_ROUNDS);
+    CU_ASSERT_EQUAL(b.node->n_arrived, N_ROUNDS);
+    CU_ASSERT_EQUAL(a.n_vain + b.n_vain, 0);
+    node_destroy(&a.node);
+    node_destroy(&b.node);
+}
+
+static void *flood(void *context)
+{
+    player *self = context;
+    for (uint32_t i = 0; i < N_ROUNDS * 20; i++) {
+        try_send(self->node, self->other, i, &i, sizeof i);
+        if (i % 16 == 0) tr_transport_progress(self->node->transport);
+    }
+    while (tr_transport_unsent(self->node->transport)) tr_transport_progress(self->node->transport);
+    return NULL;
+}
+
+static void senders_on_threads_lose_nothing(void)
+{
+    enum { N_THREADS = 3 };
+    player players[N_THREADS];
+    pthread_t threads[N_THREADS];
+    node *hub = node_new(0);
+    for (int i = 0; i < N_THREADS; i++) {
+        players[i] = (player){.node = node_new(i + 1), .other = 0};
+        node_connect(players[i].node, hub);
+        pthread_create(&threads[i], NULL, flood, &players[i]);
+    }
+    uint64_t end_ns = tr_clock_ns() + PATIENCE_MS * 1000000ull;
+    while (hub->n_arrived < N_THREADS * N_ROUNDS * 20 && tr_clock_ns() < end_ns)
+        if (tr_transport_progress(hub->transport) == 0) sleep_until_woken(hub->transport, 1000);
+    CU_ASSERT_EQUAL(hub->n_arrived, N_THREADS * N_ROUNDS * 20);
+    for (int i = 0; i < N_THREADS; i++) pthread_join(threads[i], NULL);
+    for (int i = 0; i < N_THREADS; i++) node_destroy(&players[i].node);
+    node_destroy(&hub);
+}
+
+#ifdef CONFORMANCE_PROCESSES
+/* The peer: echoes what it gets until its parent is gone, or is stopped at once after the first echo of
+ * "sleep". */
+static int run_peer(const char *address)
+{
+    node *self = node_new(2);
+    if (tr_transport_connect(self->transport, 1, address, NULL) != TR_OK) return 1;
+    try_send(self, 1, 0, "here", 4);
+    uint64_t end_ns = tr_clock_ns() + 60000000000u;
+    while (!self->n_lost && tr_clock_ns() < end_ns) {
+        if (tr_transport_progress(self->transport) == 0) sleep_until_woken(self->transport, 1000);
+        for (tr_message *message; (message = node_take(self));)
+            tr_transport_send(self->transport, 1, &message, NULL);
+    }
+    node_destroy(&self);
+    return 0;
+}
+
+static pid_t start_peer(const node *parent)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        execl("/proc/self/exe", "peer", "peer", tr_transport_address(parent->transport), (char *)NULL);
+        _exit(127);
+    }
+    return pid;
+}
+
+static void killed_peer_is_seen(void)
+{
+    node *a = node_new(1);
+    pid_t pid = start_peer(a);
+    PROGRESS_UNTIL(a->n_arrived == 1, PATIENCE_MS, a);
+    CU_ASSERT_EQUAL(try_send(a, 2, 0, "x", 1), TR_OK);
+    PROGRESS_UNTIL(a->n_arrived == 2, PATIENCE_MS, a);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    uint64_t start_ns = tr_clock_ns();
+    PROGRESS_UNTIL(a->n_lost == 1, 5000, a);
+    printf("[seen after %.1f ms: %s] ", (double)(tr_clock_ns() - start_ns) / 1e6, a->lost_reason);
+    CU_ASSERT_EQUAL(try_send(a, 2, 0, "x", 1), TR_ECLOSED);
+    node_destroy(&a);
+}
+
+static void killed_peer_is_seen_by_a_sleeper(void)
+{
+    node *a = node_new(1);
+    pid_t pid = start_peer(a);
+    PROGRESS_UNTIL(a->n_arrived == 1, PATIENCE_MS, a);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    uint64_t end_ns = tr_clock_ns() + 5000000000u;
+    while (!a->n_lost && tr_clock_ns() < end_ns)
+        if (tr_transport_progress(a->transport) == 0) sleep_until_woken(a->transport, 5000);
+    CU_ASSERT_EQUAL(a->n_lost, 1);
+    node_destroy(&a);
+}
+
+static void bodies_on_their_way_to_a_killed_peer_are_released(void)
+{
+    static char bytes[MAX_BODY_BYTES];
+    tr_error err;
+    int n_released = 0;
+    node *a = node_new(1);
+    pid_t pid = start_peer(a);
+    PROGRESS_UNTIL(a->n_arrived == 1, PATIENCE_MS, a);
+    kill(pid, SIGSTOP);
+    for (int i = 0; i < 4; i++) {
+        tr_buffer *body;
+        tr_message *message;
+        CHECK_OK(tr_buffer_wrap(&body, bytes, sizeof bytes, count_release, &n_released, &err));
+        CHECK_OK(tr_message_new(&message, body, sizeof bytes, &err));
+        message->frame.kind = TR_FRAME_DATA;
+        CHECK_OK(tr_transport_send(a->transport, 2, &message, &err));
+        progress_all((node *[]){a, NULL});
+    }
+    CU_ASSERT(tr_transport_unsent(a->transport) > 0);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    PROGRESS_UNTIL(a->n_lost == 1, 5000, a);
+    PROGRESS_UNTIL(__atomic_load_n(&n_released, __ATOMIC_RELAXED) == 4, 5000, a);
+    CU_ASSERT_EQUAL(tr_transport_unsent(a->transport), 0);
+    node_destroy(&a);
+}
+
+static void peer_killed_while_it_sends_is_survived(void)
+{
+    static char bytes[MAX_BODY_BYTES];
+    for (int round = 0; round < 5; round++) {
+        node *a = node_new(1);
+        pid_t pid = start_peer(a);
+        PROGRESS_UNTIL(a->n_arrived == 1, PATIENCE_MS, a);
+        for (uint32_t i = 0; i < 8; i++) try_send(a, 2, i, bytes, sizeof bytes);
+        PROGRESS_UNTIL(a->n_arrived >= 2 + round, PATIENCE_MS, a); /* echoes are under way */
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
+        PROGRESS_UNTIL(a->n_lost == 1, 5000, a);
+        node_destroy(&a);
+    }
+}
+#define CONFORMANCE_PROCESS_TESTS                                                                            \
+    CHECK_TEST(killed_peer_is_seen), CHECK_TEST(killed_peer_is_seen_by_a_sleeper),                           \
+        CHECK_TEST(bodies_on_their_way_to_a_killed_peer_are_released),                                       \
+        CHECK_TEST(peer_killed_while_it_sends_is_survived),
+#else
+static int run_peer(const char *address)
+{
+    (void)address;
+    return 1;
+}
+#define CONFORMANCE_PROCESS_TESTS
+#endif
+
+#define CONFORMANCE_TESTS                                                                                    \
+    CHECK_TEST(unknown_kinds_and_peers_are_refused), CHECK_TEST(frames_arrive_once_and_in_order),            \
+        CHECK_TEST(bodies_of_all_sizes_arrive_whole_both_ways),                                              \
+        CHECK_TEST(body_that_does_not_match_its_hash_is_dropped),                                            \
+        CHECK_TEST(body_without_a_place_or_too_large_is_dropped), CHECK_TEST(both_sides_may_connect),        \
+        CHECK_TEST(many_senders_reach_one_receiver), CHECK_TEST(peer_with_another_key_is_refused),           \
+        CHECK_TEST(peer_looking_for_another_node_is_refused),                                                \
+        CHECK_TEST(destroyed_peer_is_reported_once_and_may_come_again),                                      \
+        CHECK_TEST(disconnecting_is_quiet_here_and_seen_there), CHECK_TEST(destroying_releases_every_body),  \
+        CHECK_TEST(sleepers_are_always_woken), CHECK_TEST(senders_on_threads_lose_nothing),                  \
+        CONFORMANCE_PROCESS_TESTS
+
+#define CONFORMANCE_MAIN(suite, tests)                                                                       \
+    int main(int argc, char **argv)                                                                          \
+    {                                                                                                        \
+        if (!getenv("TROUPE_LOG")) tr_log_set_level(TR_LOG_ERROR);                                           \
+        if (argc == 3 && strcmp(argv[1], "peer") == 0) return run_peer(argv[2]);                             \
+        return check_run(suite, tests, sizeof(tests) / sizeof *(tests));                                     \
+    }
+
+#endif
