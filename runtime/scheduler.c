@@ -42,7 +42,7 @@ struct tr_scheduler {
     bool may_spin;
     worker *workers;
     atomic_bool stopping;      /* relaxed where polled; the wake-ups that follow it order it */
-    _Atomic int n_parked;      /* threads that announced they may sleep; seq_cst, see park and wake */
+    _Atomic int n_parked;      /* threads that announced they may sleep; see park and wake */
     _Atomic int n_looking;     /* threads that spin; relaxed: a hint */
     _Atomic bool outside;      /* somebody is in hooks.sleep, or about to be */
     _Atomic uint32_t n_shared; /* length of the shared list, for a look without the lock */
@@ -77,12 +77,11 @@ static void pause_briefly(void)
 }
 
 /* Makes one sleeping thread run again, one that waits inside rather than the one outside. Called after the
- * work was queued: the fence and the one in park see to it that either this sees the sleeper or the sleeper
- * sees the work. */
+ * work was queued. Adding nothing to n_parked is a read-modify-write like the one in park, so one of the two
+ * is first: either this sees the sleeper, or the sleeper acquires what this released and sees the work. */
 static void wake(tr_scheduler *self)
 {
-    atomic_thread_fence(memory_order_seq_cst);
-    if (atomic_load_explicit(&self->n_parked, memory_order_relaxed) == 0) return;
+    if (atomic_fetch_add_explicit(&self->n_parked, 0, memory_order_acq_rel) == 0) return;
     pthread_mutex_lock(&self->lock);
     bool inside = self->n_waiting > self->n_permits;
     if (inside) {
@@ -105,8 +104,7 @@ static void put_shared(tr_scheduler *self, tr_task *task)
     pthread_mutex_lock(&self->lock);
     *self->shared_last = task;
     self->shared_last = &task->next_;
-    atomic_fetch_add_explicit(&self->n_shared, 1,
-                              memory_order_relaxed); /* ordered by wake's fence and the lock */
+    atomic_fetch_add_explicit(&self->n_shared, 1, memory_order_relaxed); /* ordered by wake and the lock */
     pthread_mutex_unlock(&self->lock);
 }
 
@@ -209,8 +207,7 @@ static void wait_inside(tr_scheduler *self)
  * has roused the outside, and either makes the sleep end at once. */
 static void park(tr_scheduler *self, worker *me)
 {
-    atomic_fetch_add_explicit(&self->n_parked, 1, memory_order_seq_cst);
-    atomic_thread_fence(memory_order_seq_cst); /* pairs with the one in wake */
+    atomic_fetch_add_explicit(&self->n_parked, 1, memory_order_acq_rel); /* pairs with wake */
     if (!anything_queued(self) && !is_stopping(self)) {
         if (!atomic_exchange_explicit(&self->outside, true,
                                       memory_order_acquire)) { /* from one sleeper to the next */

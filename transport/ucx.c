@@ -25,14 +25,19 @@ enum {
     ACCEPTED = 1 /* sequence of a greeting that is an answer */
 };
 
-/* What is set where the user's UCX_* environment says nothing. Only loopback: a job of several hosts names
- * its devices. Error handling over shared memory is off in UCX's own defaults; without it such endpoints
- * would silently use TCP. */
-static const char *const defaults[][2] = {{"NET_DEVICES", "lo"},
-                                          {"ERROR_HANDLING", "y"},
-                                          {"KEEPALIVE_INTERVAL", "200ms"},
-                                          {"TX_SEG_SIZE", "256k"},
-                                          {"RX_SEG_SIZE", "256k"}};
+/* What is set where the user's environment says nothing. Only loopback: a job of several hosts names its
+ * devices. Error handling over shared memory is off in UCX's own defaults; without it such endpoints would
+ * silently use TCP. A key of a single transport is named as within that transport's own table, its variable
+ * is not. */
+static const struct {
+    const char *key, *value, *variables[3];
+} defaults[] = {{"NET_DEVICES", "lo", {"UCX_NET_DEVICES"}},
+                {"KEEPALIVE_INTERVAL", "200ms", {"UCX_KEEPALIVE_INTERVAL"}},
+                {"MM_ERROR_HANDLING",
+                 "y",
+                 {"UCX_POSIX_ERROR_HANDLING", "UCX_SYSV_ERROR_HANDLING", "UCX_MM_ERROR_HANDLING"}},
+                {"TX_SEG_SIZE", "256k", {"UCX_TCP_TX_SEG_SIZE"}},
+                {"RX_SEG_SIZE", "256k", {"UCX_TCP_RX_SEG_SIZE"}}};
 
 typedef struct ucx_link {
     tr_link base;
@@ -341,13 +346,13 @@ static ucs_status_t make_context(ucx *self)
     ucs_status_t status = ucp_config_read(NULL, NULL, &config);
     if (status != UCS_OK) return status;
     for (size_t i = 0; i < sizeof defaults / sizeof *defaults; i++) {
-        char name[64];
-        snprintf(name, sizeof name, "UCX_%s", defaults[i][0]);
-        if (getenv(name)) continue;
-        ucs_status_t modified = ucp_config_modify(config, defaults[i][0], defaults[i][1]);
+        bool is_set = false;
+        for (int k = 0; k < 3 && defaults[i].variables[k]; k++)
+            is_set = is_set || getenv(defaults[i].variables[k]);
+        if (is_set) continue;
+        ucs_status_t modified = ucp_config_modify(config, defaults[i].key, defaults[i].value);
         if (modified != UCS_OK)
-            tr_log(TR_LOG_WARNING, "ucx does not know %s=%s: %s", name, defaults[i][1],
-                   ucs_status_string(modified));
+            tr_log(TR_LOG_WARNING, "ucx does not know %s: %s", defaults[i].key, ucs_status_string(modified));
     }
     const ucp_params_t params = {.field_mask = UCP_PARAM_FIELD_FEATURES,
                                  .features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP};
