@@ -122,7 +122,8 @@ static void stage_play(stage *self)
 {
     tr_error err;
     pthread_t threads[2];
-    for (int i = 0; i < self->n_nodes; i++) CHECK_OK(tr_node_load(self->nodes[i], &self->topology, NULL, &err));
+    for (int i = 0; i < self->n_nodes; i++)
+        CHECK_OK(tr_node_load(self->nodes[i], &self->topology, NULL, &err));
     for (int i = 0; i < self->n_nodes; i++) tr_node_start_actors(self->nodes[i]);
     for (int i = 1; i < self->n_nodes; i++) pthread_create(&threads[i], NULL, run_node, self->nodes[i]);
     run_node(self->nodes[0]);
@@ -145,8 +146,8 @@ typedef struct ball {
 
 static ball balls[2];
 
-static tr_status ping_init(tr_actor *self, void *context, const void *config, size_t config_bytes, void **state,
-                           tr_error *err)
+static tr_status ping_init(tr_actor *self, void *context, const void *config, size_t config_bytes,
+                           void **state, tr_error *err)
 {
     (void)config, (void)config_bytes, (void)err;
     ball *mine = &balls[(size_t)context];
@@ -172,7 +173,8 @@ static void ping_receive(tr_actor *self, void *state, tr_message **message)
     tr_edge_send(self, mine->out, NULL, 0, 0, 0, 0);
 }
 
-static const tr_behavior ping = {.name = "ping", .init = ping_init, .start = ping_start, .receive = ping_receive};
+static const tr_behavior ping = {
+    .name = "ping", .init = ping_init, .start = ping_start, .receive = ping_receive};
 static const tr_actor_kind ping_kinds[] = {{"ping", &ping, (void *)0}, {"pong", &ping, (void *)1}};
 static const tr_registry ping_registry = {ping_kinds, 2};
 
