@@ -94,7 +94,7 @@ static void wake(tr_scheduler *self)
 
 static void share(tr_scheduler *self, worker *me)
 {
-    me->kept = false;
+    me->kept = me->left_outside = false;
     if (self->n_threads > 1 && atomic_load_explicit(&self->n_looking, memory_order_relaxed) == 0) wake(self);
 }
 
@@ -207,13 +207,14 @@ static void wait_inside(tr_scheduler *self)
  * has roused the outside, and either makes the sleep end at once. */
 static void park(tr_scheduler *self, worker *me)
 {
+    me->left_outside = false;
     atomic_fetch_add_explicit(&self->n_parked, 1, memory_order_acq_rel); /* pairs with wake */
     if (!anything_queued(self) && !is_stopping(self)) {
         if (!atomic_exchange_explicit(&self->outside, true,
                                       memory_order_acquire)) { /* from one sleeper to the next */
             self->hooks.sleep(self->hooks.context);
             atomic_store_explicit(&self->outside, false, memory_order_release);
-            me->left_outside = true;
+            me->left_outside = true; /* before long work somebody else should go there */
         } else {
             wait_inside(self);
         }
@@ -242,10 +243,6 @@ static tr_task *spin(tr_scheduler *self, worker *me)
 
 static void run_task(tr_scheduler *self, worker *me, tr_task *task)
 {
-    if (me->left_outside) { /* somebody else should go there while this thread works */
-        me->left_outside = false;
-        if (self->n_threads > 1) wake(self);
-    }
     /* acquire: what the notifiers did before. It clears NOTIFIED before the work is looked at. */
     __atomic_exchange_n(&task->state_, RUNNING, __ATOMIC_ACQ_REL);
     bool again = task->run(task, me->index);
@@ -336,7 +333,7 @@ void tr_scheduler_launch(tr_scheduler *self, tr_task *task)
 void tr_scheduler_share(tr_scheduler *self)
 {
     worker *me = own_worker(self);
-    if (me && me->kept) share(self, me);
+    if (me && (me->kept || me->left_outside)) share(self, me);
 }
 
 int tr_scheduler_worker(const tr_scheduler *self)
