@@ -32,7 +32,7 @@ void tr__message_recycle(tr_node *self, int worker, tr_message **out)
 {
     tr_message *message = *out;
     tr__message_cache *cache = worker >= 0 ? &self->caches[worker] : NULL;
-    if (!cache || cache->count >= CACHED_MESSAGES) {
+    if (!cache || cache->count + 1 > CACHED_MESSAGES) {
         tr_message_destroy(out);
         return;
     }
@@ -150,7 +150,7 @@ int tr__link_progress(tr__link *self)
 {
     if (!self->transport || pthread_mutex_trylock(&self->lock) != 0) return 0;
     int happened = tr_transport_progress(self->transport);
-    if (happened) rearm(self);
+    rearm(self); /* also when nothing happened: looking may have disarmed it */
     pthread_mutex_unlock(&self->lock);
     return happened;
 }

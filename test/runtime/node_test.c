@@ -82,7 +82,7 @@ static void stage_open(stage *self, int n_nodes, int n_threads, const tr_registr
     memset(self, 0, sizeof *self);
     on_stage = self;
     self->n_nodes = n_nodes;
-    self->deadline_ns = tr_clock_ns() + 60000000000u;
+    self->deadline_ns = tr_clock_ns() + 20000000000u;
     tr_topology_init(&self->topology, n_nodes);
     for (int i = 0; i < n_nodes; i++) {
         tr_node_options options = {.node = i,
