@@ -140,9 +140,13 @@ tr_status tr__link_send(tr__link *self, int32_t peer, tr_message **message)
         return TR_ECLOSED;
     }
     pthread_mutex_lock(&self->lock);
-    tr_status status = tr_transport_send(self->transport, peer, message, NULL);
+    tr_error err;
+    tr_status status = tr_transport_send(self->transport, peer, message, &err);
     rearm(self);
     pthread_mutex_unlock(&self->lock);
+    /* To a lost peer that is no news. To one that was never connected it is a bug of whoever runs the job. */
+    if (status != TR_OK && !tr__peer_is_lost(self->node, peer))
+        tr_log(TR_LOG_WARNING, "not sent: %s", err.message);
     return status;
 }
 
