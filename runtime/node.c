@@ -18,18 +18,38 @@ enum {
 
 /* ---- the service: callbacks ---- */
 
-static void service_inbox(tr_node *self)
+static void call_back(tr_node *self, const tr_message *message)
 {
     const tr_node_options *options = &self->options;
-    for (tr_message *message; (message = tr_mailbox_pop_control(&self->inbox));
-         tr_message_destroy(&message)) {
-        int32_t peer = (int32_t)message->frame.source;
-        if (message->frame.kind == TR_FRAME_SYSTEM) {
-            if (options->on_system) options->on_system(options->context, peer, message);
-        } else if (options->on_peer_lost) {
-            options->on_peer_lost(options->context, peer, tr_message_bytes(message));
-        }
+    const tr_frame *frame = &message->frame;
+    tr_error error, *reason = NULL;
+    if (frame->kind == TR_FRAME_SYSTEM) {
+        if (options->on_system) options->on_system(options->context, (int32_t)frame->source, message);
+        return;
     }
+    const char *text = tr_message_bytes(message);
+    if (frame->step != TR_OK) {
+        tr_fail(&error, (tr_status)frame->step, "%s", text);
+        reason = &error;
+    }
+    switch (frame->edge) {
+    case TR__TOPIC_NODE_LOST:
+        if (options->on_peer_lost) options->on_peer_lost(options->context, (int32_t)frame->source, text);
+        return;
+    case TR__TOPIC_ACTOR_END:
+        if (options->on_actor_end) options->on_actor_end(options->context, frame->source, reason);
+        return;
+    case TR__TOPIC_JOB_END:
+        if (options->on_job_end) options->on_job_end(options->context, reason);
+        return;
+    default: TR_ASSERT(!"a message from here with such a topic");
+    }
+}
+
+static void service_inbox(tr_node *self)
+{
+    for (tr_message *message; (message = tr_mailbox_pop_control(&self->inbox)); tr_message_destroy(&message))
+        call_back(self, message);
 }
 
 static bool run_service(tr_task *task, int worker)

@@ -20,7 +20,10 @@ enum {
     TR__TOPIC_MONITOR = 0xffff0100u, /* source wants to hear of destination's end */
     TR__TOPIC_LINK,                  /* and the other way round */
     TR__TOPIC_DOWN,                  /* source has ended; step 1: abnormally; the body is the reason */
-    TR__TOPIC_NODE_LOST              /* only within a node: source is the node's number */
+                                     /* The rest never leaves a node. */
+    TR__TOPIC_NODE_LOST,             /* source is the node's number */
+    TR__TOPIC_ACTOR_END, /* to the inbox; source is the actor, step the status, the body the message */
+    TR__TOPIC_JOB_END    /* the same */
 };
 
 typedef struct tr__link {
