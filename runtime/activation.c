@@ -1,7 +1,8 @@
 /* runtime/activation.c - one activation of an actor: control, then data, then one unit of idle work; links
  * and monitors; the end. An actor's bonds are its own: monitor, link and down are messages in its control
  * lane, so none of this needs a lock, and an actor that has ended still answers. SPDX-License-Identifier:
- * Apache-2.0 */
+ * Apache-2.0
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/node_internal.h"
 
 #include "base/log.h"

@@ -1,7 +1,7 @@
 /* runtime/node.c - the life of a node: its parts, its sleep, its callbacks.
- * All callbacks to whoever runs the node (SYSTEM frames, lost peers, watched descriptors, ticks) come from
- * one task, the service: never two at a time, on a scheduler thread, without locks. on_actor_end and
- * on_job_end come from the actor's activation. SPDX-License-Identifier: Apache-2.0 */
+ * All callbacks to whoever runs the node come from one task, the service: never two at a time, on a
+ * scheduler thread, without locks held.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/node_internal.h"
 
 #include "base/clock.h"
@@ -46,17 +46,17 @@ static void call_back(tr_node *self, const tr_message *message)
     }
 }
 
-static void service_inbox(tr_node *self)
+static void service_inbox(tr_node *self, bool is_stopped)
 {
     for (tr_message *message; (message = tr_mailbox_pop_control(&self->inbox)); tr_message_destroy(&message))
-        call_back(self, message);
+        if (!is_stopped || message->frame.kind != TR_FRAME_SYSTEM) call_back(self, message);
 }
 
 static bool run_service(tr_task *task, int worker)
 {
     (void)worker;
     tr_node *self = (tr_node *)((char *)task - offsetof(tr_node, service));
-    service_inbox(self);
+    service_inbox(self, false);
     tr_poller_dispatch(&self->poller);
     if (__atomic_exchange_n(&self->tick_due, false, __ATOMIC_RELAXED) &&
         self->on_tick) /* ordered by the notify */
@@ -257,6 +257,7 @@ void tr_node_run(tr_node *self, uint32_t tick_ms, void (*on_tick)(void *context,
     __atomic_store_n(&self->next_tick_ns, first, __ATOMIC_RELAXED);
     tr_error err;
     if (tr_scheduler_run(self->scheduler, &err) != TR_OK) tr_log(TR_LOG_ERROR, "%s", err.message);
+    service_inbox(self, true);      /* whoever ended just before the stop is told of */
     tr__link_progress(&self->data); /* a last word that an actor or callback may have sent */
     tr__link_progress(&self->control);
 }

@@ -1,8 +1,9 @@
 /* runtime/node_internal.h - what node.c, route.c, activation.c and actor.c share; nobody else includes it.
  * node.c: life, sleeping, callbacks. route.c: from a sender to a lane or a link, and from a link to a lane.
  * activation.c: one activation of an actor, links and monitors, its end. actor.c: what a handler may call.
- * Locks: each link has one, held while its transport is called; its callbacks push into lanes and never send,
- * so no thread ever holds two. SPDX-License-Identifier: Apache-2.0 */
+ * Locks: each link has one, held while its transport is called; its callbacks push into lanes and never
+ * send, so no thread ever holds two.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_NODE_INTERNAL_H
 #define TROUPE_RUNTIME_NODE_INTERNAL_H
 

@@ -1,5 +1,6 @@
 /* runtime/route.c - the ways of messages: from a sender to a lane on this node or to a link, and from a link
- * to a lane. SPDX-License-Identifier: Apache-2.0 */
+ * to a lane.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/node_internal.h"
 
 #include "base/log.h"
