@@ -3,7 +3,8 @@
  * held by the receiver. The sender sends only with a free slot, so that nothing behind it (mailbox, window,
  * credit ring) can overflow. The wire may repeat, reorder and bring old things: a window of n_slots puts
  * messages in order; repeated and old ones are dropped and counted. CREDIT frames are numbered too, so that
- * none counts twice. Threads: take and credits by the source actor; give_back by one thread at a time (the
+ * none counts twice.
+ * Threads: take and credits by the source actor; give_back by one thread at a time (the
  * destination actor on the same node, otherwise whoever holds the data link's lock); place and accept under
  * that lock; release and credit_frame by the destination actor.
  * SPDX-License-Identifier: Apache-2.0 */
