@@ -16,7 +16,7 @@
 enum {
     TICK_MS = 50,
     GRACE_MS = 500,       /* what has not ended by itself after this is killed by the agent */
-    AGENT_GRACE_MS = 600, /* and the agent itself after this much more */
+    AGENT_GRACE_MS = 800, /* and the agent itself after this much more */
     SUSPICION_MS = 400,   /* how long a broken link waits for the word of the agent, which knows why */
     LINE_BYTES = TR_ERROR_SIZE + 256
 };
