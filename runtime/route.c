@@ -1,5 +1,6 @@
 /* runtime/route.c - the ways of messages: from a sender to a lane on this node or to a link, and from a link
- * to a lane. SPDX-License-Identifier: Apache-2.0 */
+ * to a lane.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/node_internal.h"
 
 #include "base/log.h"
@@ -140,9 +141,13 @@ tr_status tr__link_send(tr__link *self, int32_t peer, tr_message **message)
         return TR_ECLOSED;
     }
     pthread_mutex_lock(&self->lock);
-    tr_status status = tr_transport_send(self->transport, peer, message, NULL);
+    tr_error err;
+    tr_status status = tr_transport_send(self->transport, peer, message, &err);
     rearm(self);
     pthread_mutex_unlock(&self->lock);
+    /* To a lost peer that is no news. To one that was never connected it is a bug of whoever runs the job. */
+    if (status != TR_OK && !tr__peer_is_lost(self->node, peer))
+        tr_log(TR_LOG_WARNING, "not sent: %s", err.message);
     return status;
 }
 
@@ -190,8 +195,8 @@ void tr__on_peer_lost(void *context, int32_t peer, const char *reason)
     tr_node *self = ((tr__link *)context)->node;
     if (!mark_lost(self, peer)) return;
     tr__notice_all(self, TR__TOPIC_NODE_LOST, (uint64_t)(uint32_t)peer, reason);
-    tr_message *message = tr__text_message(TR_FRAME_SYSTEM, TR__TOPIC_NODE_LOST, reason);
-    message->frame.kind = 0; /* no frame has this kind: it is from here */
+    tr_message *message =
+        tr__text_message(0, TR__TOPIC_NODE_LOST, reason); /* no frame has kind 0: it is from here */
     message->frame.source = (uint64_t)(uint32_t)peer;
     tr_mailbox_push_notice(&self->inbox, &message);
     tr_scheduler_notify(self->scheduler, &self->service);
