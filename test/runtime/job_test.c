@@ -24,6 +24,7 @@ typedef enum fault {
     NO_FAULT,
     FAIL_INIT,
     KILL_SELF,
+    KILL_LINKED, /* the same, and all others are linked to it */
     EXIT_SELF,
     FAIL_ACTOR,
     FAIL_JOB,
@@ -32,7 +33,7 @@ typedef enum fault {
 } fault;
 
 typedef struct ring_config {
-    uint32_t n_rounds, fault, fault_round;
+    uint32_t n_rounds, fault, fault_round, linked_to;
 } ring_config;
 
 typedef struct ring_state {
@@ -77,6 +78,8 @@ static void send_token(tr_actor *self, ring_state *ring, uint64_t value)
 
 static void ring_start(tr_actor *self, void *state)
 {
+    const ring_state *ring = state;
+    if (ring->config.linked_to) tr_actor_link(self, ring->config.linked_to);
     if (is_head(self)) send_token(self, state, 1);
 }
 
@@ -86,6 +89,7 @@ static void come_to_harm(tr_actor *self, const ring_state *ring)
     tr_fail(&error, TR_EIO, "the dog ate it");
     tr_actor_activity(self, "juggling", ring->round, 3);
     switch ((fault)ring->config.fault) {
+    case KILL_LINKED:
     case KILL_SELF: kill(getpid(), SIGKILL); break;
     case EXIT_SELF: _exit(7);
     case FAIL_ACTOR: tr_actor_fail(self, &error); break;
@@ -208,6 +212,7 @@ static void make_ring(tr_topology *topology, uint32_t n_rounds, int victim, faul
         char name[32];
         bool harmed = i == victim || harm == IGNORE_STOP;
         ring_config config = {.n_rounds = n_rounds, .fault = harmed ? harm : NO_FAULT, .fault_round = 20};
+        if (harm == KILL_LINKED && i != victim) config.linked_to = (uint32_t)victim + 1;
         snprintf(name, sizeof name, "member %d", i);
         CHECK_OK(tr_topology_add_actor(topology, name, "ring", i, &config, sizeof config, i ? 4096 : 0,
                                        &ids[i], &err));
@@ -342,6 +347,17 @@ static void a_killed_worker_is_named_with_what_it_did(void)
         "was killed by signal 9 (Killed) while member 2 was in juggling of step 20, micro-batch 3";
     expect_harm("zmq", 2, KILL_SELF, TR_ECLOSED, did);
     expect_harm("ucx", 2, KILL_SELF, TR_ECLOSED, did);
+}
+
+/* Those linked to the dead hear of it from their transports, perhaps before the head hears from the agent. */
+static void a_death_is_told_before_what_follows_from_it(void)
+{
+    for (int i = 0; i < 5; i++) {
+        expect_harm("zmq", 2, KILL_LINKED, TR_ECLOSED,
+                    "was killed by signal 9 (Killed) while member 2 was in juggling");
+        expect_harm("ucx", 1, KILL_LINKED, TR_ECLOSED,
+                    "was killed by signal 9 (Killed) while member 1 was in juggling");
+    }
 }
 
 static void an_exiting_worker_is_named(void)
@@ -501,6 +517,7 @@ static const check_test tests[] = {
     CHECK_TEST(failing_the_job_tells_the_message),
     CHECK_TEST(a_failing_init_is_named),
     CHECK_TEST(a_killed_worker_is_named_with_what_it_did),
+    CHECK_TEST(a_death_is_told_before_what_follows_from_it),
     CHECK_TEST(an_exiting_worker_is_named),
     CHECK_TEST(a_hanging_worker_cannot_hold_up_the_end),
     CHECK_TEST(a_killed_agent_ends_the_job),
