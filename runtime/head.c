@@ -18,6 +18,7 @@ enum {
     GRACE_MS = 500,       /* what has not ended by itself after this is killed by the agent */
     AGENT_GRACE_MS = 800, /* and the agent itself after this much more */
     SUSPICION_MS = 400,   /* how long a broken link waits for the word of the agent, which knows why */
+    FAREWELL_MS = 200,    /* how long an agent that ended may have had its last words under way */
     GREETING_MS = 60000,  /* for a program to start; loading may take as long as it needs */
     LINE_BYTES = TR_ERROR_SIZE + 256
 };
@@ -255,6 +256,9 @@ static void note_from_agent(tr_head *self, uint32_t topic, const tr_control_note
         worker_ended(self, note);
     else if (topic == TR_CONTROL_JOB_ENDED)
         job_ended(self, note);
+    else if (topic == TR_CONTROL_FAREWELL)
+        self->farewell_heard = true;
+    if (self->farewell_heard && self->crew_ended_ns) quit(self);
 }
 
 static void note_from_worker(tr_head *self, int32_t peer, uint32_t topic, const tr_control_note *note)
@@ -309,25 +313,30 @@ void tr_head_on_job_end(void *context, const tr_error *error)
     tr_head_end(context, error, GRACE_MS);
 }
 
+static void on_early_end(tr_head *self, const tr_process_end *end)
+{
+    char text[LINE_BYTES];
+    int32_t pid = tr_crew_agent_pid(self->crew);
+    if (end->signal)
+        snprintf(text, sizeof text, "the agent (pid %d) was killed by signal %d (%s)", pid, end->signal,
+                 strsignal(end->signal));
+    else
+        snprintf(text, sizeof text, "%s ended with exit code %d before the job was done",
+                 pid ? "the agent" : "every worker", end->exit_code);
+    self->phase = TR_HEAD_ENDING;
+    tr_fail(&self->cause, TR_ECLOSED, "%s", text);
+}
+
 void tr_head_on_crew(void *context)
 {
     tr_head *self = context;
     tr_process_end end;
-    char text[LINE_BYTES];
     if (!self->crew || !tr_crew_ended(self->crew, &end)) return;
     tr_node_unwatch(self->node, tr_crew_descriptor(self->crew));
-    if (self->phase != TR_HEAD_ENDING) {
-        int32_t pid = tr_crew_agent_pid(self->crew);
-        if (end.signal)
-            snprintf(text, sizeof text, "the agent (pid %d) was killed by signal %d (%s)", pid, end.signal,
-                     strsignal(end.signal));
-        else
-            snprintf(text, sizeof text, "%s ended with exit code %d before the job was done",
-                     pid ? "the agent" : "every worker", end.exit_code);
-        self->phase = TR_HEAD_ENDING;
-        tr_fail(&self->cause, TR_ECLOSED, "%s", text);
-    }
-    quit(self);
+    bool farewell_comes = tr_crew_agent_pid(self->crew) && !end.signal && !self->farewell_heard;
+    if (self->phase != TR_HEAD_ENDING) on_early_end(self, &end);
+    self->crew_ended_ns = tr_clock_ns();
+    if (!farewell_comes) quit(self);
 }
 
 static void check_greeting(tr_head *self, uint64_t now_ns)
@@ -354,7 +363,10 @@ void tr_head_on_tick(void *context, uint64_t now_ns)
 {
     tr_head *self = context;
     if (self->phase == TR_HEAD_ENDING) {
-        if (now_ns > self->deadline_ns && self->crew) tr_crew_kill_agent(self->crew);
+        if (self->crew_ended_ns && now_ns > self->crew_ended_ns + (uint64_t)FAREWELL_MS * 1000000)
+            quit(self);
+        else if (!self->crew_ended_ns && self->crew && now_ns > self->deadline_ns)
+            tr_crew_kill_agent(self->crew);
         return;
     }
     check_greeting(self, now_ns);

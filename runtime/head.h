@@ -41,7 +41,8 @@ typedef struct tr_head {
     uint64_t suspect_since_ns;
     uint64_t greeting_until_ns;
     uint64_t explained_until_ns; /* ending: until then a death may still explain the cause */
-    bool death_told;
+    bool death_told, farewell_heard;
+    uint64_t crew_ended_ns;
     uint64_t deadline_ns; /* ending: after this the agent is killed */
     tr_error cause;       /* status TR_OK: it ended well */
 } tr_head;
