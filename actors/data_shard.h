@@ -2,7 +2,8 @@
  * What it sends is a function of the plan alone: the replica's micro-batches of every step in order, and
  * after the updates at which something is measured, its share of the held-out windows (micro-batch j to
  * replica j mod n_replicas). So nobody tells it anything; credits hold it back. It announces how many targets
- * a step has one step ahead. SPDX-License-Identifier: Apache-2.0 */
+ * a step has one step ahead.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_ACTORS_DATA_SHARD_H
 #define TROUPE_ACTORS_DATA_SHARD_H
 

@@ -4,7 +4,8 @@
  * replicas in the fixed tree, adds the uses of tied parameters, tells the coordinator the square sums, and
  * waits for the commit; the update is written into the other state slot. See actors/DESIGN.md for why no
  * order of messages changes a bit. The stage knows graphs and numbers, not models: whoever builds the job
- * hands in a tr_stage_source. SPDX-License-Identifier: Apache-2.0 */
+ * hands in a tr_stage_source.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_ACTORS_STAGE_H
 #define TROUPE_ACTORS_STAGE_H
 

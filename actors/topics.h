@@ -1,7 +1,7 @@
 /* actors/topics.h - what the actors of a training run say to each other on the control lane, and on which
  * edges they work. Bodies are MessagePack arrays (base/pack.h); frame.step is the step the message is about,
- * from 0, or for evaluations and checkpoints the number of updates done. SPDX-License-Identifier: Apache-2.0
- */
+ * from 0, or for evaluations and checkpoints the number of updates done.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_ACTORS_TOPICS_H
 #define TROUPE_ACTORS_TOPICS_H
 

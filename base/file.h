@@ -1,7 +1,8 @@
 /* base/file.h - files as the rest of the project uses them: read whole, mapped, or replaced atomically.
  * Everything that is written goes to a temporary name in the same directory, is fsynced, and renamed.
  * Errors everywhere: TR_ENOTFOUND, TR_EIO (with the system's words), TR_EINVAL (a directory where a file
- * should be), TR_ENOMEM. SPDX-License-Identifier: Apache-2.0 */
+ * should be), TR_ENOMEM.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_BASE_FILE_H
 #define TROUPE_BASE_FILE_H
 

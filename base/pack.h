@@ -3,7 +3,8 @@
  * for gigabytes. This one allocates nothing, believes no count that the remaining bytes could not hold, and
  * fails once for all: after the first fault every read gives zero, so that a decoder reads everything and
  * asks `tr_unpacker_done` at the end. Source: https://github.com/msgpack/msgpack/blob/master/spec.md Threads:
- * an object belongs to one thread. SPDX-License-Identifier: Apache-2.0 */
+ * an object belongs to one thread.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_BASE_PACK_H
 #define TROUPE_BASE_PACK_H
 

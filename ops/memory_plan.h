@@ -3,7 +3,8 @@
  * is the range of positions from the first write to the last use, both included, so that inputs and outputs
  * of a node never overlap. What lives in one phase shares the scratch arena with everything else that does
  * (phases never interleave within a run); what crosses phases goes to the stash, of which every micro-batch
- * in flight has one. SPDX-License-Identifier: Apache-2.0 */
+ * in flight has one.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_OPS_MEMORY_PLAN_H
 #define TROUPE_OPS_MEMORY_PLAN_H
 

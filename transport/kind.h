@@ -2,7 +2,8 @@
  * folder. A kind embeds tr_transport at the beginning of its own struct, and tr_link at the beginning of its
  * own link. transport.c allocates both, knows which peers there are, checks frames and greetings, and is the
  * only one that calls the user back. A link is never freed before the transport: it is reused when its peer
- * comes again, so pointers to it stay good. SPDX-License-Identifier: Apache-2.0 */
+ * comes again, so pointers to it stay good.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_TRANSPORT_KIND_H
 #define TROUPE_TRANSPORT_KIND_H
 
