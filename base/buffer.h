@@ -1,7 +1,8 @@
 /* base/buffer.h - memory with a reference count: what messages carry and edges offer as slots.
  * A buffer knows its kind of memory and its device, so that code which only moves it need not. On a device
  * whose work is asynchronous `ready` is the event after which the contents are valid; NULL means they are
- * valid now. Threads: retain and release from any; the contents belong to whoever the protocol says.
+ * valid now.
+ * Threads: retain and release from any; the contents belong to whoever the protocol says.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_BASE_BUFFER_H
 #define TROUPE_BASE_BUFFER_H

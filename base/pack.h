@@ -1,9 +1,9 @@
-/* base/pack.h - MessagePack bodies of control messages: written through msgpack-c, read by a bounded
- * cursor. Why an own reader: msgpack-c's unpacker allocates what the bytes declare, so four hostile bytes ask
- * for gigabytes. This one allocates nothing, believes no count that the remaining bytes could not hold, and
- * fails once for all: after the first fault every read gives zero, so that a decoder reads everything and
- * asks `tr_unpacker_done` at the end. Source: https://github.com/msgpack/msgpack/blob/master/spec.md Threads:
- * an object belongs to one thread.
+/* base/pack.h - MessagePack bodies of control messages: written through msgpack-c, read by a bounded cursor.
+ * Why an own reader: msgpack-c's unpacker allocates what the bytes declare, so four hostile bytes ask for
+ * gigabytes. This one allocates nothing, believes no count that the remaining bytes could not hold, and fails
+ * once for all: after the first fault every read gives zero, so that a decoder reads everything and asks
+ * `tr_unpacker_done` at the end.
+ * Source: https://github.com/msgpack/msgpack/blob/master/spec.md Threads: an object belongs to one thread.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_BASE_PACK_H
 #define TROUPE_BASE_PACK_H

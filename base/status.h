@@ -1,7 +1,8 @@
 /* base/status.h - how every function of Troupe says that it failed.
  * A function that can fail returns tr_status and takes tr_error *err last. The message is written once, by
  * tr_fail, where the fault is found; callers only pass the status on. TR_ASSERT is for bugs of the caller and
- * stays on in release builds. Threads: an error belongs to its caller; nothing here is shared.
+ * stays on in release builds.
+ * Threads: an error belongs to its caller; nothing here is shared.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_BASE_STATUS_H
 #define TROUPE_BASE_STATUS_H

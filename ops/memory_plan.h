@@ -20,8 +20,9 @@ typedef struct tr_block {
 } tr_block;
 
 /* Gives every block an offset (cache-line aligned) such that blocks whose lives overlap do not; largest
- * first, each into the smallest gap that fits. *total_bytes is the arena's size. Source of the heuristic:
- * Pisarchyk and Lee, "Efficient memory management for deep neural net inference", 2020 (greedy by size).
+ * first, each into the smallest gap that fits. *total_bytes is the arena's size.
+ * Source of the heuristic: Pisarchyk and Lee, "Efficient memory management for deep neural net inference",
+ * 2020 (greedy by size).
  * Errors: TR_ENOMEM. */
 tr_status tr_blocks_place(tr_block *blocks, int32_t n_blocks, size_t *total_bytes, tr_error *err);
 

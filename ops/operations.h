@@ -61,8 +61,9 @@ typedef struct tr_attention_options {
     float scale;       /* mostly 1/sqrt(D) */
 } tr_attention_options;
 
-/* Causal softmax attention.   q (B,T,H*D), k, v (B,T,K*D), y (B,T,H*D). Never holds T x T: blocks of keys with a running
- * maximum and sum; keeps the log-sum-exp (B,H,T) for the backward. Sources: Dao et al., 2022; Milakov and Gimelshein, 2018. */
+/* Causal softmax attention.   q (B,T,H*D), k, v (B,T,K*D), y (B,T,H*D). Never holds T x T: blocks of keys
+ * with a running maximum and sum; keeps the log-sum-exp (B,H,T) for the backward.
+ * Sources: Dao et al., 2022; Milakov and Gimelshein, 2018. */
 tr_value tr_attention(tr_graph *g, tr_value q, tr_value k, tr_value v, const tr_attention_options *options);
 
 /* The same for generation: B = 1; k and v of the T new rows are appended to the caches at `position`, then each new row

@@ -2,8 +2,8 @@
  * process.
  * A generator holds the weights of a model directory and two forward programs over the same key-value caches:
  * one that reads a chunk of rows at once, for prompts, and one for single rows. When the caches are full it
- * starts them anew with the last half of what it has read: positions are then counted from there. Threads: a
- * generator belongs to one thread; kernels spread over its pool.
+ * starts them anew with the last half of what it has read: positions are then counted from there.
+ * Threads: a generator belongs to one thread; kernels spread over its pool.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_PIPELINES_GENERATE_H
 #define TROUPE_PIPELINES_GENERATE_H

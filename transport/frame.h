@@ -1,7 +1,8 @@
 /* transport/frame.h - the 64 bytes in front of every message between processes; the wire format.
  * All numbers little-endian, at the offsets of the struct below (checked at compile time on little-endian
  * hosts, the only ones supported). The header's checksum is always verified. The hash of the body is verified
- * when TR_FRAME_HASHED is set. Threads: plain data.
+ * when TR_FRAME_HASHED is set.
+ * Threads: plain data.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_TRANSPORT_FRAME_H
 #define TROUPE_TRANSPORT_FRAME_H
