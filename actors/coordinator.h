@@ -14,8 +14,8 @@
 extern "C" {
 #endif
 
-/* Context of the registry entry: a const tr_coordinator_context *, which outlives the job. It lives in the
- * head. */
+/* Context of the registry entry: a const tr_coordinator_context *, which outlives the job.
+ * The actor lives in the head. */
 typedef struct tr_coordinator_context {
     tr_training_plan plan;
     const int64_t *n_elements; /* of each parameter of the whole model */

@@ -27,8 +27,8 @@ typedef struct tr_shard_source {
     /* Row `row` of a micro-batch: tokens[sequence], targets[sequence]; a negative target counts nothing. */
     void (*training_row)(const tr_shard_spec *spec, uint32_t step, uint32_t microbatch, uint32_t row,
                          int32_t *tokens, int32_t *targets);
-    /* Window 0 .. n_windows-1 of the held-out part; n_windows tells the few measured while training from all.
-     */
+    /* Window 0 .. n_windows-1 of the held-out part.
+     * n_windows tells the few measured while training from all. */
     void (*window_row)(const tr_shard_spec *spec, uint32_t n_windows, uint32_t window, int32_t *tokens,
                        int32_t *targets);
     void (*close)(tr_shard_spec *spec);

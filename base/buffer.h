@@ -34,8 +34,7 @@ typedef struct tr_buffer {
 /* Host memory; the caller holds the one reference. size_bytes may be 0. Errors: TR_ENOMEM. */
 tr_status tr_buffer_new(tr_buffer **out, size_t size_bytes, tr_error *err);
 
-/* Wraps memory that somebody else owns; `release(context)` (may be NULL) is called when the last reference
- * goes. */
+/* Wraps memory that somebody else owns; `release(context)` (may be NULL) when the last reference goes. */
 tr_status tr_buffer_wrap(tr_buffer **out, void *data, size_t size_bytes, void (*release)(void *context),
                          void *context, tr_error *err);
 

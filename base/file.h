@@ -24,8 +24,8 @@ typedef struct tr_file_map {
 tr_status tr_file_map_open(tr_file_map *self, const char *path, tr_error *err);
 void tr_file_map_release(tr_file_map *self);
 
-/* Writing in pieces: open, write through *stream, then commit (flush, fsync, rename, fsync of the directory)
- * or abandon. */
+/* Writing in pieces: open, write through *stream, then abandon or commit.
+ * Commit is flush, fsync, rename, fsync of the directory. */
 typedef struct tr_file_writer {
     FILE *stream;
     char *path;

@@ -46,8 +46,7 @@ typedef struct tr_error {
 #define TR_NORETURN
 #endif
 
-/* Writes status and message into *err (which may be NULL) and returns status, so that `return tr_fail(err,
- * ...)` reads well. */
+/* Writes status and message into *err (which may be NULL) and returns status, for `return tr_fail(...)`. */
 tr_status tr_fail(tr_error *err, tr_status status, const char *format, ...) TR_PRINTF(3, 4);
 
 /* Puts a context in front of the message that is already in *err: "<context>: <message>". Returns err's
