@@ -1,7 +1,8 @@
 /* pipelines/data.h - where rows of tokens come from: a text cut into windows, or a tensor of ids.
  * A row is `sequence` tokens and, for each, the one that follows it. Which row it is depends on (seed, step,
  * micro-batch, index) alone, never on who asks: so any layout, and any run that was interrupted, sees the
- * same data. Threads: after tr_data_open nothing changes any more; all functions from any.
+ * same data.
+ * Threads: after tr_data_open nothing changes any more; all functions from any.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_PIPELINES_DATA_H
 #define TROUPE_PIPELINES_DATA_H

@@ -1,10 +1,9 @@
 /* pipelines/model_config.h - what a model is: its family, sizes and options, from a Hugging Face config.json,
  * a preset, or the sizes in a recipe. Every option that would change the numbers and that Troupe does not
  * compute is refused by name: training something else than what the file says would be the worst failure of
- * all. Key names of both old and new transformers are read. Source: transformers, configuration_gpt2.py and
- * configuration_llama.py (documentation of GPT2Config and LlamaConfig).
- * SPDX-License-Identifier: Apache-2.0
- */
+ * all. Key names of both old and new transformers are read.
+ * Source: transformers, configuration_gpt2.py and configuration_llama.py (documentation of the configs).
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_PIPELINES_MODEL_CONFIG_H
 #define TROUPE_PIPELINES_MODEL_CONFIG_H
 

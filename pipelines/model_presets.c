@@ -1,7 +1,7 @@
 /* pipelines/model_presets.c - models that come from no file: presets and sizes in a recipe. Each is first
  * written as the config.json that transformers would load, and then read like any other, so that both ways
- * cannot differ. Sources: Radford et al., 2019, table 2, for the sizes of GPT-2; the small llamas are sizes
- * in common use.
+ * cannot differ.
+ * Sources: Radford et al., 2019, table 2, for the sizes of GPT-2; small llamas in common use.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/model_config.h"
 

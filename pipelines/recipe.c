@@ -1,6 +1,7 @@
 /* pipelines/recipe.c - reads a recipe: libfyaml gives the tree, the schema says what each key may hold.
  * Scalars are typed here, not by YAML's guess: a key knows its type, so `run: 5` is a text and `steps: "5"`
- * is refused. Source: YAML 1.2.2, chapter 10.3 (core schema), for null, true and false.
+ * is refused.
+ * Source: YAML 1.2.2, chapter 10.3 (core schema), for null, true and false.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/recipe.h"
 

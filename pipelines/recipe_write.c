@@ -1,7 +1,6 @@
 /* pipelines/recipe_write.c - the resolved recipe as YAML for people and JSON for workers, and the table for
  * --help. Doubles are written with as few digits as give the same bits back.
- * SPDX-License-Identifier:
- * Apache-2.0 */
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "base/file.h"
 #include "base/memory.h"
 #include "pipelines/recipe_schema.h"

@@ -1,7 +1,6 @@
 /* pipelines/safetensors.c - the reader. Nothing of a header is believed before it is checked: offsets, shapes
  * and lengths come from a file that may have been cut, overwritten or made to harm.
- * SPDX-License-Identifier:
- * Apache-2.0 */
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/safetensors.h"
 
 #include "base/file.h"

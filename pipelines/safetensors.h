@@ -1,10 +1,10 @@
 /* pipelines/safetensors.h - tensors in files, as Hugging Face keeps them.
  * A file is 8 bytes of header length (little-endian), a JSON header, and the data behind it. Everything the
  * header says is checked when the file is opened, so that whoever holds a tr_tensor_info may read its bytes
- * without a further test. Source: https://github.com/huggingface/safetensors, README, "Format". Threads: a
- * reader may be used from any thread once it is open; a writer belongs to one.
- * SPDX-License-Identifier:
- * Apache-2.0 */
+ * without a further test.
+ * Source: https://github.com/huggingface/safetensors, README, "Format".
+ * Threads: a reader may be used from any thread once it is open; a writer belongs to one.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_PIPELINES_SAFETENSORS_H
 #define TROUPE_PIPELINES_SAFETENSORS_H
 

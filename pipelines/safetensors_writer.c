@@ -1,8 +1,7 @@
 /* pipelines/safetensors_writer.c - writes one file from pieces that come in any order, as checkpoint pieces
  * do when several actors send them. Which bytes are there already is kept as a short sorted list of ranges
  * for each tensor, so that a file with a byte missing can never be committed.
- * SPDX-License-Identifier:
- * Apache-2.0 */
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/safetensors.h"
 
 #include "base/file.h"

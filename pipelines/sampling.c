@@ -1,6 +1,6 @@
 /* pipelines/sampling.c - see sampling.h. Sorting all candidates costs little beside the model that made the
- * logits, and makes every cut (top-k, top-p) and every tie unambiguous. Source for top-p: Holtzman et al.,
- * "The curious case of neural text degeneration", 2020.
+ * logits, and makes every cut (top-k, top-p) and every tie unambiguous.
+ * Source for top-p: Holtzman et al., "The curious case of neural text degeneration", 2020.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/sampling.h"
 

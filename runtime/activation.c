@@ -139,18 +139,23 @@ static void handle(tr_actor *self, tr_message *message)
     give_back(self, &message);
 }
 
+void tr__credits_send(tr_actor *self, tr_receiver_end *in)
+{
+    tr_message *message;
+    tr_status status = tr_receiver_end_credit_frame(in, &message, NULL);
+    TR_ASSERT(status == TR_OK);
+    message->frame.incarnation = self->node->options.incarnation;
+    const tr_actor_spec *source = tr_topology_actor(self->world->topology, in->spec->source);
+    tr__link_send(&self->node->data, source->node, &message); /* a lost peer needs no credits */
+}
+
 /* Slots that were given back by now go to the senders on other nodes, a frame an edge. */
 static void send_credits(tr_actor *self)
 {
     for (tr_receiver_end *in; (in = self->owing);) {
-        tr_message *message;
-        tr_status status = tr_receiver_end_credit_frame(in, &message, NULL);
-        TR_ASSERT(status == TR_OK);
-        self->owing = in->next_pending;
-        in->next_pending = NULL;
-        message->frame.incarnation = self->node->options.incarnation;
-        const tr_actor_spec *source = tr_topology_actor(self->world->topology, in->spec->source);
-        tr__link_send(&self->node->data, source->node, &message); /* a lost peer needs no credits */
+        self->owing = in->next_owing;
+        in->is_owing = false;
+        if (in->n_pending) tr__credits_send(self, in);
     }
 }
 

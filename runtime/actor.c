@@ -146,6 +146,19 @@ void tr_edge_send(tr_actor *self, uint32_t edge, tr_buffer *body, uint32_t size_
     tr__link_send(&node->data, peer->node, &message); /* to a lost peer: dropped; monitors tell */
 }
 
+/* Slots of other nodes' edges are given back together: before idle and at the end of the activation, or when
+ * they are half of all, so that a sender never waits for a batch to fill. */
+static void owe(tr_actor *self, tr_receiver_end *in)
+{
+    if (in->n_pending * 2 >= in->spec->n_slots) {
+        tr__credits_send(self, in);
+    } else if (!in->is_owing) {
+        in->is_owing = true;
+        in->next_owing = self->owing;
+        self->owing = in;
+    }
+}
+
 /* The body goes first: a slot that is free again may be written again. */
 void tr_edge_release(tr_actor *self, tr_message **message)
 {
@@ -155,13 +168,12 @@ void tr_edge_release(tr_actor *self, tr_message **message)
     tr_receiver_end *in = self->world->ins[frame.edge];
     tr__message_recycle(self->node, self->worker, message);
     tr_receiver_end_done(in, frame.slot);
-    if (!in->remote) {
-        tr_sender_end_give_back(self->world->outs[frame.edge], frame.slot);
-        tr_scheduler_notify(self->node->scheduler, &self->world->actors[frame.source - 1]->task);
-    } else if (in->n_pending == 1) {
-        in->next_pending = self->owing;
-        self->owing = in;
+    if (in->remote) {
+        owe(self, in);
+        return;
     }
+    tr_sender_end_give_back(self->world->outs[frame.edge], frame.slot);
+    tr_scheduler_notify(self->node->scheduler, &self->world->actors[frame.source - 1]->task);
 }
 
 static void bond(tr_actor *self, tr_actor_id other, bool linked)

@@ -13,6 +13,8 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ipc.h>
+#include <sys/shm.h>
 #include <unistd.h>
 
 enum { TICK_MS = 50 };
@@ -56,6 +58,20 @@ static void begin_stop(agent *self, uint32_t grace_ms)
     finish_when_alone(self);
 }
 
+/* UCX unlinks its shared memory right after making it (posix: reached through /proc/PID/fd; SysV: removed
+ * once attached), so that it goes with the last process. A SIGKILL between the two steps would leave a SysV
+ * segment: those of this pid that nobody has attached are removed. */
+static void remove_segments(int32_t pid)
+{
+    struct shm_info info;
+    int last = shmctl(0, SHM_INFO, (struct shmid_ds *)(void *)&info);
+    for (int i = 0; i <= last; i++) {
+        struct shmid_ds segment;
+        int id = shmctl(i, SHM_STAT, &segment);
+        if (id >= 0 && segment.shm_cpid == pid && segment.shm_nattch == 0) shmctl(id, IPC_RMID, NULL);
+    }
+}
+
 static void on_worker_end(void *context)
 {
     ward *worker = context;
@@ -66,6 +82,7 @@ static void on_worker_end(void *context)
     close(worker->pidfd);
     worker->pidfd = -1;
     self->n_alive--;
+    if (end.signal) remove_segments(worker->pid);
     tr_control_note note = {
         .node = worker->node, .pid = worker->pid, .exit_code = end.exit_code, .signal = end.signal};
     tr_activity_describe(worker->activity, &self->topology, note.text, sizeof note.text);

@@ -53,7 +53,8 @@ typedef struct tr_receiver_end {
     uint16_t *pending_;   /* slots to give back with the next CREDIT frame */
     uint32_t n_pending;
     uint32_t credit_sequence_;
-    struct tr_receiver_end *next_pending; /* for the actor's list of edges that owe credits */
+    struct tr_receiver_end *next_owing; /* the actor's list of edges that owe credits, */
+    bool is_owing;                      /* and whether this one is on it */
     uint64_t n_duplicates, n_stale,
         n_foreign;    /* dropped: repeated; of another epoch or incarnation; impossible */
     uint64_t n_early; /* came before their turn */

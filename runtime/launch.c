@@ -136,6 +136,8 @@ static int spawn(const tr_launch *self, const int *copies, int count, pid_t *pid
     posix_spawnattr_init(&attributes);
     int result = posix_spawnattr_setsigmask(&attributes, &kept);
     if (result == 0) result = posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+    if (result == 0) /* what is typed is for the head */
+        result = posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
     for (int i = 0; i <= count && result == 0; i++)
         result = posix_spawn_file_actions_adddup2(&actions, copies[i], TR_LAUNCH_DESCRIPTOR + i);
     if (result == 0)

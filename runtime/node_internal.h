@@ -123,6 +123,7 @@ void tr__on_peer_lost(void *context, int32_t peer, const char *reason);
 
 /* activation.c */
 bool tr__actor_run(tr_task *task, int worker);
+void tr__credits_send(tr_actor *self, tr_receiver_end *in); /* what is pending; there must be something */
 void tr__bond_add(tr__bonds *self, tr_actor_id other, bool linked);
 
 /* load.c */

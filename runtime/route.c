@@ -32,7 +32,7 @@ void tr__message_recycle(tr_node *self, int worker, tr_message **out)
 {
     tr_message *message = *out;
     tr__message_cache *cache = worker >= 0 ? &self->caches[worker] : NULL;
-    if (!cache || cache->count >= CACHED_MESSAGES) {
+    if (!cache || cache->count + 1 > CACHED_MESSAGES) {
         tr_message_destroy(out);
         return;
     }
@@ -140,9 +140,13 @@ tr_status tr__link_send(tr__link *self, int32_t peer, tr_message **message)
         return TR_ECLOSED;
     }
     pthread_mutex_lock(&self->lock);
-    tr_status status = tr_transport_send(self->transport, peer, message, NULL);
+    tr_error err;
+    tr_status status = tr_transport_send(self->transport, peer, message, &err);
     rearm(self);
     pthread_mutex_unlock(&self->lock);
+    /* To a lost peer that is no news. To one that was never connected it is a bug of whoever runs the job. */
+    if (status != TR_OK && !tr__peer_is_lost(self->node, peer))
+        tr_log(TR_LOG_WARNING, "not sent: %s", err.message);
     return status;
 }
 
@@ -150,7 +154,7 @@ int tr__link_progress(tr__link *self)
 {
     if (!self->transport || pthread_mutex_trylock(&self->lock) != 0) return 0;
     int happened = tr_transport_progress(self->transport);
-    if (happened) rearm(self);
+    rearm(self); /* also when nothing happened: looking may have disarmed it */
     pthread_mutex_unlock(&self->lock);
     return happened;
 }

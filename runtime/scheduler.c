@@ -42,7 +42,7 @@ struct tr_scheduler {
     bool may_spin;
     worker *workers;
     atomic_bool stopping;      /* relaxed where polled; the wake-ups that follow it order it */
-    _Atomic int n_parked;      /* threads that announced they may sleep; seq_cst, see park and wake */
+    _Atomic int n_parked;      /* threads that announced they may sleep; see park and wake */
     _Atomic int n_looking;     /* threads that spin; relaxed: a hint */
     _Atomic bool outside;      /* somebody is in hooks.sleep, or about to be */
     _Atomic uint32_t n_shared; /* length of the shared list, for a look without the lock */
@@ -77,12 +77,11 @@ static void pause_briefly(void)
 }
 
 /* Makes one sleeping thread run again, one that waits inside rather than the one outside. Called after the
- * work was queued: the fence and the one in park see to it that either this sees the sleeper or the sleeper
- * sees the work. */
+ * work was queued. Adding nothing to n_parked is a read-modify-write like the one in park, so one of the two
+ * is first: either this sees the sleeper, or the sleeper acquires what this released and sees the work. */
 static void wake(tr_scheduler *self)
 {
-    atomic_thread_fence(memory_order_seq_cst);
-    if (atomic_load_explicit(&self->n_parked, memory_order_relaxed) == 0) return;
+    if (atomic_fetch_add_explicit(&self->n_parked, 0, memory_order_acq_rel) == 0) return;
     pthread_mutex_lock(&self->lock);
     bool inside = self->n_waiting > self->n_permits;
     if (inside) {
@@ -95,7 +94,7 @@ static void wake(tr_scheduler *self)
 
 static void share(tr_scheduler *self, worker *me)
 {
-    me->kept = false;
+    me->kept = me->left_outside = false;
     if (self->n_threads > 1 && atomic_load_explicit(&self->n_looking, memory_order_relaxed) == 0) wake(self);
 }
 
@@ -105,8 +104,7 @@ static void put_shared(tr_scheduler *self, tr_task *task)
     pthread_mutex_lock(&self->lock);
     *self->shared_last = task;
     self->shared_last = &task->next_;
-    atomic_fetch_add_explicit(&self->n_shared, 1,
-                              memory_order_relaxed); /* ordered by wake's fence and the lock */
+    atomic_fetch_add_explicit(&self->n_shared, 1, memory_order_relaxed); /* ordered by wake and the lock */
     pthread_mutex_unlock(&self->lock);
 }
 
@@ -209,14 +207,14 @@ static void wait_inside(tr_scheduler *self)
  * has roused the outside, and either makes the sleep end at once. */
 static void park(tr_scheduler *self, worker *me)
 {
-    atomic_fetch_add_explicit(&self->n_parked, 1, memory_order_seq_cst);
-    atomic_thread_fence(memory_order_seq_cst); /* pairs with the one in wake */
+    me->left_outside = false;
+    atomic_fetch_add_explicit(&self->n_parked, 1, memory_order_acq_rel); /* pairs with wake */
     if (!anything_queued(self) && !is_stopping(self)) {
         if (!atomic_exchange_explicit(&self->outside, true,
                                       memory_order_acquire)) { /* from one sleeper to the next */
             self->hooks.sleep(self->hooks.context);
             atomic_store_explicit(&self->outside, false, memory_order_release);
-            me->left_outside = true;
+            me->left_outside = true; /* before long work somebody else should go there */
         } else {
             wait_inside(self);
         }
@@ -245,10 +243,6 @@ static tr_task *spin(tr_scheduler *self, worker *me)
 
 static void run_task(tr_scheduler *self, worker *me, tr_task *task)
 {
-    if (me->left_outside) { /* somebody else should go there while this thread works */
-        me->left_outside = false;
-        if (self->n_threads > 1) wake(self);
-    }
     /* acquire: what the notifiers did before. It clears NOTIFIED before the work is looked at. */
     __atomic_exchange_n(&task->state_, RUNNING, __ATOMIC_ACQ_REL);
     bool again = task->run(task, me->index);
@@ -339,7 +333,7 @@ void tr_scheduler_launch(tr_scheduler *self, tr_task *task)
 void tr_scheduler_share(tr_scheduler *self)
 {
     worker *me = own_worker(self);
-    if (me && me->kept) share(self, me);
+    if (me && (me->kept || me->left_outside)) share(self, me);
 }
 
 int tr_scheduler_worker(const tr_scheduler *self)

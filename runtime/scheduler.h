@@ -47,7 +47,8 @@ void tr_scheduler_notify(tr_scheduler *self, tr_task *task); /* any: there is so
 void tr_scheduler_launch(tr_scheduler *self, tr_task *task); /* any, once */
 
 /* From within a task: about to do something long, so let other threads know of tasks that this one has made
- * runnable. Until then one of those is kept for this thread, which is cheaper and faster for short work. */
+ * runnable, and let one of them watch the outside. Until then one such task is kept for this thread, which is
+ * cheaper and faster for short work. */
 void tr_scheduler_share(tr_scheduler *self);
 int tr_scheduler_worker(
     const tr_scheduler *self); /* index of the calling thread, -1 when it is none of these */

@@ -31,13 +31,17 @@ enum {
  * is not. */
 static const struct {
     const char *key, *value, *variables[3];
-} defaults[] = {{"NET_DEVICES", "lo", {"UCX_NET_DEVICES"}},
-                {"KEEPALIVE_INTERVAL", "200ms", {"UCX_KEEPALIVE_INTERVAL"}},
-                {"MM_ERROR_HANDLING",
-                 "y",
-                 {"UCX_POSIX_ERROR_HANDLING", "UCX_SYSV_ERROR_HANDLING", "UCX_MM_ERROR_HANDLING"}},
-                {"TX_SEG_SIZE", "256k", {"UCX_TCP_TX_SEG_SIZE"}},
-                {"RX_SEG_SIZE", "256k", {"UCX_TCP_RX_SEG_SIZE"}}};
+    const char *transports; /* parts of their names in UCX_TLS; NULL: whatever there is */
+} defaults[] = {
+    {"NET_DEVICES", "lo", {"UCX_NET_DEVICES"}, NULL},
+    {"KEEPALIVE_INTERVAL", "200ms", {"UCX_KEEPALIVE_INTERVAL"}, NULL},
+    {"MM_ERROR_HANDLING",
+     "y",
+     {"UCX_POSIX_ERROR_HANDLING", "UCX_SYSV_ERROR_HANDLING", "UCX_MM_ERROR_HANDLING"},
+     "sm shm mm posix sysv"},
+    {"TX_SEG_SIZE", "256k", {"UCX_TCP_TX_SEG_SIZE"}, "tcp"},
+    {"RX_SEG_SIZE", "256k", {"UCX_TCP_RX_SEG_SIZE"}, "tcp"},
+};
 
 typedef struct ucx_link {
     tr_link base;
@@ -200,23 +204,25 @@ static void leave_endpoint(ucx *self, ucp_ep_h endpoint)
     close_endpoint(self, endpoint);
 }
 
-/* Closes the endpoints whose flush is over, or all that are being left. */
+/* Closes the endpoints whose flush is over, or all that are being left: their flushes then end as mere notes.
+ */
 static void close_left(ucx *self, bool all)
 {
-    operation *next;
-    for (operation *op = self->operations.next; op != &self->operations; op = next) {
-        next = op->next;
-        if (!op->leaving || !(op->is_flushed || all)) continue;
+    operation *op = self->operations.next;
+    while (op != &self->operations) {
         ucp_ep_h endpoint = op->leaving;
+        if (!op->is_flushed && !(all && endpoint)) {
+            op = op->next;
+            continue;
+        }
+        op->leaving = NULL;
         if (op->is_flushed) {
             self->n_flushed--;
             ucp_request_free(op->request);
             operation_end(op);
-        } else {
-            op->leaving = NULL; /* its flush is about to be broken off, and ends as a mere note */
         }
-        close_endpoint(self, endpoint);
-        next = self->operations.next; /* the ring has changed */
+        if (endpoint) close_endpoint(self, endpoint);
+        op = self->operations.next; /* the ring has changed */
     }
 }
 
@@ -340,16 +346,28 @@ static void on_error(void *context, ucp_ep_h endpoint, ucs_status_t status)
     if (link) tr__link_fail(&self->base, &link->base, "ucx: %s", ucs_status_string(status));
 }
 
+/* Does the user say nothing about it, and may its transports be in use? UCX warns of keys that nobody reads.
+ */
+static bool is_wanted(size_t i)
+{
+    for (int k = 0; k < 3 && defaults[i].variables[k]; k++)
+        if (getenv(defaults[i].variables[k])) return false;
+    const char *chosen = getenv("UCX_TLS");
+    if (!chosen || chosen[0] == '^' || strstr(chosen, "all") || !defaults[i].transports) return true;
+    char names[64], *rest = names;
+    snprintf(names, sizeof names, "%s", defaults[i].transports);
+    for (const char *name; (name = strsep(&rest, " "));)
+        if (strstr(chosen, name)) return true;
+    return false;
+}
+
 static ucs_status_t make_context(ucx *self)
 {
     ucp_config_t *config;
     ucs_status_t status = ucp_config_read(NULL, NULL, &config);
     if (status != UCS_OK) return status;
     for (size_t i = 0; i < sizeof defaults / sizeof *defaults; i++) {
-        bool is_set = false;
-        for (int k = 0; k < 3 && defaults[i].variables[k]; k++)
-            is_set = is_set || getenv(defaults[i].variables[k]);
-        if (is_set) continue;
+        if (!is_wanted(i)) continue;
         ucs_status_t modified = ucp_config_modify(config, defaults[i].key, defaults[i].value);
         if (modified != UCS_OK)
             tr_log(TR_LOG_WARNING, "ucx does not know %s: %s", defaults[i].key, ucs_status_string(modified));

@@ -25,7 +25,8 @@
 enum { TR_LANES = 16 };
 
 typedef float tr_f32x16 __attribute__((vector_size(64)));
-typedef int32_t tr_i32x16 __attribute__((vector_size(64))); /* comparisons give -1 where true, 0 elsewhere */
+typedef int32_t tr_i32x16 __attribute__((vector_size(64)));  /* comparisons give -1 where true, 0 elsewhere */
+typedef uint32_t tr_u32x16 __attribute__((vector_size(64))); /* for sums of bits, which may wrap */
 typedef double tr_f64x8 __attribute__((vector_size(64)));
 typedef float tr_f32x8 __attribute__((vector_size(32)));
 typedef float tr_f32x4 __attribute__((vector_size(16)));
@@ -142,8 +143,8 @@ TR_INLINE tr_f32x16 tr_exp_f32x16(tr_f32x16 x)
     p = p * r + 0.5f;
     p = p * (r * r) + r + 1.0f;
     tr_i32x16 half = exponent >> 1;
-    tr_f32x16 scale = (tr_f32x16)((half + 127) << 23);
-    tr_f32x16 rest = (tr_f32x16)((exponent - half + 127) << 23);
+    tr_f32x16 scale = (tr_f32x16)((tr_u32x16)(half + 127) << 23);
+    tr_f32x16 rest = (tr_f32x16)((tr_u32x16)(exponent - half + 127) << 23);
     return p * scale * rest;
 }
 
@@ -161,7 +162,7 @@ TR_INLINE tr_f32x16 tr_exp_negative_f32x16(tr_f32x16 x)
     p = p * r + 1.666657606e-1f;
     p = p * r + 0.5f;
     p = p * (r * r) + r + 1.0f;
-    tr_f32x16 power = (tr_f32x16)(((tr_i32x16)shifted << 23) + (tr_i32x16)p);
+    tr_f32x16 power = (tr_f32x16)(((tr_u32x16)shifted << 23) + (tr_u32x16)p);
     return (tr_f32x16)(~(x < -87.0f) & (tr_i32x16)power); /* so that NaN stays */
 }
 

@@ -231,6 +231,17 @@ static tr_status run_ring(const char *transport, uint32_t n_rounds, int victim, 
     return status;
 }
 
+/* ZeroMQ and UCX are not compiled with ThreadSanitizer, which takes what they hand over for races. */
+static bool skipped(const char *transport)
+{
+#ifdef __SANITIZE_THREAD__
+    return strcmp(transport, "inproc") != 0;
+#else
+    (void)transport;
+    return false;
+#endif
+}
+
 static int count_files(const char *path)
 {
     int n = 0;
@@ -259,6 +270,7 @@ static void expect_harm(const char *transport, int victim, fault harm, tr_status
 {
     tr_error err = {0};
     observed seen = {0};
+    if (skipped(transport)) return;
     int shm_files = count_files("/dev/shm"), open_files = count_files("/proc/self/fd");
     tr_status status = run_ring(transport, ENDLESS, victim, harm, &seen, 0, &err);
     uint64_t took_ms = (tr_clock_ns() - seen.running_ns) / 1000000;
@@ -273,6 +285,7 @@ static void a_ring_gives_the_same(const char *transport)
 {
     tr_error err = {0};
     observed seen = {0};
+    if (skipped(transport)) return;
     int shm_files = count_files("/dev/shm"), open_files = count_files("/proc/self/fd");
     CHECK_OK(run_ring(transport, 200, -1, NO_FAULT, &seen, 0, &err));
     CU_ASSERT_EQUAL(atomic_load(&ring_result), 200 * N_NODES);
@@ -338,6 +351,7 @@ static void a_hanging_worker_cannot_hold_up_the_end(void)
 {
     tr_error err = {0};
     observed seen = {0};
+    if (skipped("zmq")) return;
     int shm_files = count_files("/dev/shm"), open_files = count_files("/proc/self/fd");
     /* The token never comes back to the head, which is asked to stop and does. */
     seen.n_send = 1;
@@ -352,6 +366,7 @@ static void a_killed_agent_ends_the_job(void)
     for (int i = 0; i < 2; i++) {
         tr_error err = {0};
         observed seen = {.kill_agent = 1};
+        if (skipped(transports[i])) continue;
         int shm_files = count_files("/dev/shm"), open_files = count_files("/proc/self/fd");
         CU_ASSERT_EQUAL(run_ring(transports[i], ENDLESS, -1, NO_FAULT, &seen, 0, &err), TR_ECLOSED);
         CU_ASSERT_PTR_NOT_NULL(strstr(err.message, "the agent (pid "));
@@ -367,6 +382,7 @@ static void a_signal_asks_the_stop_actor(void)
     for (int i = 0; i < 2; i++) {
         tr_error err = {0};
         observed seen = {.n_send = 1};
+        if (skipped(transports[i])) continue;
         CHECK_OK(run_ring(transports[i], ENDLESS, -1, NO_FAULT, &seen, 1, &err));
         CU_ASSERT_EQUAL(seen.n_stopping, 1);
     }
@@ -376,6 +392,7 @@ static void a_signal_without_stop_actor_ends_the_job(void)
 {
     tr_error err = {0};
     observed seen = {.n_send = 1};
+    if (skipped("zmq")) return;
     CU_ASSERT_EQUAL(run_ring("zmq", ENDLESS, -1, NO_FAULT, &seen, 0, &err), TR_ESTOPPED);
     CU_ASSERT_PTR_NOT_NULL(strstr(err.message, "signal 15"));
 }
@@ -385,6 +402,7 @@ static void a_second_signal_ends_it_at_once(void)
 {
     tr_error err = {0};
     observed seen = {.n_send = 1};
+    if (skipped("zmq")) return;
     pid_t parent = getpid(), pid = fork();
     if (pid == 0) {
         tr_clock_sleep_ms(1500);
@@ -399,6 +417,7 @@ static void a_second_signal_ends_it_at_once(void)
 /* A head in a process of its own, killed as it runs. */
 static void a_killed_head_takes_all_with_it(const char *transport)
 {
+    if (skipped(transport)) return;
     int pipes[2], shm_files = count_files("/dev/shm");
     pid_t pids[MAX_PIDS + 2], pid = 0;
     int n_pids = 0;
