@@ -8,17 +8,17 @@
 #include <stdio.h>
 #include <string.h>
 
-typedef struct request {
+typedef struct train_request {
     const char *recipe;
     const char **overrides;
     size_t n_overrides;
     bool resume;
-} request;
+} train_request;
 
 /* RECIPE, key=value ..., and where it is allowed --resume, in any order. */
-static int parse(int n, char **arguments, bool may_resume, request *out)
+static int parse(int n, char **arguments, bool may_resume, train_request *out)
 {
-    *out = (request){.overrides = tr_alloc((size_t)n * sizeof(char *))};
+    *out = (train_request){.overrides = tr_alloc((size_t)n * sizeof(char *))};
     if (!out->overrides) return command_usage("no memory for the command line");
     for (int i = 0; i < n; i++) {
         const char *argument = arguments[i], *equals = strchr(argument, '=');
@@ -43,7 +43,7 @@ static int parse(int n, char **arguments, bool may_resume, request *out)
 
 static int with_recipe(int n, char **arguments, bool train)
 {
-    request request;
+    train_request request;
     tr_recipe recipe;
     tr_error error;
     int code = parse(n, arguments, train, &request);
