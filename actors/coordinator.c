@@ -13,8 +13,6 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { COUNT_RING = 4 };
-
 typedef struct coordinator {
     tr_actor *actor;
     const tr_coordinator_context *known;
@@ -22,13 +20,14 @@ typedef struct coordinator {
     tr_actor_id *stages; /* by replica * n_stages + stage */
     uint32_t n_stages_all;
 
-    uint32_t step;                  /* being gathered */
-    uint64_t counted[COUNT_RING];   /* targets of step, at step % ring */
-    uint32_t n_counted[COUNT_RING]; /* shards that have announced them */
-    double *losses;                 /* by micro-batch */
-    uint32_t n_losses;              /* micro-batches */
-    double *sums;                   /* square sums by (tensor, block) */
-    int64_t *first_block;           /* of each parameter; one more for the end */
+    uint32_t step;        /* being gathered */
+    uint32_t ring;        /* see tr_plan_steps_ahead */
+    uint64_t *counted;    /* targets of step, at step % ring */
+    uint32_t *n_counted;  /* shards that have announced them */
+    double *losses;       /* by micro-batch */
+    uint32_t n_losses;    /* micro-batches */
+    double *sums;         /* square sums by (tensor, block) */
+    int64_t *first_block; /* of each parameter; one more for the end */
     uint32_t n_ready;
     uint64_t busy_ns, began_ns;
     uint64_t tokens; /* targets seen so far */
@@ -157,7 +156,7 @@ static void commit_when_ready(coordinator *self)
 {
     const tr_training_plan *plan = &self->known->plan;
     if (self->ended || self->n_ready < self->n_stages_all || self->n_losses < plan->n_microbatches) return;
-    uint64_t targets = self->counted[self->step % COUNT_RING];
+    uint64_t targets = self->counted[self->step % self->ring];
     double loss = sum_losses(self) / (double)targets, norm = norm_of_gradient(self);
     if (!isfinite(loss) || !isfinite(norm)) {
         char text[200];
@@ -174,7 +173,7 @@ static void commit_when_ready(coordinator *self)
     float lr = (float)self->known->learning_rate(self->known->context, self->step);
     send_commit(self, scale, lr);
     write_record(self, loss, norm, (double)lr, targets);
-    self->counted[self->step % COUNT_RING] = self->n_counted[self->step % COUNT_RING] = 0;
+    self->counted[self->step % self->ring] = self->n_counted[self->step % self->ring] = 0;
     begin_step(self);
     self->step++;
     if (tr_plan_checkpoint_after(plan, self->step) || self->stopping) ask_checkpoint(self);
@@ -188,7 +187,8 @@ static void commit_when_ready(coordinator *self)
 static void take_count(coordinator *self, uint32_t step, tr_unpacker *body)
 {
     const tr_training_plan *plan = &self->known->plan;
-    uint32_t at = step % COUNT_RING;
+    TR_ASSERT(step - self->step < self->ring);
+    uint32_t at = step % self->ring;
     self->counted[at] += tr_unpack_uint(body, UINT64_MAX);
     if (++self->n_counted[at] < plan->n_replicas) return;
     if (self->counted[at] == 0) {
@@ -311,6 +311,8 @@ static void coordinator_stop(tr_actor *actor, void *state)
     coordinator *self = state;
     if (!self) return;
     tr_free(self->stages);
+    tr_free(self->counted);
+    tr_free(self->n_counted);
     tr_free(self->losses);
     tr_free(self->sums);
     tr_free(self->first_block);
@@ -329,12 +331,16 @@ static bool allocate(coordinator *self)
     self->first_block[0] = 0;
     for (uint32_t i = 0; i < n_parameters; i++)
         self->first_block[i + 1] = self->first_block[i] + tr_norm_block_count(self->known->n_elements[i]);
+    self->ring = tr_plan_steps_ahead(plan);
+    self->counted = tr_alloc_zero(self->ring, sizeof *self->counted);
+    self->n_counted = tr_alloc_zero(self->ring, sizeof *self->n_counted);
     self->stages = tr_alloc(self->n_stages_all * sizeof *self->stages);
     self->losses = tr_alloc(plan->n_microbatches * sizeof *self->losses);
     self->sums = tr_alloc((size_t)self->first_block[n_parameters] * sizeof *self->sums);
     self->evaluated_loss = tr_alloc(most * sizeof *self->evaluated_loss);
     self->evaluated_tokens = tr_alloc(most * sizeof *self->evaluated_tokens);
-    return self->stages && self->losses && self->sums && self->evaluated_loss && self->evaluated_tokens;
+    return self->counted && self->n_counted && self->stages && self->losses && self->sums &&
+           self->evaluated_loss && self->evaluated_tokens;
 }
 
 static tr_status coordinator_init(tr_actor *actor, void *context, const void *config, size_t config_bytes,

@@ -66,6 +66,26 @@ uint32_t tr_plan_blocks(const tr_training_plan *plan, uint32_t replica, tr_range
     return n;
 }
 
+uint32_t tr_plan_stash_credits(const tr_training_plan *plan, uint32_t replica, uint32_t stage)
+{
+    tr_range own = tr_plan_microbatches(plan, replica);
+    uint32_t credits = plan->n_stages == 1 ? 1 : plan->n_stages - stage + 1;
+    return credits < own.end - own.begin ? credits : own.end - own.begin;
+}
+
+uint32_t tr_plan_token_slots(const tr_training_plan *plan, uint32_t replica)
+{
+    return tr_plan_stash_credits(plan, replica, 0) + 2;
+}
+
+uint32_t tr_plan_steps_ahead(const tr_training_plan *plan)
+{
+    uint32_t slots = 0;
+    for (uint32_t r = 0; r < plan->n_replicas; r++)
+        if (tr_plan_token_slots(plan, r) > slots) slots = tr_plan_token_slots(plan, r);
+    return slots + 4; /* the step computed, one that is about to be sent, the one announced, and the end */
+}
+
 uint32_t tr_plan_windows_after(const tr_training_plan *plan, uint32_t updates)
 {
     if (updates == plan->n_steps) return plan->all_windows;

@@ -181,7 +181,7 @@ static bool try_backward(tr__stage *self)
     if (!flight) return false;
     if (!self->first && tr_edge_credits(self->actor, self->out_gradient) == 0) return false;
     if (self->last) {
-        uint64_t tokens = self->tokens[flight->step % TR__TOKEN_RING];
+        uint64_t tokens = self->tokens[flight->step % self->ring];
         if (tokens == 0) return false;
         self->factor = (float)(1.0 / (double)tokens);
     } else if (!self->gradients.head) {
@@ -239,7 +239,10 @@ static void receive_control(tr__stage *self, const tr_message *message)
     (void)tr_unpack_array(&body, UINT32_MAX);
     uint32_t step = message->frame.step;
     switch (message->frame.edge) {
-    case TR_TOPIC_TOKENS: self->tokens[step % TR__TOKEN_RING] = tr_unpack_uint(&body, UINT64_MAX); break;
+    case TR_TOPIC_TOKENS:
+        TR_ASSERT(step - self->step < self->ring);
+        self->tokens[step % self->ring] = tr_unpack_uint(&body, UINT64_MAX);
+        break;
     case TR_TOPIC_COMMIT:
         TR_ASSERT(step == self->step && self->phase == TR__COMMITTING);
         self->scale = (float)tr_unpack_f64(&body);
@@ -321,6 +324,7 @@ static void stage_stop(tr_actor *actor, void *state)
     tr_thread_pool_destroy(&self->pool);
     tr_free(self->flights);
     tr_free(self->losses);
+    tr_free(self->tokens);
     tr_free(self->scratch);
     tr_free(self->bound);
     tr_free(self->out_scatter);
@@ -374,7 +378,9 @@ static tr_status allocate(tr__stage *self, tr_error *err)
     self->scratch = tr_alloc_aligned(4096, tr_program_scratch_bytes(self->program));
     self->flights = tr_alloc_zero(spec->stash_credits, sizeof *self->flights);
     self->losses = tr_alloc_zero(self->microbatches.end - self->microbatches.begin, sizeof *self->losses);
-    bool good = self->bound && self->scratch && self->flights && self->losses;
+    self->ring = tr_plan_steps_ahead(&spec->plan);
+    self->tokens = tr_alloc_zero(self->ring, sizeof *self->tokens);
+    bool good = self->tokens && self->bound && self->scratch && self->flights && self->losses;
     for (uint32_t i = 0; good && i < spec->stash_credits; i++) {
         self->flights[i].stash = tr_alloc_aligned(4096, tr_program_stash_bytes(self->program));
         good = self->flights[i].stash != NULL;

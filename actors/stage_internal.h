@@ -44,7 +44,7 @@ typedef enum tr__phase {
     TR__COMMITTING  /* the coordinator knows, its commit is awaited */
 } tr__phase;
 
-enum { TR__TOKEN_RING = 4, TR__MAX_WANTED = 4 };
+enum { TR__MAX_WANTED = 4 };
 
 typedef struct tr__parameter {
     const tr_stage_parameter *spec;
@@ -79,8 +79,9 @@ typedef struct tr__stage {
     uint32_t step;        /* updates done = the step being computed */
     uint32_t next_weight; /* micro-batch whose weight gradient comes next */
     double *losses;
-    uint64_t tokens[TR__TOKEN_RING]; /* target tokens of step, at step % ring; 0: not yet known */
-    float factor;                    /* 1 / tokens of this step */
+    uint32_t ring;    /* see tr_plan_steps_ahead */
+    uint64_t *tokens; /* target tokens of step, at step % ring; 0: not yet known */
+    float factor;     /* 1 / tokens of this step */
     uint64_t busy_ns;
 
     /* reduction */

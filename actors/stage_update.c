@@ -140,7 +140,7 @@ bool tr__update_apply(tr__stage *self)
     uint64_t begin = tr_clock_ns();
     tr_actor_slot_open(self->actor, into);
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) update_parameter(self, i, self->slot, into);
-    self->tokens[self->step % TR__TOKEN_RING] = 0;
+    self->tokens[self->step % self->ring] = 0;
     self->committed = false;
     self->slot = into;
     self->step++;

@@ -8,17 +8,17 @@
 #include <stdio.h>
 #include <string.h>
 
-typedef struct train_request {
+typedef struct request {
     const char *recipe;
     const char **overrides;
     size_t n_overrides;
     bool resume;
-} train_request;
+} request;
 
 /* RECIPE, key=value ..., and where it is allowed --resume, in any order. */
-static int parse(int n, char **arguments, bool may_resume, train_request *out)
+static int parse(int n, char **arguments, bool may_resume, request *out)
 {
-    *out = (train_request){.overrides = tr_alloc((size_t)n * sizeof(char *))};
+    *out = (request){.overrides = tr_alloc((size_t)n * sizeof(char *))};
     if (!out->overrides) return command_usage("no memory for the command line");
     for (int i = 0; i < n; i++) {
         const char *argument = arguments[i], *equals = strchr(argument, '=');
@@ -43,17 +43,17 @@ static int parse(int n, char **arguments, bool may_resume, train_request *out)
 
 static int with_recipe(int n, char **arguments, bool train)
 {
-    train_request request;
+    request given;
     tr_recipe recipe;
     tr_error error;
-    int code = parse(n, arguments, train, &request);
+    int code = parse(n, arguments, train, &given);
     if (code == EXIT_DONE &&
-        tr_recipe_read(&recipe, request.recipe, request.overrides, request.n_overrides, &error) != TR_OK)
+        tr_recipe_read(&recipe, given.recipe, given.overrides, given.n_overrides, &error) != TR_OK)
         code = command_failed(&error);
-    tr_free(request.overrides);
+    tr_free(given.overrides);
     if (code != EXIT_DONE) return code;
     bool started = false;
-    tr_train_options options = {.resume = request.resume, .progress = stdout};
+    tr_train_options options = {.resume = given.resume, .progress = stdout};
     tr_status status =
         train ? tr_train(&recipe, &options, &started, &error) : tr_plan(&recipe, stdout, &error);
     tr_recipe_release(&recipe);

@@ -71,13 +71,6 @@ void tr_training_plan_from_recipe(tr_training_plan *out, const tr_recipe *recipe
     tr_free(few);
 }
 
-uint32_t tr_stash_credits(const tr_training_plan *plan, uint32_t replica, uint32_t stage)
-{
-    tr_range own = tr_plan_microbatches(plan, replica);
-    uint32_t credits = plan->n_stages == 1 ? 1 : plan->n_stages - stage + 1;
-    return credits < own.end - own.begin ? credits : own.end - own.begin;
-}
-
 /* --- a stage ------------------------------------------------------------------------------------------------------ */
 
 static uint32_t count_uses(const tr_model_plan *self, int32_t parameter)
@@ -135,7 +128,7 @@ tr_status tr_model_plan_stage(const tr_model_plan *self, const tr_recipe *recipe
                                           .weight_decay = (float)recipe->optimizer.weight_decay},
                             .replica = replica,
                             .stage = stage,
-                            .stash_credits = tr_stash_credits(plan, replica, stage),
+                            .stash_credits = tr_plan_stash_credits(plan, replica, stage),
                             .n_threads = recipe->layout.threads,
                             .graph = piece.graph,
                             .tokens = piece.tokens,

@@ -51,10 +51,6 @@ void tr_model_plan_release(tr_model_plan *self);
 void tr_training_plan_from_recipe(tr_training_plan *out, const tr_recipe *recipe, const tr_data *data,
                                   uint32_t first_step);
 
-/* Micro-batches that stage `stage` may hold between forward and weight gradient. One more than the pipeline is deep behind it:
- * P-s is exactly 1F1B, one more hides the time messages take. Never more than the replica has in a step. */
-uint32_t tr_stash_credits(const tr_training_plan *plan, uint32_t replica, uint32_t stage);
-
 /* Fills graph, values, parameters and plan of a stage's spec. Release with tr_stage_spec_release. */
 tr_status tr_model_plan_stage(const tr_model_plan *self, const tr_recipe *recipe,
                               const tr_training_plan *plan, uint32_t replica, uint32_t stage,

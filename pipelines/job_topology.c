@@ -119,15 +119,15 @@ static tr_status add_pipeline_edges(tr_job_plan *self, uint32_t r, const tr_stag
     uint64_t ids = (uint64_t)plan->rows * plan->sequence * sizeof(int32_t);
     tr_status status = TR_OK;
     if (spec->stage == 0)
-        status = add_edge(self, TR_EDGE_TOKENS, shard, stage, spec->stash_credits + 2, ids, err);
+        status = add_edge(self, TR_EDGE_TOKENS, shard, stage, tr_plan_token_slots(plan, r), ids, err);
     if (!status && spec->stage == last)
         status = add_edge(self, TR_EDGE_TARGETS, shard, stage,
-                          tr_stash_credits(plan, r, 0) + spec->stash_credits + last + 2, ids, err);
+                          tr_plan_stash_credits(plan, r, 0) + spec->stash_credits + last + 2, ids, err);
     if (!status && spec->stage < last) {
         tr_actor_id next = tr_role_find_stage(&self->topology, r, spec->stage + 1);
         uint64_t bytes = value_bytes(spec->graph, spec->activation_out);
         status = add_edge(self, TR_EDGE_ACTIVATION, stage, next,
-                          tr_stash_credits(plan, r, spec->stage + 1) + 1, bytes, err);
+                          tr_plan_stash_credits(plan, r, spec->stage + 1) + 1, bytes, err);
         if (!status) status = add_edge(self, TR_EDGE_GRADIENT, next, stage, spec->stash_credits, bytes, err);
     }
     if (!status && r == 0)

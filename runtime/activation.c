@@ -1,7 +1,8 @@
 /* runtime/activation.c - one activation of an actor: control, then data, then one unit of idle work; links
  * and monitors; the end. An actor's bonds are its own: monitor, link and down are messages in its control
  * lane, so none of this needs a lock, and an actor that has ended still answers. SPDX-License-Identifier:
- * Apache-2.0 */
+ * Apache-2.0
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/node_internal.h"
 
 #include "base/log.h"
@@ -159,13 +160,22 @@ static void send_credits(tr_actor *self)
     }
 }
 
+/* What whoever runs the node wants to know goes through its inbox, so that the callbacks never come two at a
+ * time. */
+static void report(tr_actor *self, uint32_t topic, const tr_error *error)
+{
+    tr_message *message = tr__text_message(0, topic, error ? error->message : "");
+    message->frame.source = self->spec->id;
+    message->frame.step = error ? error->status : TR_OK;
+    tr_mailbox_push_notice(&self->node->inbox, &message);
+    tr_scheduler_notify(self->node->scheduler, &self->node->service);
+}
+
 static void end_job_if_asked(tr_actor *self)
 {
     if (self->job_end == TR__JOB_GOES_ON) return;
-    const tr_error *error = self->job_end == TR__JOB_FAILED ? &self->job_error : NULL;
+    report(self, TR__TOPIC_JOB_END, self->job_end == TR__JOB_FAILED ? &self->job_error : NULL);
     self->job_end = TR__JOB_GOES_ON;
-    const tr_node_options *options = &self->node->options;
-    if (options->on_job_end) options->on_job_end(options->context, error);
 }
 
 static void end(tr_actor *self)
@@ -182,9 +192,7 @@ static void end(tr_actor *self)
     for (size_t i = 0; i < self->watchers.count; i++)
         send_down(self, self->watchers.items[i].other, self->failed, reason_of(self));
     self->watchers.count = self->watching.count = 0;
-    const tr_node_options *options = &self->node->options;
-    if (options->on_actor_end)
-        options->on_actor_end(options->context, self->spec->id, self->failed ? &self->error : NULL);
+    report(self, TR__TOPIC_ACTOR_END, self->failed ? &self->error : NULL);
 }
 
 static void check_quota(tr_actor *self)

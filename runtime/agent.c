@@ -47,7 +47,10 @@ static void send_note(agent *self, tr_control_topic topic, const tr_control_note
 
 static void finish_when_alone(agent *self)
 {
-    if (self->stopping && self->n_alive == 0) tr_node_stop(self->node);
+    if (!self->stopping || self->n_alive > 0) return;
+    const tr_control_note farewell = {0};
+    send_note(self, TR_CONTROL_FAREWELL, &farewell);
+    tr_node_stop(self->node);
 }
 
 static void begin_stop(agent *self, uint32_t grace_ms)

@@ -12,6 +12,8 @@
  *     |---- JOB_ENDED ----> |                   |      an actor said so; or a peer is gone: PEER_LOST
  *     | <------- STOP ------|------ STOP -----> |      with the grace after which the agent kills
  *     x exits               | <-- WORKER_ENDED -|      how, and what it was doing
+ *                           | <----- FAREWELL --x      the agent has said all it knew; its exit alone could
+ * overtake that
  *
  * Bodies are MessagePack; decoders refuse what is damaged (TR_ECORRUPT).
  * Threads: plain data.
@@ -35,7 +37,8 @@ typedef enum tr_control_topic {
     TR_CONTROL_JOB_ENDED,
     TR_CONTROL_PEER_LOST,
     TR_CONTROL_WORKER_STARTED,
-    TR_CONTROL_WORKER_ENDED
+    TR_CONTROL_WORKER_ENDED,
+    TR_CONTROL_FAREWELL
 } tr_control_topic;
 
 /* One shape for all that is small. What does not apply is 0. */

@@ -1,11 +1,13 @@
 /* runtime/edge.h - the two ends of an edge: slot tokens at the sender, order and slot buffers at the
- * receiver. A credit is a slot: a number below n_slots that is either free at the sender, under way, or held
- * by the receiver. The sender sends only with a free slot, so that nothing behind it (mailbox, window, credit
- * ring) can overflow. The wire may repeat, reorder and bring old things: a window of n_slots puts messages in
- * order; repeated and old ones are dropped and counted. CREDIT frames are numbered too, so that none counts
- * twice. Threads: take and credits by the source actor; give_back by one thread at a time (the destination
- * actor on the same node, otherwise whoever holds the data link's lock); place and accept under that lock;
- * release and credit_frame by the destination actor. SPDX-License-Identifier: Apache-2.0 */
+ * receiver. A credit is a slot: a number below n_slots that is either free at the sender, under way, or
+ * held by the receiver. The sender sends only with a free slot, so that nothing behind it (mailbox, window,
+ * credit ring) can overflow. The wire may repeat, reorder and bring old things: a window of n_slots puts
+ * messages in order; repeated and old ones are dropped and counted. CREDIT frames are numbered too, so that
+ * none counts twice.
+ * Threads: take and credits by the source actor; give_back by one thread at a time (the
+ * destination actor on the same node, otherwise whoever holds the data link's lock); place and accept under
+ * that lock; release and credit_frame by the destination actor.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_EDGE_H
 #define TROUPE_RUNTIME_EDGE_H
 

@@ -16,8 +16,10 @@
 enum {
     TICK_MS = 50,
     GRACE_MS = 500,       /* what has not ended by itself after this is killed by the agent */
-    AGENT_GRACE_MS = 600, /* and the agent itself after this much more */
+    AGENT_GRACE_MS = 800, /* and the agent itself after this much more */
     SUSPICION_MS = 400,   /* how long a broken link waits for the word of the agent, which knows why */
+    FAREWELL_MS = 200,    /* how long an agent that ended may have had its last words under way */
+    GREETING_MS = 60000,  /* for a program to start; loading may take as long as it needs */
     LINE_BYTES = TR_ERROR_SIZE + 256
 };
 
@@ -53,6 +55,7 @@ void tr_head_end(tr_head *self, const tr_error *cause, uint32_t grace_ms)
 {
     if (self->phase == TR_HEAD_ENDING) return;
     self->phase = TR_HEAD_ENDING;
+    self->explained_until_ns = tr_clock_ns() + (uint64_t)grace_ms * 1000000; /* from then on we kill */
     if (cause) self->cause = *cause;
     if (cause && self->cause.status == TR_OK) self->cause.status = TR_EINVAL;
     if (!self->crew) {
@@ -159,16 +162,27 @@ void tr_head_run(tr_head *self)
 {
     self->workers[TR_NODE_HEAD].greeted = true;
     if (!self->crew && self->phase == TR_HEAD_GREETING) load(self);
+    self->greeting_until_ns = tr_clock_ns() + (uint64_t)GREETING_MS * 1000000;
     if (!self->quit) tr_node_run(self->node, TICK_MS, tr_head_on_tick);
 }
 
 /* ---- the way down: deaths, failures, signals ---- */
 
+/* The first cause is what is told, but an actor that ended because its peer is gone may be heard of before
+ * the process whose death explains it. */
+static bool explains(const tr_head *self, const tr_control_note *note)
+{
+    if (self->phase != TR_HEAD_ENDING) return true;
+    bool by_itself = (note->signal || note->exit_code) && tr_clock_ns() < self->explained_until_ns;
+    return by_itself && self->cause.status == TR_ECLOSED && !self->death_told;
+}
+
 static void worker_ended(tr_head *self, const tr_control_note *note)
 {
     char text[LINE_BYTES], how[128];
     tr_crew_remove_worker(self->crew, note->node);
-    if (self->phase == TR_HEAD_ENDING) return;
+    if (!explains(self, note)) return;
+    self->death_told = true;
     if (note->signal)
         snprintf(how, sizeof how, "was killed by signal %d (%s)", note->signal, strsignal(note->signal));
     else
@@ -176,7 +190,10 @@ static void worker_ended(tr_head *self, const tr_control_note *note)
     snprintf(text, sizeof text, "worker %d (pid %d) %s%s%s", note->node, note->pid, how,
              note->text[0] ? " while " : "", note->text);
     tell(self, TR_JOB_WORKER_DIED, note->node, note->pid, text);
-    end_because(self, TR_ECLOSED, text);
+    if (self->phase == TR_HEAD_ENDING)
+        tr_fail(&self->cause, TR_ECLOSED, "%s", text);
+    else
+        end_because(self, TR_ECLOSED, text);
 }
 
 /* Everybody else hears of an actor's end, for monitors and links; an abnormal one ends the job. */
@@ -239,6 +256,9 @@ static void note_from_agent(tr_head *self, uint32_t topic, const tr_control_note
         worker_ended(self, note);
     else if (topic == TR_CONTROL_JOB_ENDED)
         job_ended(self, note);
+    else if (topic == TR_CONTROL_FAREWELL)
+        self->farewell_heard = true;
+    if (self->farewell_heard && self->crew_ended_ns) quit(self);
 }
 
 static void note_from_worker(tr_head *self, int32_t peer, uint32_t topic, const tr_control_note *note)
@@ -293,37 +313,64 @@ void tr_head_on_job_end(void *context, const tr_error *error)
     tr_head_end(context, error, GRACE_MS);
 }
 
+static void on_early_end(tr_head *self, const tr_process_end *end)
+{
+    char text[LINE_BYTES];
+    int32_t pid = tr_crew_agent_pid(self->crew);
+    if (end->signal)
+        snprintf(text, sizeof text, "the agent (pid %d) was killed by signal %d (%s)", pid, end->signal,
+                 strsignal(end->signal));
+    else
+        snprintf(text, sizeof text, "%s ended with exit code %d before the job was done",
+                 pid ? "the agent" : "every worker", end->exit_code);
+    self->phase = TR_HEAD_ENDING;
+    tr_fail(&self->cause, TR_ECLOSED, "%s", text);
+}
+
 void tr_head_on_crew(void *context)
 {
     tr_head *self = context;
     tr_process_end end;
-    char text[LINE_BYTES];
     if (!self->crew || !tr_crew_ended(self->crew, &end)) return;
     tr_node_unwatch(self->node, tr_crew_descriptor(self->crew));
-    if (self->phase != TR_HEAD_ENDING) {
-        int32_t pid = tr_crew_agent_pid(self->crew);
-        if (end.signal)
-            snprintf(text, sizeof text, "the agent (pid %d) was killed by signal %d (%s)", pid, end.signal,
-                     strsignal(end.signal));
-        else
-            snprintf(text, sizeof text, "%s ended with exit code %d before the job was done",
-                     pid ? "the agent" : "every worker", end.exit_code);
-        self->phase = TR_HEAD_ENDING;
-        tr_fail(&self->cause, TR_ECLOSED, "%s", text);
-    }
-    quit(self);
+    bool farewell_comes = tr_crew_agent_pid(self->crew) && !end.signal && !self->farewell_heard;
+    if (self->phase != TR_HEAD_ENDING) on_early_end(self, &end);
+    self->crew_ended_ns = tr_clock_ns();
+    if (!farewell_comes) quit(self);
+}
+
+static void check_greeting(tr_head *self, uint64_t now_ns)
+{
+    char text[LINE_BYTES];
+    if (self->phase != TR_HEAD_GREETING || now_ns < self->greeting_until_ns) return;
+    int32_t silent = 0;
+    while (self->workers[silent].greeted) silent++;
+    snprintf(text, sizeof text, "worker %d (pid %d) was not ready to load after %d s", silent,
+             self->workers[silent].pid, GREETING_MS / 1000);
+    end_because(self, TR_ETIMEDOUT, text);
+}
+
+static void check_suspect(tr_head *self, uint64_t now_ns)
+{
+    char text[LINE_BYTES];
+    if (!self->suspect || now_ns < self->suspect_since_ns + (uint64_t)SUSPICION_MS * 1000000) return;
+    snprintf(text, sizeof text, "%s %d does not answer any more, though its process lives",
+             self->suspect == self->topology->n_nodes ? "the agent, node" : "worker", self->suspect);
+    end_because(self, TR_ECLOSED, text);
 }
 
 void tr_head_on_tick(void *context, uint64_t now_ns)
 {
     tr_head *self = context;
-    char text[LINE_BYTES];
-    if (self->phase == TR_HEAD_ENDING && now_ns > self->deadline_ns) tr_crew_kill_agent(self->crew);
-    if (self->phase == TR_HEAD_ENDING || !self->suspect) return;
-    if (now_ns < self->suspect_since_ns + (uint64_t)SUSPICION_MS * 1000000) return;
-    snprintf(text, sizeof text, "%s %d does not answer any more, though its process lives",
-             self->suspect == self->topology->n_nodes ? "the agent, node" : "worker", self->suspect);
-    end_because(self, TR_ECLOSED, text);
+    if (self->phase == TR_HEAD_ENDING) {
+        if (self->crew_ended_ns && now_ns > self->crew_ended_ns + (uint64_t)FAREWELL_MS * 1000000)
+            quit(self);
+        else if (!self->crew_ended_ns && self->crew && now_ns > self->deadline_ns)
+            tr_crew_kill_agent(self->crew);
+        return;
+    }
+    check_greeting(self, now_ns);
+    check_suspect(self, now_ns);
 }
 
 void tr_head_on_signal(tr_head *self, int signal)

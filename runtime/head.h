@@ -39,6 +39,10 @@ typedef struct tr_head {
     int signals;
     int32_t suspect; /* a node whose link broke; 0: none. Its death may be told yet, with more to say */
     uint64_t suspect_since_ns;
+    uint64_t greeting_until_ns;
+    uint64_t explained_until_ns; /* ending: until then a death may still explain the cause */
+    bool death_told, farewell_heard;
+    uint64_t crew_ended_ns;
     uint64_t deadline_ns; /* ending: after this the agent is killed */
     tr_error cause;       /* status TR_OK: it ended well */
 } tr_head;

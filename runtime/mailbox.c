@@ -1,6 +1,7 @@
 /* runtime/mailbox.c - see mailbox.h. A lane is a linked list from `oldest_` to `newest_`. A sender puts
  * itself in as the newest, then links its predecessor to itself; between the two the list is cut there and
- * pop gives NULL. SPDX-License-Identifier: Apache-2.0 */
+ * pop gives NULL.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/mailbox.h"
 
 static void lane_init(tr_lane *self, uint32_t capacity)

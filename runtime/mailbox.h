@@ -1,8 +1,10 @@
 /* runtime/mailbox.h - many senders, one receiver: where an actor's messages wait.
  * Two lanes, so that back-pressure never blocks recovery: data, whose capacity is the sum of the credits
  * granted for the actor's incoming edges (a push never waits; an overflow is a bug in the credits and
- * asserts), and control with a quota. Source of the queue: D. Vyukov, "Intrusive MPSC node-based queue",
- * 1024cores.net. Threads: push from any; pop only by the one thread that runs the actor now.
+ * asserts), and control with a quota.
+ * Source of the queue: D. Vyukov, "Intrusive MPSC node-based queue",
+ * 1024cores.net.
+ * Threads: push from any; pop only by the one thread that runs the actor now.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_MAILBOX_H
 #define TROUPE_RUNTIME_MAILBOX_H

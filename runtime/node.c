@@ -1,7 +1,7 @@
 /* runtime/node.c - the life of a node: its parts, its sleep, its callbacks.
- * All callbacks to whoever runs the node (SYSTEM frames, lost peers, watched descriptors, ticks) come from
- * one task, the service: never two at a time, on a scheduler thread, without locks. on_actor_end and
- * on_job_end come from the actor's activation. SPDX-License-Identifier: Apache-2.0 */
+ * All callbacks to whoever runs the node come from one task, the service: never two at a time, on a
+ * scheduler thread, without locks held.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/node_internal.h"
 
 #include "base/clock.h"
@@ -18,25 +18,45 @@ enum {
 
 /* ---- the service: callbacks ---- */
 
-static void service_inbox(tr_node *self)
+static void call_back(tr_node *self, const tr_message *message)
 {
     const tr_node_options *options = &self->options;
-    for (tr_message *message; (message = tr_mailbox_pop_control(&self->inbox));
-         tr_message_destroy(&message)) {
-        int32_t peer = (int32_t)message->frame.source;
-        if (message->frame.kind == TR_FRAME_SYSTEM) {
-            if (options->on_system) options->on_system(options->context, peer, message);
-        } else if (options->on_peer_lost) {
-            options->on_peer_lost(options->context, peer, tr_message_bytes(message));
-        }
+    const tr_frame *frame = &message->frame;
+    tr_error error, *reason = NULL;
+    if (frame->kind == TR_FRAME_SYSTEM) {
+        if (options->on_system) options->on_system(options->context, (int32_t)frame->source, message);
+        return;
     }
+    const char *text = tr_message_bytes(message);
+    if (frame->step != TR_OK) {
+        tr_fail(&error, (tr_status)frame->step, "%s", text);
+        reason = &error;
+    }
+    switch (frame->edge) {
+    case TR__TOPIC_NODE_LOST:
+        if (options->on_peer_lost) options->on_peer_lost(options->context, (int32_t)frame->source, text);
+        return;
+    case TR__TOPIC_ACTOR_END:
+        if (options->on_actor_end) options->on_actor_end(options->context, frame->source, reason);
+        return;
+    case TR__TOPIC_JOB_END:
+        if (options->on_job_end) options->on_job_end(options->context, reason);
+        return;
+    default: TR_ASSERT(!"a message from here with such a topic");
+    }
+}
+
+static void service_inbox(tr_node *self, bool is_stopped)
+{
+    for (tr_message *message; (message = tr_mailbox_pop_control(&self->inbox)); tr_message_destroy(&message))
+        if (!is_stopped || message->frame.kind != TR_FRAME_SYSTEM) call_back(self, message);
 }
 
 static bool run_service(tr_task *task, int worker)
 {
     (void)worker;
     tr_node *self = (tr_node *)((char *)task - offsetof(tr_node, service));
-    service_inbox(self);
+    service_inbox(self, false);
     tr_poller_dispatch(&self->poller);
     if (__atomic_exchange_n(&self->tick_due, false, __ATOMIC_RELAXED) &&
         self->on_tick) /* ordered by the notify */
@@ -237,6 +257,7 @@ void tr_node_run(tr_node *self, uint32_t tick_ms, void (*on_tick)(void *context,
     __atomic_store_n(&self->next_tick_ns, first, __ATOMIC_RELAXED);
     tr_error err;
     if (tr_scheduler_run(self->scheduler, &err) != TR_OK) tr_log(TR_LOG_ERROR, "%s", err.message);
+    service_inbox(self, true);      /* whoever ended just before the stop is told of */
     tr__link_progress(&self->data); /* a last word that an actor or callback may have sent */
     tr__link_progress(&self->control);
 }

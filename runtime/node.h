@@ -29,7 +29,8 @@ typedef struct tr_node_options {
     const tr_registry *registry;
     struct tr_activity_page *activity; /* where to write what actors do (runtime/activity.h); NULL: own memory */
     bool may_spin;                     /* false where runnable threads exceed processors (counted over all processes) */
-    void *context;                     /* for the callbacks, all called on a scheduler thread without locks held */
+    void *context;                     /* for the callbacks, and those of watches and ticks: all called on a scheduler thread,
+                                          never two at a time, without locks held */
     void (*on_system)(void *context, int32_t peer, const tr_message *message); /* a SYSTEM frame */
     void (*on_peer_lost)(void *context, int32_t peer, const char *reason);
     void (*on_actor_end)(void *context, tr_actor_id who, const tr_error *error); /* error NULL: normal */

@@ -1,8 +1,9 @@
 /* runtime/node_internal.h - what node.c, route.c, activation.c and actor.c share; nobody else includes it.
  * node.c: life, sleeping, callbacks. route.c: from a sender to a lane or a link, and from a link to a lane.
  * activation.c: one activation of an actor, links and monitors, its end. actor.c: what a handler may call.
- * Locks: each link has one, held while its transport is called; its callbacks push into lanes and never send,
- * so no thread ever holds two. SPDX-License-Identifier: Apache-2.0 */
+ * Locks: each link has one, held while its transport is called; its callbacks push into lanes and never
+ * send, so no thread ever holds two.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_NODE_INTERNAL_H
 #define TROUPE_RUNTIME_NODE_INTERNAL_H
 
@@ -20,7 +21,10 @@ enum {
     TR__TOPIC_MONITOR = 0xffff0100u, /* source wants to hear of destination's end */
     TR__TOPIC_LINK,                  /* and the other way round */
     TR__TOPIC_DOWN,                  /* source has ended; step 1: abnormally; the body is the reason */
-    TR__TOPIC_NODE_LOST              /* only within a node: source is the node's number */
+                                     /* The rest never leaves a node. */
+    TR__TOPIC_NODE_LOST,             /* source is the node's number */
+    TR__TOPIC_ACTOR_END, /* to the inbox; source is the actor, step the status, the body the message */
+    TR__TOPIC_JOB_END    /* the same */
 };
 
 typedef struct tr__link {

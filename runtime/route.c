@@ -1,5 +1,6 @@
 /* runtime/route.c - the ways of messages: from a sender to a lane on this node or to a link, and from a link
- * to a lane. SPDX-License-Identifier: Apache-2.0 */
+ * to a lane.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/node_internal.h"
 
 #include "base/log.h"
@@ -194,8 +195,8 @@ void tr__on_peer_lost(void *context, int32_t peer, const char *reason)
     tr_node *self = ((tr__link *)context)->node;
     if (!mark_lost(self, peer)) return;
     tr__notice_all(self, TR__TOPIC_NODE_LOST, (uint64_t)(uint32_t)peer, reason);
-    tr_message *message = tr__text_message(TR_FRAME_SYSTEM, TR__TOPIC_NODE_LOST, reason);
-    message->frame.kind = 0; /* no frame has this kind: it is from here */
+    tr_message *message =
+        tr__text_message(0, TR__TOPIC_NODE_LOST, reason); /* no frame has kind 0: it is from here */
     message->frame.source = (uint64_t)(uint32_t)peer;
     tr_mailbox_push_notice(&self->inbox, &message);
     tr_scheduler_notify(self->scheduler, &self->service);

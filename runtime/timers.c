@@ -1,5 +1,6 @@
 /* runtime/timers.c - see timers.h. A binary heap; next_ns_ repeats its top for a look without the lock:
- * relaxed, since whoever acts on it takes the lock first. SPDX-License-Identifier: Apache-2.0 */
+ * relaxed, since whoever acts on it takes the lock first.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/timers.h"
 
 #include "base/memory.h"

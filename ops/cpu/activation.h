@@ -48,7 +48,8 @@ TR_INLINE void tr_activation_f32x16(tr_f32x16 x, tr_activation kind, tr_f32x16 *
         *value = x * s;
         *slope = s * (1.0f + x * (1.0f - s));
     } else if (kind == TR_GELU_TANH) {
-        tr_f32x16 square = x * x; /* bounded where the sigmoid is 0 or 1 anyway, so that 0 never meets infinity */
+        tr_f32x16 square =
+            x * x; /* bounded where the sigmoid is 0 or 1 anyway, so that 0 never meets infinity */
         square = tr_select_f32x16(square > 1e4f, tr_splat_f32x16(1e4f), square);
         tr_f32x16 u2 = x * (1.595769122f + 0.071354816f * square); /* 2 sqrt(2/pi) (x + 0.044715 x^3) */
         tr_f32x16 s = tr_sigmoid_f32x16(u2);

@@ -2,9 +2,8 @@
  * that stay in registers, packing, and the causal mask.
  * Blocks are BLOCK keys by BLOCK queries, worked on in strips of STRIP queries. Packed rows are padded to a
  * multiple of the lanes, packed blocks to BLOCK rows, with zeros; so no product has a remainder.
- * These files are compiled with -ffp-contract=fast (ops/CMakeLists.txt): fused multiply-adds double the speed
- * of the products where the processor has them. So the bits depend on the instruction set here, as they do in
- * oneDNN; the numerics hash includes it.
+ * No fused multiply-adds: on a processor with adders of their own (Zen) they gained 3%, and without them the
+ * bits do not depend on the instruction set.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_OPS_CPU_ATTENTION_BLOCK_H
 #define TROUPE_OPS_CPU_ATTENTION_BLOCK_H

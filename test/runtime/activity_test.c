@@ -71,6 +71,10 @@ static void the_running_one_is_told_before_the_last(void)
     expect(page, "shard 0 was last in reading");
     two->running = 1;
     expect(page, "stage 1 was in backward of step 4");
+    two->running = 0;
+    one->running = 1;
+    tr_activity_write(two, "update", 5, TR_ACTIVITY_NONE);
+    expect(page, "shard 0 was in reading");
     tr_activity_doing(page, 1, text, sizeof text);
     CU_ASSERT_STRING_EQUAL(text, "in reading");
     tr_activity_doing(page, 9, text, sizeof text);
@@ -91,25 +95,34 @@ static void a_long_activity_is_cut(void)
     close(descriptor);
 }
 
+static pthread_barrier_t together;
+
 static void *claim(void *page)
 {
+    pthread_barrier_wait(&together);
     for (tr_actor_id actor = 1; actor <= TR_ACTIVITY_RECORDS; actor++) tr_activity_record_for(page, actor);
     return NULL;
 }
 
 static void every_actor_has_one_record_until_it_is_full(void)
 {
-    int descriptor;
     pthread_t threads[4];
-    tr_activity_page *page = new_page(&descriptor);
-    for (int i = 0; i < 4; i++) pthread_create(&threads[i], NULL, claim, page);
-    for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
-    CU_ASSERT_EQUAL(page->n_records, TR_ACTIVITY_RECORDS);
-    CU_ASSERT_PTR_NULL(tr_activity_record_for(page, TR_ACTIVITY_RECORDS + 1));
-    for (tr_actor_id actor = 1; actor <= TR_ACTIVITY_RECORDS; actor++)
-        CU_ASSERT_EQUAL(tr_activity_record_for(page, actor)->actor, actor);
-    tr_activity_page_unmap(&page);
-    close(descriptor);
+    pthread_barrier_init(&together, NULL, 4);
+    for (int round = 0; round < 300; round++) {
+        int descriptor;
+        tr_activity_page *page = new_page(&descriptor);
+        for (int i = 0; i < 4; i++) pthread_create(&threads[i], NULL, claim, page);
+        for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+        CU_ASSERT_EQUAL(page->n_records, TR_ACTIVITY_RECORDS);
+        CU_ASSERT_PTR_NULL(tr_activity_record_for(page, TR_ACTIVITY_RECORDS + 1));
+        for (tr_actor_id actor = 1; actor <= TR_ACTIVITY_RECORDS; actor++) {
+            const tr_activity_record *record = tr_activity_record_for(page, actor);
+            CU_ASSERT(record && record->actor == actor);
+        }
+        tr_activity_page_unmap(&page);
+        close(descriptor);
+    }
+    pthread_barrier_destroy(&together);
 }
 
 static void foreign_memory_is_refused(void)

@@ -27,6 +27,7 @@ typedef struct stage {
 } stage;
 
 static stage *on_stage;
+static pthread_mutex_t ends_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void stop_all(stage *self)
 {
@@ -45,7 +46,9 @@ static void on_actor_end(void *context, tr_actor_id who, const tr_error *error)
 {
     stage *self = context;
     (void)who;
+    pthread_mutex_lock(&ends_lock); /* two nodes, two threads */
     if (error) self->end_error = *error;
+    pthread_mutex_unlock(&ends_lock);
     self->n_ended++;
 }
 

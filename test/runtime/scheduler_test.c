@@ -164,6 +164,51 @@ static void no_wake_up_is_lost(void)
     }
 }
 
+/* ---- a notification that comes while the task runs ---- */
+
+static _Atomic int entered, n_told;
+
+static bool wait_to_be_told(tr_task *task, int worker)
+{
+    (void)task, (void)worker;
+    int before = n_told;
+    if (++entered == 50) {
+        tr_scheduler_stop(b.scheduler);
+        return false;
+    }
+    while (n_told == before) usleep(1);
+    return false;
+}
+
+static void *tell_while_it_runs(void *task)
+{
+    uint64_t until = tr_clock_ns() + 5000000000u;
+    for (int i = 1; i < 50 && tr_clock_ns() < until; i++) {
+        while (entered < i && tr_clock_ns() < until) usleep(1);
+        tr_scheduler_notify(b.scheduler, task);
+        n_told++;
+    }
+    while (entered < 50 && tr_clock_ns() < until) usleep(100);
+    tr_scheduler_stop(b.scheduler);
+    return NULL;
+}
+
+static void a_task_notified_while_it_runs_runs_again(void)
+{
+    tr_error err;
+    tr_task task;
+    pthread_t thread;
+    open_bench(1, false);
+    tr_task_init(&task, wait_to_be_told, false);
+    entered = n_told = 0;
+    tr_scheduler_notify(b.scheduler, &task);
+    pthread_create(&thread, NULL, tell_while_it_runs, &task);
+    CHECK_OK(tr_scheduler_run(b.scheduler, &err));
+    pthread_join(thread, NULL);
+    CU_ASSERT(entered == 50);
+    close_bench();
+}
+
 static void a_held_task_waits_for_its_launch(void)
 {
     tr_error err;
@@ -273,6 +318,7 @@ static void a_watched_descriptor_calls_once_for_each_event(void)
 static const check_test tests[] = {
     CHECK_TEST(a_task_runs_on_one_thread_at_a_time_in_a_storm),
     CHECK_TEST(no_wake_up_is_lost),
+    CHECK_TEST(a_task_notified_while_it_runs_runs_again),
     CHECK_TEST(a_held_task_waits_for_its_launch),
     CHECK_TEST(an_idle_scheduler_uses_no_processor_and_stops_promptly),
     CHECK_TEST(timers_come_in_the_order_of_their_times),

@@ -38,6 +38,9 @@ static void decoding_gives_what_was_encoded(void)
     CU_ASSERT_EQUAL(read.threads_per_node, 2);
     CU_ASSERT_EQUAL_FATAL(read.n_actors, made.n_actors);
     CU_ASSERT_EQUAL_FATAL(read.n_edges, made.n_edges);
+    CU_ASSERT(read.actors[1].state_bytes == 1 << 20 && read.actors[2].node == 2 && read.actors[2].id == 3);
+    CU_ASSERT(read.edges[0].n_slots == 4 && read.edges[0].slot_bytes == 70000 &&
+              read.edges[1].n_slots == 65535);
     for (size_t i = 0; i < made.n_actors; i++) {
         const tr_actor_spec *a = &made.actors[i], *b = &read.actors[i];
         CU_ASSERT(a->id == b->id && a->node == b->node && a->state_bytes == b->state_bytes);
@@ -186,6 +189,19 @@ static void lost_memory_is_told(void)
     fill(&made);
     CU_ASSERT_EQUAL(tr_topology_encode(&made, &bytes, &size, NULL), TR_OK);
     int failures = 0;
+    for (uint64_t n = 1;; n++) {
+        void *again = NULL;
+        tr_memory_fail_after(n);
+        tr_status status = tr_topology_encode(&made, &again, &size, NULL);
+        tr_memory_fail_after(0);
+        tr_free(again);
+        if (status == TR_OK) break;
+        CU_ASSERT_EQUAL(status, TR_ENOMEM);
+        CU_ASSERT_PTR_NULL(again);
+        failures++;
+    }
+    CU_ASSERT(failures >= 2);
+    failures = 0;
     for (uint64_t n = 1;; n++) {
         tr_memory_fail_after(n);
         tr_status status = tr_topology_decode(&read, bytes, size, NULL);
