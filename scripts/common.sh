@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # scripts/common.sh - what ./quickstart and ./check share: words on the terminal, packages, long commands that
 # are never silent. Sourced by bash from the top of the checkout.
 # SPDX-License-Identifier: Apache-2.0
