@@ -133,6 +133,8 @@ static void handle(tr_actor *self, tr_message *message)
 {
     bool system = message->frame.kind == TR_FRAME_CONTROL && message->frame.edge >= TR__TOPIC_FIRST;
     if (!(system && handle_system(self, message)) && !self->ended && self->behavior->receive) {
+        const tr_node_options *options = &self->node->options;
+        if (options->observe) options->observe(options->context, self->spec->id, message);
         self->now_ns = 0;
         self->behavior->receive(self, self->state, &message);
     }

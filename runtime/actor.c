@@ -2,8 +2,6 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/node_internal.h"
 
-#include "base/clock.h"
-
 #include <string.h>
 
 tr_actor_id tr_actor_self(const tr_actor *self)
@@ -30,7 +28,7 @@ uint64_t tr_actor_now_ns(const tr_actor *self)
 {
     tr_actor *owner =
         (tr_actor *)self; /* asked for at most once a handler, and only if anybody wants to know */
-    if (!owner->now_ns) owner->now_ns = tr_clock_ns();
+    if (!owner->now_ns) owner->now_ns = tr__node_now(self->node);
     return owner->now_ns;
 }
 
@@ -62,7 +60,7 @@ void tr_actor_send(tr_actor *self, tr_actor_id to, uint32_t topic, uint32_t step
 void tr_actor_timer(tr_actor *self, uint32_t milliseconds, uint32_t tag)
 {
     bool earliest = false;
-    uint64_t due_ns = tr_clock_ns() + (uint64_t)milliseconds * 1000000;
+    uint64_t due_ns = tr__node_now(self->node) + (uint64_t)milliseconds * 1000000;
     tr_status status = tr_timers_add(&self->node->timers, due_ns, self->spec->id, tag, &earliest, NULL);
     TR_ASSERT(status == TR_OK);
     if (earliest && self->node->options.n_threads > 1)

@@ -31,6 +31,11 @@ typedef struct tr_node_options {
     struct tr_activity_page
         *activity; /* where to write what actors do (runtime/activity.h); NULL: own memory */
     bool may_spin; /* false where runnable threads exceed processors (counted over all processes) */
+    /* Simulation (runtime/simulation.h): a clock that somebody else moves on, and the networks of transport "sim". */
+    const uint64_t *virtual_ns; /* NULL: the monotonic clock */
+    struct tr_sim_network *data_network, *control_network;
+    /* Called before each message is given to an actor's receive, on its thread. NULL: not. */
+    void (*observe)(void *context, tr_actor_id to, const tr_message *message);
     void *context; /* for the callbacks, and those of watches and ticks: all called on a scheduler thread,
                                           never two at a time, without locks held */
     void (*on_system)(void *context, int32_t peer, const tr_message *message); /* a SYSTEM frame */
@@ -67,6 +72,13 @@ void tr_node_post(tr_node *self, tr_actor_id to, uint32_t topic, const void *byt
                                                                                 message from nobody to any actor */
 /* An actor on another node ended, or its node was lost: tell monitors and links here. */
 void tr_node_actor_ended(tr_node *self, tr_actor_id who, const char *reason); /* any */
+
+/* Instead of tr_node_run, for one caller who plays all threads and chooses what comes next. */
+uint32_t tr_node_runnable(const tr_node *self);   /* activations that could come next */
+void tr_node_step(tr_node *self, uint32_t which); /* the which-th of them */
+bool tr_node_progress(tr_node *self); /* what has arrived, timers that are due; true: there was some */
+uint64_t tr_node_next_timer_ns(const tr_node *self); /* UINT64_MAX: none */
+
 void tr_node_destroy(tr_node **self);
 
 #ifdef __cplusplus

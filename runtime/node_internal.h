@@ -1,4 +1,5 @@
-/* runtime/node_internal.h - what node.c, route.c, activation.c and actor.c share; nobody else includes it.
+/* runtime/node_internal.h - what node.c, route.c, activation.c and actor.c share; nobody else includes it, but
+ * for the audits of simulation.c, which look and never write.
  * node.c: life, sleeping, callbacks. route.c: from a sender to a lane or a link, and from a link to a lane.
  * activation.c: one activation of an actor, links and monitors, its end. actor.c: what a handler may call.
  * Locks: each link has one, held while its transport is called; its callbacks push into lanes and never
@@ -109,6 +110,9 @@ struct tr_actor {
     tr_mailbox mailbox;
     tr_error error, job_error;
 };
+
+/* node.c */
+uint64_t tr__node_now(const tr_node *self); /* the node's clock */
 
 /* route.c */
 tr_message *tr__message_new(tr_node *self, int worker);
