@@ -123,13 +123,13 @@ void tr_edge_send(tr_actor *self, uint32_t edge, tr_buffer *body, uint32_t size_
     message->body = body;
     frame->kind = TR_FRAME_DATA;
     frame->flags = flags;
+    frame->sequence = out->sequence;
     frame->slot = tr_sender_end_take(out);
     frame->epoch = node->options.epoch;
     frame->source = self->spec->id;
     frame->destination = out->spec->destination;
     frame->incarnation = node->options.incarnation;
     frame->edge = edge;
-    frame->sequence = out->sequence++;
     frame->step = step;
     frame->microbatch = microbatch;
     frame->body_bytes = size_bytes;

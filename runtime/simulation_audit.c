@@ -94,7 +94,7 @@ static void look_at_ends(tr_simulation *self, const tr_edge_spec *spec)
     }
     for (uint32_t slot = 0; slot < spec->n_slots; slot++)
         if (in->held_[slot]) found(self, spec, (uint16_t)slot);
-    for (uint32_t i = 0; i < in->n_pending; i++) found(self, spec, in->pending_[i]);
+    for (uint32_t i = 0; i < in->n_pending; i++) found(self, spec, in->pending_[i].slot);
     for (uint32_t i = 0; in->window_ && i <= in->mask_; i++)
         if (in->window_[i]) found(self, spec, in->window_[i]->frame.slot);
 }
@@ -116,18 +116,24 @@ static void look_at_data(tr_simulation *self, const tr_frame *frame)
         found(self, spec, frame->slot);
 }
 
+/* The first copy of a credit for the message that the slot is out with. */
+static void look_at_one_credit(tr_simulation *self, const tr_sender_end *out, tr_credit credit)
+{
+    uint8_t *copied = self->edges[out->spec->id].copied + out->spec->n_slots;
+    if (credit.slot < out->spec->n_slots && out->out_[credit.slot] == (1ull << 32 | credit.sequence) &&
+        is_new(copied, credit.slot, out->spec->n_slots))
+        found(self, out->spec, credit.slot);
+}
+
 static void look_at_credit(tr_simulation *self, const tr_frame *frame, const char *body)
 {
     const tr_edge_spec *spec = &self->options.topology->edges[frame->edge];
     const tr_sender_end *out = world_of(self, spec->source)->outs[spec->id];
-    if (out->credit_seen_[frame->sequence & out->mask_]) return;
-    uint8_t *copied = self->edges[spec->id].copied + spec->n_slots;
-    if (!is_new(copied, frame->sequence - out->credit_expected_, spec->n_slots)) return;
-    if (!frame->body_bytes) found(self, spec, frame->slot);
-    for (uint32_t at = 0; at < frame->body_bytes; at += (uint32_t)sizeof(uint16_t)) {
-        uint16_t slot;
-        memcpy(&slot, body + at, sizeof slot);
-        found(self, spec, slot);
+    tr_credit credit = {.sequence = frame->sequence, .slot = frame->slot};
+    if (!frame->body_bytes) look_at_one_credit(self, out, credit);
+    for (uint32_t at = 0; at < frame->body_bytes; at += (uint32_t)sizeof credit) {
+        memcpy(&credit, body + at, sizeof credit);
+        look_at_one_credit(self, out, credit);
     }
 }
 

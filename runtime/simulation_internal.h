@@ -13,8 +13,8 @@ typedef struct tr__edge_watch {
     uint32_t session;  /* of that sequence */
     bool is_known;     /* session means something */
     uint16_t *found;   /* n_slots: in how many places each was found */
-    uint8_t
-        *copied; /* n_slots: sequences under way that were counted already, then the same of CREDIT frames */
+    uint8_t *
+        copied; /* n_slots: sequences under way that were counted already; then as many: slots whose credit was */
 } tr__edge_watch;
 
 struct tr_simulation {

@@ -29,7 +29,8 @@ typedef struct tr_actor_spec {
 
 typedef struct tr_edge_spec {
     uint32_t id; /* index in topology->edges */
-    char name[TR_NAME_BYTES]; /* "activation", "tokens": unique among the edges of one source and destination */
+    char name
+        [TR_NAME_BYTES]; /* "activation", "tokens": unique among the edges of one source and destination */
     tr_actor_id source, destination;
     uint32_t n_slots;    /* messages under way or held by the receiver at most, 1 .. 65535 */
     uint32_t slot_bytes; /* largest body */

@@ -22,9 +22,9 @@ enum {
 typedef enum tr_frame_kind {
     TR_FRAME_HELLO = 1, /* first frame on a link: MessagePack {job key, node, incarnation, version} */
     TR_FRAME_DATA,      /* a message along an edge; took one slot of it */
-    TR_FRAME_CREDIT,    /* slots given back to the sender of an edge; body: u16 slot numbers */
-    TR_FRAME_CONTROL,   /* actor to actor beside all edges: small, own quota; `edge` is the topic */
-    TR_FRAME_SYSTEM,    /* node to node: plans, starts, heartbeats, deaths; `edge` is the topic */
+    TR_FRAME_CREDIT, /* slots given back to the sender of an edge; slot and sequence, or more of both as body */
+    TR_FRAME_CONTROL, /* actor to actor beside all edges: small, own quota; `edge` is the topic */
+    TR_FRAME_SYSTEM,  /* node to node: plans, starts, heartbeats, deaths; `edge` is the topic */
     TR_FRAME_KIND_END
 } tr_frame_kind;
 
