@@ -136,7 +136,7 @@ static bool admit(tr_receiver_end *self, const tr_frame *frame)
 {
     uint32_t n_slots = self->spec->n_slots, ahead = frame->sequence - self->expected_;
     if (frame->epoch != self->epoch ||
-        (self->incarnation_known_ && frame->incarnation != self->incarnation_)) {
+        (self->incarnation_known_ && frame->incarnation >> 16 != self->incarnation_)) {
         self->n_stale++;
         return false;
     }
@@ -176,7 +176,7 @@ tr_message *tr_receiver_end_accept(tr_receiver_end *self, tr_message **message)
         return NULL;
     }
     self->incarnation_known_ = true;
-    self->incarnation_ = frame->incarnation;
+    self->incarnation_ = frame->incarnation >> 16;
     if (frame->sequence != self->expected_) self->n_early++;
     self->window_[frame->sequence & self->mask_] = *message;
     *message = NULL;

@@ -53,7 +53,8 @@ typedef struct tr_receiver_end {
     bool remote; /* the source is on another node */
     bool incarnation_known_;
     uint32_t epoch;        /* frames of any other are dropped */
-    uint32_t incarnation_; /* of the source, fixed by the first frame of the epoch */
+    uint32_t incarnation_; /* of the source's node, fixed by the first frame of the epoch; a restarted actor
+                              sends on where its earlier life ended */
     uint32_t expected_;    /* sequence of the next message in order */
     uint32_t mask_;
     tr_message **window_; /* those that came early */

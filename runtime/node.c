@@ -81,6 +81,7 @@ static bool expire(tr_node *self, uint64_t now_ns)
         message->frame.kind = TR_FRAME_CONTROL;
         message->frame.edge = TR_TOPIC_TIMER;
         message->frame.step = timer.tag;
+        message->frame.incarnation = timer.incarnation;
         message->frame.destination = timer.actor;
         tr__control_push(actor, &message);
     }

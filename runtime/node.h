@@ -34,7 +34,7 @@ typedef struct tr_node_options {
     /* Simulation (runtime/simulation.h): a clock that somebody else moves on, and the networks of transport "sim". */
     const uint64_t *virtual_ns; /* NULL: the monotonic clock */
     struct tr_sim_network *data_network, *control_network;
-    /* Called before each message is given to an actor's receive, on its thread. NULL: not. */
+    /* Called with each message that an actor takes from its lanes, on its thread. NULL: not. */
     void (*observe)(void *context, tr_actor_id to, const tr_message *message);
     void *context; /* for the callbacks, and those of watches and ticks: all called on a scheduler thread,
                                           never two at a time, without locks held */

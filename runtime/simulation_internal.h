@@ -10,8 +10,6 @@
 /* What an edge's messages and slots should look like. */
 typedef struct tr__edge_watch {
     uint32_t expected; /* sequence of the next message that its receiver is handed */
-    uint32_t session;  /* of that sequence */
-    bool is_known;     /* session means something */
     uint16_t *found;   /* n_slots: in how many places each was found */
     uint8_t *
         copied; /* n_slots: sequences under way that were counted already; then as many: slots whose credit was */

@@ -42,7 +42,8 @@ typedef struct tr_frame {
     uint32_t header_crc; /* CRC-32C of the 64 bytes with this field 0 */
     uint32_t epoch;
     uint64_t source, destination; /* identities of actors; of nodes for HELLO and SYSTEM */
-    uint32_t incarnation;         /* of the source */
+    uint32_t
+        incarnation; /* of the source: its node's in the upper half of an actor's, its restarts in the lower */
     uint32_t edge;
     uint32_t sequence; /* per (source incarnation, edge), from 0 */
     uint32_t step;
