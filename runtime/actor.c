@@ -24,6 +24,11 @@ uint32_t tr_actor_incarnation(const tr_actor *self)
     return self->incarnation;
 }
 
+void tr_actor_defer_start(tr_actor *self)
+{
+    self->start_deferred = true;
+}
+
 uint32_t tr_actor_epoch(const tr_actor *self)
 {
     return self->node->options.epoch;

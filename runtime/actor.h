@@ -71,6 +71,9 @@ tr_actor_id tr_actor_self(const tr_actor *self);
 const char *tr_actor_name(const tr_actor *self);
 const tr_topology *tr_actor_topology(const tr_actor *self);
 uint32_t tr_actor_incarnation(const tr_actor *self); /* counts up with every restart */
+/* In start of a restarted actor: it has begun only when it says tr_actor_started, and its supervisor waits for that. */
+void tr_actor_defer_start(tr_actor *self);
+void tr_actor_started(tr_actor *self);
 uint32_t tr_actor_epoch(const tr_actor *self);
 uint64_t tr_actor_now_ns(const tr_actor *self); /* monotonic, as of when the handler was called */
 

@@ -87,6 +87,12 @@ static void keep_elders(tr_actor *self, const tr_message *message)
     if (n) memcpy(elders, tr_message_bytes(message), n * sizeof(tr_elder));
 }
 
+void tr_actor_started(tr_actor *self)
+{
+    self->start_deferred = false;
+    tell(self, self->spec->supervisor, TR_TOPIC_CHILD_STARTED, TR_OK, "");
+}
+
 /* Another life: as new, but for its edges, what waits for it and its state slots. */
 void tr__actor_begin(tr_actor *self, const tr_message *message)
 {
@@ -98,13 +104,15 @@ void tr__actor_begin(tr_actor *self, const tr_message *message)
         self->incarnation++;
         if (tr__actor_init(self, &error) == TR_OK) {
             self->ended = self->exiting = self->failed = self->shut_down = self->forgotten = false;
+            self->start_deferred = false;
             self->now_ns = 0;
             if (self->behavior->start) self->behavior->start(self, self->state);
             tr__end_job_if_asked(self);
         }
     }
-    tell(self, self->spec->supervisor, TR_TOPIC_CHILD_STARTED, error.status,
-         error.status ? error.message : "");
+    if (!self->start_deferred)
+        tell(self, self->spec->supervisor, TR_TOPIC_CHILD_STARTED, error.status,
+             error.status ? error.message : "");
 }
 
 void tr__actor_terminate(tr_actor *self)

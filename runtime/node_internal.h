@@ -101,6 +101,7 @@ struct tr_actor {
     int worker;       /* scheduler thread of this activation; -1 outside of one */
     bool initialized; /* stop is owed */
     bool started, ended, exiting, failed, shut_down;
+    bool start_deferred;
     bool forgotten;       /* ended, and its supervisor will not start it again for now */
     uint32_t incarnation; /* the node's in the upper half, its restarts in the lower */
     tr_elder *elders;     /* whose earlier lives it does not listen to */

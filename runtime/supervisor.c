@@ -20,7 +20,8 @@ typedef struct child {
     char reason[200];
     uint64_t due; /* its end is to be dealt with, in this order; 0: it is not */
     bool running, to_stop, to_start, removed;
-    bool asked; /* to stop or to start: its answer is awaited */
+    bool asked;    /* to stop: its end is awaited */
+    bool starting; /* its answer is awaited */
 } child;
 
 typedef struct supervisor {
@@ -152,7 +153,7 @@ static void start_child(supervisor *self, child *one)
         self->elders[n++] =
             (tr_elder){.id = other->id, .incarnation = other->incarnation + (other->to_start ? 1 : 0)};
     }
-    one->asked = true;
+    one->starting = true;
     tr_child_start(self->actor, one->id, self->elders, n);
 }
 
@@ -174,9 +175,16 @@ static void finish(supervisor *self)
     tr_actor_shutdown(self->actor, &self->why);
 }
 
+static bool is_any_starting(const supervisor *self)
+{
+    for (uint32_t i = 0; i < self->n_children; i++)
+        if (self->children[i].starting) return true;
+    return false;
+}
+
 static void advance(supervisor *self)
 {
-    while (!self->ended) {
+    while (!self->ended && !is_any_starting(self)) {
         child *stop = last_to_stop(self), *start = first_to_start(self), *due = first_due(self);
         if (stop) {
             stop_child(self, stop);
@@ -184,13 +192,13 @@ static void advance(supervisor *self)
         } else if (self->ending) {
             finish(self);
         } else if (start) {
-            if (!start->asked) start_child(self, start);
-            return;
-        } else if (due) {
+            start_child(self, start);
+        } else if (self->beginning) {
             self->beginning = false;
+            tr_actor_started(self->actor);
+        } else if (due) {
             decide(self, due);
         } else {
-            self->beginning = false;
             return;
         }
     }
@@ -198,12 +206,11 @@ static void advance(supervisor *self)
 
 /* ---- what children tell ---- */
 
-static void child_started(supervisor *self, child *one, const tr_frame *frame)
+static void child_started(supervisor *self, child *one, const tr_frame *frame, bool running)
 {
-    one->asked = false;
-    one->to_start = false;
+    one->asked = one->starting = one->to_start = false;
     one->incarnation = frame->incarnation;
-    one->running = frame->step == TR_OK;
+    one->running = running;
     if (one->running || self->ending) return;
     if (self->beginning) {
         tr_error why;
@@ -217,6 +224,10 @@ static void child_started(supervisor *self, child *one, const tr_frame *frame)
 
 static void child_ended(supervisor *self, child *one, const tr_frame *frame)
 {
+    if (one->starting && frame->incarnation > one->incarnation) {
+        child_started(self, one, frame, false); /* a supervisor whose children could not all begin */
+        return;
+    }
     if (!one->running || frame->incarnation < one->incarnation) return;
     one->incarnation = frame->incarnation;
     one->running = one->asked = false;
@@ -228,7 +239,7 @@ static void child_ended(supervisor *self, child *one, const tr_frame *frame)
 static void child_lost(supervisor *self, child *one)
 {
     tr_error why;
-    one->running = one->asked = one->to_start = false; /* its node will not answer */
+    one->running = one->asked = one->starting = one->to_start = false; /* its node will not answer */
     tr_fail(&why, TR_ECLOSED, "supervisor '%s' cannot restart '%s': %s", tr_actor_name(self->actor),
             name_of(self, one), one->reason);
     give_up(self, &why);
@@ -246,7 +257,7 @@ static void supervisor_receive(tr_actor *actor, void *state, tr_message **messag
         snprintf(one->reason, sizeof one->reason, "%.*s", (int)frame->body_bytes,
                  frame->body_bytes ? (const char *)tr_message_bytes(*message) : "");
         if (frame->edge == TR_TOPIC_CHILD_STARTED)
-            child_started(self, one, frame);
+            child_started(self, one, frame, frame->step == TR_OK);
         else if (frame->edge == TR_TOPIC_CHILD_ENDED)
             child_ended(self, one, frame);
         else if (frame->edge == TR_TOPIC_CHILD_LOST)
@@ -322,6 +333,7 @@ static void supervisor_start(tr_actor *actor, void *state)
     supervisor *self = state;
     bool first_life = (tr_actor_incarnation(actor) & 0xffff) == 0;
     self->beginning = !first_life;
+    if (!first_life) tr_actor_defer_start(actor);
     for (uint32_t i = 0; i < self->n_children; i++) {
         self->children[i].running = first_life;
         self->children[i].to_start = !first_life;
