@@ -77,14 +77,26 @@ void tr__actor_end(tr_actor *self)
         tr__report(self, TR__TOPIC_ACTOR_END, self->failed || self->shut_down ? &self->error : NULL);
 }
 
+static void keep_elder(tr_actor *self, tr_elder elder)
+{
+    uint32_t at = 0;
+    while (at < self->n_elders && self->elders[at].id != elder.id) at++;
+    if (at == self->n_elders) {
+        void *elders = tr_realloc(self->elders, (at + 1) * sizeof elder);
+        TR_ASSERT(elders); /* or it would listen to the dead */
+        self->elders = elders;
+        self->n_elders++;
+    }
+    self->elders[at] = elder;
+}
+
 static void keep_elders(tr_actor *self, const tr_message *message)
 {
-    uint32_t n = message->frame.body_bytes / (uint32_t)sizeof(tr_elder);
-    void *elders = n ? tr_realloc(self->elders, n * sizeof(tr_elder)) : self->elders;
-    TR_ASSERT(elders || !n);
-    self->elders = elders;
-    self->n_elders = n;
-    if (n) memcpy(elders, tr_message_bytes(message), n * sizeof(tr_elder));
+    tr_elder elder;
+    for (size_t at = 0; at + sizeof elder <= message->frame.body_bytes; at += sizeof elder) {
+        memcpy(&elder, (const char *)tr_message_bytes(message) + at, sizeof elder);
+        keep_elder(self, elder);
+    }
 }
 
 void tr_actor_started(tr_actor *self)

@@ -18,6 +18,8 @@ typedef struct child {
     uint32_t incarnation; /* the newest heard of; 0: its first life, not heard of */
     tr_end end;           /* of its last life */
     char reason[200];
+    uint64_t
+        round;    /* of restarts, in which it began last: those of one round do not hear each other's past */
     uint64_t due; /* its end is to be dealt with, in this order; 0: it is not */
     bool running, to_stop, to_start, removed;
     bool asked;    /* to stop: its end is awaited */
@@ -33,7 +35,7 @@ typedef struct supervisor {
     uint32_t n_children;
     uint64_t *restarts; /* when the last intensity + 1 were: a ring */
     uint64_t n_restarts;
-    uint64_t n_due;
+    uint64_t n_due, n_rounds;
     tr_elder *elders;
     bool beginning; /* its children start for the first time in this life of it */
     bool ending, ended;
@@ -53,11 +55,12 @@ static void remove_child(supervisor *self, child *one)
     tr_child_forget(self->actor, one->id);
 }
 
-static void mark_for_new_life(child *one, bool stop)
+static void mark_for_new_life(supervisor *self, child *one, bool stop)
 {
     if (one->removed) return;
     one->to_stop = stop;
     one->to_start = one->restart != TR_TEMPORARY;
+    one->round = self->n_rounds;
     one->due = 0; /* an end that was not dealt with yet is part of this */
 }
 
@@ -99,11 +102,12 @@ static void restart(supervisor *self, child *failed)
     tr_log(TR_LOG_INFO, "supervisor '%s' restarts '%s': %s", tr_actor_name(self->actor),
            name_of(self, failed), failed->reason);
     uint32_t at = (uint32_t)(failed - self->children);
+    self->n_rounds++;
     for (uint32_t i = 0; i < self->n_children; i++)
         if (i == at)
-            mark_for_new_life(failed, false);
+            mark_for_new_life(self, failed, false);
         else if (self->strategy == TR_ONE_FOR_ALL || (self->strategy == TR_REST_FOR_ONE && i > at))
-            mark_for_new_life(&self->children[i], true);
+            mark_for_new_life(self, &self->children[i], true);
 }
 
 static void decide(supervisor *self, child *one)
@@ -149,7 +153,7 @@ static void start_child(supervisor *self, child *one)
     uint32_t n = 0;
     for (uint32_t i = 0; i < self->n_children; i++) {
         const child *other = &self->children[i];
-        if (other == one || !other->incarnation) continue;
+        if (other == one || other->round != one->round || !other->incarnation) continue;
         self->elders[n++] =
             (tr_elder){.id = other->id, .incarnation = other->incarnation + (other->to_start ? 1 : 0)};
     }
