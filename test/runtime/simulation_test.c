@@ -15,6 +15,7 @@ enum {
     TOPIC_DONE = 1,
     TOPIC_LOST,
     TOPIC_ENDED,
+    TOGETHER_MS = 20,
     MAX_EVENTS = 200000
 };
 
@@ -42,7 +43,9 @@ typedef struct play {
     tr_actor_id judge;
     uint32_t n_items, n_counted, n_sources, n_sources_ended;
     bool repeated;
-    bool failing; /* sources, relays and sinks fail now and then, and are started again */
+    bool failing;  /* sources, relays and sinks fail now and then, and are started again */
+    bool together; /* and all with it; the play ends after a while */
+    bool heard_the_past;
     uint32_t n_lost, n_failures;
 } play;
 
@@ -117,9 +120,13 @@ static bool rests(tr_actor *actor, player *self)
     return self->resting;
 }
 
-static bool take_timer(player *self, const tr_message *message)
+static bool take_timer(tr_actor *actor, player *self, const tr_message *message)
 {
-    if (message->frame.kind == TR_FRAME_CONTROL) self->resting = false;
+    if (message->frame.kind == TR_FRAME_CONTROL)
+        self->resting = false;
+    else if (message->frame.incarnation !=
+             tr_actor_incarnation(actor)) /* meant for those who restart together */
+        self->play->heard_the_past = true;
     return message->frame.kind == TR_FRAME_CONTROL;
 }
 
@@ -140,14 +147,13 @@ static bool source_idle(tr_actor *actor, void *state)
 
 static void source_receive(tr_actor *actor, void *state, tr_message **message)
 {
-    (void)actor;
-    take_timer(state, *message);
+    take_timer(actor, state, *message);
 }
 
 static void relay_receive(tr_actor *actor, void *state, tr_message **message)
 {
     player *self = state;
-    if (take_timer(self, *message)) return;
+    if (take_timer(actor, self, *message)) return;
     if (self->n_kept == MAX_KEPT) abort(); /* more than the credits allow */
     self->kept[self->n_kept++] = *message;
     *message = NULL;
@@ -171,7 +177,7 @@ static bool relay_idle(tr_actor *actor, void *state)
 static void sink_receive(tr_actor *actor, void *state, tr_message **message)
 {
     player *self = state;
-    if (take_timer(self, *message)) return;
+    if (take_timer(actor, self, *message)) return;
     if (fails(actor, self)) {
         tr_actor_send(actor, self->play->judge, TOPIC_LOST, 1, NULL, 0);
         return;
@@ -184,6 +190,7 @@ static void sink_receive(tr_actor *actor, void *state, tr_message **message)
 static void judge_start(tr_actor *actor, void *state)
 {
     play *stage = ((player *)state)->play;
+    if (stage->together) tr_actor_timer(actor, TOGETHER_MS, 0);
     for (tr_actor_id id = 1; id <= stage->n_sources && !stage->failing; id++) tr_actor_monitor(actor, id);
 }
 
@@ -198,6 +205,10 @@ static void judge_receive(tr_actor *actor, void *state, tr_message **message)
     player *self = state;
     const tr_frame *frame = &(*message)->frame;
     item what;
+    if (self->play->together) {
+        if (frame->edge == TR_TOPIC_TIMER) tr_actor_finish_job(actor);
+        return;
+    }
     if (frame->edge == TOPIC_LOST || frame->edge == TOPIC_ENDED) {
         if (frame->edge == TOPIC_LOST) self->play->n_lost += frame->step;
         if (frame->edge == TOPIC_ENDED && self->play->failing) self->play->n_sources_ended++;
@@ -257,7 +268,8 @@ static void supervise(play *self, uint32_t n_children)
     tr_child_spec children[MAX_ACTORS];
     for (uint32_t i = 0; i < n_children; i++)
         children[i] = (tr_child_spec){i + 1, i < self->n_sources ? TR_TRANSIENT : TR_PERMANENT};
-    tr_supervisor_spec spec = {TR_ONE_FOR_ONE, 60000, 1, children, n_children};
+    tr_supervisor_spec spec = {self->together ? TR_ONE_FOR_ALL : TR_ONE_FOR_ONE, 60000, 1, children,
+                               n_children};
     tr_actor_id id;
     tr_error err;
     int32_t node = (int32_t)draw(self, (uint32_t)self->topology.n_nodes);
@@ -265,10 +277,11 @@ static void supervise(play *self, uint32_t n_children)
 }
 
 /* Up to three sources, three relays, three sinks, the judge. Every source and relay has a way on, each relay at most three in. */
-static void cast(play *self, uint64_t seed, bool failing)
+static void cast(play *self, uint64_t seed, bool failing, bool together)
 {
     memset(self, 0, sizeof *self);
     self->failing = failing;
+    self->together = together;
     self->key = (tr_rng_key){.seed = seed, .stream = 1};
     tr_topology_init(&self->topology, 1 + (int32_t)draw(self, 4));
     self->n_sources = 1 + draw(self, 3);
@@ -325,7 +338,7 @@ static bool every_item_comes_once_whatever_the_wire_does(uint64_t seed, FILE *tr
 {
     play self;
     tr_simulation_counters counters;
-    cast(&self, seed, false);
+    cast(&self, seed, false, false);
     bool good = perform(&self, seed, trace, &counters);
     if (good && (self.repeated || self.n_counted != self.n_items)) {
         fprintf(stderr, "%u of %u items were counted%s\n", self.n_counted, self.n_items,
@@ -340,7 +353,7 @@ static bool what_fails_loses_only_what_it_had_in_hand(uint64_t seed, FILE *trace
 {
     play self;
     tr_simulation_counters counters;
-    cast(&self, seed, true);
+    cast(&self, seed, true, false);
     bool good = perform(&self, seed, trace, &counters);
     if (good && (self.repeated || self.n_counted + self.n_lost != self.n_items)) {
         fprintf(stderr, "of %u items %u were counted and %u lost by %u failures%s\n", self.n_items,
@@ -352,14 +365,28 @@ static bool what_fails_loses_only_what_it_had_in_hand(uint64_t seed, FILE *trace
     return good;
 }
 
+static bool who_restarts_together_hears_nothing_of_the_past(uint64_t seed, FILE *trace)
+{
+    play self;
+    tr_simulation_counters counters;
+    cast(&self, seed, true, true);
+    bool good = perform(&self, seed, trace, &counters);
+    if (good && self.heard_the_past) {
+        fprintf(stderr, "a message of an earlier life was handled, after %u failures\n", self.n_failures);
+        good = false;
+    }
+    tr_topology_release(&self.topology);
+    return good;
+}
+
 static bool a_seed_decides_everything(uint64_t seed, FILE *trace)
 {
     play self;
     tr_simulation_counters first, second;
-    cast(&self, seed, seed % 2);
+    cast(&self, seed, seed % 2, false);
     bool good = perform(&self, seed, trace, &first);
     tr_topology_release(&self.topology);
-    cast(&self, seed, seed % 2);
+    cast(&self, seed, seed % 2, false);
     good = perform(&self, seed, NULL, &second) && good;
     tr_topology_release(&self.topology);
     if (good && (first.fingerprint != second.fingerprint || first.n_events != second.n_events)) {
@@ -374,6 +401,8 @@ int main(int argc, char **argv)
     static const simulate_case cases[] = {
         {"every_item_comes_once_whatever_the_wire_does", 20000, every_item_comes_once_whatever_the_wire_does},
         {"what_fails_loses_only_what_it_had_in_hand", 20000, what_fails_loses_only_what_it_had_in_hand},
+        {"who_restarts_together_hears_nothing_of_the_past", 3000,
+         who_restarts_together_hears_nothing_of_the_past},
         {"a_seed_decides_everything", 500, a_seed_decides_everything},
     };
     return simulate_main(cases, sizeof cases / sizeof *cases, argc, argv);
