@@ -170,6 +170,9 @@ static void audit_actor(tr_simulation *self, const tr_actor *actor)
         !(tr__awaits_restart(actor) && !waiting(&mailbox->control)))
         tr__simulation_break(self, "actor '%s' sleeps with %u messages waiting", actor->spec->name,
                              waiting(&mailbox->data) + waiting(&mailbox->control));
+    if (actor->owing && tr_task_is_idle(&actor->task))
+        tr__simulation_break(self, "actor '%s' sleeps and keeps back credits of edge '%s'", actor->spec->name,
+                             actor->owing->spec->name);
 }
 
 void tr__audit(tr_simulation *self)
