@@ -92,7 +92,8 @@ typedef struct tr__stage {
     uint32_t group;      /* at work */
     tr__block blocks[TR_MAX_BLOCKS];
     uint32_t n_blocks;
-    float **spare; /* flat arrays not in use */
+    tr_buffer *flats; /* owns all flat arrays; messages that point into one hold a reference */
+    float **spare;    /* flat arrays not in use */
     size_t n_spare, spare_capacity;
     float *reduced; /* of the step; with one replica the root block itself */
     uint32_t n_scatter_awaited, n_gather_awaited, n_tied_awaited;

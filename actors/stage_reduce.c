@@ -40,10 +40,51 @@ void tr_stage_shard(int64_t n_elements, uint32_t n_replicas, uint32_t replica, i
     *end = (int64_t)lines.end * ALIGNMENT;
 }
 
+/* All flat arrays of a stage. In one process a peer may still read what was sent to it when this stage has ended:
+ * the last reference, this stage's or a message's, frees them. */
+typedef struct flat_list {
+    float **all;
+    size_t n, capacity;
+} flat_list;
+
+static void free_flats(void *context)
+{
+    flat_list *list = context;
+    for (size_t i = 0; i < list->n; i++) tr_free(list->all[i]);
+    tr_free(list->all);
+    tr_free(list);
+}
+
+static void drop_flats(void *context)
+{
+    tr_buffer *flats = context;
+    tr_buffer_release(&flats);
+}
+
+static tr_status make_flats(tr__stage *self, tr_error *err)
+{
+    flat_list *list = tr_alloc_zero(1, sizeof *list);
+    if (!list) return tr_fail(err, TR_ENOMEM, "no memory for the gradients' description");
+    tr_status status = tr_buffer_wrap(&self->flats, list, sizeof *list, free_flats, list, err);
+    if (status) tr_free(list);
+    return status;
+}
+
+static float *new_flat(tr__stage *self)
+{
+    flat_list *list = self->flats->data;
+    void *array = list->all;
+    if (tr_array_reserve(&array, &list->capacity, list->n + 1, sizeof *list->all, NULL)) return NULL;
+    list->all = array;
+    float *fresh = tr_alloc_aligned(4096, (size_t)self->flat * sizeof(float));
+    if (fresh) list->all[list->n++] = fresh;
+    return fresh;
+}
+
 static float *take_flat(tr__stage *self)
 {
     if (self->n_spare) return self->spare[--self->n_spare];
-    float *fresh = tr_alloc_aligned(4096, (size_t)self->flat * sizeof(float));
+    float *fresh = new_flat(self);
     if (!fresh) {
         tr_error error;
         tr_fail(&error, TR_ENOMEM, "no memory for a gradient of %lld elements", (long long)self->flat);
@@ -70,6 +111,8 @@ tr_status tr__reduce_init(tr__stage *self, tr_error *err)
     self->spare = tr_alloc_zero(self->spare_capacity, sizeof *self->spare);
     if (!self->parameters || !self->spare)
         return tr_fail(err, TR_ENOMEM, "no memory for the gradients' description");
+    tr_status status = make_flats(self, err);
+    if (status) return status;
     int64_t offset = 0;
     for (uint32_t i = 0; i < spec->n_parameters; i++) {
         const tr_stage_parameter *known = &spec->parameters[i];
@@ -96,13 +139,7 @@ void tr__reduce_release(tr__stage *self)
         tr_free(self->parameters[i].gradients);
         tr_free(self->parameters[i].total);
     }
-    for (uint32_t i = 0; i < self->n_blocks; i++) {
-        if (self->blocks[i].data == self->reduced) self->reduced = NULL;
-        tr_free(self->blocks[i].data);
-    }
-    for (size_t i = 0; i < self->n_spare; i++) tr_free(self->spare[i]);
-    tr_free(self->accumulating);
-    tr_free(self->reduced);
+    tr_buffer_release(&self->flats);
     tr_free(self->parameters);
     tr_free(self->spare);
 }
@@ -153,15 +190,16 @@ static void shard_of(const tr__stage *self, uint32_t replica, int64_t *begin, in
     tr_stage_shard(self->flat, self->spec.plan.n_replicas, replica, begin, end);
 }
 
-/* Sends floats that stay where they are. */
+/* Sends floats that stay where they are, in a flat array. */
 static void send_floats(tr__stage *self, uint32_t edge, float *data, int64_t n, uint32_t index)
 {
     tr_buffer *body = NULL;
     tr_error error;
-    if (n > 0 && tr_buffer_wrap(&body, data, (size_t)n * sizeof(float), NULL, NULL, &error)) {
+    if (n > 0 && tr_buffer_wrap(&body, data, (size_t)n * sizeof(float), drop_flats, self->flats, &error)) {
         tr_actor_fail(self->actor, &error);
         return;
     }
+    if (n > 0) tr_buffer_retain(self->flats);
     tr_edge_send(self->actor, edge, body, (uint32_t)((size_t)n * sizeof(float)), self->step, index, 0);
 }
 
