@@ -120,8 +120,8 @@ static bool key_is(const value *key, const char *text)
 
 enum { HAS_KEY = 1, HAS_NODE = 2, HAS_INCARNATION = 4, HAS_VERSION = 8, HAS_ADDRESS = 16, HAS_ALL = 31 };
 
-/* Stores one entry. Returns its HAS_ bit, 0 for a key nobody knows, -1 for a value of the wrong type or size.
- */
+/* Stores one entry.
+ * Returns its HAS_ bit, 0 for a key nobody knows, -1 for a value of the wrong type or size. */
 static int store(tr_hello *self, const value *key, const value *v)
 {
     bool is_count = v->type == VALUE_INTEGER && v->integer >= 0 && v->integer <= UINT32_MAX;
