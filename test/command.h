@@ -7,6 +7,7 @@
 #include "check.h"
 #include "pipelines/files.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
@@ -103,8 +104,8 @@ static inline void command_release(command_run *self)
 static inline bool command_ended(const command_run *self, int exit_code)
 {
     if (self->exit_code == exit_code) return true;
-    fprintf(stderr, "\nexit code %d instead of %d; it said:\n%s%s", self->exit_code, exit_code, self->out_text,
-            self->err_text);
+    fprintf(stderr, "\nexit code %d instead of %d; it said:\n%s%s", self->exit_code, exit_code,
+            self->out_text, self->err_text);
     return false;
 }
 
@@ -196,7 +197,8 @@ static inline bool log_is_complete(const json_t *log, size_t n_steps)
 /* The numbers of two logs that depend on the training alone, bit for bit. */
 static inline bool logs_agree(const json_t *left, const json_t *right)
 {
-    static const char *const keys[] = {"step", "loss", "loss_hex", "grad_norm", "lr", "tokens", "validation_loss"};
+    static const char *const keys[] = {"step", "loss",   "loss_hex",       "grad_norm",
+                                       "lr",   "tokens", "validation_loss"};
     size_t n = json_array_size(left), differences = json_array_size(right) != n;
     for (size_t i = 0; i < n; i++) {
         const json_t *a = json_array_get(left, i), *b = json_array_get(right, i);
@@ -221,11 +223,31 @@ static inline bool checkpoints_agree(const char *left, const char *right, int st
     return equal;
 }
 
+/* A number that changes with anything that is done to what lies at `path`: a file more, another size or time. */
+static inline uint64_t looks_of(const char *path)
+{
+    struct stat info;
+    uint64_t sum = 0;
+    if (lstat(path, &info)) return 0;
+    sum = (uint64_t)info.st_ino * 31 + (uint64_t)info.st_size * 17 + (uint64_t)info.st_mtim.tv_nsec +
+          (uint64_t)info.st_mtim.tv_sec * 1000003;
+    DIR *entries = S_ISDIR(info.st_mode) ? opendir(path) : NULL;
+    for (struct dirent *entry; entries && (entry = readdir(entries));) {
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
+        char *child = path_in(path, entry->d_name);
+        sum += 7 * looks_of(child);
+        tr_free(child);
+    }
+    if (entries) closedir(entries);
+    return sum;
+}
+
 /* A text of made-up words, the same every time. */
 static inline void write_words(const char *path, size_t size)
 {
-    static const char *const words[] = {"the ",  "sea ",  "rose ",  "and ", "fell ", "upon ", "a ",    "stone, ",
-                                        "while ", "wind ", "was.\n", "so ",  "he ",   "said ", "this ", "light "};
+    static const char *const words[] = {"the ", "sea ",    "rose ",  "and ",  "fell ",  "upon ",
+                                        "a ",   "stone, ", "while ", "wind ", "was.\n", "so ",
+                                        "he ",  "said ",   "this ",  "light "};
     char *text = tr_alloc_zero(size + 16, 1);
     uint32_t state = 12345;
     for (size_t n = 0; n < size; n += strlen(text + n)) {

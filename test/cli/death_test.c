@@ -4,7 +4,6 @@
 #include "command.h"
 
 #include <ctype.h>
-#include <dirent.h>
 
 /* The promise is 2 seconds; the machine that runs the tests may have other work, so one more is allowed. */
 static const double MOST_SECONDS = 3;
@@ -30,7 +29,8 @@ static bool process_lives(int32_t pid, int32_t *parent)
     line[n] = 0;
     fclose(stream);
     const char *behind_name = strrchr(line, ')');
-    return behind_name && sscanf(behind_name + 1, " %c %d", &state, parent) == 2 && state != 'Z' && state != 'X';
+    return behind_name && sscanf(behind_name + 1, " %c %d", &state, parent) == 2 && state != 'Z' &&
+           state != 'X';
 }
 
 static int32_t child_of(int32_t wanted)

@@ -22,14 +22,15 @@ static void set_up(void)
     CHECK_OK(tr_file_read(text, &bytes, &size, &err));
     CU_ASSERT_FATAL(size == TEXT_BYTES);
     CHECK_OK(tr_file_write(heldout, bytes + TEXT_BYTES - HELDOUT_BYTES, HELDOUT_BYTES, &err));
-    char *yaml = tr_format("run: %s\n"
-                           "model: {family: llama, layers: 2, width: 48, heads: 4, kv_heads: 2, vocabulary: 256}\n"
-                           "data: {text: %s, holdout: 0.25}\n"
-                           "train: {steps: %d, sequence: %d, microbatch: 2, accumulate: 4}\n"
-                           "lr: {peak: 1e-2, warmup: 5}\n"
-                           "layout: {data: 2, pipeline: 1}\n"
-                           "validate: {every: 20, windows: 4}\n",
-                           run, text, STEPS, SEQUENCE);
+    char *yaml =
+        tr_format("run: %s\n"
+                  "model: {family: llama, layers: 2, width: 48, heads: 4, kv_heads: 2, vocabulary: 256}\n"
+                  "data: {text: %s, holdout: 0.25}\n"
+                  "train: {steps: %d, sequence: %d, microbatch: 2, accumulate: 4}\n"
+                  "lr: {peak: 1e-2, warmup: 5}\n"
+                  "layout: {data: 2, pipeline: 1}\n"
+                  "validate: {every: 20, windows: 4}\n",
+                  run, text, STEPS, SEQUENCE);
     write_text(recipe, yaml);
     CU_ASSERT_FATAL(command_succeeds((const char *const[]){"train", recipe, NULL}));
     tr_free(yaml);
@@ -50,9 +51,9 @@ static void tear_down(void)
 static command_run sample(const char *prompt, const char *temperature, const char *seed, const char *threads)
 {
     command_run command;
-    command_start(&command,
-                  (const char *const[]){"sample", checkpoint, "--prompt", prompt, "--tokens", "60", "--temperature",
-                                        temperature, "--seed", seed, "--threads", threads, NULL});
+    command_start(&command, (const char *const[]){"sample", checkpoint, "--prompt", prompt, "--tokens", "60",
+                                                  "--temperature", temperature, "--seed", seed, "--threads",
+                                                  threads, NULL});
     command_wait(&command, COMMAND_SECONDS);
     CU_ASSERT(command_ended(&command, 0));
     return command;
@@ -89,7 +90,8 @@ static double loss_of_eval(const char *threads, long long *bytes)
 {
     char *sequence = tr_format("--sequence=%d", SEQUENCE);
     command_run command;
-    command_start(&command, (const char *const[]){"eval", checkpoint, "--text", heldout, sequence, threads, NULL});
+    command_start(&command,
+                  (const char *const[]){"eval", checkpoint, "--text", heldout, sequence, threads, NULL});
     command_wait(&command, COMMAND_SECONDS);
     CU_ASSERT(command_ended(&command, 0));
     double loss = 0;

@@ -24,13 +24,13 @@ static void write_recipe(const char *path, const char *model, const json_t *gold
 {
     char *tokens = path_in(model, "golden.safetensors");
     json_t *recipe = json_pack(
-        "{s:s, s:{s:s}, s:{s:s, s:s}, s:{s:i, s:O, s:O, s:O}, s:{s:s, s:O, s:O, s:O, s:O}, s:{s:O}}", "run", run,
-        "model", "hf", model, "data", "tokens", tokens, "key", "tokens", "train", "steps", STEPS, "sequence",
-        json_object_get(golden, "sequence"), "microbatch", json_object_get(golden, "microbatch"), "accumulate",
-        json_object_get(golden, "accumulation"), "optimizer", "kind", "adamw", "betas",
+        "{s:s, s:{s:s}, s:{s:s, s:s}, s:{s:i, s:O, s:O, s:O}, s:{s:s, s:O, s:O, s:O, s:O}, s:{s:O}}", "run",
+        run, "model", "hf", model, "data", "tokens", tokens, "key", "tokens", "train", "steps", STEPS,
+        "sequence", json_object_get(golden, "sequence"), "microbatch", json_object_get(golden, "microbatch"),
+        "accumulate", json_object_get(golden, "accumulation"), "optimizer", "kind", "adamw", "betas",
         json_object_get(golden, "betas"), "eps", json_object_get(golden, "eps"), "weight_decay",
-        json_object_get(golden, "weight_decay"), "clip_norm", json_object_get(golden, "clip_norm"), "lr", "values",
-        json_object_get(golden, "lr"));
+        json_object_get(golden, "weight_decay"), "clip_norm", json_object_get(golden, "clip_norm"), "lr",
+        "values", json_object_get(golden, "lr"));
     CU_ASSERT_FATAL(recipe != NULL);
     CU_ASSERT(json_dump_file(recipe, path, JSON_INDENT(1)) == 0);
     json_decref(recipe);

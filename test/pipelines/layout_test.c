@@ -14,14 +14,16 @@ static const layout layouts[] = {{1, 1}, {2, 1}, {4, 1}, {1, 2}, {1, 4}, {2, 2},
 static const char *const transports[] = {"inproc", "ucx", "zmq"};
 enum { N_LAYOUTS = sizeof layouts / sizeof *layouts, N_TRANSPORTS = sizeof transports / sizeof *transports };
 
-static const char *const rest = "train: {steps: 4, sequence: 24, microbatch: 2, accumulate: 4, groups: 4, seed: 7}\n"
-                                "lr: {peak: 1e-2, warmup: 2}\n"
-                                "optimizer: {clip_norm: 0.5}\n"
-                                "validate: {every: 2, windows: 5}\n"
-                                "checkpoint: {every: 2, keep: 2}\n";
+static const char *const rest =
+    "train: {steps: 4, sequence: 24, microbatch: 2, accumulate: 4, groups: 4, seed: 7}\n"
+    "lr: {peak: 1e-2, warmup: 2}\n"
+    "optimizer: {clip_norm: 0.5}\n"
+    "validate: {every: 2, windows: 5}\n"
+    "checkpoint: {every: 2, keep: 2}\n";
 
 /* Trains into DIRECTORY/NAME, which is returned. */
-static char *train(const char *directory, const char *recipe, const layout *at, const char *transport, int threads)
+static char *train(const char *directory, const char *recipe, const layout *at, const char *transport,
+                   int threads)
 {
     bool processes = strcmp(transport, "inproc") != 0;
     char *run = tr_format("%s/%dx%d-%s-%d", directory, at->data, at->pipeline, transport, threads);
@@ -29,14 +31,10 @@ static char *train(const char *directory, const char *recipe, const layout *at, 
          *pipeline_key = tr_format("layout.pipeline=%d", at->pipeline),
          *threads_key = tr_format("layout.threads=%d", threads),
          *transport_key = tr_format("transport=%s", transport);
-    const char *arguments[] = {"train",
-                               recipe,
-                               run_key,
-                               data_key,
-                               pipeline_key,
-                               threads_key,
-                               transport_key,
-                               processes ? "layout.processes=true" : "layout.processes=false",
+    const char *arguments[] = {"train",       recipe,
+                               run_key,       data_key,
+                               pipeline_key,  threads_key,
+                               transport_key, processes ? "layout.processes=true" : "layout.processes=false",
                                NULL};
     bool good = command_succeeds(arguments);
     if (!good) fprintf(stderr, "\n%s failed\n", run);
@@ -51,8 +49,8 @@ static char *train(const char *directory, const char *recipe, const layout *at, 
 
 static void compare(const char *reference, const char *run)
 {
-    static const char *const files[] = {"model.safetensors", "trainer/optimizer.safetensors", "trainer/state.json",
-                                        "config.json"};
+    static const char *const files[] = {"model.safetensors", "trainer/optimizer.safetensors",
+                                        "trainer/state.json", "config.json"};
     json_t *expected = log_of(reference), *log = log_of(run);
     bool same = log_is_complete(log, STEPS) && logs_agree(expected, log);
     for (int step = 2; step <= STEPS; step += 2)
@@ -70,7 +68,8 @@ static void check_reference(const char *run)
     json_t *log = log_of(run);
     CU_ASSERT(log_is_complete(log, STEPS));
     const json_t *first = json_array_get(log, 0), *last = json_array_get(log, STEPS - 1);
-    CU_ASSERT(json_number_value(json_object_get(last, "loss")) < json_number_value(json_object_get(first, "loss")));
+    CU_ASSERT(json_number_value(json_object_get(last, "loss")) <
+              json_number_value(json_object_get(first, "loss")));
     CU_ASSERT(json_object_get(first, "validation_loss") == NULL);
     CU_ASSERT(json_is_real(json_object_get(json_array_get(log, 1), "validation_loss")));
     CU_ASSERT(json_is_real(json_object_get(last, "validation_loss")));
@@ -101,11 +100,12 @@ static void layouts_of_a_tied_llama_agree_on_text(void)
     char *directory = enter_directory(), *text = path_in(directory, "words.txt"),
          *recipe = path_in(directory, "recipe.yaml");
     write_words(text, 4000);
-    char *yaml = tr_format("run: unused\n"
-                           "model: {family: llama, layers: 4, width: 32, heads: 4, kv_heads: 2, vocabulary: 256, "
-                           "tie: true}\n"
-                           "data: {text: %s, holdout: 0.1}\n%s",
-                           text, rest);
+    char *yaml =
+        tr_format("run: unused\n"
+                  "model: {family: llama, layers: 4, width: 32, heads: 4, kv_heads: 2, vocabulary: 256, "
+                  "tie: true}\n"
+                  "data: {text: %s, holdout: 0.1}\n%s",
+                  text, rest);
     write_text(recipe, yaml);
     all_layouts_agree(directory, recipe, 0);
     tr_free(yaml);
