@@ -18,6 +18,8 @@
 struct tr_checkpoint_files {
     tr_checkpoint_writer writer;
     tr_checkpoint_files_options options;
+    char *companions; /* the directory whose companion files are copied: the newest that has them, since older
+                         checkpoints are removed; NULL: none */
     uint32_t updates; /* of the one at work */
     char *temporary;  /* its directory for now; NULL: none at work */
     tr_safetensors_writer *model, *moments;
@@ -133,13 +135,13 @@ static tr_status copy_file(const char *from, const char *into, const char *name,
 
 static tr_status copy_companions(const tr_checkpoint_files *self, tr_error *err)
 {
-    if (!self->options.source_directory) return TR_OK;
-    DIR *entries = opendir(self->options.source_directory);
-    if (!entries) return tr_fail(err, TR_EIO, "could not list '%s'", self->options.source_directory);
+    if (!self->companions) return TR_OK;
+    DIR *entries = opendir(self->companions);
+    if (!entries) return tr_fail(err, TR_EIO, "could not list '%s'", self->companions);
     tr_status status = TR_OK;
     for (struct dirent *entry; !status && (entry = readdir(entries));)
         if (is_companion(entry->d_name))
-            status = copy_file(self->options.source_directory, self->temporary, entry->d_name, err);
+            status = copy_file(self->companions, self->temporary, entry->d_name, err);
     closedir(entries);
     return status;
 }
@@ -203,6 +205,15 @@ static tr_status publish(tr_checkpoint_files *self, const char *final, tr_error 
     return status;
 }
 
+/* From now on the new checkpoint is where companions come from. Without memory for its path the old one stays. */
+static void move_on(tr_checkpoint_files *self, const char *path)
+{
+    char *newest = self->companions ? tr_strdup(path) : NULL;
+    if (!newest) return;
+    tr_free(self->companions);
+    self->companions = newest;
+}
+
 static tr_status commit(void *context, char *path, size_t path_capacity, tr_error *err)
 {
     tr_checkpoint_files *self = context;
@@ -220,6 +231,7 @@ static tr_status commit(void *context, char *path, size_t path_capacity, tr_erro
     }
     tr_free(self->temporary);
     self->temporary = NULL;
+    move_on(self, path);
     prune(self);
     return TR_OK;
 }
@@ -230,6 +242,10 @@ tr_status tr_checkpoint_files_new(tr_checkpoint_files **out, const tr_checkpoint
     tr_checkpoint_files *self = tr_alloc_zero(1, sizeof *self);
     if (!self) return no_memory(err);
     self->options = *options;
+    if (options->source_directory && !(self->companions = tr_strdup(options->source_directory))) {
+        tr_free(self);
+        return no_memory(err);
+    }
     uint64_t total = 0;
     for (size_t i = 0; i < options->parameters->count; i++)
         total += 3 * (uint64_t)tr_shape_elements(&options->parameters->items[i].shape) * sizeof(float);
@@ -252,6 +268,7 @@ void tr_checkpoint_files_destroy(tr_checkpoint_files **self)
 {
     if (!*self) return;
     abandon(*self);
+    tr_free((*self)->companions);
     tr_free(*self);
     *self = NULL;
 }
