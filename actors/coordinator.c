@@ -1,5 +1,6 @@
 /* actors/coordinator.c - see coordinator.h. It holds the numbers of one step at a time: no stage can be ahead
- * of a commit, only the shards' announcements run one step ahead. SPDX-License-Identifier: Apache-2.0 */
+ * of a commit, only the shards' announcements run one step ahead.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/coordinator.h"
 
 #include "actors/monitor.h"

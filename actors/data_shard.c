@@ -1,5 +1,6 @@
 /* actors/data_shard.c - see data_shard.h. One call of idle sends one micro-batch, if both edges have a
- * credit. SPDX-License-Identifier: Apache-2.0 */
+ * credit.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/data_shard.h"
 
 #include "actors/roles.h"

@@ -1,7 +1,9 @@
 /* actors/plan.h - the arithmetic of a training run that every actor must agree on: which replica holds which
  * micro-batches, which groups they are reduced in, in which tree, and after which updates something is
  * measured or saved. All of it is a function of the numbers below, so that nobody has to be told. Updates are
- * counted: "after u updates". Threads: plain data. SPDX-License-Identifier: Apache-2.0 */
+ * counted: "after u updates".
+ * Threads: plain data.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_ACTORS_PLAN_H
 #define TROUPE_ACTORS_PLAN_H
 

@@ -6,8 +6,8 @@
  * depends on the layout, what is added to what does not: no layout changes a bit. Then the uses of a tied
  * parameter, each reduced by itself, are added in graph order. Memory that peers may still read is not
  * written: own blocks are reused only after all shards of the step came back, which their owners send after
- * reading; the reduced sum only after the next step's blocks came from all. SPDX-License-Identifier:
- * Apache-2.0 */
+ * reading; the reduced sum only after the next step's blocks came from all.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/stage_internal.h"
 
 #include "actors/topics.h"

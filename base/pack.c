@@ -1,6 +1,6 @@
 /* base/pack.c - see pack.h. The reader knows the formats that the writer makes (integers, doubles, str,
- * bin, array) in all their lengths; maps, booleans and extensions are refused. SPDX-License-Identifier:
- * Apache-2.0 */
+ * bin, array) in all their lengths; maps, booleans and extensions are refused.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "base/pack.h"
 
 #include "base/memory.h"

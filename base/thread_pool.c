@@ -1,7 +1,7 @@
 /* base/thread_pool.c - see thread_pool.h. Work is handed out tile by tile from one counter. A helper spins
  * for some microseconds after its last work (a kernel is mostly followed by another), then sleeps; it does
- * not spin where the machine has fewer processors than the pool threads. SPDX-License-Identifier: Apache-2.0
- */
+ * not spin where the machine has fewer processors than the pool threads.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "base/thread_pool.h"
 
 #include "base/clock.h"

@@ -7,7 +7,8 @@
  * The reader sends blocks of text wherever a credit is free, so a slow counter gets less and none is flooded.
  * An empty block says that the text is over; a counter then sends its table, in pieces and under credits too,
  * and an empty one behind it. The collector merges the tables, prints the ten most frequent words and
- * finishes the job. SPDX-License-Identifier: Apache-2.0 */
+ * finishes the job.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "base/memory.h"
 #include "runtime/activity.h"
 #include "runtime/job.h"

@@ -15,8 +15,9 @@ extern "C" {
 
 /* outputs[i] has the gradient output_gradients[i] (an INPUT of the same shape; for tr_cross_entropy's loss a f32 (1)).
  * Fills input_gradients[i] with the gradient of inputs[i], TR_NO_VALUE where nothing flows. inputs may be none. */
-tr_status tr_autodiff(tr_graph *graph, const tr_value *outputs, const tr_value *output_gradients, int n_outputs,
-                      const tr_value *inputs, tr_value *input_gradients, int n_inputs, tr_error *err);
+tr_status tr_autodiff(tr_graph *graph, const tr_value *outputs, const tr_value *output_gradients,
+                      int n_outputs, const tr_value *inputs, tr_value *input_gradients, int n_inputs,
+                      tr_error *err);
 
 #ifdef __cplusplus
 }

@@ -1,8 +1,8 @@
 /* ops/graph.c - values and nodes of a graph, in the order they were added.
  * Every value and node is an allocation of its own, so that pointers to them stay valid while a graph grows:
  * gradient rules read the node they differentiate while they append others. Lookups by name are linear;
- * models have hundreds of parameters, and this happens when a graph is built. SPDX-License-Identifier:
- * Apache-2.0 */
+ * models have hundreds of parameters, and this happens when a graph is built.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/graph.h"
 
 #include "base/memory.h"

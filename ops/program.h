@@ -18,12 +18,13 @@ typedef struct tr_program tr_program;
 typedef struct tr_program_options {
     tr_device_kind device;
     int n_threads; /* largest pool it will be run with; workspace is sized for it */
-    bool poison;   /* fill scratch, and before the forward the stash, with NaN; always on in sanitizer builds */
+    bool poison; /* fill scratch, and before the forward the stash, with NaN; always on in sanitizer builds */
 } tr_program_options;
 
 /* The graph must outlive the program. Errors: the graph's own, TR_EUNSUPPORTED (an operation without a kernel for the
  * device, named), TR_ENOMEM. */
-tr_status tr_program_new(tr_program **out, const tr_graph *graph, const tr_program_options *options, tr_error *err);
+tr_status tr_program_new(tr_program **out, const tr_graph *graph, const tr_program_options *options,
+                         tr_error *err);
 void tr_program_destroy(tr_program **self);
 
 size_t tr_program_stash_bytes(const tr_program *self);   /* for each micro-batch in flight */

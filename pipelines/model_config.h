@@ -47,12 +47,12 @@ typedef struct tr_model_config {
 tr_status tr_model_config_read(tr_model_config *out, const char *directory, tr_error *err);
 /* The same from text; `path` is for messages. */
 tr_status tr_model_config_parse(tr_model_config *out, const char *json, const char *path, tr_error *err);
-/* By name: gpt2-124m, gpt2-355m, gpt2-774m, llama-15m, llama-42m, llama-160m. Errors: TR_EINVAL (lists the
- * names), TR_ENOMEM. */
+/* By name: gpt2-124m, gpt2-355m, gpt2-774m, llama-15m, llama-42m, llama-160m.
+ * Errors: TR_EINVAL (lists the names), TR_ENOMEM. */
 tr_status tr_model_config_preset(tr_model_config *out, const char *name, tr_error *err);
 const char *tr_model_config_preset_name(size_t i); /* NULL behind the last */
-/* From whichever of the three a recipe names, and checked against train.sequence, layout.pipeline and
- * layout.stages. */
+/* From whichever of the three a recipe names.
+ * It is checked against train.sequence, layout.pipeline and layout.stages. */
 tr_status tr_model_config_from_recipe(tr_model_config *out, const struct tr_recipe *recipe, tr_error *err);
 void tr_model_config_release(tr_model_config *self);
 

@@ -21,15 +21,14 @@ typedef struct tr_tensor_info {
     bool readable;         /* false: a dtype that tr_dtype does not have, or a rank beyond TR_MAX_RANK */
     tr_dtype dtype;        /* where readable */
     tr_shape shape;        /* where readable */
-    const void *data; /* mapped, little-endian, read-only; may be UNALIGNED: copy with memcpy or the functions
-                         below */
+    const void *data;      /* mapped, little-endian, read-only; may be UNALIGNED: copy it */
     uint64_t size_bytes;
 } tr_tensor_info;
 
 typedef struct tr_safetensors tr_safetensors;
 
-/* One file. Errors: TR_ENOTFOUND, TR_EIO, TR_ENOMEM, TR_ECORRUPT (what is wrong with which tensor of which
- * file). */
+/* One file.
+ * Errors: TR_ENOTFOUND, TR_EIO, TR_ENOMEM, TR_ECORRUPT (what is wrong with which tensor of which file). */
 tr_status tr_safetensors_open(tr_safetensors **out, const char *path, tr_error *err);
 
 /* The weights of a model directory: `model.safetensors`, or `model.safetensors.index.json` and the shards it

@@ -1,7 +1,6 @@
 /* runtime/activation.c - one activation of an actor: control, then data, then one unit of idle work; links
  * and monitors; the end. An actor's bonds are its own: monitor, link and down are messages in its control
- * lane, so none of this needs a lock, and an actor that has ended still answers. SPDX-License-Identifier:
- * Apache-2.0
+ * lane, so none of this needs a lock, and an actor that has ended still answers.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/node_internal.h"
 

@@ -1,6 +1,7 @@
 /* runtime/agent.c - see agent.h. One thread, asleep in its node until a worker ends, the head speaks, or a
  * grace is over. A dead worker is reaped at once: as a zombie it would count as alive for others (UCX's
- * keepalive asks for its pid). SPDX-License-Identifier: Apache-2.0 */
+ * keepalive asks for its pid).
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/agent.h"
 
 #include "base/clock.h"

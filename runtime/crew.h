@@ -1,6 +1,8 @@
-/* runtime/crew.h - who makes the workers of a job, and knows when all of them have ended: an agent process,
- * or threads here. The head speaks with workers in the same way in both cases; only their making, their death
- * and their end differ. Threads: the head's. SPDX-License-Identifier: Apache-2.0 */
+/* runtime/crew.h - who makes the workers of a job, and knows when all of them have ended.
+ * It is an agent process, or threads here. The head speaks with workers in the same way in both cases; only their making, their death
+ * and their end differ.
+ * Threads: the head's.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_CREW_H
 #define TROUPE_RUNTIME_CREW_H
 

@@ -23,18 +23,21 @@ typedef struct tr_node_options {
     uint32_t incarnation;
     uint32_t epoch;
     int n_threads; /* scheduler threads, the caller of tr_node_run included */
-    const char *data_transport, *control_transport; /* kinds; data_transport NULL: everything is on this node */
-    const char *control_bind;                       /* see tr_transport_options.bind; NULL: chosen */
+    const char *data_transport,
+        *control_transport;   /* kinds; data_transport NULL: everything is on this node */
+    const char *control_bind; /* see tr_transport_options.bind; NULL: chosen */
     uint8_t job_key[TR_JOB_KEY_BYTES];
     const tr_registry *registry;
-    struct tr_activity_page *activity; /* where to write what actors do (runtime/activity.h); NULL: own memory */
-    bool may_spin;                     /* false where runnable threads exceed processors (counted over all processes) */
-    void *context;                     /* for the callbacks, and those of watches and ticks: all called on a scheduler thread,
+    struct tr_activity_page
+        *activity; /* where to write what actors do (runtime/activity.h); NULL: own memory */
+    bool may_spin; /* false where runnable threads exceed processors (counted over all processes) */
+    void *context; /* for the callbacks, and those of watches and ticks: all called on a scheduler thread,
                                           never two at a time, without locks held */
     void (*on_system)(void *context, int32_t peer, const tr_message *message); /* a SYSTEM frame */
     void (*on_peer_lost)(void *context, int32_t peer, const char *reason);
     void (*on_actor_end)(void *context, tr_actor_id who, const tr_error *error); /* error NULL: normal */
-    void (*on_job_end)(void *context, const tr_error *error); /* an actor here called finish_job or fail_job */
+    void (*on_job_end)(void *context,
+                       const tr_error *error); /* an actor here called finish_job or fail_job */
 } tr_node_options;
 
 tr_status tr_node_new(tr_node **out, const tr_node_options *options, tr_error *err);
@@ -45,18 +48,22 @@ tr_status tr_node_connect(tr_node *self, int32_t peer, const char *control_addre
 
 /* Makes the actors of this node and its ends of the edges; calls init of each in the topology's order. The topology must
  * outlive the node. states[i] is the state region of topology->actors[i] or NULL (then own memory is made where needed). */
-tr_status tr_node_load(tr_node *self, const tr_topology *topology, tr_state_region *const *states, tr_error *err);
+tr_status tr_node_load(tr_node *self, const tr_topology *topology, tr_state_region *const *states,
+                       tr_error *err);
 void tr_node_start_actors(tr_node *self); /* calls start of each */
 
 /* Runs scheduler and transports until tr_node_stop. on_tick (may be NULL) is called about every tick_ms. */
 void tr_node_run(tr_node *self, uint32_t tick_ms, void (*on_tick)(void *context, uint64_t now_ns));
-void tr_node_stop(tr_node *self);                                                              /* any */
+void tr_node_stop(tr_node *self); /* any */
 /* Calls `ready(context)` on a scheduler thread whenever the descriptor is readable (pidfd, signalfd, timerfd). */
-tr_status tr_node_watch(tr_node *self, int descriptor, void (*ready)(void *context), void *context, tr_error *err);
+tr_status tr_node_watch(tr_node *self, int descriptor, void (*ready)(void *context), void *context,
+                        tr_error *err);
 void tr_node_unwatch(tr_node *self, int descriptor);
 
-void tr_node_send_system(tr_node *self, int32_t peer, uint32_t topic, const void *bytes, uint32_t size_bytes); /* any */
-void tr_node_post(tr_node *self, tr_actor_id to, uint32_t topic, const void *bytes, uint32_t size_bytes); /* any: a CONTROL
+void tr_node_send_system(tr_node *self, int32_t peer, uint32_t topic, const void *bytes,
+                         uint32_t size_bytes); /* any */
+void tr_node_post(tr_node *self, tr_actor_id to, uint32_t topic, const void *bytes,
+                  uint32_t size_bytes); /* any: a CONTROL
                                                                                 message from nobody to any actor */
 /* An actor on another node ended, or its node was lost: tell monitors and links here. */
 void tr_node_actor_ended(tr_node *self, tr_actor_id who, const char *reason); /* any */

@@ -1,8 +1,7 @@
 /* runtime/scheduler.c - see scheduler.h.
  * A worker's queue is a ring of tasks: its own thread appends at the tail, everybody (the owner too) takes
  * at the head. First come, first served, so a task that queues itself again and again starves nobody. What
- * does not fit, and what comes from other threads, goes to a shared list under a lock. SPDX-License-
- * Identifier: Apache-2.0
+ * does not fit, and what comes from other threads, goes to a shared list under a lock.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/scheduler.h"
 

@@ -21,7 +21,8 @@ tr_status tr_state_region_new(tr_state_region **out, const char *name, uint64_t 
 tr_status tr_state_region_open(tr_state_region **out, int descriptor, tr_error *err);
 int tr_state_region_descriptor(const tr_state_region *self);
 uint64_t tr_state_region_slot_bytes(const tr_state_region *self);
-void tr_state_region_destroy(tr_state_region **self); /* unmaps and closes; the memory lives while anybody else holds it */
+void tr_state_region_destroy(
+    tr_state_region **self); /* unmaps and closes; the memory lives while anybody else holds it */
 
 void *tr_state_slot(const tr_state_region *self, int slot);
 uint64_t tr_state_generation(const tr_state_region *self, int slot); /* 0: nothing valid */

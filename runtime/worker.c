@@ -1,6 +1,6 @@
 /* runtime/worker.c - see worker.h. Loading and starting happen in the callback that hears of them: the node
- * calls back one at a time, without locks, and takes a topology while it runs. SPDX-License-Identifier:
- * Apache-2.0 */
+ * calls back one at a time, without locks, and takes a topology while it runs.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/worker.h"
 
 #include "base/log.h"

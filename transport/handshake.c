@@ -1,5 +1,6 @@
 /* transport/handshake.c - see handshake.h. The writer emits the few MessagePack forms it needs; the reader
- * takes every form a conforming writer may choose for them. SPDX-License-Identifier: Apache-2.0 */
+ * takes every form a conforming writer may choose for them.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "transport/handshake.h"
 
 #include <string.h>

@@ -2,8 +2,9 @@
  * A MessagePack map {"key": bin 16, "node": int, "incarnation": uint, "version": uint, "address": str}. The
  * address is where the sender receives, so that one connect makes a link of two directions. A HELLO without a
  * body means goodbye. The reader is written by hand: general decoders allocate what a hostile length asks
- * for. Source of the format: https://github.com/msgpack/msgpack/blob/master/spec.md SPDX-License-Identifier:
- * Apache-2.0 */
+ * for.
+ * Source of the format: https://github.com/msgpack/msgpack/blob/master/spec.md
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_TRANSPORT_HANDSHAKE_H
 #define TROUPE_TRANSPORT_HANDSHAKE_H
 

@@ -3,8 +3,9 @@
  * pushing is one compare-and-exchange, there is no ABA, and the order of each sender is kept. The head of the
  * stack is the inbox's whole state (empty, asleep, closed, or messages): whoever pushes onto "asleep" is the
  * one who wakes, so no wake-up is lost and no system call is made while the receiver is awake. Lifetime: an
- * inbox is counted. Its owner holds a reference and so does every link to it; a HELLO carries one. Threads:
- * push from any; the rest is the owner's. SPDX-License-Identifier: Apache-2.0 */
+ * inbox is counted. Its owner holds a reference and so does every link to it; a HELLO carries one.
+ * Threads: push from any; the rest is the owner's.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "transport/kind.h"
 
 #include "base/memory.h"

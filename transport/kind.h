@@ -1,8 +1,9 @@
-/* transport/kind.h - the seam between transport.c, which every kind shares, and the kinds; private to this
- * folder. A kind embeds tr_transport at the beginning of its own struct, and tr_link at the beginning of its
+/* transport/kind.h - private: the seam between transport.c, which every kind shares, and the kinds.
+ * A kind embeds tr_transport at the beginning of its own struct, and tr_link at the beginning of its
  * own link. transport.c allocates both, knows which peers there are, checks frames and greetings, and is the
  * only one that calls the user back. A link is never freed before the transport: it is reused when its peer
- * comes again, so pointers to it stay good. SPDX-License-Identifier: Apache-2.0 */
+ * comes again, so pointers to it stay good.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_TRANSPORT_KIND_H
 #define TROUPE_TRANSPORT_KIND_H
 

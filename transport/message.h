@@ -1,7 +1,8 @@
 /* transport/message.h - a frame with its body, as it lies in mailboxes and goes through links.
  * A message has one owner; functions that take it null the owner's pointer. The body is shared by reference
  * count: within a process a tensor travels as a pointer. The body's bytes are the first frame.body_bytes of
- * body->data. SPDX-License-Identifier: Apache-2.0 */
+ * body->data.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_TRANSPORT_MESSAGE_H
 #define TROUPE_TRANSPORT_MESSAGE_H
 

@@ -1,6 +1,7 @@
 /* transport/transport.c - see transport.h: what all kinds of transport share, and the dispatch to them.
  * Losses are noted where they are found and reported at the end of progress, so that a user's callback never
- * runs inside a library's, and send never calls back at all. SPDX-License-Identifier: Apache-2.0 */
+ * runs inside a library's, and send never calls back at all.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "transport/kind.h"
 
 #include "base/hash.h"

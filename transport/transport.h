@@ -4,7 +4,9 @@
  * retries on its own, and never decides what a message means. Back-pressure is the credits' business above:
  * what is sent is queued until it is gone. Order: frames of one kind of source and edge may arrive out of
  * order over ucx; receivers number them. A peer is named by its node number, which is the caller's choice
- * (the placement's). Threads: one thread at a time calls a transport. SPDX-License-Identifier: Apache-2.0 */
+ * (the placement's).
+ * Threads: one thread at a time calls a transport.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_TRANSPORT_TRANSPORT_H
 #define TROUPE_TRANSPORT_TRANSPORT_H
 

@@ -4,8 +4,9 @@
  * how the receiver knows whose it is. UCX promises no order, so no data is sent before the peer has said that
  * it took our greeting: greetings are answered, and the answer has sequence 1. UCX's callbacks only note what
  * happened; greetings, deliveries and losses are handled after its progress. Buffers: a message lives until
- * UCX says that it is done with it, or until the worker is gone. Sources: ucp.h of UCX 1.13,
- * https://openucx.readthedocs.io/en/master/faq.html SPDX-License-Identifier: Apache-2.0 */
+ * UCX says that it is done with it, or until the worker is gone.
+ * Sources: ucp.h of UCX 1.13, https://openucx.readthedocs.io/en/master/faq.html
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "transport/kind.h"
 
 #include "base/clock.h"

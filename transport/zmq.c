@@ -4,8 +4,8 @@
  * DEALER, and one monitor (the ROUTER's) sees every peer go: the greeting tells which descriptor is whose.
  * Only a refusal goes back through the ROUTER, to a peer we would not connect to. ZeroMQ's silent habits are
  * off: no reconnecting (it would lose frames unseen), no dropping at a high-water mark, heartbeats. Bodies
- * are sent from where they lie: its I/O thread gives back the message when it is gone. Sources:
- * zmq_setsockopt(3), zmq_socket_monitor(3), https://rfc.zeromq.org/spec/37/ (heartbeats).
+ * are sent from where they lie: its I/O thread gives back the message when it is gone.
+ * Sources: zmq_setsockopt(3), zmq_socket_monitor(3), https://rfc.zeromq.org/spec/37/ (heartbeats).
  * SPDX-License-Identifier: Apache-2.0 */
 #include "transport/kind.h"
 

@@ -1,5 +1,6 @@
 /* ops/cpu/split.h - cutting and joining the last dimension on the CPU: copies, and so their own plain
- * reference. SPDX-License-Identifier: Apache-2.0 */
+ * reference.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_OPS_CPU_SPLIT_H
 #define TROUPE_OPS_CPU_SPLIT_H
 

@@ -1,5 +1,6 @@
 /* test/ops/model_test.c - whole small models of both families, built from every builder: all gradients
- * against differences, and a model cut in two against the whole. SPDX-License-Identifier: Apache-2.0 */
+ * against differences, and a model cut in two against the whole.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/operations.h"
 #include "test/ops/op_check.h"
 

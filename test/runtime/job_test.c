@@ -1,6 +1,7 @@
 /* test/runtime/job_test.c - a job ends well or says why, in time, and leaves nothing behind.
  * Every node has one member of a ring. A token goes round, each member adds one; the head's counts rounds.
- * Members can be told to come to harm in various ways. SPDX-License-Identifier: Apache-2.0 */
+ * Members can be told to come to harm in various ways.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/job.h"
 
 #include "base/clock.h"

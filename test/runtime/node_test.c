@@ -1,4 +1,5 @@
-/* Nodes with actors on them: the first promises. SPDX-License-Identifier: Apache-2.0 */
+/* Nodes with actors on them: the first promises.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "check.h"
 
 #include "base/clock.h"

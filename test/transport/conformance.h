@@ -2,7 +2,8 @@
  * CONFORMANCE_KIND ("inproc") and CONFORMANCE_IN_ORDER (1 where frames of a link keep their order), and,
  * where peers may live in other processes, CONFORMANCE_PROCESSES; then puts CONFORMANCE_TESTS into its table
  * and uses CONFORMANCE_MAIN. A peer in another process is this executable, started again with "peer" as its
- * first argument. SPDX-License-Identifier: Apache-2.0 */
+ * first argument.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_TEST_TRANSPORT_CONFORMANCE_H
 #define TROUPE_TEST_TRANSPORT_CONFORMANCE_H
 
