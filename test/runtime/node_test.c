@@ -688,7 +688,7 @@ static void timers_reach_their_actor_in_order(void)
     uint64_t took_ms = (tr_clock_ns() - begin) / 1000000;
     CU_ASSERT(tags[0] == 1 && tags[1] == 2 && tags[2] == 3 && tags[3] == 4);
     CU_ASSERT(took_ms >= 40 && took_ms < 2000);
-    CU_ASSERT(s.n_ticks >= 2);
+    CU_ASSERT(s.n_ticks >= 1); /* of 10 ms; a busy machine merges those it was late for */
     stage_close(&s);
 }
 
