@@ -28,8 +28,8 @@ enum {
 
 /* What is set where the user's environment says nothing. Only loopback: a job of several hosts names its
  * devices. Error handling over shared memory is off in UCX's own defaults; without it such endpoints would
- * silently use TCP. A key of a single transport is named as within that transport's own table, its variable
- * is not. */
+ * silently use TCP.
+ * A key of a single transport is named as within that transport's own table, its variable is not. */
 static const struct {
     const char *key, *value, *variables[3];
     const char *transports; /* parts of their names in UCX_TLS; NULL: whatever there is */
@@ -54,8 +54,8 @@ typedef struct ucx_link {
 
 typedef struct ucx ucx;
 
-/* Something UCX has not finished: a send, a rendezvous receive, or the closing of an endpoint (no message).
- */
+/* Something UCX has not finished: a send, a rendezvous receive, or the
+ * closing of an endpoint (no message). */
 typedef struct operation {
     struct operation *previous, *next;
     ucx *self;
@@ -205,8 +205,8 @@ static void leave_endpoint(ucx *self, ucp_ep_h endpoint)
     close_endpoint(self, endpoint);
 }
 
-/* Closes the endpoints whose flush is over, or all that are being left: their flushes then end as mere notes.
- */
+/* Closes the endpoints whose flush is over, or all that are being left:
+ * their flushes then end as mere notes. */
 static void close_left(ucx *self, bool all)
 {
     operation *op = self->operations.next;
@@ -347,8 +347,8 @@ static void on_error(void *context, ucp_ep_h endpoint, ucs_status_t status)
     if (link) tr__link_fail(&self->base, &link->base, "ucx: %s", ucs_status_string(status));
 }
 
-/* Does the user say nothing about it, and may its transports be in use? UCX warns of keys that nobody reads.
- */
+/* Does the user say nothing about it, and may its transports be in use?
+ * UCX warns of keys that nobody reads. */
 static bool is_wanted(size_t i)
 {
     for (int k = 0; k < 3 && defaults[i].variables[k]; k++)
@@ -643,8 +643,8 @@ static void ucx_close(tr_transport *base)
     close_left(self, true);
     progress_for(self, 10 * CLOSE_MS); /* endpoints closed by force end at once; this is for bugs */
     operation *head = &self->operations;
-    /* What UCX did not finish in time it shall end without calling us; its messages live until the worker is
-     * gone. */
+    /* What UCX did not finish in time it shall end without calling us;
+     * its messages live until the worker is gone. */
     for (operation *op = head->next; op != head; op = op->next) ucp_request_free(op->request);
     ucp_worker_destroy(self->worker);
     ucp_cleanup(self->context);

@@ -515,8 +515,8 @@ static void senders_on_threads_lose_nothing(void)
 }
 
 #ifdef CONFORMANCE_PROCESSES
-/* The peer: echoes what it gets until its parent is gone, or is stopped at once after the first echo of
- * "sleep". */
+/* The peer: echoes what it gets until its parent is gone, or is stopped
+ * at once after the first echo of "sleep". */
 static int run_peer(const char *address)
 {
     node *self = node_new(2);
