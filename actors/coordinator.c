@@ -1,5 +1,6 @@
 /* actors/coordinator.c - see coordinator.h. It holds the numbers of one step at a time: no stage can be ahead
- * of a commit, only the shards' announcements run one step ahead. SPDX-License-Identifier: Apache-2.0 */
+ * of a commit, only the shards' announcements run one step ahead.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/coordinator.h"
 
 #include "actors/monitor.h"
@@ -134,14 +135,14 @@ static void write_record(coordinator *self, double loss, double norm, double lr,
     self->began_ns = now;
 }
 
-static void send_commit(coordinator *self, float scale, float lr)
+static void send_commit(coordinator *self, float scale, double lr)
 {
     for (uint32_t s = 0; s < self->n_stages_all; s++) {
         tr_packer packer;
         tr_packer_init(&packer);
         tr_pack_array(&packer, 2);
         tr_pack_f64(&packer, (double)scale);
-        tr_pack_f64(&packer, (double)lr);
+        tr_pack_f64(&packer, lr);
         tr_send_packed(self->actor, self->stages[s], TR_TOPIC_COMMIT, self->step, &packer);
     }
 }
@@ -172,9 +173,9 @@ static void commit_when_ready(coordinator *self)
     float scale = 1;
     if (plan->clip_norm > 0 && norm > (double)plan->clip_norm)
         scale = (float)((double)plan->clip_norm / (norm + 1e-6));
-    float lr = (float)self->known->learning_rate(self->known->context, self->step);
+    double lr = self->known->learning_rate(self->known->context, self->step);
     send_commit(self, scale, lr);
-    write_record(self, loss, norm, (double)lr, targets);
+    write_record(self, loss, norm, lr, targets);
     self->counted[self->step % self->ring] = self->n_counted[self->step % self->ring] = 0;
     begin_step(self);
     self->step++;

@@ -2,7 +2,8 @@
  * all. For each step it adds the targets that the shards announce, adds the losses of all micro-batches in
  * their order and the square sums of the gradient in (tensor, block) order, both in double, whatever the
  * layout; then commits with one factor for clipping and one learning rate. A norm or loss that is not finite
- * ends the run before anything is updated. SPDX-License-Identifier: Apache-2.0 */
+ * ends the run before anything is updated.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_ACTORS_COORDINATOR_H
 #define TROUPE_ACTORS_COORDINATOR_H
 
@@ -13,8 +14,8 @@
 extern "C" {
 #endif
 
-/* Context of the registry entry: a const tr_coordinator_context *, which outlives the job. It lives in the
- * head. */
+/* Context of the registry entry: a const tr_coordinator_context *, which outlives the job.
+ * The actor lives in the head. */
 typedef struct tr_coordinator_context {
     tr_training_plan plan;
     const int64_t *n_elements; /* of each parameter of the whole model */

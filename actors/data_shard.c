@@ -1,5 +1,6 @@
 /* actors/data_shard.c - see data_shard.h. One call of idle sends one micro-batch, if both edges have a
- * credit. SPDX-License-Identifier: Apache-2.0 */
+ * credit.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/data_shard.h"
 
 #include "actors/roles.h"
@@ -33,8 +34,8 @@ static void begin_evaluation(shard *self)
     self->next = self->spec.replica;
 }
 
-/* How many targets count in this replica's share of a step: asked of the source row by row, since rows may be
- * padded. */
+/* How many targets count in this replica's share of a step: asked of the source
+ * row by row, since rows may be padded. */
 static tr_status announce(shard *self, uint32_t step)
 {
     const tr_training_plan *plan = &self->spec.plan;

@@ -2,7 +2,8 @@
  * What it sends is a function of the plan alone: the replica's micro-batches of every step in order, and
  * after the updates at which something is measured, its share of the held-out windows (micro-batch j to
  * replica j mod n_replicas). So nobody tells it anything; credits hold it back. It announces how many targets
- * a step has one step ahead. SPDX-License-Identifier: Apache-2.0 */
+ * a step has one step ahead.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_ACTORS_DATA_SHARD_H
 #define TROUPE_ACTORS_DATA_SHARD_H
 
@@ -26,8 +27,8 @@ typedef struct tr_shard_source {
     /* Row `row` of a micro-batch: tokens[sequence], targets[sequence]; a negative target counts nothing. */
     void (*training_row)(const tr_shard_spec *spec, uint32_t step, uint32_t microbatch, uint32_t row,
                          int32_t *tokens, int32_t *targets);
-    /* Window 0 .. n_windows-1 of the held-out part; n_windows tells the few measured while training from all.
-     */
+    /* Window 0 .. n_windows-1 of the held-out part.
+     * n_windows tells the few measured while training from all. */
     void (*window_row)(const tr_shard_spec *spec, uint32_t n_windows, uint32_t window, int32_t *tokens,
                        int32_t *targets);
     void (*close)(tr_shard_spec *spec);

@@ -2,7 +2,8 @@
  * One call of idle does one piece of work, so that whatever arrived meanwhile is seen before the next choice.
  * The choice is the design's: state out and updates first (they are short and others wait for them), then
  * backward, forward, weight gradients as filler. Weight gradients are taken in the order of micro-batches,
- * always: they are a left fold. SPDX-License-Identifier: Apache-2.0 */
+ * always: they are a left fold.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/stage_internal.h"
 
 #include "actors/roles.h"

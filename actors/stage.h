@@ -3,8 +3,9 @@
  * forward, weight gradients. When its micro-batches of a step are done it reduces gradients with the other
  * replicas in the fixed tree, adds the uses of tied parameters, tells the coordinator the square sums, and
  * waits for the commit; the update is written into the other state slot. See actors/DESIGN.md for why no
- * order of messages changes a bit. The stage knows graphs and numbers, not models: whoever builds the job
- * hands in a tr_stage_source. SPDX-License-Identifier: Apache-2.0 */
+ * order of messages changes a bit.
+ * The stage knows graphs and numbers, not models: whoever builds the job hands in a tr_stage_source.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_ACTORS_STAGE_H
 #define TROUPE_ACTORS_STAGE_H
 
@@ -26,10 +27,9 @@ typedef struct tr_stage_parameter {
     char name[160];
     uint32_t index; /* in the whole model */
     int64_t n_elements;
-    tr_value value; /* in this stage's graph */
-    bool decayed;   /* weight decay applies */
-    bool owned; /* this is the first stage that uses it: it counts in the norm and goes into checkpoints from
-                   here */
+    tr_value value;     /* in this stage's graph */
+    bool decayed;       /* weight decay applies */
+    bool owned;         /* the first stage that uses it: counts it in the norm, writes it to checkpoints */
     tr_stage_use *uses; /* all of them, of the whole model, in order */
     uint32_t n_uses;
 } tr_stage_parameter;
@@ -66,8 +66,8 @@ typedef struct tr_stage_source {
 /* Context of the registry entry: a const tr_stage_source *. */
 extern const tr_behavior tr_stage_behavior;
 
-/* Bytes of one state slot for tensors of these sizes: parameters, first moments, second moments, each tensor
- * aligned. */
+/* Bytes of one state slot for tensors of these sizes.
+ * In it: parameters, first moments, second moments, each tensor aligned. */
 uint64_t tr_stage_state_bytes(const int64_t *n_elements, uint32_t n_parameters);
 /* Elements of a stage's flat gradient, every use aligned: what the reduction's edges carry shards of. */
 int64_t tr_stage_gradient_elements(const tr_stage_parameter *parameters, uint32_t n_parameters);

@@ -1,7 +1,7 @@
 /* actors/topics.h - what the actors of a training run say to each other on the control lane, and on which
  * edges they work. Bodies are MessagePack arrays (base/pack.h); frame.step is the step the message is about,
- * from 0, or for evaluations and checkpoints the number of updates done. SPDX-License-Identifier: Apache-2.0
- */
+ * from 0, or for evaluations and checkpoints the number of updates done.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_ACTORS_TOPICS_H
 #define TROUPE_ACTORS_TOPICS_H
 
@@ -10,25 +10,18 @@
 
 #ifdef __cplusplus
 extern "C" {
-/* Finishes a packed body and sends it as a control message; without memory for it the actor fails. */
-void tr_send_packed(tr_actor *self, tr_actor_id to, uint32_t topic, uint32_t step, tr_packer *packer);
-/* Ends the actor: a peer's message does not read as its topic says. */
-void tr_fail_for_topic(tr_actor *self, const tr_message *message);
-
-#ifdef __cplusplus
-}
-#endif
 #endif
 
 enum {
     TR_TOPIC_COUNT = 1, /* shard -> coordinator: [target tokens of its share of step] */
     TR_TOPIC_TOKENS,    /* coordinator -> last stages: [target tokens of the whole step] */
     TR_TOPIC_LOSSES,    /* last stage -> coordinator: [first micro-batch, f64 losses as bytes] */
-    TR_TOPIC_READY,   /* stage -> coordinator: [(parameter, f64 square sums as bytes) ..., busy ns]: gradients
-                         reduced;   the sums only of parameters it owns, and only from replica 0 */
-    TR_TOPIC_COMMIT,  /* coordinator -> stages: [gradient scale, learning rate]: apply the update of step */
-    TR_TOPIC_UPDATED, /* stage -> coordinator: []: the vote, the update of step is in its slot */
-    TR_TOPIC_EVALUATED,    /* last stage -> coordinator: [micro-batch, loss sum, target tokens] */
+    /* stage -> coordinator: [(parameter, f64 square sums as bytes) ..., busy ns]: gradients are reduced.
+     * The sums only of parameters it owns, and only from replica 0. */
+    TR_TOPIC_READY,
+    TR_TOPIC_COMMIT,    /* coordinator -> stages: [gradient scale, learning rate]: apply the update of step */
+    TR_TOPIC_UPDATED,   /* stage -> coordinator: []: the vote, the update of step is in its slot */
+    TR_TOPIC_EVALUATED, /* last stage -> coordinator: [micro-batch, loss sum, target tokens] */
     TR_TOPIC_CHECKPOINT,   /* coordinator -> stages of replica 0 and checkpoint actor: [last: 0 or 1] */
     TR_TOPIC_CHECKPOINTED, /* checkpoint actor -> coordinator: [1, path] or [0, what went wrong] */
     TR_TOPIC_RECORD,       /* coordinator -> monitor: see tr_step_record in monitor.h */

@@ -1,7 +1,8 @@
 /* base/buffer.h - memory with a reference count: what messages carry and edges offer as slots.
  * A buffer knows its kind of memory and its device, so that code which only moves it need not. On a device
  * whose work is asynchronous `ready` is the event after which the contents are valid; NULL means they are
- * valid now. Threads: retain and release from any; the contents belong to whoever the protocol says.
+ * valid now.
+ * Threads: retain and release from any; the contents belong to whoever the protocol says.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_BASE_BUFFER_H
 #define TROUPE_BASE_BUFFER_H
@@ -33,8 +34,7 @@ typedef struct tr_buffer {
 /* Host memory; the caller holds the one reference. size_bytes may be 0. Errors: TR_ENOMEM. */
 tr_status tr_buffer_new(tr_buffer **out, size_t size_bytes, tr_error *err);
 
-/* Wraps memory that somebody else owns; `release(context)` (may be NULL) is called when the last reference
- * goes. */
+/* Wraps memory that somebody else owns; `release(context)` (may be NULL) when the last reference goes. */
 tr_status tr_buffer_wrap(tr_buffer **out, void *data, size_t size_bytes, void (*release)(void *context),
                          void *context, tr_error *err);
 

@@ -1,7 +1,8 @@
 /* base/file.h - files as the rest of the project uses them: read whole, mapped, or replaced atomically.
  * Everything that is written goes to a temporary name in the same directory, is fsynced, and renamed.
  * Errors everywhere: TR_ENOTFOUND, TR_EIO (with the system's words), TR_EINVAL (a directory where a file
- * should be), TR_ENOMEM. SPDX-License-Identifier: Apache-2.0 */
+ * should be), TR_ENOMEM.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_BASE_FILE_H
 #define TROUPE_BASE_FILE_H
 
@@ -23,8 +24,8 @@ typedef struct tr_file_map {
 tr_status tr_file_map_open(tr_file_map *self, const char *path, tr_error *err);
 void tr_file_map_release(tr_file_map *self);
 
-/* Writing in pieces: open, write through *stream, then commit (flush, fsync, rename, fsync of the directory)
- * or abandon. */
+/* Writing in pieces: open, write through *stream, then abandon or commit.
+ * Commit is flush, fsync, rename, fsync of the directory. */
 typedef struct tr_file_writer {
     FILE *stream;
     char *path;

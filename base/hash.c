@@ -1,5 +1,6 @@
 /* base/hash.c - see hash.h. CRC-32C uses the SSE4.2 instruction where the processor has it, a table
- * elsewhere. SPDX-License-Identifier: Apache-2.0 */
+ * elsewhere.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "base/hash.h"
 
 #include "base/memory.h"

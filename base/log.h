@@ -1,5 +1,6 @@
 /* base/log.h - one line a message on stderr: "troupe[role] level: text". TROUPE_LOG=debug|info|warning|error
- * chooses. Threads: from any; a line is written with one write(2), so lines of several processes do not mix.
+ * chooses.
+ * Threads: from any; a line is written with one write(2), so lines of several processes do not mix.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_BASE_LOG_H
 #define TROUPE_BASE_LOG_H

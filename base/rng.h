@@ -14,8 +14,7 @@ extern "C" {
 
 typedef struct tr_rng_key {
     uint64_t seed;
-    uint64_t stream; /* tr_hash64_text of the tensor or of the use ("data", "sample",
-                        "model.embed_tokens.weight") */
+    uint64_t stream; /* tr_hash64_text of the tensor ("model.embed_tokens.weight") or of the use ("data") */
     uint32_t step;
     uint32_t microbatch;
 } tr_rng_key;
@@ -25,8 +24,8 @@ void tr_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]
 
 uint64_t tr_rng_u64(const tr_rng_key *key, uint64_t index);
 double tr_rng_uniform(const tr_rng_key *key, uint64_t index); /* [0, 1), 53 bits */
-/* Writes the `count` standard normal numbers with indices first .. first+count-1 (Box-Muller on doubles,
- * rounded). */
+/* Writes the `count` standard normal numbers with indices first .. first+count-1.
+ * Box-Muller on doubles, rounded. */
 void tr_rng_normal(const tr_rng_key *key, uint64_t first, uint64_t count, float *out);
 
 #ifdef __cplusplus

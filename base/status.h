@@ -1,7 +1,8 @@
 /* base/status.h - how every function of Troupe says that it failed.
  * A function that can fail returns tr_status and takes tr_error *err last. The message is written once, by
  * tr_fail, where the fault is found; callers only pass the status on. TR_ASSERT is for bugs of the caller and
- * stays on in release builds. Threads: an error belongs to its caller; nothing here is shared.
+ * stays on in release builds.
+ * Threads: an error belongs to its caller; nothing here is shared.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_BASE_STATUS_H
 #define TROUPE_BASE_STATUS_H
@@ -45,8 +46,7 @@ typedef struct tr_error {
 #define TR_NORETURN
 #endif
 
-/* Writes status and message into *err (which may be NULL) and returns status, so that `return tr_fail(err,
- * ...)` reads well. */
+/* Writes status and message into *err (which may be NULL) and returns status, for `return tr_fail(...)`. */
 tr_status tr_fail(tr_error *err, tr_status status, const char *format, ...) TR_PRINTF(3, 4);
 
 /* Puts a context in front of the message that is already in *err: "<context>: <message>". Returns err's

@@ -1,7 +1,7 @@
 /* base/thread_pool.h - runs the tiles of a kernel on a fixed set of threads.
  * Why own threads: which tiles exist depends on shapes alone, every tile is computed by one thread with
- * single-threaded library calls, and so the number of threads cannot change a bit of the result. Threads: one
- * caller at a time for each pool; the caller works too. Tiles must not call tr_thread_pool_run.
+ * single-threaded library calls, and so the number of threads cannot change a bit of the result.
+ * Threads: one caller at a time for each pool; the caller works too. Tiles must not call tr_thread_pool_run.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_BASE_THREAD_POOL_H
 #define TROUPE_BASE_THREAD_POOL_H

@@ -7,7 +7,8 @@
  * The reader sends blocks of text wherever a credit is free, so a slow counter gets less and none is flooded.
  * An empty block says that the text is over; a counter then sends its table, in pieces and under credits too,
  * and an empty one behind it. The collector merges the tables, prints the ten most frequent words and
- * finishes the job. SPDX-License-Identifier: Apache-2.0 */
+ * finishes the job.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "base/memory.h"
 #include "runtime/activity.h"
 #include "runtime/job.h"
@@ -84,8 +85,8 @@ static bool reader_idle(tr_actor *self, void *state)
         tr_actor_fail(self, &err);
         return false;
     }
-    /* The end is told to each counter once, in their order, whatever their credits: it must reach all of
-     * them. */
+    /* The end is told to each counter once, in their order, whatever their
+     * credits: it must reach all of them. */
     size_t n = reading->n_told ? 0 : read_block(reading, block->data);
     if (n == 0) {
         tr_buffer_release(&block);

@@ -1,6 +1,7 @@
 /* ops/activate.c - y = f(x), elementwise.    x, y (...) f32; y overwrites and may be x.
  * The backward reads x again instead of keeping the slope: recomputing an exponential is cheaper than the
- * memory. Sources: Hendrycks and Gimpel, 2016 (GELU and its tanh form); Elfwing et al., 2017 (SiLU).
+ * memory.
+ * Sources: Hendrycks and Gimpel, 2016 (GELU and its tanh form); Elfwing et al., 2017 (SiLU).
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/activate.h"
 #include "ops/cpu/activation.h"

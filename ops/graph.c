@@ -1,8 +1,8 @@
 /* ops/graph.c - values and nodes of a graph, in the order they were added.
  * Every value and node is an allocation of its own, so that pointers to them stay valid while a graph grows:
  * gradient rules read the node they differentiate while they append others. Lookups by name are linear;
- * models have hundreds of parameters, and this happens when a graph is built. SPDX-License-Identifier:
- * Apache-2.0 */
+ * models have hundreds of parameters, and this happens when a graph is built.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/graph.h"
 
 #include "base/memory.h"
@@ -298,8 +298,8 @@ int32_t tr_graph_value_count(const tr_graph *self)
     return self->n_values;
 }
 
-/* Of TR_NO_VALUE: something empty, so that a builder may look at shapes before it learns that an earlier one
- * failed. */
+/* Of TR_NO_VALUE: something empty, so that a builder may look at shapes before
+ * it learns that an earlier one failed. */
 const tr_value_info *tr_graph_value(const tr_graph *self, tr_value value)
 {
     static const tr_value_info nothing = {.name = "", .producer = -1, .parameter = TR_NO_VALUE, .use = -1};

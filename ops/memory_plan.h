@@ -3,7 +3,8 @@
  * is the range of positions from the first write to the last use, both included, so that inputs and outputs
  * of a node never overlap. What lives in one phase shares the scratch arena with everything else that does
  * (phases never interleave within a run); what crosses phases goes to the stash, of which every micro-batch
- * in flight has one. SPDX-License-Identifier: Apache-2.0 */
+ * in flight has one.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_OPS_MEMORY_PLAN_H
 #define TROUPE_OPS_MEMORY_PLAN_H
 
@@ -19,8 +20,9 @@ typedef struct tr_block {
 } tr_block;
 
 /* Gives every block an offset (cache-line aligned) such that blocks whose lives overlap do not; largest
- * first, each into the smallest gap that fits. *total_bytes is the arena's size. Source of the heuristic:
- * Pisarchyk and Lee, "Efficient memory management for deep neural net inference", 2020 (greedy by size).
+ * first, each into the smallest gap that fits. *total_bytes is the arena's size.
+ * Source of the heuristic: Pisarchyk and Lee, "Efficient memory management for deep neural net inference",
+ * 2020 (greedy by size).
  * Errors: TR_ENOMEM. */
 tr_status tr_blocks_place(tr_block *blocks, int32_t n_blocks, size_t *total_bytes, tr_error *err);
 

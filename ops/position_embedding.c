@@ -1,6 +1,7 @@
 /* ops/position_embedding.c - y[b,t,:] = x[b,t,:] + table[position + t,:].
  * x, y (B,T,C), table (max_T,C) f32; position (1) i32 or absent for 0. y overwrites and may be x; dtable is
- * added to. The gradient of x is that of y. SPDX-License-Identifier: Apache-2.0 */
+ * added to. The gradient of x is that of y.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/position_embedding.h"
 #include "ops/infer.h"
 #include "ops/op.h"

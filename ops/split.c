@@ -1,6 +1,6 @@
 /* ops/split.c - cuts the last dimension.    x (...,C) f32; parts[i] (...,widths[i]) f32, copies; the widths
- * sum to C. Its backward is a join, with zeros for parts that no gradient flows to. SPDX-License-Identifier:
- * Apache-2.0 */
+ * sum to C. Its backward is a join, with zeros for parts that no gradient flows to.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/split.h"
 #include "ops/infer.h"
 #include "ops/op.h"

@@ -1,7 +1,6 @@
 /* pipelines/data.h - where rows of tokens come from: a text cut into windows, or a tensor of ids.
  * A row is `sequence` tokens and, for each, the one that follows it. Which row it is depends on (seed, step,
- * micro-batch, index) alone, never on who asks: so any layout, and any run that was interrupted, sees the
- * same data.
+ * micro-batch, index) alone, never on who asks: any layout, and any run that was interrupted, sees the same.
  * Threads: after tr_data_open nothing changes any more; all functions from any.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_PIPELINES_DATA_H
@@ -31,12 +30,12 @@ void tr_data_close(tr_data **self);
 void tr_data_fill_training(const tr_data *self, uint32_t step, uint32_t microbatch, uint32_t index,
                            int32_t *tokens, int32_t *targets);
 
-/* Windows of the held-out part; together they predict every held-out token but the first exactly once. 0
- * where nothing is held out. The rest of the last window has token 0 and target -1, which counts nothing. */
+/* Windows of the held-out part; together they predict every held-out token but the first exactly once.
+ * 0 where nothing is held out. The rest of the last window has token 0 and target -1, which counts nothing. */
 int64_t tr_data_validation_count(const tr_data *self);
 void tr_data_fill_validation(const tr_data *self, int64_t window, int32_t *tokens, int32_t *targets);
-int64_t tr_data_validation_targets(const tr_data *self,
-                                   int64_t window); /* predictions in it: T, or fewer in the last */
+/* Predictions in it: T, or fewer in the last. */
+int64_t tr_data_validation_targets(const tr_data *self, int64_t window);
 
 /* At most n windows spread evenly over the held-out part, always the same; returns how many. The last,
  * shorter window is left out where there are enough others. */

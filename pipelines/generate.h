@@ -1,9 +1,9 @@
-/* pipelines/generate.h - what a trained model says, and how well: `troupe sample` and `troupe eval`, in one
- * process.
+/* pipelines/generate.h - what a trained model says, and how well: `troupe sample` and `troupe eval`.
+ * All of it runs in one process.
  * A generator holds the weights of a model directory and two forward programs over the same key-value caches:
  * one that reads a chunk of rows at once, for prompts, and one for single rows. When the caches are full it
- * starts them anew with the last half of what it has read: positions are then counted from there. Threads: a
- * generator belongs to one thread; kernels spread over its pool.
+ * starts them anew with the last half of what it has read: positions are then counted from there.
+ * Threads: a generator belongs to one thread; kernels spread over its pool.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_PIPELINES_GENERATE_H
 #define TROUPE_PIPELINES_GENERATE_H
@@ -37,8 +37,8 @@ tr_status tr_generator_read(tr_generator *self, const int32_t *tokens, size_t n,
 typedef bool (*tr_token_function)(void *context, int32_t token);
 
 /* Reads the prompt (at least one token) from a fresh start and chooses n_new tokens one after the other. The
- * result depends on weights, prompt and options alone. Errors: those of tr_sampler_new and tr_generator_read.
- */
+ * result depends on weights, prompt and options alone.
+ * Errors: those of tr_sampler_new and tr_generator_read. */
 tr_status tr_generator_run(tr_generator *self, const int32_t *prompt, size_t n_prompt, int32_t n_new,
                            const tr_sampling_options *options, tr_token_function on_token, void *context,
                            tr_error *err);

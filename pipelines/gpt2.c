@@ -1,8 +1,8 @@
 /* pipelines/gpt2.c - the GPT-2 family: learned positions, LayerNorm before, one matrix for q, k and v, biases
  * everywhere.
- * Its matrices are stored inputs first (transformers' Conv1D). Sources: Radford et al., 2019, for the model;
- * GPT2LMHeadModel of Hugging Face transformers for names and orientation. Shape letters as in
- * ops/operations.h.
+ * Its matrices are stored inputs first (transformers' Conv1D).
+ * Sources: Radford et al., 2019, for the model; GPT2LMHeadModel of Hugging Face transformers for names and
+ * orientation. Shape letters as in ops/operations.h.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/model_family.h"
 

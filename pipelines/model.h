@@ -16,16 +16,14 @@ extern "C" {
 typedef enum tr_model_kind {
     TR_MODEL_TRAINING,  /* tokens, targets -> loss (1) f64, the sum over the rows that have a target */
     TR_MODEL_LOGITS,    /* tokens -> logits (B,T,V) */
-    TR_MODEL_GENERATION /* B = 1: T tokens at `position` -> logits (1,T,V); keys and values are kept in caches
-                         */
+    TR_MODEL_GENERATION /* B = 1: T tokens at `position` -> logits (1,T,V); keys and values in caches */
 } tr_model_kind;
 
 typedef struct tr_model_options {
     tr_model_kind kind;
     int32_t batch;      /* B */
     int32_t sequence;   /* T, at most the configuration's positions */
-    int32_t cache_rows; /* GENERATION: rows of every cache, T at least and at most the configuration's
-                           positions */
+    int32_t cache_rows; /* GENERATION: rows of every cache, from T to the configuration's positions */
 } tr_model_options;
 
 /* The named values of the graph; TR_NO_VALUE where the kind has none. Caches are the states "cache.N.k" and
@@ -38,8 +36,8 @@ typedef struct tr_model_values {
     tr_value loss;     /* (1) f64, in nats */
 } tr_model_values;
 
-/* *graph is the caller's to destroy. Errors: TR_EINVAL (options and configuration do not go together),
- * TR_ENOMEM. */
+/* *graph is the caller's to destroy.
+ * Errors: TR_EINVAL (options and configuration do not go together), TR_ENOMEM. */
 tr_status tr_model_graph(const tr_model_config *config, const tr_model_options *options, tr_graph **graph,
                          tr_model_values *values, tr_error *err);
 
@@ -52,8 +50,7 @@ typedef struct tr_model_parameter {
 } tr_model_parameter;
 
 /* Every parameter once, in the order in which the forward first uses them: the i-th is also the i-th
- * TR_VALUE_PARAMETER of every graph of the model, and i is the parameter's index wherever one is asked for.
- */
+ * TR_VALUE_PARAMETER of every graph of the model, and i is its index wherever one is asked for. */
 typedef struct tr_model_parameters {
     tr_model_parameter *items; /* owned */
     size_t count, capacity_;

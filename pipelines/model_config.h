@@ -47,16 +47,17 @@ typedef struct tr_model_config {
 tr_status tr_model_config_read(tr_model_config *out, const char *directory, tr_error *err);
 /* The same from text; `path` is for messages. */
 tr_status tr_model_config_parse(tr_model_config *out, const char *json, const char *path, tr_error *err);
-/* By name: gpt2-124m, gpt2-355m, gpt2-774m, llama-15m, llama-42m, llama-160m. Errors: TR_EINVAL (lists the
- * names), TR_ENOMEM. */
+/* By name: gpt2-124m, gpt2-355m, gpt2-774m, llama-15m, llama-42m, llama-160m.
+ * Errors: TR_EINVAL (lists the names), TR_ENOMEM. */
 tr_status tr_model_config_preset(tr_model_config *out, const char *name, tr_error *err);
 const char *tr_model_config_preset_name(size_t i); /* NULL behind the last */
-/* From whichever of the three a recipe names, and checked against train.sequence, layout.pipeline and
- * layout.stages. */
+/* From whichever of the three a recipe names.
+ * It is checked against train.sequence, layout.pipeline and layout.stages. */
 tr_status tr_model_config_from_recipe(tr_model_config *out, const struct tr_recipe *recipe, tr_error *err);
 void tr_model_config_release(tr_model_config *self);
 
-/* DIRECTORY/config.json, byte for byte as it was read, or made such that transformers loads it. */
+/* DIRECTORY/config.json, byte for byte as it was read (save a dtype, which becomes float32), or made such that transformers
+ * loads it. */
 tr_status tr_model_config_write(const tr_model_config *self, const char *directory, tr_error *err);
 
 /* Parameters of the model; a tied tensor counts once. */

@@ -19,8 +19,7 @@ typedef struct tr_model_builder {
 typedef struct tr_model_family {
     tr_family family;
     const char *prefix; /* of tensor names; files of the bare model lack it */
-    /* Ends of tensor names that old files hold beside the weights and that mean nothing; NULL behind the
-     * last. */
+    /* Ends of tensor names that old files hold beside the weights and that mean nothing, NULL behind them. */
     const char *const *harmless;
     tr_value (*embed)(tr_model_builder *b);                            /* -> x (B,T,C) */
     tr_value (*layer)(tr_model_builder *b, tr_value x, int32_t layer); /* -> x (B,T,C); layer counts from 0 */
@@ -34,8 +33,7 @@ const tr_model_family *tr__model_family(tr_family family); /* asserts that the t
 /* How a fresh parameter begins. */
 typedef enum tr_model_init {
     TR_INIT_NORMAL,   /* N(0, initializer_range) */
-    TR_INIT_RESIDUAL, /* the same over sqrt(2 L): what adds to the residual stream. Source: Radford et al.,
-                         2019, 2.3 */
+    TR_INIT_RESIDUAL, /* the same over sqrt(2 L): what adds to the residual stream (Radford et al., 2019) */
     TR_INIT_ONES,
     TR_INIT_ZEROS
 } tr_model_init;
@@ -44,8 +42,8 @@ typedef enum tr_model_init {
 tr_value tr__model_parameter(tr_model_builder *b, tr_model_init init, tr_shape shape, const char *format, ...)
     TR_PRINTF(4, 5);
 
-/* y = x w + b with the parameters NAME.weight, of `outputs` columns in the given layout, and NAME.bias where
- * has_bias. */
+/* y = x w + b with the parameters NAME.weight and, where has_bias, NAME.bias.
+ * The weight has `outputs` columns in the given layout. */
 tr_value tr__model_linear(tr_model_builder *b, tr_value x, int64_t outputs, tr_weight_layout layout,
                           tr_model_init init, bool has_bias, const char *name);
 

@@ -2,8 +2,7 @@
  * A stage is a range of units with at least one decoder layer; the embedding goes with the first layer, the
  * head with the last. A piece is a graph of its own: the forward nodes of its units, copied in order with
  * their attributes and `use`, an INPUT for what the stage before sends, and the backward that autodiff adds.
- * No node is changed by the cut and none is added, so the pieces run one after the other give the bits of the
- * whole.
+ * No node is changed by the cut and none is added: the pieces, run in order, give the bits of the whole.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_PIPELINES_PARTITION_H
 #define TROUPE_PIPELINES_PARTITION_H
@@ -61,8 +60,8 @@ typedef struct tr_piece_gradient {
     tr_value value;   /* in the piece's graph */
 } tr_piece_gradient;
 
-/* A stage's graph and its doors; TR_NO_VALUE where the piece has none. A piece of all units is the whole
- * model. */
+/* A stage's graph and its doors; TR_NO_VALUE where the piece has none.
+ * A piece of all units is the whole model. */
 typedef struct tr_piece {
     tr_graph *graph;
     tr_value tokens;         /* (B,T) i32, first stage */

@@ -1,8 +1,7 @@
 /* pipelines/recipe.h - a training job as its author wrote it, resolved into one plain struct.
  * The recipe is YAML (hence JSON as well). One table, in recipe_schema.c, says of every key its type, range,
  * default and meaning; reading, overrides, writing and the help text all follow it, so they cannot disagree.
- * A refusal is one line, TR_EINVAL: `FILE:LINE: key 'value' what is wrong; remedy`, or `command line: key
- * ...`.
+ * A refusal is one line, TR_EINVAL: `FILE:LINE: key 'value' what is wrong; remedy`, or `command line: key ...`.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_PIPELINES_RECIPE_H
 #define TROUPE_PIPELINES_RECIPE_H
@@ -32,8 +31,8 @@ typedef struct tr_recipe_integers {
     size_t count;
 } tr_recipe_integers;
 
-/* Resolved: every default is filled in. Strings are owned; NULL where a key was not given and has no default.
- */
+/* Resolved: every default is filled in.
+ * Strings are owned; NULL where a key was not given and has no default. */
 typedef struct tr_recipe {
     char *run;        /* the run directory */
     struct {          /* exactly one of hf, preset and the inline sizes (layers > 0) */
@@ -42,7 +41,7 @@ typedef struct tr_recipe {
         tr_family family;
         int32_t layers, width, heads, kv_heads, head_size, inner, vocabulary,
             positions; /* all 0 unless inline */
-        double rope_theta, norm_eps;
+        double rope_theta, norm_eps, initializer_range;
         bool tie, bias; /* bias: llama's projections have biases */
     } model;
     struct { /* exactly one of text and tokens */
@@ -101,20 +100,20 @@ tr_status tr_recipe_parse(tr_recipe *out, const char *text, size_t size_bytes, c
                           const char *const *overrides, size_t n_overrides, tr_error *err);
 void tr_recipe_release(tr_recipe *self);
 
-/* The resolved recipe, every value explicit; read again it gives an equal struct, bit for bit. Free the texts
- * with tr_free. */
+/* The resolved recipe, every value explicit; read again it gives an equal struct, bit for bit.
+ * Free the texts with tr_free. */
 tr_status tr_recipe_to_yaml(const tr_recipe *self, char **text, tr_error *err);
-tr_status tr_recipe_write_yaml(const tr_recipe *self, const char *path,
-                               tr_error *err); /* the same into a file, atomically */
+/* The same into a file, atomically. */
+tr_status tr_recipe_write_yaml(const tr_recipe *self, const char *path, tr_error *err);
 tr_status tr_recipe_to_json(const tr_recipe *self, char **text, tr_error *err); /* one line, for shipping */
 tr_status tr_recipe_from_json(tr_recipe *out, const char *text, size_t size_bytes, tr_error *err);
 
 void tr_recipe_describe(FILE *stream); /* all keys with type, default and meaning, for --help */
 
-/* The learning rate of step t (from 0), in double. With `values`: values[t]. Else, with W warm-up steps of S
- * in all, t < W:   peak * (t + 1) / W t >= W:  peak * (floor + (1 - floor) * shape(p)),  p = (t - W) / max(1,
- * S - 1 - W), so that p is 1 at the last step; shape(p) = (1 + cos(pi p)) / 2 for cosine, 1 - p for linear;
- * constant stays at the peak. */
+/* The learning rate of step t (from 0), in double. With `values`: values[t]. Else, with W warm-up steps of S:
+ *   t < W:   peak * (t + 1) / W
+ *   t >= W:  peak * (floor + (1 - floor) * shape(p)),  p = (t - W) / max(1, S - 1 - W): 1 at the last step
+ * shape(p) = (1 + cos(pi p)) / 2 for cosine, 1 - p for linear; constant stays at the peak. */
 double tr_recipe_learning_rate(const tr_recipe *self, int32_t step);
 
 const char *tr_transport_kind_name(tr_transport_kind kind); /* "ucx", "zmq", "inproc" */

@@ -1,5 +1,5 @@
-/* pipelines/recipe_schema.h - private: the table behind recipe.h, and values going in and out of the struct
- * by it.
+/* pipelines/recipe_schema.h - private: the table behind recipe.h.
+ * By it values go into the struct and out of it.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_PIPELINES_RECIPE_SCHEMA_H
 #define TROUPE_PIPELINES_RECIPE_SCHEMA_H
@@ -22,8 +22,8 @@ typedef enum tr__field_type {
     TR__INTEGERS /* tr_recipe_integers */
 } tr__field_type;
 
-/* Which recipes a key has a meaning in. Given in any other it is refused, and it is not written there either.
- */
+/* Which recipes a key has a meaning in.
+ * Given in any other it is refused, and it is not written there either. */
 typedef enum tr__field_use {
     TR__ALWAYS,
     TR__WITH_SIZES,       /* a model given by sizes */
@@ -46,7 +46,7 @@ typedef struct tr__recipe_field {
     bool low_open, high_open; /* the bound itself is outside */
 } tr__recipe_field;
 
-enum { TR__RECIPE_FIELDS = 49 };
+enum { TR__RECIPE_FIELDS = 50 };
 extern const tr__recipe_field tr__recipe_fields[TR__RECIPE_FIELDS];
 
 int tr__recipe_field_index(const char *key); /* -1 for an unknown key */
@@ -69,8 +69,8 @@ typedef struct tr__recipe_reading {
 } tr__recipe_reading;
 enum { TR__COMMAND_LINE = -1 };
 
-/* "recipe.yaml:12: train.steps '0' <message>", TR_EINVAL. value NULL: the field's present one; "" leaves it
- * out. */
+/* "recipe.yaml:12: train.steps '0' <message>", TR_EINVAL.
+ * value NULL: the field's present one; "" leaves it out. */
 tr_status tr__recipe_refuse(const tr__recipe_reading *self, int line, const char *key, const char *value,
                             tr_error *err, const char *format, ...) TR_PRINTF(6, 7);
 

@@ -21,15 +21,14 @@ typedef struct tr_tensor_info {
     bool readable;         /* false: a dtype that tr_dtype does not have, or a rank beyond TR_MAX_RANK */
     tr_dtype dtype;        /* where readable */
     tr_shape shape;        /* where readable */
-    const void *data; /* mapped, little-endian, read-only; may be UNALIGNED: copy with memcpy or the functions
-                         below */
+    const void *data;      /* mapped, little-endian, read-only; may be UNALIGNED: copy it */
     uint64_t size_bytes;
 } tr_tensor_info;
 
 typedef struct tr_safetensors tr_safetensors;
 
-/* One file. Errors: TR_ENOTFOUND, TR_EIO, TR_ENOMEM, TR_ECORRUPT (what is wrong with which tensor of which
- * file). */
+/* One file.
+ * Errors: TR_ENOTFOUND, TR_EIO, TR_ENOMEM, TR_ECORRUPT (what is wrong with which tensor of which file). */
 tr_status tr_safetensors_open(tr_safetensors **out, const char *path, tr_error *err);
 
 /* The weights of a model directory: `model.safetensors`, or `model.safetensors.index.json` and the shards it
@@ -40,8 +39,8 @@ void tr_safetensors_close(
 
 size_t tr_safetensors_count(const tr_safetensors *self);
 const tr_tensor_info *tr_safetensors_at(const tr_safetensors *self, size_t i); /* sorted by name (bytes) */
-const tr_tensor_info *tr_safetensors_find(const tr_safetensors *self,
-                                          const char *name); /* NULL when there is none */
+/* NULL when there is none. */
+const tr_tensor_info *tr_safetensors_find(const tr_safetensors *self, const char *name);
 /* A value of `__metadata__` (of the first file), NULL when it is not there. */
 const char *tr_safetensors_metadata(const tr_safetensors *self, const char *key);
 

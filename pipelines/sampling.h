@@ -1,6 +1,6 @@
 /* pipelines/sampling.h - chooses the next token from the logits.
- * Deterministic: the choice is a function of the logits, the options and the position; equal logits go to the
- * lower id.
+ * Deterministic: the choice is a function of the logits, the options and the position.
+ * Equal logits go to the lower id.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_PIPELINES_SAMPLING_H
 #define TROUPE_PIPELINES_SAMPLING_H

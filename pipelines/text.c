@@ -33,8 +33,8 @@ const char *tr__quoted(const char *text, char buffer[TR__QUOTED_SIZE])
 
 enum { LONGEST_WORD = 48 };
 
-/* Edits between two words: insert, delete, replace, swap of neighbours. Source: Damerau 1964, "optimal string
- * alignment". */
+/* Edits between two words: insert, delete, replace, swap of neighbours.
+ * Source: Damerau 1964, "optimal string alignment". */
 static int edit_distance(const char *a, const char *b)
 {
     size_t n = strlen(a), m = strlen(b);

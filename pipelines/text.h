@@ -1,5 +1,5 @@
-/* pipelines/text.h - private helpers for messages about foreign text: names in files may hold anything, and a
- * message is one line.
+/* pipelines/text.h - private helpers for messages about foreign text.
+ * Why: names in files may hold anything, and a message is one line.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_PIPELINES_TEXT_H
 #define TROUPE_PIPELINES_TEXT_H

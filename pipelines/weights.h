@@ -2,7 +2,8 @@
  * Fresh weights depend on the seed, the tensor's name and the element's index alone, so any piece can make
  * its own. A directory is checked as a whole when it is opened: every parameter there with its shape, and
  * nothing else there, since a tensor that nobody reads means that the file is of another model than its
- * config.json says. Threads: once open, all functions from any.
+ * config.json says.
+ * Threads: once open, all functions from any.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_PIPELINES_WEIGHTS_H
 #define TROUPE_PIPELINES_WEIGHTS_H

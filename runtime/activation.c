@@ -1,7 +1,6 @@
 /* runtime/activation.c - one activation of an actor: control, then data, then one unit of idle work; links
  * and monitors; the end. An actor's bonds are its own: monitor, link and down are messages in its control
- * lane, so none of this needs a lock, and an actor that has ended still answers. SPDX-License-Identifier:
- * Apache-2.0
+ * lane, so none of this needs a lock, and an actor that has ended still answers.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/node_internal.h"
 
@@ -160,8 +159,8 @@ static void send_credits(tr_actor *self)
     }
 }
 
-/* What whoever runs the node wants to know goes through its inbox, so that the callbacks never come two at a
- * time. */
+/* What whoever runs the node wants to know goes through its inbox, so that
+ * the callbacks never come two at a time. */
 static void report(tr_actor *self, uint32_t topic, const tr_error *error)
 {
     tr_message *message = tr__text_message(0, topic, error ? error->message : "");

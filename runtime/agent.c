@@ -1,6 +1,7 @@
 /* runtime/agent.c - see agent.h. One thread, asleep in its node until a worker ends, the head speaks, or a
  * grace is over. A dead worker is reaped at once: as a zombie it would count as alive for others (UCX's
- * keepalive asks for its pid). SPDX-License-Identifier: Apache-2.0 */
+ * keepalive asks for its pid).
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/agent.h"
 
 #include "base/clock.h"
@@ -193,8 +194,8 @@ static tr_status start_all(agent *self, tr_error *err)
     return status;
 }
 
-/* The head ends the job on hearing this; the agent goes on until it is told to stop, as with any other
- * failure. */
+/* The head ends the job on hearing this;
+ * the agent goes on until it is told to stop, as with any other failure. */
 static void tell_failure(agent *self, const tr_error *error)
 {
     tr_control_note note = {.node = self->launch->node, .pid = getpid(), .status = error->status};

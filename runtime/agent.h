@@ -10,8 +10,8 @@
 extern "C" {
 #endif
 
-/* Runs until the head says stop and every worker is reaped, or the head is gone. Errors: TR_ECLOSED, TR_EIO,
- * TR_ENOMEM. */
+/* Runs until the head says stop and every worker is reaped, or the head is gone.
+ * Errors: TR_ECLOSED, TR_EIO, TR_ENOMEM. */
 tr_status tr_agent_run(const tr_launch *launch, tr_error *err);
 
 #ifdef __cplusplus

@@ -1,5 +1,5 @@
-/* runtime/control_messages.h - what head, agent and workers say to one another: SYSTEM frames, the topic in
- * frame.edge.
+/* runtime/control_messages.h - what head, agent and workers say to one another.
+ * It goes in SYSTEM frames, the topic in frame.edge.
  *
  *   worker                head                 agent
  *     | <---------------------------------- starts it
@@ -12,8 +12,7 @@
  *     |---- JOB_ENDED ----> |                   |      an actor said so; or a peer is gone: PEER_LOST
  *     | <------- STOP ------|------ STOP -----> |      with the grace after which the agent kills
  *     x exits               | <-- WORKER_ENDED -|      how, and what it was doing
- *                           | <----- FAREWELL --x      the agent has said all it knew; its exit alone could
- * overtake that
+ *                           | <----- FAREWELL --x      all it knew is said: its exit alone could overtake that
  *
  * Bodies are MessagePack; decoders refuse what is damaged (TR_ECORRUPT).
  * Threads: plain data.

@@ -1,6 +1,7 @@
 /* runtime/crew.c - see crew.h. While a crew of processes exists this process is a subreaper (prctl(2)): the
  * workers of an agent that was killed become its children, so that they can be reaped here and no zombie
- * stays. SPDX-License-Identifier: Apache-2.0 */
+ * stays.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/crew.h"
 
 #include "base/log.h"

@@ -1,12 +1,12 @@
-/* runtime/edge.h - the two ends of an edge: slot tokens at the sender, order and slot buffers at the
- * receiver. A credit is a slot: a number below n_slots that is either free at the sender, under way, or
- * held by the receiver. The sender sends only with a free slot, so that nothing behind it (mailbox, window,
- * credit ring) can overflow. The wire may repeat, reorder and bring old things: a window of n_slots puts
- * messages in order; repeated and old ones are dropped and counted. CREDIT frames are numbered too, so that
- * none counts twice.
- * Threads: take and credits by the source actor; give_back by one thread at a time (the
- * destination actor on the same node, otherwise whoever holds the data link's lock); place and accept under
- * that lock; release and credit_frame by the destination actor.
+/* runtime/edge.h - the two ends of an edge: slot tokens at the sender, order and slot buffers at the receiver.
+ * A credit is a slot: a number below n_slots that is either free at the sender, under way, or held by the
+ * receiver. The sender sends only with a free slot, so that nothing behind it (mailbox, window, credit ring)
+ * can overflow.
+ * The wire may repeat, reorder and bring old things: a window of n_slots puts messages in order; repeated and
+ * old ones are dropped and counted. CREDIT frames are numbered too, so that none counts twice.
+ * Threads: take and credits by the source actor; give_back by one thread at a time (the destination actor on
+ * the same node, otherwise whoever holds the data link's lock); place and accept under that lock; release and
+ * credit_frame by the destination actor.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_EDGE_H
 #define TROUPE_RUNTIME_EDGE_H
@@ -18,8 +18,7 @@
 extern "C" {
 #endif
 
-/* The free slots are a ring: given back at `returned_`, taken at `taken_`. It has room for all, so it never
- * overflows. */
+/* The free slots are a ring: given back at `returned_`, taken at `taken_`. It has room for all. */
 typedef struct tr_sender_end {
     const tr_edge_spec *spec;
     uint32_t sequence;  /* of the next message */
@@ -66,20 +65,19 @@ tr_status tr_receiver_end_init(tr_receiver_end *self, const tr_edge_spec *spec, 
                                tr_error *err);
 void tr_receiver_end_release(tr_receiver_end *self);
 
-/* Where the body of a DATA frame goes: the slot's buffer with a reference for the caller, or NULL to refuse
- * the frame. */
+/* Where the body of a DATA frame goes: the slot's buffer with a reference
+ * for the caller, or NULL to refuse the frame. */
 tr_buffer *tr_receiver_end_place(tr_receiver_end *self, const tr_frame *frame);
-/* Takes a DATA message that came over a transport. Returns those whose turn has come, in order, linked by
- * `next`. */
+/* Takes a DATA message that came over a transport.
+ * Returns those whose turn has come, in order, linked by `next`. */
 tr_message *tr_receiver_end_accept(tr_receiver_end *self, tr_message **message);
-/* The same for a message of a local sender, which cannot be anything but right: only marks its slot as held.
- */
+/* The same for a message of a local sender, which cannot be anything but right: marks its slot as held. */
 void tr_receiver_end_hold(tr_receiver_end *self, uint16_t slot);
-/* The receiver is done with a slot; asserts that it held it. A remote edge keeps it in pending for
- * credit_frame. */
+/* The receiver is done with a slot; asserts that it held it.
+ * A remote edge keeps it in pending for credit_frame. */
 void tr_receiver_end_done(tr_receiver_end *self, uint16_t slot);
-/* A CREDIT frame with all that is pending (there must be something). Errors: TR_ENOMEM, then they stay
- * pending. */
+/* A CREDIT frame with all that is pending (there must be something).
+ * Errors: TR_ENOMEM, then they stay pending. */
 tr_status tr_receiver_end_credit_frame(tr_receiver_end *self, tr_message **out, tr_error *err);
 
 #ifdef __cplusplus

@@ -1,7 +1,8 @@
 /* runtime/head.h - node 0: takes the workers through greeting, loading and starting, hears how everything
  * ends, and ends the job once, for the first cause that it was told. It knows a crew, not whether that is
- * processes or threads. Threads: the caller's of tr_job_run; the head's node has one thread, so no callback
- * runs beside another. SPDX-License-Identifier: Apache-2.0 */
+ * processes or threads.
+ * Threads: the caller's of tr_job_run; the head's node has one thread, so no callback runs beside another.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_HEAD_H
 #define TROUPE_RUNTIME_HEAD_H
 

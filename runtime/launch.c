@@ -1,5 +1,6 @@
 /* runtime/launch.c - see launch.h. posix_spawn, because the head has threads (ZeroMQ's): between fork and
- * exec nothing but the C library's own careful code runs. SPDX-License-Identifier: Apache-2.0 */
+ * exec nothing but the C library's own careful code runs.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/launch.h"
 
 #include "base/memory.h"

@@ -2,8 +2,8 @@
  * descriptor 3, never in arguments or environment, where others could read the job's key. A child ends when
  * its parent does: it asks the kernel for SIGKILL at the parent's death (prctl(2), PR_SET_PDEATHSIG) and then
  * looks whether the parent is still there. It ignores SIGINT and SIGTERM: a terminal or a supervisor sends
- * them to the whole process group, and the head tells its children in its own order. SPDX-License-Identifier:
- * Apache-2.0 */
+ * them to the whole process group, and the head tells its children in its own order.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_LAUNCH_H
 #define TROUPE_RUNTIME_LAUNCH_H
 
@@ -40,8 +40,8 @@ typedef struct tr_launch {
 tr_status tr_launch_spawn(const tr_launch *self, const int *descriptors, int count, int *pid, int *pidfd,
                           tr_error *err);
 
-/* In the child: reads the launch and ties this process to its parent's life. Errors: TR_ECORRUPT, TR_ECLOSED
- * (orphaned). */
+/* In the child: reads the launch and ties this process to its parent's life.
+ * Errors: TR_ECORRUPT, TR_ECLOSED (orphaned). */
 tr_status tr_launch_receive(tr_launch *self, tr_error *err);
 void tr_launch_release(tr_launch *self);
 

@@ -2,8 +2,7 @@
  * Two lanes, so that back-pressure never blocks recovery: data, whose capacity is the sum of the credits
  * granted for the actor's incoming edges (a push never waits; an overflow is a bug in the credits and
  * asserts), and control with a quota.
- * Source of the queue: D. Vyukov, "Intrusive MPSC node-based queue",
- * 1024cores.net.
+ * Source of the queue: D. Vyukov, "Intrusive MPSC node-based queue", 1024cores.net.
  * Threads: push from any; pop only by the one thread that runs the actor now.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_MAILBOX_H
@@ -35,11 +34,10 @@ void tr_mailbox_release(tr_mailbox *self); /* destroys what is left in it */
 
 /* Takes *message and nulls it. A full lane is a credit bug: asserts. */
 void tr_mailbox_push(tr_mailbox *self, tr_message **message);
-/* Takes *message and nulls it, or returns false where the quota is used up: the message stays the caller's.
- */
+/* Takes *message and nulls it, or returns false where the quota is used up: the message stays yours. */
 bool tr_mailbox_push_control(tr_mailbox *self, tr_message **message);
-/* The same beside the quota, for what the system itself has to say (a timer, an end): bounded by who may say
- * it. */
+/* The same beside the quota, for what the system itself has to say (a timer,
+ * an end): bounded by who may say it. */
 void tr_mailbox_push_notice(tr_mailbox *self, tr_message **message);
 
 /* The oldest message or NULL. NULL may also mean that a sender is between the two halves of its push; it will

@@ -1,8 +1,8 @@
 /* runtime/poller.h - sleeping in poll(2) on descriptors, with a way to be roused (an eventfd).
  * Watched descriptors are level-triggered: one that was found readable is not polled again before its
  * callback has run.
- * Threads: rouse, watch and unwatch from any; wait by whoever gets its lock, dispatch by
- * one thread at a time. Callbacks are called without locks and may watch and unwatch.
+ * Threads: rouse, watch and unwatch from any; wait by whoever gets its lock, dispatch by one thread at a time.
+ * Callbacks are called without locks and may watch and unwatch.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_POLLER_H
 #define TROUPE_RUNTIME_POLLER_H

@@ -1,14 +1,15 @@
 /* runtime/scheduler.h - runs tasks on a few threads: a queue each, work stealing, one thread at a time for
- * one task. No wake-up is lost: a task's state is two bits, NOTIFIED (it waits in a queue, or shall run
- * again) and RUNNING. Notify sets NOTIFIED in one atomic step and queues the task when neither was set. The
- * runner clears NOTIFIED before it looks at the task's work and goes idle only if it is still clear. All of
- * these are read-modify-writes of one word, so in its single order a notify comes either before the
- * clearing (the runner sees what was there to do) or after it (the runner's way back to idle fails and the
- * task is queued again). A thread without work progresses the outside through the hooks; then one sleeps
- * there, the others on a condition.
- * Sources: the local queue with its overflow list is that of Go's
- * scheduler (runtime/proc.go) in idea; going to sleep is the two-sided check of Dekker's algorithm:
- * announce, look again, sleep against queue, look for sleepers, wake.
+ * one task.
+ * No wake-up is lost: a task's state is two bits, NOTIFIED (it waits in a queue, or shall run again) and
+ * RUNNING. Notify sets NOTIFIED in one atomic step and queues the task when neither was set. The runner clears
+ * NOTIFIED before it looks at the task's work and goes idle only if it is still clear. All of these are
+ * read-modify-writes of one word, so in its single order a notify comes either before the clearing (the runner
+ * sees what was there to do) or after it (the runner's way back to idle fails and the task is queued again).
+ * A thread without work progresses the outside through the hooks; then one sleeps there, the others on a
+ * condition.
+ * Sources: the local queue with its overflow list is that of Go's scheduler (runtime/proc.go) in idea; going to
+ * sleep is the two-sided check of Dekker's algorithm: announce, look again, sleep against queue, look for
+ * sleepers, wake.
  * Threads: as said at each function.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_SCHEDULER_H
@@ -31,10 +32,10 @@ typedef struct tr_task {
 
 typedef struct tr_scheduler_hooks {
     void *context;
-    bool (*progress)(
-        void *context); /* what can be done outside without waiting; true: something happened. Any thread. */
-    /* Waits until something happens outside, or rouse was called since the last sleep began. One thread at a
-     * time. */
+    /* What can be done outside without waiting; true: something happened. Any thread. */
+    bool (*progress)(void *context);
+    /* Waits until something happens outside, or rouse was called since the
+     * last sleep began. One thread at a time. */
     void (*sleep)(void *context);
     void (*rouse)(void *context); /* any thread */
 } tr_scheduler_hooks;

@@ -1,8 +1,11 @@
 /* runtime/state.h - the memory in which an actor keeps its durable state: two slots in one memfd.
- * The agent makes the memfd and keeps it, the worker maps it too, so that a worker's death does not touch it. A slot holds
- * one generation (state after that many steps, from 1); overwriting one slot leaves the other valid.
- * Layout: a page with magic, sizes and a generation for each slot, then slot 0, then slot 1, each page-aligned.
- * Threads: one writer, the actor; publish stores the generation with release order, generation reads with acquire.
+ * The agent makes the memfd and keeps it, the worker maps it too, so that a worker's death does not touch it.
+ * A slot holds one generation (state after that many steps, from 1); overwriting one slot leaves the other
+ * valid.
+ * Layout: a page with magic, sizes and a generation for each slot, then slot 0, then slot 1, each
+ * page-aligned.
+ * Threads: one writer, the actor; publish stores the generation with release order, generation reads with
+ * acquire.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_STATE_H
 #define TROUPE_RUNTIME_STATE_H
@@ -21,7 +24,8 @@ tr_status tr_state_region_new(tr_state_region **out, const char *name, uint64_t 
 tr_status tr_state_region_open(tr_state_region **out, int descriptor, tr_error *err);
 int tr_state_region_descriptor(const tr_state_region *self);
 uint64_t tr_state_region_slot_bytes(const tr_state_region *self);
-void tr_state_region_destroy(tr_state_region **self); /* unmaps and closes; the memory lives while anybody else holds it */
+void tr_state_region_destroy(
+    tr_state_region **self); /* unmaps and closes; the memory lives while anybody else holds it */
 
 void *tr_state_slot(const tr_state_region *self, int slot);
 uint64_t tr_state_generation(const tr_state_region *self, int slot); /* 0: nothing valid */

@@ -1,5 +1,4 @@
 /* runtime/timers.h - what is to happen later: a heap ordered by time, then by order of setting.
- *
  * Threads: all functions from any; one lock inside. tr_timers_next is one atomic load.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_TIMERS_H

@@ -1,7 +1,7 @@
 /* runtime/topology.h - the plan as the actor system sees it: nodes, actors on them, edges between them.
- * Made by whoever runs a job, sent to every node as MessagePack, the same everywhere. It knows no tensor: an edge is a
- * number of slots of some size. An identity is opaque; what an actor is (role, replica, stage) stands in its name and
- * config. Node 0 is the head; 1 .. n_nodes-1 are workers.
+ * Made by whoever runs a job, sent to every node as MessagePack, the same everywhere. It knows no tensor: an
+ * edge is a number of slots of some size. An identity is opaque; what an actor is (role, replica, stage)
+ * stands in its name and config. Node 0 is the head; 1 .. n_nodes-1 are workers.
  * Threads: built by one thread, then only read.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_TOPOLOGY_H
@@ -28,8 +28,8 @@ typedef struct tr_actor_spec {
 } tr_actor_spec;
 
 typedef struct tr_edge_spec {
-    uint32_t id; /* index in topology->edges */
-    char name[TR_NAME_BYTES]; /* "activation", "gradient", "tokens": unique among the edges of one source and one destination */
+    uint32_t id;              /* index in topology->edges */
+    char name[TR_NAME_BYTES]; /* "tokens": unique among the edges of one source and destination */
     tr_actor_id source, destination;
     uint32_t n_slots;    /* messages under way or held by the receiver at most, 1 .. 65535 */
     uint32_t slot_bytes; /* largest body */
@@ -49,10 +49,11 @@ void tr_topology_release(tr_topology *self);
 
 /* Ids are given out in order, from 1. config is copied. Errors: TR_ENOMEM, TR_EINVAL (name too long, no such node). */
 tr_status tr_topology_add_actor(tr_topology *self, const char *name, const char *behavior, int32_t node,
-                                const void *config, size_t config_bytes, uint64_t state_bytes, tr_actor_id *id,
-                                tr_error *err);
-tr_status tr_topology_add_edge(tr_topology *self, const char *name, tr_actor_id source, tr_actor_id destination,
-                               uint32_t n_slots, uint32_t slot_bytes, uint32_t *edge, tr_error *err);
+                                const void *config, size_t config_bytes, uint64_t state_bytes,
+                                tr_actor_id *id, tr_error *err);
+tr_status tr_topology_add_edge(tr_topology *self, const char *name, tr_actor_id source,
+                               tr_actor_id destination, uint32_t n_slots, uint32_t slot_bytes, uint32_t *edge,
+                               tr_error *err);
 
 const tr_actor_spec *tr_topology_actor(const tr_topology *self, tr_actor_id id); /* NULL when there is none */
 

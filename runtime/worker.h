@@ -21,20 +21,19 @@ typedef struct tr_worker_options {
     uint8_t job_key[TR_JOB_KEY_BYTES];
     const tr_registry *registry;
     tr_activity_page *activity;
-    int first_state_descriptor; /* those of its actors with state follow one another; -1: they keep it in own
-                                   memory */
+    int first_state_descriptor; /* those of its actors with state follow one another; -1: in own memory */
 } tr_worker_options;
 
 /* Returns TR_OK when the head said stop; TR_ECLOSED when the head is gone. What goes wrong with actors is
  * told to the head. */
 tr_status tr_worker_run(const tr_worker_options *options, tr_error *err);
 
-/* Do the threads of all nodes of a topology find a processor each on this host? The agent sleeps and is not
- * counted. */
+/* Do the threads of all nodes of a topology find a processor each on this host?
+ * The agent sleeps and is not counted. */
 bool tr_worker_may_spin(const tr_topology *topology);
 
-/* "actor 'stage 1 of replica 0' failed: <why> (in forward of step 17, micro-batch 3)"; the node names the
- * actor. */
+/* "actor 'stage 1 of replica 0' failed: <why> (in forward of step 17, micro-batch 3)";
+ * the node names the actor. */
 void tr_worker_describe_failure(char *text, size_t capacity, const tr_activity_page *activity,
                                 tr_actor_id actor, const tr_error *error);
 

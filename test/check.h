@@ -15,18 +15,18 @@ typedef struct check_test {
     void (*run)(void);
 } check_test;
 
-#define CHECK_TEST(function)                                                                                             \
-    {                                                                                                                    \
-#function, function                                                                                              \
+#define CHECK_TEST(function)                                                                                 \
+    {                                                                                                        \
+#function, function                                                                                  \
     }
 
 /* Fails the test with the error's message where `call` does not return TR_OK. Needs a tr_error named err in scope. */
-#define CHECK_OK(call)                                                                                                   \
-    do {                                                                                                                 \
-        if ((call) != TR_OK) {                                                                                           \
-            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, err.message);                                  \
-            CU_FAIL(#call);                                                                                              \
-        }                                                                                                                \
+#define CHECK_OK(call)                                                                                       \
+    do {                                                                                                     \
+        if ((call) != TR_OK) {                                                                               \
+            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, err.message);                      \
+            CU_FAIL(#call);                                                                                  \
+        }                                                                                                    \
     } while (0)
 
 static inline int check_run(const char *suite_name, const check_test *tests, size_t n_tests)
@@ -44,10 +44,10 @@ static inline int check_run(const char *suite_name, const check_test *tests, siz
     return failures == 0 && ran == n_tests ? 0 : 1;
 }
 
-#define CHECK_MAIN(suite, tests)                                                                                         \
-    int main(void)                                                                                                       \
-    {                                                                                                                    \
-        return check_run(suite, tests, sizeof(tests) / sizeof *(tests));                                                 \
+#define CHECK_MAIN(suite, tests)                                                                             \
+    int main(void)                                                                                           \
+    {                                                                                                        \
+        return check_run(suite, tests, sizeof(tests) / sizeof *(tests));                                     \
     }
 
 #endif

@@ -1,5 +1,6 @@
 /* transport/frame.c - see frame.h. The order of the checks matters: nothing of a header is believed, not even
- * its version, before magic and checksum are right. SPDX-License-Identifier: Apache-2.0 */
+ * its version, before magic and checksum are right.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "transport/frame.h"
 
 #include "base/hash.h"

@@ -1,7 +1,9 @@
 /* transport/frame.h - the 64 bytes in front of every message between processes; the wire format.
  * All numbers little-endian, at the offsets of the struct below (checked at compile time on little-endian
  * hosts, the only ones supported). The header's checksum is always verified. The hash of the body is verified
- * when TR_FRAME_HASHED is set. Threads: plain data. SPDX-License-Identifier: Apache-2.0 */
+ * when TR_FRAME_HASHED is set.
+ * Threads: plain data.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_TRANSPORT_FRAME_H
 #define TROUPE_TRANSPORT_FRAME_H
 
@@ -21,8 +23,7 @@ typedef enum tr_frame_kind {
     TR_FRAME_HELLO = 1, /* first frame on a link: MessagePack {job key, node, incarnation, version} */
     TR_FRAME_DATA,      /* a message along an edge; took one slot of it */
     TR_FRAME_CREDIT,    /* slots given back to the sender of an edge; body: u16 slot numbers */
-    TR_FRAME_CONTROL,   /* actor to actor beside all edges: small, ordered by sender, own quota; `edge` is the
-                           topic */
+    TR_FRAME_CONTROL,   /* actor to actor beside all edges: small, own quota; `edge` is the topic */
     TR_FRAME_SYSTEM,    /* node to node: plans, starts, heartbeats, deaths; `edge` is the topic */
     TR_FRAME_KIND_END
 } tr_frame_kind;

@@ -14,8 +14,8 @@ double tr_activation_slope_reference(double x, tr_activation kind);
 /* Phi(x), the normal distribution, within 2e-7 absolutely, given gauss = e^(-x^2/2).
  * For z = |x|/sqrt(2) the upper tail is erfc(z)/2 = gauss * r(z) / (2 (1 + 2z)), where r varies so little
  * that a polynomial in s = (z-2)/(z+2) gives it within 4e-8 (interpolated at Chebyshev nodes for z up to 10,
- * where the tail is 0 in float). Source of the form: Shepherd and Laframboise, "Chebyshev approximation of
- * (1+2x)exp(x^2)erfc x", 1981. */
+ * where the tail is 0 in float).
+ * Source of the form: Shepherd and Laframboise, "Chebyshev approximation of (1+2x)exp(x^2)erfc x", 1981. */
 TR_INLINE tr_f32x16 tr_normal_f32x16(tr_f32x16 x, tr_f32x16 gauss)
 {
     tr_f32x16 z = tr_abs_f32x16(x) * 0.707106781f;
@@ -35,8 +35,8 @@ TR_INLINE tr_f32x16 tr_normal_f32x16(tr_f32x16 x, tr_f32x16 gauss)
 }
 
 /* *value = f(x), *slope = f'(x). What is not used costs nothing once inlined.
- * The tanh form of GELU is written x * sigmoid(2u), which is the same and loses nothing where tanh is near
- * -1. */
+ * The tanh form of GELU is written x * sigmoid(2u), which is the same
+ * and loses nothing where tanh is near -1. */
 TR_INLINE void tr_activation_f32x16(tr_f32x16 x, tr_activation kind, tr_f32x16 *value, tr_f32x16 *slope)
 {
     if (kind == TR_RELU) {

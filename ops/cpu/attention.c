@@ -1,7 +1,8 @@
 /* ops/cpu/attention.c - the forward; see attention.h. A tile is one head of one sequence. Its keys
  * (transposed) and values are packed once; then each block of queries walks the blocks of keys it may see,
- * with a running maximum and sum of each row. Sources: Dao et al., "FlashAttention", 2022, and
- * "FlashAttention-2", 2023; Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
+ * with a running maximum and sum of each row.
+ * Sources: Dao et al., "FlashAttention", 2022, and "FlashAttention-2", 2023; Milakov and Gimelshein, "Online
+ * normalizer calculation for softmax", 2018.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/attention.h"
 

@@ -1,6 +1,7 @@
 /* ops/cpu/layernorm.h - layernorm on the CPU, and its plain references.
  * Shapes: x, y, dy, dx, pending (R,C); w, b, dw, db (C); mean, rstd (R), where R is all but the last
- * dimension. SPDX-License-Identifier: Apache-2.0 */
+ * dimension.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_OPS_CPU_LAYERNORM_H
 #define TROUPE_OPS_CPU_LAYERNORM_H
 

@@ -1,7 +1,8 @@
 /* ops/cpu/norm.h - what layernorm and rmsnorm share on the CPU.
  * Weight gradients are sums over all rows. A tile owns a range of columns and walks the rows in blocks:
  * within a block a left fold, then the blocks in order. So the bits depend on the shape alone, and the error
- * grows with the square root of the rows at most. SPDX-License-Identifier: Apache-2.0 */
+ * grows with the square root of the rows at most.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_OPS_CPU_NORM_H
 #define TROUPE_OPS_CPU_NORM_H
 

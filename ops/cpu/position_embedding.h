@@ -1,6 +1,7 @@
 /* ops/cpu/position_embedding.h - learned positions on the CPU, and their plain references.
  * Shapes: x, y, dy (B,T,C); table, dtable (max_T,C). `position` is the table's row for t = 0; position + T <=
- * max_T. SPDX-License-Identifier: Apache-2.0 */
+ * max_T.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_OPS_CPU_POSITION_EMBEDDING_H
 #define TROUPE_OPS_CPU_POSITION_EMBEDDING_H
 

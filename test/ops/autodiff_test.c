@@ -1,5 +1,6 @@
 /* test/ops/autodiff_test.c - which nodes autodiff adds, and in what phase. That the numbers are right is
- * tested with each operation. SPDX-License-Identifier: Apache-2.0 */
+ * tested with each operation.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "base/memory.h"
 #include "ops/autodiff.h"
 #include "ops/op.h"

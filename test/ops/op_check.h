@@ -11,7 +11,8 @@
  * four-point formula with h = 1/32, whose error is h^4/30 f^(5), about 3e-8 f^(5). Values lie on a grid of
  * 2^-12, so that x +- h is exact. Rounding of float outputs gives about 1e-7 sqrt(outputs) / h, 1e-4 for a
  * thousand of them; so gradients agree within 5e-4 + 1e-3 |gradient|, where a wrong formula is off by some
- * tenths. SPDX-License-Identifier: Apache-2.0 */
+ * tenths.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_TEST_OPS_OP_CHECK_H
 #define TROUPE_TEST_OPS_OP_CHECK_H
 

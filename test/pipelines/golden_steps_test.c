@@ -1,6 +1,7 @@
 /* test/pipelines/golden_steps_test.c - thirty updates of a golden model, by hand, in two pieces: the
  * arithmetic of training without actors. Losses, gradient norms and the last weights are transformers' and
- * torch.optim.AdamW's. SPDX-License-Identifier: Apache-2.0 */
+ * torch.optim.AdamW's.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "check.h"
 #include "model_runs.h"
 #include "ops/optimizer.h"

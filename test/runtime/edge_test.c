@@ -1,5 +1,5 @@
-/* The promises of runtime/edge.h: nothing the wire does loses, doubles or reorders. SPDX-License-Identifier:
- * Apache-2.0 */
+/* The promises of runtime/edge.h: nothing the wire does loses, doubles or reorders.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "check.h"
 
 #include "base/rng.h"

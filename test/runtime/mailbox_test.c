@@ -1,4 +1,5 @@
-/* The promises of runtime/mailbox.h. SPDX-License-Identifier: Apache-2.0 */
+/* The promises of runtime/mailbox.h.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "check.h"
 
 #include "runtime/mailbox.h"

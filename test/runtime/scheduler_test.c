@@ -1,4 +1,5 @@
-/* The promises of runtime/scheduler.h, timers.h and poller.h. SPDX-License-Identifier: Apache-2.0 */
+/* The promises of runtime/scheduler.h, timers.h and poller.h.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "check.h"
 
 #include "base/clock.h"

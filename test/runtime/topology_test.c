@@ -3,9 +3,9 @@
 #include "runtime/topology.h"
 
 #include "base/memory.h"
+#include "base/pack.h"
 #include "base/rng.h"
 #include "check.h"
-#include "base/pack.h"
 
 #include <string.h>
 

@@ -1,5 +1,6 @@
 /* test/transport/inproc_test.c - the conformance suite over links within a process, and what only they
- * promise. SPDX-License-Identifier: Apache-2.0 */
+ * promise.
+ * SPDX-License-Identifier: Apache-2.0 */
 #define CONFORMANCE_KIND "inproc"
 #define CONFORMANCE_IN_ORDER 1
 #include "transport/conformance.h"
