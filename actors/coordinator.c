@@ -14,6 +14,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { NO_CHECKPOINT = UINT32_MAX };
+
 typedef struct coordinator {
     tr_actor *actor;
     const tr_coordinator_context *known;
@@ -41,7 +43,7 @@ typedef struct coordinator {
 
     uint32_t n_updated;       /* votes for the step committed last */
     uint32_t n_checkpoints;   /* asked for and not yet answered */
-    uint32_t last_checkpoint; /* updates */
+    uint32_t last_checkpoint; /* updates; NO_CHECKPOINT before the first */
     bool stopping, ended;
 } coordinator;
 
@@ -157,6 +159,7 @@ static void commit_when_ready(coordinator *self)
 {
     const tr_training_plan *plan = &self->known->plan;
     if (self->ended || self->n_ready < self->n_stages_all || self->n_losses < plan->n_microbatches) return;
+    if (self->stopping && self->last_checkpoint == self->step) return; /* that is where the run ends */
     uint64_t targets = self->counted[self->step % self->ring];
     double loss = sum_losses(self) / (double)targets, norm = norm_of_gradient(self);
     if (!isfinite(loss) || !isfinite(norm)) {
@@ -294,7 +297,10 @@ static void coordinator_receive(tr_actor *actor, void *state, tr_message **messa
         self->n_updated += frame->step + 1 == self->step;
         end_when_done(self);
         break;
-    case TR_TOPIC_STOP_REQUESTED: self->stopping = true; return;
+    case TR_TOPIC_STOP_REQUESTED:
+        self->stopping = true;
+        end_when_done(self); /* the newest checkpoint may be of this very step */
+        return;
     default: good = false;
     }
     if (!good || tr_unpacker_done(&body, "control message", NULL))
@@ -364,6 +370,7 @@ static tr_status coordinator_init(tr_actor *actor, void *context, const void *co
     self->checkpoint = tr_role_find(topology, TR_ROLE_CHECKPOINT);
     self->monitor = tr_role_find(topology, TR_ROLE_MONITOR);
     self->step = plan->first_step;
+    self->last_checkpoint = NO_CHECKPOINT;
     self->tokens = self->known->tokens_before;
     begin_step(self);
     *state = self;

@@ -90,6 +90,22 @@ static void resume(const char *run, const char *data, const char *pipeline, cons
     tr_free(key);
 }
 
+/* How many checkpoints the events tell of that no `every` asked for. */
+static int checkpoints_besides(const char *run)
+{
+    int n = 0;
+    json_t *events = events_of(run), *event;
+    size_t i;
+    json_array_foreach(events, i, event)
+    {
+        const char *text = json_string_value(json_object_get(event, "text")), *step = strstr(text, "step-");
+        bool told = strcmp(json_string_value(json_object_get(event, "event")), "checkpoint") == 0;
+        n += told && step && strtol(step + strlen("step-"), NULL, 10) % EVERY != 0;
+    }
+    json_decref(events);
+    return n;
+}
+
 static void stopped_run_goes_on_where_it_stopped(void)
 {
     char *run = path_in(directory, "stopped");
@@ -98,6 +114,7 @@ static void stopped_run_goes_on_where_it_stopped(void)
     size_t n = json_array_size(log);
     char *checkpoint = tr_format("%s/checkpoints/step-%zu", run, n);
     CU_ASSERT(tr_path_is_directory(checkpoint));
+    CU_ASSERT(checkpoints_besides(run) == (n % EVERY != 0)); /* and does not train on meanwhile */
     tr_free(checkpoint);
     json_decref(log);
     resume(run, "layout.data=2", "layout.pipeline=2", "transport=ucx");
