@@ -34,8 +34,8 @@ static void begin_evaluation(shard *self)
     self->next = self->spec.replica;
 }
 
-/* How many targets count in this replica's share of a step: asked of the source row by row, since rows may be
- * padded. */
+/* How many targets count in this replica's share of a step: asked of the source
+ * row by row, since rows may be padded. */
 static tr_status announce(shard *self, uint32_t step)
 {
     const tr_training_plan *plan = &self->spec.plan;

@@ -1,4 +1,5 @@
-/* pipelines/checkpoint_manifest.c - see checkpoint_manifest.h. The hash is 128-bit XXH3: it finds damage, not forgery.
+/* pipelines/checkpoint_manifest.c - see checkpoint_manifest.h. The hash is 128-bit XXH3: it finds damage, not
+ * forgery.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/checkpoint_manifest.h"
 

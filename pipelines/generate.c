@@ -141,8 +141,8 @@ static const float *read_rows(tr_generator *self, reader *with, const int32_t *t
     return with->logits + (size_t)(with->rows - 1) * (size_t)self->model.config.vocabulary;
 }
 
-/* Reads at most n tokens, as many as one program takes and the caches have room for; there is room for one.
- */
+/* Reads at most n tokens, as many as one program takes and the caches
+ * have room for; there is room for one. */
 static size_t read_some(tr_generator *self, const int32_t *tokens, size_t n, const float **logits)
 {
     bool fits = n >= (size_t)self->chunk.rows && self->position + self->chunk.rows <= self->cache_rows;
@@ -151,8 +151,8 @@ static size_t read_some(tr_generator *self, const int32_t *tokens, size_t n, con
     return (size_t)with->rows;
 }
 
-/* Reads the last half of the history anew, from position 0; it becomes the first half, and the two do not
- * overlap. */
+/* Reads the last half of the history anew, from position 0;
+ * it becomes the first half, and the two do not overlap. */
 static void restart(tr_generator *self)
 {
     int32_t keep = self->cache_rows / 2, from = self->cache_rows - keep;

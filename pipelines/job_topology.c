@@ -1,6 +1,6 @@
-/* pipelines/job_topology.c - the actors of a training job, their places, edges and memory; and how they are printed.
- * Node 0, the head, has coordinator, checkpoint and monitor; node 1 + replica * P + stage has that stage, the first of each
- * replica its data shard as well.
+/* pipelines/job_topology.c - the actors of a training job, their places, edges and memory; and how they are
+ * printed. Node 0, the head, has coordinator, checkpoint and monitor; node 1 + replica * P + stage has that
+ * stage, the first of each replica its data shard as well.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/job_plan.h"
 

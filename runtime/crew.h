@@ -1,6 +1,6 @@
 /* runtime/crew.h - who makes the workers of a job, and knows when all of them have ended.
- * It is an agent process, or threads here. The head speaks with workers in the same way in both cases; only their making, their death
- * and their end differ.
+ * It is an agent process, or threads here. The head speaks with workers in the same way in both cases; only
+ * their making, their death and their end differ.
  * Threads: the head's.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_CREW_H
@@ -32,8 +32,8 @@ bool tr_crew_ended(tr_crew *self, tr_process_end *end);
 void tr_crew_add_worker(tr_crew *self, int32_t node, int32_t pid);
 void tr_crew_remove_worker(tr_crew *self, int32_t node); /* the agent reaped it */
 void tr_crew_kill_agent(tr_crew *self);
-/* Kills and reaps what is left of processes, waiting at most 500 ms for each; joins threads, however long
- * they take. */
+/* Kills and reaps what is left of processes, waiting at most 500 ms for each;
+ * joins threads, however long they take. */
 void tr_crew_destroy(tr_crew **self);
 
 #ifdef __cplusplus

@@ -8,14 +8,13 @@
  * Sources: ucp.h of UCX 1.13, https://openucx.readthedocs.io/en/master/faq.html
  * SPDX-License-Identifier: Apache-2.0 */
 #include "transport/kind.h"
+#include "transport/ucx_internal.h"
 
 #include "base/clock.h"
-#include "base/hash.h"
 #include "base/log.h"
 #include "base/memory.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <ucp/api/ucp.h>
 
@@ -24,24 +23,6 @@ enum {
     CLOSE_MS = 100,
     PROGRESS_ROUNDS = 16,
     ACCEPTED = 1 /* sequence of a greeting that is an answer */
-};
-
-/* What is set where the user's environment says nothing. Only loopback: a job of several hosts names its
- * devices. Error handling over shared memory is off in UCX's own defaults; without it such endpoints would
- * silently use TCP. A key of a single transport is named as within that transport's own table, its variable
- * is not. */
-static const struct {
-    const char *key, *value, *variables[3];
-    const char *transports; /* parts of their names in UCX_TLS; NULL: whatever there is */
-} defaults[] = {
-    {"NET_DEVICES", "lo", {"UCX_NET_DEVICES"}, NULL},
-    {"KEEPALIVE_INTERVAL", "200ms", {"UCX_KEEPALIVE_INTERVAL"}, NULL},
-    {"MM_ERROR_HANDLING",
-     "y",
-     {"UCX_POSIX_ERROR_HANDLING", "UCX_SYSV_ERROR_HANDLING", "UCX_MM_ERROR_HANDLING"},
-     "sm shm mm posix sysv"},
-    {"TX_SEG_SIZE", "256k", {"UCX_TCP_TX_SEG_SIZE"}, "tcp"},
-    {"RX_SEG_SIZE", "256k", {"UCX_TCP_RX_SEG_SIZE"}, "tcp"},
 };
 
 typedef struct ucx_link {
@@ -54,8 +35,8 @@ typedef struct ucx_link {
 
 typedef struct ucx ucx;
 
-/* Something UCX has not finished: a send, a rendezvous receive, or the closing of an endpoint (no message).
- */
+/* Something UCX has not finished: a send, a rendezvous receive, or the
+ * closing of an endpoint (no message). */
 typedef struct operation {
     struct operation *previous, *next;
     ucx *self;
@@ -205,8 +186,8 @@ static void leave_endpoint(ucx *self, ucp_ep_h endpoint)
     close_endpoint(self, endpoint);
 }
 
-/* Closes the endpoints whose flush is over, or all that are being left: their flushes then end as mere notes.
- */
+/* Closes the endpoints whose flush is over, or all that are being left:
+ * their flushes then end as mere notes. */
 static void close_left(ucx *self, bool all)
 {
     operation *op = self->operations.next;
@@ -347,39 +328,6 @@ static void on_error(void *context, ucp_ep_h endpoint, ucs_status_t status)
     if (link) tr__link_fail(&self->base, &link->base, "ucx: %s", ucs_status_string(status));
 }
 
-/* Does the user say nothing about it, and may its transports be in use? UCX warns of keys that nobody reads.
- */
-static bool is_wanted(size_t i)
-{
-    for (int k = 0; k < 3 && defaults[i].variables[k]; k++)
-        if (getenv(defaults[i].variables[k])) return false;
-    const char *chosen = getenv("UCX_TLS");
-    if (!chosen || chosen[0] == '^' || strstr(chosen, "all") || !defaults[i].transports) return true;
-    char names[64], *rest = names;
-    snprintf(names, sizeof names, "%s", defaults[i].transports);
-    for (const char *name; (name = strsep(&rest, " "));)
-        if (strstr(chosen, name)) return true;
-    return false;
-}
-
-static ucs_status_t make_context(ucx *self)
-{
-    ucp_config_t *config;
-    ucs_status_t status = ucp_config_read(NULL, NULL, &config);
-    if (status != UCS_OK) return status;
-    for (size_t i = 0; i < sizeof defaults / sizeof *defaults; i++) {
-        if (!is_wanted(i)) continue;
-        ucs_status_t modified = ucp_config_modify(config, defaults[i].key, defaults[i].value);
-        if (modified != UCS_OK)
-            tr_log(TR_LOG_WARNING, "ucx does not know %s: %s", defaults[i].key, ucs_status_string(modified));
-    }
-    const ucp_params_t params = {.field_mask = UCP_PARAM_FIELD_FEATURES,
-                                 .features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP};
-    status = ucp_init(&params, config, &self->context);
-    ucp_config_release(config);
-    return status;
-}
-
 static ucs_status_t make_worker(ucx *self)
 {
     const ucp_worker_params_t params = {.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE,
@@ -396,47 +344,6 @@ static ucs_status_t make_worker(ucx *self)
     return status == UCS_OK ? ucp_worker_get_efd(self->worker, &self->event) : status;
 }
 
-/* "ucx://", the checksum of the worker's address, the address; all but the first in hexadecimal. The checksum
- * is there because UCX believes whatever address it is given. */
-static ucs_status_t write_address(ucx *self)
-{
-    ucp_address_t *address;
-    size_t size;
-    ucs_status_t status = ucp_worker_get_address(self->worker, &address, &size);
-    if (status != UCS_OK) return status;
-    if (size * 2 + 16 > sizeof self->base.address) {
-        status = UCS_ERR_EXCEEDS_LIMIT; /* too many devices: UCX_NET_DEVICES can name fewer */
-    } else {
-        char *at =
-            self->base.address + snprintf(self->base.address, 32, "ucx://%08x", tr_crc32c(address, size));
-        for (size_t i = 0; i < size; i++) at += snprintf(at, 3, "%02x", ((const uint8_t *)address)[i]);
-    }
-    ucp_worker_release_address(self->worker, address);
-    return status;
-}
-
-static int hex_digit(char c)
-{
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-/* Returns the size of the worker's address in `bytes`, 0 where the text is none. */
-static size_t read_address(const char *text, uint8_t bytes[TR_ADDRESS_CHARS / 2])
-{
-    uint8_t all[TR_ADDRESS_CHARS / 2];
-    size_t size = 0, length = strlen(text);
-    if (strncmp(text, "ucx://", 6) != 0 || length % 2 || length < 16 || length >= TR_ADDRESS_CHARS) return 0;
-    for (text += 6; *text; text += 2) {
-        int high = hex_digit(text[0]), low = hex_digit(text[1]);
-        if (high < 0 || low < 0) return 0;
-        all[size++] = (uint8_t)(high << 4 | low);
-    }
-    uint32_t crc = (uint32_t)all[0] << 24 | (uint32_t)all[1] << 16 | (uint32_t)all[2] << 8 | all[3];
-    if (size <= 4 || tr_crc32c(all + 4, size - 4) != crc) return 0;
-    memcpy(bytes, all + 4, size - 4);
-    return size - 4;
-}
-
 static void release_all(ucx *self)
 {
     if (self->worker) ucp_worker_destroy(self->worker);
@@ -449,9 +356,9 @@ static tr_status ucx_open(tr_transport *base, tr_error *err)
     self->operations.next = self->operations.previous = &self->operations;
     self->greetings_end = &self->greetings;
     self->arrived_end = &self->arrived;
-    ucs_status_t status = make_context(self);
+    ucs_status_t status = tr__ucx_context_new(&self->context);
     if (status == UCS_OK) status = make_worker(self);
-    if (status == UCS_OK) status = write_address(self);
+    if (status == UCS_OK) status = tr__ucx_address_write(self->worker, self->base.address);
     if (status == UCS_OK) return TR_OK;
     release_all(self);
     return tr_fail(err, TR_EIO,
@@ -462,7 +369,7 @@ static tr_status ucx_open(tr_transport *base, tr_error *err)
 static tr_status make_endpoint(ucx *self, ucx_link *link, const char *address, tr_error *err)
 {
     uint8_t bytes[TR_ADDRESS_CHARS / 2];
-    if (read_address(address, bytes) == 0)
+    if (tr__ucx_address_read(address, bytes) == 0)
         return tr_fail(err, TR_EINVAL,
                        "'%.40s' is no address for ucx: it begins with ucx:// and was cut or changed",
                        address);
@@ -643,8 +550,8 @@ static void ucx_close(tr_transport *base)
     close_left(self, true);
     progress_for(self, 10 * CLOSE_MS); /* endpoints closed by force end at once; this is for bugs */
     operation *head = &self->operations;
-    /* What UCX did not finish in time it shall end without calling us; its messages live until the worker is
-     * gone. */
+    /* What UCX did not finish in time it shall end without calling us;
+     * its messages live until the worker is gone. */
     for (operation *op = head->next; op != head; op = op->next) ucp_request_free(op->request);
     ucp_worker_destroy(self->worker);
     ucp_cleanup(self->context);

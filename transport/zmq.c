@@ -74,8 +74,8 @@ static bool set_common(void *socket)
 
 static tr_status bind_router(zmq *self, tr_error *err)
 {
-    /* A body beyond what is taken is refused politely; twice that cuts the connection before the memory is
-     * spent. */
+    /* A body beyond what is taken is refused politely;
+     * twice that cuts the connection before the memory is spent. */
     int64_t most_bytes = 2 * (int64_t)self->base.options.max_body_bytes + TR_HELLO_MAX_BYTES;
     self->router = zmq_socket(self->context, ZMQ_ROUTER);
     if (!self->router || !set_common(self->router) || !set_int(self->router, ZMQ_ROUTER_MANDATORY, 1) ||
@@ -365,8 +365,8 @@ static void handle_hello(zmq *self, arrival *in, const tr_frame *frame)
         turn_away(self, in);
         return;
     }
-    /* A descriptor's number is used again: forget what its last owner's end has to say before it names this
-     * peer. */
+    /* A descriptor's number is used again: forget what its last owner's end
+     * has to say before it names this peer. */
     read_monitor(self);
     memcpy(link->identity, zmq_msg_data(&in->parts[0]), IDENTITY_BYTES);
     link->descriptor = zmq_msg_get(&in->parts[2], ZMQ_SRCFD);
@@ -403,8 +403,8 @@ static void handle(zmq *self, arrival *in)
     }
 }
 
-/* What no descriptor tells: peers that do not answer, refusals that come back to a DEALER, frames that did
- * not go. */
+/* What no descriptor tells: peers that do not answer, refusals that come
+ * back to a DEALER, frames that did not go. */
 static int look_at_links(zmq *self)
 {
     int n_happened = 0;
@@ -467,8 +467,8 @@ static int zmq_descriptors(const tr_transport *base, int descriptors[TR_TRANSPOR
     return 3;
 }
 
-/* The descriptors are edge-triggered: they tell of the next event only after ZMQ_EVENTS said that there is
- * none now. */
+/* The descriptors are edge-triggered: they tell of the next event only after
+ * ZMQ_EVENTS said that there is none now. */
 static bool is_quiet(void *socket)
 {
     int events = 0;

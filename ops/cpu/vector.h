@@ -14,8 +14,8 @@
 
 #define TR_INLINE static inline __attribute__((always_inline))
 
-/* Clang 14 knows no target_clones with arch=; sanitizers start too late for the resolvers. Both get the
- * baseline. */
+/* Clang 14 knows no target_clones with arch=;
+ * sanitizers start too late for the resolvers. Both get the baseline. */
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && !defined(TROUPE_SANITIZED)
 #define TR_MULTIVERSION __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -148,8 +148,8 @@ TR_INLINE tr_f32x16 tr_exp_f32x16(tr_f32x16 x)
     return p * scale * rest;
 }
 
-/* e^x for x <= 0, within 2 ulp; 0 below -87 (where e^x is about to become subnormal). One factor 2^n is
- * enough here. */
+/* e^x for x <= 0, within 2 ulp; 0 below -87 (where e^x is about to become subnormal).
+ * One factor 2^n is enough here. */
 TR_INLINE tr_f32x16 tr_exp_negative_f32x16(tr_f32x16 x)
 {
     const float round = 0x1.8p23f;
@@ -172,8 +172,8 @@ TR_INLINE tr_f32x16 tr_sigmoid_f32x16(tr_f32x16 x)
     return 1.0f / (1.0f + tr_exp_f32x16(-x));
 }
 
-/* tanh x within 3 ulp: an odd polynomial below 0.625 (interpolated, error 5e-10), above it 1 - 2 / (e^2|x| +
- * 1). */
+/* tanh x within 3 ulp: an odd polynomial below 0.625 (interpolated, error
+ * 5e-10), above it 1 - 2 / (e^2|x| + 1). */
 TR_INLINE tr_f32x16 tr_tanh_f32x16(tr_f32x16 x)
 {
     tr_f32x16 z = x * x;
