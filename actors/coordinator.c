@@ -159,7 +159,8 @@ static void commit_when_ready(coordinator *self)
 {
     const tr_training_plan *plan = &self->known->plan;
     if (self->ended || self->n_ready < self->n_stages_all || self->n_losses < plan->n_microbatches) return;
-    if (self->stopping && self->last_checkpoint == self->step) return; /* that is where the run ends */
+    if (self->stopping && self->step > plan->first_step && self->last_checkpoint == self->step)
+        return; /* the last step is done; only its checkpoint is awaited */
     uint64_t targets = self->counted[self->step % self->ring];
     double loss = sum_losses(self) / (double)targets, norm = norm_of_gradient(self);
     if (!isfinite(loss) || !isfinite(norm)) {
@@ -274,6 +275,7 @@ static bool take_checkpointed(coordinator *self, uint32_t updates, tr_unpacker *
     } else if (!good) {
         tr_log(TR_LOG_ERROR, "the checkpoint after step %u could not be written, training goes on: %s",
                updates, text);
+        if (updates == self->last_checkpoint) self->last_checkpoint = UINT32_MAX; /* there is none to stop at */
     }
     end_when_done(self);
     return true;
@@ -299,7 +301,7 @@ static void coordinator_receive(tr_actor *actor, void *state, tr_message **messa
         break;
     case TR_TOPIC_STOP_REQUESTED:
         self->stopping = true;
-        end_when_done(self); /* the newest checkpoint may be of this very step */
+        end_when_done(self); /* where the checkpoint of this very step is on the disk already */
         return;
     default: good = false;
     }

@@ -195,8 +195,9 @@ static void prune(const tr_checkpoint_files *self)
     uint32_t *found = tr_alloc(MOST * sizeof *found);
     DIR *entries = path && found ? opendir(path) : NULL;
     size_t n = 0;
+    char rest; /* "step-5-mine" is none of ours, and no second step-5 */
     for (struct dirent *entry; entries && n < MOST && (entry = readdir(entries));)
-        if (sscanf(entry->d_name, "step-%u", &found[n]) == 1 && found[n] <= self->updates) n++;
+        if (sscanf(entry->d_name, "step-%u%c", &found[n], &rest) == 1 && found[n] <= self->updates) n++;
     if (entries) closedir(entries);
     if (n) qsort(found, n, sizeof *found, compare_updates);
     for (size_t i = (size_t)self->options.keep; i < n; i++) {

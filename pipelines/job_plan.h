@@ -48,9 +48,9 @@ tr_status tr_model_plan_init(tr_model_plan *self, tr_model_config *config, const
                              tr_error *err);
 void tr_model_plan_release(tr_model_plan *self);
 
-/* The numbers all actors share. data tells how many windows are held out. */
-void tr_training_plan_from_recipe(tr_training_plan *out, const tr_recipe *recipe, const tr_data *data,
-                                  uint32_t first_step);
+/* The numbers all actors share. data tells how many windows are held out. Errors: TR_ENOMEM. */
+tr_status tr_training_plan_from_recipe(tr_training_plan *out, const tr_recipe *recipe, const tr_data *data,
+                                       uint32_t first_step, tr_error *err);
 
 /* Fills graph, values, parameters and plan of a stage's spec. Release with tr_stage_spec_release. */
 tr_status tr_model_plan_stage(const tr_model_plan *self, const tr_recipe *recipe,

@@ -228,7 +228,11 @@ tr_status tr_job_plan_init(tr_job_plan *self, const tr_recipe *recipe, tr_model_
     *self = (tr_job_plan){.recipe = recipe, .start = *start};
     tr_status status = tr_model_plan_init(&self->model, config, recipe, err);
     if (status) return status;
-    tr_training_plan_from_recipe(&self->training, recipe, data, start->updates);
+    status = tr_training_plan_from_recipe(&self->training, recipe, data, start->updates, err);
+    if (status) {
+        tr_job_plan_release(self);
+        return status;
+    }
     uint32_t n_workers = self->training.n_replicas * self->training.n_stages;
     tr_topology_init(&self->topology, (int32_t)n_workers + 1);
     self->topology.threads_per_node = 1;

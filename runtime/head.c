@@ -332,7 +332,11 @@ void tr_head_on_crew(void *context)
 {
     tr_head *self = context;
     tr_process_end end;
-    if (!self->crew || !tr_crew_ended(self->crew, &end)) return;
+    tr_error failure;
+    if (!self->crew) return;
+    if (tr_crew_failed(self->crew, &failure) && self->phase != TR_HEAD_ENDING)
+        end_because(self, failure.status, failure.message);
+    if (!tr_crew_ended(self->crew, &end)) return;
     tr_node_unwatch(self->node, tr_crew_descriptor(self->crew));
     bool farewell_comes = tr_crew_agent_pid(self->crew) && !end.signal && !self->farewell_heard;
     if (self->phase != TR_HEAD_ENDING) on_early_end(self, &end);

@@ -99,11 +99,15 @@ static const tr_shard_source tiny_shard_source = {.open = tiny_shard_open,
                                                   .window_row = tiny_window_row,
                                                   .close = tiny_shard_close};
 
+/* From where a stage is opened until it loads its first parameter or is closed, this allocation fails; 0: none. */
+static uint64_t tiny_fail_after;
+
 /* --- stages ------------------------------------------------------------------------------------------------------- */
 
 static void tiny_set_use(tr_graph *g, int32_t use)
 {
-    tr_graph_set_use(g, tr_graph_node_count(g) - 1, use);
+    if (tr_graph_node_count(g) > 0) /* none where memory failed; the graph keeps that error */
+        tr_graph_set_use(g, tr_graph_node_count(g) - 1, use);
 }
 
 static void tiny_forward(const tiny_config *c, tr_stage_spec *s, tr_range units, tr_value by_index[N_TINY])
@@ -111,7 +115,7 @@ static void tiny_forward(const tiny_config *c, tr_stage_spec *s, tr_range units,
     static const char *const names[] = {"E", "W1", "b1", "W2", "b2"};
     tr_graph *g = s->graph;
     int64_t b = c->plan.rows, t = c->plan.sequence, w = c->width;
-    tr_value x;
+    tr_value x = TR_NO_VALUE;
     if (units.begin == 0)
         s->tokens = tr_graph_input(g, "tokens", TR_I32, TR_SHAPE2(b, t));
     else
@@ -208,6 +212,7 @@ static tr_status tiny_parameters(const tiny_config *c, tr_stage_spec *s, const t
 
 static void tiny_stage_close(tr_stage_spec *spec)
 {
+    tr_memory_fail_after(0);
     for (uint32_t i = 0; i < spec->n_parameters; i++) tr_free(spec->parameters[i].uses);
     tr_free(spec->parameters);
     tr_graph_destroy(&spec->graph);
@@ -218,10 +223,14 @@ static void tiny_stage_close(tr_stage_spec *spec)
 static tr_status tiny_stage_open(void *context, const void *config, size_t config_bytes, tr_stage_spec *spec,
                                  tr_error *err)
 {
+    tr_memory_fail_after(tiny_fail_after);
     (void)context;
     TR_ASSERT(config_bytes == sizeof(tiny_config));
     tiny_config *c = tr_alloc(sizeof *c);
-    if (!c) return tr_fail(err, TR_ENOMEM, "no memory for a tiny stage");
+    if (!c) {
+        tr_memory_fail_after(0);
+        return tr_fail(err, TR_ENOMEM, "no memory for a tiny stage");
+    }
     memcpy(c, config, sizeof *c);
     *spec = (tr_stage_spec){.plan = c->plan,
                             .optimizer = tiny_optimizer,
@@ -254,6 +263,7 @@ static tr_status tiny_stage_open(void *context, const void *config, size_t confi
 static tr_status tiny_load(const tr_stage_spec *spec, const tr_stage_parameter *parameter, float *p, float *m,
                            float *v, tr_error *err)
 {
+    tr_memory_fail_after(0);
     (void)err;
     const tiny_config *c = spec->private_;
     size_t bytes = (size_t)parameter->n_elements * sizeof *p;

@@ -62,7 +62,7 @@ static void numbers_are_those_of_plain_loops(void)
         job.config.plan.all_windows = 7;
         run_well(&job);
         expect_reference(&job);
-        CU_ASSERT(job.records[0].grad_norm > 0.5); /* so clipping was tried */
+        CU_ASSERT(job.records[0].grad_norm > 0.1); /* so clipping was tried */
         tiny_release(&job);
     }
 }
@@ -295,18 +295,20 @@ static void shards_far_ahead_do_not_hang(void)
 
 /* --- no memory ---------------------------------------------------------------------------------------------------- */
 
-static void no_memory_ends_the_job_with_a_message(void)
+static void no_memory_for_a_stage_ends_the_job_with_a_message(void)
 {
-    uint32_t failures = 0;
-    for (uint64_t n = 1; n < 3000; n += 1 + n / 40) {
-        tiny_job job = tiny_new(2, 1, 2, 2, 2);
+    uint64_t failures = 0;
+    for (uint64_t n = 1;; n++, failures++) {
+        tiny_job job = tiny_new(1, 1, 2, 2, 1);
         tr_error err = {0};
-        tr_status status = tiny_run_failing(&job, n, &err);
-        failures += status != TR_OK;
-        CU_ASSERT(status == TR_OK || err.message[0]);
+        job.fail_after = n;
+        tr_status status = tiny_run(&job, &err);
         tiny_release(&job);
+        if (!status) break;
+        CU_ASSERT_EQUAL(status, TR_ENOMEM);
+        CU_ASSERT(strstr(err.message, "stage 0 of replica 0") && strstr(err.message, "no memory"));
     }
-    CU_ASSERT(failures > 20);
+    CU_ASSERT(failures > 30);
 }
 
 static const check_test tests[] = {
@@ -323,7 +325,7 @@ static const check_test tests[] = {
     CHECK_TEST(a_loss_that_is_no_number_ends_the_job_before_the_update),
     CHECK_TEST(a_monitor_that_cannot_write_ends_the_job),
     CHECK_TEST(shards_far_ahead_do_not_hang),
-    CHECK_TEST(no_memory_ends_the_job_with_a_message),
+    CHECK_TEST(no_memory_for_a_stage_ends_the_job_with_a_message),
 };
 
 int main(void)
