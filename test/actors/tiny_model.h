@@ -111,7 +111,7 @@ static void tiny_forward(const tiny_config *c, tr_stage_spec *s, tr_range units,
     static const char *const names[] = {"E", "W1", "b1", "W2", "b2"};
     tr_graph *g = s->graph;
     int64_t b = c->plan.rows, t = c->plan.sequence, w = c->width;
-    tr_value x;
+    tr_value x = TR_NO_VALUE;
     if (units.begin == 0)
         s->tokens = tr_graph_input(g, "tokens", TR_I32, TR_SHAPE2(b, t));
     else
