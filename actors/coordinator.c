@@ -135,14 +135,14 @@ static void write_record(coordinator *self, double loss, double norm, double lr,
     self->began_ns = now;
 }
 
-static void send_commit(coordinator *self, float scale, float lr)
+static void send_commit(coordinator *self, float scale, double lr)
 {
     for (uint32_t s = 0; s < self->n_stages_all; s++) {
         tr_packer packer;
         tr_packer_init(&packer);
         tr_pack_array(&packer, 2);
         tr_pack_f64(&packer, (double)scale);
-        tr_pack_f64(&packer, (double)lr);
+        tr_pack_f64(&packer, lr);
         tr_send_packed(self->actor, self->stages[s], TR_TOPIC_COMMIT, self->step, &packer);
     }
 }
@@ -171,9 +171,9 @@ static void commit_when_ready(coordinator *self)
     float scale = 1;
     if (plan->clip_norm > 0 && norm > (double)plan->clip_norm)
         scale = (float)((double)plan->clip_norm / (norm + 1e-6));
-    float lr = (float)self->known->learning_rate(self->known->context, self->step);
+    double lr = self->known->learning_rate(self->known->context, self->step);
     send_commit(self, scale, lr);
-    write_record(self, loss, norm, (double)lr, targets);
+    write_record(self, loss, norm, lr, targets);
     self->counted[self->step % self->ring] = self->n_counted[self->step % self->ring] = 0;
     begin_step(self);
     self->step++;

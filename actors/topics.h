@@ -10,14 +10,6 @@
 
 #ifdef __cplusplus
 extern "C" {
-/* Finishes a packed body and sends it as a control message; without memory for it the actor fails. */
-void tr_send_packed(tr_actor *self, tr_actor_id to, uint32_t topic, uint32_t step, tr_packer *packer);
-/* Ends the actor: a peer's message does not read as its topic says. */
-void tr_fail_for_topic(tr_actor *self, const tr_message *message);
-
-#ifdef __cplusplus
-}
-#endif
 #endif
 
 enum {

@@ -39,8 +39,8 @@ tr_status tr_checkpoint_find(const char *run, char *path, size_t capacity, tr_tr
                              tr_error *err);
 
 /* Makes a tr_checkpoint_writer for the checkpoint actor. source_directory (may be NULL) is where a Hugging
- * Face model came from: its tokenizer files are copied along. weights (may be NULL) gives the source's own
- * names. All must outlive it. keep: how many of the newest stay; 0: all. */
+ * Face model came from: its tokenizer files are read at once and go into every checkpoint. weights (may be
+ * NULL) gives the source's own names. All must outlive it. keep: how many of the newest stay; 0: all. */
 typedef struct tr_checkpoint_files tr_checkpoint_files;
 typedef struct tr_checkpoint_files_options {
     const char *run;

@@ -329,11 +329,30 @@ void tr_model_config_release(tr_model_config *self)
     *self = (tr_model_config){0};
 }
 
+/* Checkpoints hold float32, and transformers loads as the dtype that config.json names. NULL: the text is right as it is. */
+static char *as_float32(const char *text)
+{
+    static const char *const keys[] = {"dtype", "torch_dtype"};
+    json_t *root = json_loads(text, 0, NULL);
+    bool changed = false;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        const char *value = json_string_value(json_object_get(root, keys[i]));
+        if (value && strcmp(value, "float32") != 0)
+            changed |= json_object_set_new(root, keys[i], json_string("float32")) == 0;
+    }
+    char *out = changed ? json_dumps(root, JSON_INDENT(2)) : NULL;
+    json_decref(root);
+    return out;
+}
+
 tr_status tr_model_config_write(const tr_model_config *self, const char *directory, tr_error *err)
 {
     char *path = tr_format("%s/config.json", directory);
     if (!path) return tr_fail(err, TR_ENOMEM, "no memory to write '%s'", directory);
-    tr_status status = tr_file_write(path, self->json, strlen(self->json), err);
+    char *changed = as_float32(self->json);
+    const char *text = changed ? changed : self->json;
+    tr_status status = tr_file_write(path, text, strlen(text), err);
+    free(changed); /* jansson's */
     tr_free(path);
     return status;
 }

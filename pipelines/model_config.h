@@ -56,7 +56,8 @@ const char *tr_model_config_preset_name(size_t i); /* NULL behind the last */
 tr_status tr_model_config_from_recipe(tr_model_config *out, const struct tr_recipe *recipe, tr_error *err);
 void tr_model_config_release(tr_model_config *self);
 
-/* DIRECTORY/config.json, byte for byte as it was read, or made such that transformers loads it. */
+/* DIRECTORY/config.json, byte for byte as it was read (save a dtype, which becomes float32), or made such that transformers
+ * loads it. */
 tr_status tr_model_config_write(const tr_model_config *self, const char *directory, tr_error *err);
 
 /* Parameters of the model; a tied tensor counts once. */

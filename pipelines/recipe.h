@@ -41,7 +41,7 @@ typedef struct tr_recipe {
         tr_family family;
         int32_t layers, width, heads, kv_heads, head_size, inner, vocabulary,
             positions; /* all 0 unless inline */
-        double rope_theta, norm_eps;
+        double rope_theta, norm_eps, initializer_range;
         bool tie, bias; /* bias: llama's projections have biases */
     } model;
     struct { /* exactly one of text and tokens */

@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/recipe_schema.h"
 
+#include "actors/plan.h"
 #include "base/memory.h"
 #include "pipelines/text.h"
 
@@ -48,6 +49,7 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"model.positions", AT(model.positions), .type = TR__INTEGER, TO(1, 16777216), SIZES, ELSE("1024, or the sequence"), .help = "longest sequence"},
     {"model.rope_theta", AT(model.rope_theta), .type = TR__REAL, ABOVE_0, LLAMA, BY_DEFAULT("10000"), .help = "base of the rotary frequencies"},
     {"model.norm_eps", AT(model.norm_eps), .type = TR__REAL, ABOVE_0, SIZES, BY_DEFAULT("1e-5"), .help = "added to the variance in the norms"},
+    {"model.initializer_range", AT(model.initializer_range), .type = TR__REAL, ABOVE_0, SIZES, BY_DEFAULT("0.02"), .help = "standard deviation of fresh weights"},
     {"model.tie", AT(model.tie), .type = TR__FLAG, SIZES, ELSE("gpt2: true, llama: false"), .help = "the output projection is the embedding"},
     {"model.bias", AT(model.bias), .type = TR__FLAG, LLAMA, BY_DEFAULT("false"), .help = "biases in llama's projections (gpt2 always has them)"},
 
@@ -61,7 +63,7 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"train.sequence", AT(train.sequence), .type = TR__INTEGER, UP(1), ELSE("required"), .help = "predictions a row"},
     {"train.microbatch", AT(train.microbatch), .type = TR__INTEGER, UP(1), ELSE("required"), .help = "rows of a micro-batch"},
     {"train.accumulate", AT(train.accumulate), .type = TR__INTEGER, UP(1), BY_DEFAULT("1"), .help = "micro-batches a step, over all replicas"},
-    {"train.groups", AT(train.groups), .type = TR__INTEGER, UP(1), ELSE("accumulate, at most 8"), .help = "reduction groups: what the bits depend on"},
+    {"train.groups", AT(train.groups), .type = TR__INTEGER, TO(1, TR_MAX_GROUPS), ELSE("accumulate, at most 8"), .help = "reduction groups: what the bits depend on"},
     {"train.seed", AT(train.seed), .type = TR__SEED, REAL_UP, BY_DEFAULT("1"), .help = "of all random numbers"},
 
     {"optimizer.kind", AT(optimizer.kind), .type = TR__CHOICE, .choices = optimizers, BY_DEFAULT("adamw"), .help = "decoupled decay, on tensors of rank 2 and more"},

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/spin.h"
 #include "runtime/activity.h"
 #include "runtime/worker.h"
 
@@ -362,6 +363,7 @@ static void check_suspect(tr_head *self, uint64_t now_ns)
 void tr_head_on_tick(void *context, uint64_t now_ns)
 {
     tr_head *self = context;
+    tr_spin_sample();
     if (self->phase == TR_HEAD_ENDING) {
         if (self->crew_ended_ns && now_ns > self->crew_ended_ns + (uint64_t)FAREWELL_MS * 1000000)
             quit(self);

@@ -25,7 +25,9 @@ static void lane_link(tr_lane *self, tr_message *message)
 static bool lane_reserve(tr_lane *self)
 {
     uint32_t pushed = __atomic_fetch_add(&self->pushed_, 1, __ATOMIC_RELAXED);
-    if (pushed - __atomic_load_n(&self->popped_, __ATOMIC_RELAXED) < self->capacity) return true;
+    /* Signed: a sender that sleeps between these two lines may find that later pushes than its own are popped. */
+    int32_t ahead = (int32_t)(pushed - __atomic_load_n(&self->popped_, __ATOMIC_RELAXED));
+    if (ahead < (int64_t)self->capacity) return true;
     __atomic_fetch_sub(&self->pushed_, 1, __ATOMIC_RELAXED);
     return false;
 }

@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "base/spin.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -263,7 +264,7 @@ static void work(worker *me)
         tr_task *task = find(self, me);
         if (!task) {
             if (self->hooks.progress(self->hooks.context)) continue;
-            if (self->may_spin) task = spin(self, me);
+            if (self->may_spin && tr_spin_allowed()) task = spin(self, me);
             me->looked_outside = ticks();
         }
         if (!task) {

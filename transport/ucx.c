@@ -188,7 +188,7 @@ static tr_status ucx_open(tr_transport *base, tr_error *err)
     self->arrived_end = &self->arrived;
     ucs_status_t status = tr__ucx_context_new(&self->context);
     if (status == UCS_OK) status = make_worker(self);
-    if (status == UCS_OK) status = tr__ucx_address_write(self);
+    if (status == UCS_OK) status = tr__ucx_address_write(self->worker, base->address);
     if (status == UCS_OK) return TR_OK;
     release_all(self);
     return tr_fail(err, TR_EIO,

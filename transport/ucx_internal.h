@@ -20,8 +20,7 @@ typedef struct tr__ucx_link {
 
 typedef struct tr__ucx tr__ucx;
 
-/* Something UCX has not finished: a send, a rendezvous receive, or the
- * closing of an endpoint (no message). */
+/* Something UCX has not finished: a send, a rendezvous receive, or an endpoint's closing (no message). */
 typedef struct tr__ucx_operation {
     struct tr__ucx_operation *previous, *next;
     tr__ucx *self;
@@ -61,10 +60,10 @@ void tr__ucx_endpoint_leave(tr__ucx *self, ucp_ep_h endpoint);
 void tr__ucx_close_left(tr__ucx *self, bool all);
 
 /* ucx_setup.c */
+/* A context with active messages and wake-up, and our defaults where the user's environment says nothing. */
 ucs_status_t tr__ucx_context_new(ucp_context_h *out);
-/* The worker's address as text, in base.address. */
-ucs_status_t tr__ucx_address_write(tr__ucx *self);
-/* Returns the size of the worker's address in `bytes`, 0 where the text is none. */
+/* The worker's address as text, and back. Reading returns its size in `bytes`, 0 where the text is none. */
+ucs_status_t tr__ucx_address_write(ucp_worker_h worker, char text[TR_ADDRESS_CHARS]);
 size_t tr__ucx_address_read(const char *text, uint8_t bytes[TR_ADDRESS_CHARS / 2]);
 
 #endif

@@ -1,5 +1,4 @@
-/* transport/ucx_setup.c - see ucx_internal.h: what UCX is told beside the user's own environment, and workers'
- * addresses as text.
+/* transport/ucx_setup.c - how UCX is started: its configuration, and a worker's address as text.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "transport/ucx_internal.h"
 
@@ -63,20 +62,19 @@ ucs_status_t tr__ucx_context_new(ucp_context_h *out)
 
 /* "ucx://", the checksum of the worker's address, the address; all but the first in hexadecimal. The checksum
  * is there because UCX believes whatever address it is given. */
-ucs_status_t tr__ucx_address_write(tr__ucx *self)
+ucs_status_t tr__ucx_address_write(ucp_worker_h worker, char text[TR_ADDRESS_CHARS])
 {
     ucp_address_t *address;
     size_t size;
-    ucs_status_t status = ucp_worker_get_address(self->worker, &address, &size);
+    ucs_status_t status = ucp_worker_get_address(worker, &address, &size);
     if (status != UCS_OK) return status;
-    if (size * 2 + 16 > sizeof self->base.address) {
+    if (size * 2 + 16 > TR_ADDRESS_CHARS) {
         status = UCS_ERR_EXCEEDS_LIMIT; /* too many devices: UCX_NET_DEVICES can name fewer */
     } else {
-        char *at =
-            self->base.address + snprintf(self->base.address, 32, "ucx://%08x", tr_crc32c(address, size));
+        char *at = text + snprintf(text, 32, "ucx://%08x", tr_crc32c(address, size));
         for (size_t i = 0; i < size; i++) at += snprintf(at, 3, "%02x", ((const uint8_t *)address)[i]);
     }
-    ucp_worker_release_address(self->worker, address);
+    ucp_worker_release_address(worker, address);
     return status;
 }
 
