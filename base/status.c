@@ -1,6 +1,7 @@
 /* base/status.c - writing errors and dying on broken promises.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "base/status.h"
+#undef tr_fail
 
 #include <stdio.h>
 #include <stdlib.h>

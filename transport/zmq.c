@@ -36,7 +36,6 @@ static void release_all(tr__zmq *self)
 static tr_status zmq_open(tr_transport *base, tr_error *err)
 {
     tr__zmq *self = (tr__zmq *)base;
-    atomic_init(&self->n_in_flight, 0);
     self->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     self->context = zmq_ctx_new();
     tr_status status = TR_OK;
@@ -280,7 +279,7 @@ static bool zmq_arm(tr_transport *base)
 static size_t zmq_unsent(const tr_transport *base)
 {
     const tr__zmq *self = (const tr__zmq *)base;
-    return self->n_queued + atomic_load_explicit(&self->n_in_flight, memory_order_relaxed);
+    return self->n_queued + __atomic_load_n(&self->n_in_flight, __ATOMIC_RELAXED);
 }
 
 static void zmq_close_transport(tr_transport *base)

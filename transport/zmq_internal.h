@@ -6,7 +6,6 @@
 
 #include "transport/kind.h"
 
-#include <stdatomic.h>
 #include <zmq.h>
 
 enum { TR__ZMQ_IDENTITY_BYTES = 17 };
@@ -20,7 +19,7 @@ typedef struct tr__zmq {
     size_t n_cut;    /* links whose connection is gone but whose last frames may still lie in the ROUTER */
     /* Given to ZeroMQ and not yet given back. Its I/O thread counts down; relaxed: it is only ever shown,
      * what the message held was released by the buffer's own count. */
-    _Atomic size_t n_in_flight;
+    size_t n_in_flight; /* atomic */
 } tr__zmq;
 
 typedef struct tr__zmq_link {

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -62,7 +63,7 @@ static void give_back(void *data, void *hint)
     tr_message *message = hint;
     tr__zmq *self = message->link_; /* outlives all of ZeroMQ's messages: its context ends first */
     tr_message_destroy(&message);
-    atomic_fetch_sub_explicit(&self->n_in_flight, 1, memory_order_relaxed);
+    __atomic_sub_fetch(&self->n_in_flight, 1, __ATOMIC_RELAXED);
 }
 
 bool tr__zmq_transmit(tr__zmq *self, void *socket, tr_message *message)
@@ -75,7 +76,7 @@ bool tr__zmq_transmit(tr__zmq *self, void *socket, tr_message *message)
         return false;
     }
     message->link_ = self;
-    atomic_fetch_add_explicit(&self->n_in_flight, 1, memory_order_relaxed);
+    __atomic_add_fetch(&self->n_in_flight, 1, __ATOMIC_RELAXED);
     void *bytes = message->body ? message->body->data : message;
     if (zmq_msg_init_data(&body, bytes, message->frame.body_bytes, give_back, message) != 0) {
         give_back(NULL, message);
