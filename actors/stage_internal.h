@@ -119,7 +119,7 @@ typedef struct tr__stage {
 
 static inline float *tr__floats(const tr_buffer *flat)
 {
-    return flat->data;
+    return (float *)flat->data;
 }
 
 float *tr__stage_part(tr__stage *self, int slot, int part); /* 0 parameters, 1 first, 2 second moments */

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# test/cli/resume_test.sh TROUPE - a resumed run outlives the checkpoint it began from, ends with the files and
+# test/cli/resume_prunes_test.sh TROUPE - a resumed run outlives the checkpoint it began from, ends with the files and
 # bits of an uninterrupted one, and logs each step once.
 # SPDX-License-Identifier: Apache-2.0
 set -euo pipefail
