@@ -1,7 +1,8 @@
 /* base/status.c - writing errors and dying on broken promises.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "base/status.h"
-#undef tr_fail
+
+#undef tr_fail /* see there: a macro for the analyzer */
 
 #include <stdio.h>
 #include <stdlib.h>
