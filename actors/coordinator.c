@@ -14,6 +14,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { NO_CHECKPOINT = UINT32_MAX };
+
 typedef struct coordinator {
     tr_actor *actor;
     const tr_coordinator_context *known;
@@ -41,7 +43,7 @@ typedef struct coordinator {
 
     uint32_t n_updated;       /* votes for the step committed last */
     uint32_t n_checkpoints;   /* asked for and not yet answered */
-    uint32_t last_checkpoint; /* updates */
+    uint32_t last_checkpoint; /* updates; NO_CHECKPOINT before the first */
     bool stopping, ended;
 } coordinator;
 
@@ -273,7 +275,8 @@ static bool take_checkpointed(coordinator *self, uint32_t updates, tr_unpacker *
     } else if (!good) {
         tr_log(TR_LOG_ERROR, "the checkpoint after step %u could not be written, training goes on: %s",
                updates, text);
-        if (updates == self->last_checkpoint) self->last_checkpoint = UINT32_MAX; /* there is none to stop at */
+        if (updates == self->last_checkpoint)
+            self->last_checkpoint = UINT32_MAX; /* there is none to stop at */
     }
     end_when_done(self);
     return true;
@@ -370,6 +373,7 @@ static tr_status coordinator_init(tr_actor *actor, void *context, const void *co
     self->checkpoint = tr_role_find(topology, TR_ROLE_CHECKPOINT);
     self->monitor = tr_role_find(topology, TR_ROLE_MONITOR);
     self->step = plan->first_step;
+    self->last_checkpoint = NO_CHECKPOINT;
     self->tokens = self->known->tokens_before;
     begin_step(self);
     *state = self;

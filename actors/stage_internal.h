@@ -6,7 +6,16 @@
 
 #include "actors/message_queue.h"
 #include "actors/stage.h"
+#include "base/memory.h"
 #include "ops/program.h"
+
+enum { TR__LINE_ELEMENTS = TR_CACHE_LINE / 4 };
+
+/* Elements that a tensor takes in a flat array where each begins with a cache line. */
+static inline int64_t tr__stage_aligned(int64_t n)
+{
+    return (n + TR__LINE_ELEMENTS - 1) / TR__LINE_ELEMENTS * TR__LINE_ELEMENTS;
+}
 
 /* Buffers of one size for outgoing messages; one is free again when nobody else holds it. */
 typedef struct tr__buffers {
@@ -14,8 +23,8 @@ typedef struct tr__buffers {
     size_t n, capacity, size_bytes;
 } tr__buffers;
 
-tr_buffer *
-tr__buffers_take(tr__buffers *self); /* with a reference for the caller; NULL when there is no memory */
+/* With a reference for the caller; NULL when there is no memory. */
+tr_buffer *tr__buffers_take(tr__buffers *self);
 void tr__buffers_release(tr__buffers *self);
 
 /* A micro-batch in flight holds one stash credit from its forward to its weight gradient. */

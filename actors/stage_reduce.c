@@ -17,27 +17,22 @@
 
 #include <string.h>
 
-enum { ALIGNMENT = 16 /* elements: one cache line */ };
-
-static int64_t aligned(int64_t n)
-{
-    return (n + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-}
-
 int64_t tr_stage_gradient_elements(const tr_stage_parameter *parameters, uint32_t n_parameters)
 {
     int64_t total = 0;
     for (uint32_t i = 0; i < n_parameters; i++)
         for (uint32_t u = 0; u < parameters[i].n_uses; u++)
-            if (parameters[i].uses[u].gradient != TR_NO_VALUE) total += aligned(parameters[i].n_elements);
+            if (parameters[i].uses[u].gradient != TR_NO_VALUE)
+                total += tr__stage_aligned(parameters[i].n_elements);
     return total;
 }
 
 void tr_stage_shard(int64_t n_elements, uint32_t n_replicas, uint32_t replica, int64_t *begin, int64_t *end)
 {
-    tr_range lines = tr_share((uint32_t)(aligned(n_elements) / ALIGNMENT), n_replicas, replica);
-    *begin = (int64_t)lines.begin * ALIGNMENT;
-    *end = (int64_t)lines.end * ALIGNMENT;
+    tr_range lines =
+        tr_share((uint32_t)(tr__stage_aligned(n_elements) / TR__LINE_ELEMENTS), n_replicas, replica);
+    *begin = (int64_t)lines.begin * TR__LINE_ELEMENTS;
+    *end = (int64_t)lines.end * TR__LINE_ELEMENTS;
 }
 
 static tr_buffer *take_flat(tr__stage *self)
@@ -72,7 +67,7 @@ tr_status tr__reduce_init(tr__stage *self, tr_error *err)
             bool here = known->uses[u].gradient != TR_NO_VALUE;
             parameter->gradients[u] = here ? offset : -1;
             parameter->shared |= !here;
-            if (here) offset += aligned(known->n_elements);
+            if (here) offset += tr__stage_aligned(known->n_elements);
         }
     }
     return TR_OK;

@@ -46,7 +46,7 @@ const tr__stored_type *tr__stored_type_of(tr_dtype dtype)
 {
     for (size_t i = 0; i < N_STORED_TYPES; i++)
         if (stored_types[i].readable && stored_types[i].dtype == dtype) return &stored_types[i];
-    TR_ASSERT(!"a dtype without a name in safetensors");
+    TR_ASSERT(false && "a dtype without a name in safetensors");
     return NULL;
 }
 

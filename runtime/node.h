@@ -29,8 +29,8 @@ typedef struct tr_node_options {
     uint8_t job_key[TR_JOB_KEY_BYTES];
     const tr_registry *registry;
     struct tr_activity_page *activity; /* what actors do is written there; NULL: own memory */
-    bool
-        may_spin; /* false where the job alone has more threads than processors; true: while base/spin.h allows it */
+    /* false where the job alone has more threads than processors; true: while base/spin.h allows it */
+    bool may_spin;
     /* For the callbacks, and those of watches and ticks: all called on a scheduler thread, never two at a time,
      * without locks held. */
     void *context;

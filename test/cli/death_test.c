@@ -98,19 +98,25 @@ static bool nothing_new_stays(const names *before)
 }
 
 /* System V segments that a process of the job made. */
-static bool no_segment_is_left(const job *self)
+static int count_segments(const job *self)
 {
     FILE *stream = fopen("/proc/sysvipc/shm", "re");
     char line[512];
-    bool clean = true;
+    int n = 0;
     while (stream && fgets(line, sizeof line, stream)) {
         int32_t maker = 0;
         if (sscanf(line, "%*d %*d %*o %*u %d", &maker) != 1) continue;
-        for (int i = 1; i <= WORKERS; i++) clean &= maker != self->workers[i];
-        if (!clean) fprintf(stderr, "\nleft behind: %s", line);
+        for (int i = 1; i <= WORKERS; i++) n += maker == self->workers[i];
     }
     if (stream) fclose(stream);
-    return clean;
+    return n;
+}
+
+/* The kernel calls a process gone when its first thread is; what the others have mapped goes a moment later. */
+static bool no_segment_is_left(const job *self)
+{
+    for (int i = 0; i < 100 && count_segments(self) > 0; i++) command_nap_ms(20);
+    return count_segments(self) == 0;
 }
 
 /* --- a job in the middle of its training -------------------------------------------------------------------------- */
