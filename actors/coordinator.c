@@ -73,8 +73,7 @@ static void end_when_done(coordinator *self)
     if (self->last_checkpoint != self->step || self->n_checkpoints || self->record_held) return;
     if (self->n_updated < self->n_stages_all) return;
     self->ended = true;
-    if (self->step < plan->n_steps)
-        note(self, "stopped", "stopped early, as asked; --resume goes on from the checkpoint");
+    if (self->step < plan->n_steps) note(self, "stopped", "stopped early, as asked");
     tr_actor_finish_job(self->actor);
 }
 

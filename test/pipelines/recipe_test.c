@@ -27,7 +27,7 @@ static void the_smallest_recipe_gets_every_default(void)
     CHECK_OK(parse(&r, smallest, NULL));
     CU_ASSERT_STRING_EQUAL(r.run, "r");
     CU_ASSERT(r.model.family == TR_FAMILY_LLAMA && r.model.kv_heads == 4 && r.model.head_size == 12);
-    CU_ASSERT(r.model.inner == 128 && r.model.vocabulary == 256 && r.model.positions == 1024);
+    CU_ASSERT(r.model.inner == 128 && r.model.vocabulary == 256 && r.model.positions == 16);
     CU_ASSERT(r.model.rope_theta == 10000 && r.model.norm_eps == 1e-5 && !r.model.tie && !r.model.bias);
     CU_ASSERT(r.data.holdout == 0.05 && r.data.tokenizer == TR_TOKENIZER_BYTES);
     CU_ASSERT(!r.data.tokens && !r.data.key);
