@@ -283,6 +283,35 @@ static void lack_of_memory_is_an_error(void)
     }
 }
 
+/* The failed read has read nothing; the next goes on as if it had not been. */
+static void lack_of_memory_for_other_frequencies_leaves_a_generator_that_works(void)
+{
+    char *directory = longrope_model();
+    int32_t *tokens, *targets;
+    tr_generator *generator;
+    const float *logits;
+    golden_rows(cases[1], 1, &tokens, &targets);
+    float *wanted = whole_forward(directory, tokens, 13);
+    tr_status status = TR_ENOMEM;
+    MUST(tr_generator_open(&generator, directory, 0, 1, err));
+    MUST(tr_generator_read(generator, tokens, 12, &logits, err));
+    for (uint64_t n = 1; status != TR_OK; n += 1 + n / 16) {
+        tr_error error = {0};
+        tr_memory_fail_after(n);
+        status = tr_generator_read(generator, tokens + 12, 1, &logits, &error);
+        tr_memory_fail_after(0);
+        CU_ASSERT(status == TR_OK || (status == TR_ENOMEM && error.message[0]));
+        if (n == 1) CU_ASSERT_EQUAL(status, TR_ENOMEM);
+    }
+    CU_ASSERT(difference(logits, wanted + 12 * V) <= 1e-5);
+    tr_generator_close(&generator);
+    tr_directory_remove_tree(directory, NULL);
+    tr_free(directory);
+    tr_free(wanted);
+    tr_free(tokens);
+    tr_free(targets);
+}
+
 static const check_test tests[] = {
     CHECK_TEST(caches_give_the_logits_of_the_whole_sequence),
     CHECK_TEST(full_cache_starts_again_with_its_last_half),
@@ -291,6 +320,7 @@ static const check_test tests[] = {
     CHECK_TEST(temperature_zero_takes_the_likeliest_token),
     CHECK_TEST(tokens_outside_the_vocabulary_are_refused),
     CHECK_TEST(lack_of_memory_is_an_error),
+    CHECK_TEST(lack_of_memory_for_other_frequencies_leaves_a_generator_that_works),
     CHECK_TEST(evaluation_is_the_mean_loss_of_every_byte_but_the_first),
 };
 

@@ -218,6 +218,21 @@ static void rotary_options_that_mean_nothing_are_refused_by_name(void)
     }
 }
 
+static void lack_of_memory_is_an_error(void)
+{
+    tr_status status = TR_ENOMEM;
+    for (uint64_t n = 1; status != TR_OK; n++) {
+        tr_model_config c;
+        tr_memory_fail_after(n);
+        status = parse(&c, "{" LLAMA_SIZES ",\"rope_scaling\":{\"type\":\"longrope\",\"short_factor\":[1,1],"
+                           "\"long_factor\":[1,2],\"factor\":2}}");
+        tr_memory_fail_after(0);
+        CU_ASSERT(status == TR_OK || (status == TR_ENOMEM && err.message[0]));
+        if (status == TR_OK) tr_model_config_release(&c);
+        if (n == 1) CU_ASSERT_EQUAL(status, TR_ENOMEM);
+    }
+}
+
 static tr_status from_recipe(tr_model_config *out, const char *model, const char *override)
 {
     char *text =
@@ -306,6 +321,7 @@ int main(void)
         CHECK_TEST(old_and_new_key_names_mean_the_same),
         CHECK_TEST(what_is_not_computed_is_refused_by_name),
         CHECK_TEST(rotary_options_that_mean_nothing_are_refused_by_name),
+        CHECK_TEST(lack_of_memory_is_an_error),
         CHECK_TEST(sizes_in_a_recipe_make_a_configuration),
         CHECK_TEST(the_layout_is_checked_against_the_model_read),
         CHECK_TEST(dropout_is_read_for_evaluation_and_refused_for_training),
