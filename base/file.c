@@ -183,7 +183,7 @@ tr_status tr_directory_make(const char *path, tr_error *err)
     char *copy = tr_strdup(path);
     if (!copy) return tr_fail(err, TR_ENOMEM, "no memory to make '%s'", path);
     tr_status status = TR_OK;
-    for (char *end = copy + 1; !status; end++) {
+    for (char *end = copy + (*copy == '/'); !status; end++) {
         if (*end != '/' && *end != 0) continue;
         char kept = *end;
         *end = 0;

@@ -58,7 +58,7 @@ static int with_recipe(int n, char **arguments, bool train)
         train ? tr_train(&recipe, &options, &started, &error) : tr_plan(&recipe, stdout, &error);
     tr_recipe_release(&recipe);
     if (!status) return EXIT_DONE;
-    code = command_failed(&error);
+    command_failed(&error);
     /* Whatever goes wrong before anything was created is about what was given; afterwards the run has failed. */
     return started ? EXIT_FAILED : EXIT_USAGE;
 }

@@ -324,8 +324,8 @@ int32_t tr_graph_value_count(const tr_graph *self)
     return self->n_values;
 }
 
-/* Of TR_NO_VALUE: something empty, so that a builder may look at shapes before it learns that an earlier one
- * failed. */
+/* Of TR_NO_VALUE: something empty, so that a builder may look at shapes before
+ * it learns that an earlier one failed. */
 const tr_value_info *tr_graph_value(const tr_graph *self, tr_value value)
 {
     static const tr_value_info nothing = {.name = "", .producer = -1, .parameter = TR_NO_VALUE, .use = -1};

@@ -1,4 +1,5 @@
-/* pipelines/checkpoint_find.c - which checkpoint is whole, which is the newest, and the optimizer's moments in it.
+/* pipelines/checkpoint_find.c - which checkpoint is whole, which is the newest, and the optimizer's moments
+ * in it.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/checkpoint_files.h"
 

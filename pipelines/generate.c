@@ -166,8 +166,8 @@ static const float *read_rows(tr_generator *self, reader *with, const int32_t *t
     return with->logits + (size_t)(with->rows - 1) * (size_t)self->model.config.vocabulary;
 }
 
-/* Reads at most n tokens, as many as one program takes and the caches have room for; there is room for one.
- */
+/* Reads at most n tokens, as many as one program takes and the caches
+ * have room for; there is room for one. */
 static size_t read_some(tr_generator *self, const int32_t *tokens, size_t n, const float **logits)
 {
     bool fits = n >= (size_t)self->chunk.rows && self->position + self->chunk.rows <= self->cache_rows;

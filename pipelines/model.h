@@ -37,8 +37,8 @@ typedef struct tr_model_values {
     tr_value loss;     /* (1) f64, in nats */
 } tr_model_values;
 
-/* *graph is the caller's to destroy. Errors: TR_EINVAL (options and configuration do not go together),
- * TR_ENOMEM. */
+/* *graph is the caller's to destroy.
+ * Errors: TR_EINVAL (options and configuration do not go together), TR_ENOMEM. */
 tr_status tr_model_graph(const tr_model_config *config, const tr_model_options *options, tr_graph **graph,
                          tr_model_values *values, tr_error *err);
 

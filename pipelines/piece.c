@@ -21,8 +21,8 @@ static int32_t unit_of(const tr_graph *whole, tr_value value)
     return tr_graph_node(whole, tr_graph_value(whole, value)->producer)->unit;
 }
 
-/* The one value that is made in a unit before `unit` and read in one from it on; none at the ends of the
- * model. */
+/* The one value that is made in a unit before `unit` and read in one from it on;
+ * none at the ends of the model. */
 static tr_status crossing(const tr_graph *whole, int32_t unit, tr_value *value, tr_error *err)
 {
     *value = TR_NO_VALUE;

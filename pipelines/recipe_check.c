@@ -223,8 +223,8 @@ static tr_status check_steps(const reading *self, tr_error *err)
     return TR_OK;
 }
 
-/* Only where the recipe itself tells the number of layers; tr_model_config_from_recipe looks again with the
- * model. */
+/* Only where the recipe itself tells the number of layers;
+ * tr_model_config_from_recipe looks again with the model. */
 static tr_status check_layers(const reading *self, int32_t layers, tr_error *err)
 {
     const tr_recipe *recipe = &self->recipe;

@@ -1,5 +1,5 @@
-/* pipelines/train.c - see train.h. Everything that can be wrong with the input is found before the run directory is made:
- * the recipe's files are opened, the weights checked, the plan thought through.
+/* pipelines/train.c - see train.h. Everything that can be wrong with the input is found before the run
+ * directory is made: the recipe's files are opened, the weights checked, the plan thought through.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/train.h"
 

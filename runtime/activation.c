@@ -159,8 +159,8 @@ static void send_credits(tr_actor *self)
     }
 }
 
-/* What whoever runs the node wants to know goes through its inbox, so that the callbacks never come two at a
- * time. */
+/* What whoever runs the node wants to know goes through its inbox, so that
+ * the callbacks never come two at a time. */
 static void report(tr_actor *self, uint32_t topic, const tr_error *error)
 {
     tr_message *message = tr__text_message(0, topic, error ? error->message : "");

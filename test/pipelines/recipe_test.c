@@ -60,8 +60,8 @@ static void defaults_follow_the_other_keys(void)
     tr_recipe_release(&r);
 }
 
-/* Every line: what is appended to the smallest recipe (line 6 on), an override or NULL, and the exact
- * message. */
+/* Every line: what is appended to the smallest recipe (line 6 on), an
+ * override or NULL, and the exact message. */
 static const struct {
     const char *more, *override, *message;
 } refusals[] = {
@@ -219,8 +219,8 @@ static void presets_are_known_by_name(void)
     tr_recipe_release(&r);
 }
 
-/* The message names the value once; the texts of two resolved recipes are equal exactly where the structs
- * are. */
+/* The message names the value once;
+ * the texts of two resolved recipes are equal exactly where the structs are. */
 static void check_reads_back(const tr_recipe *r)
 {
     char *yaml = NULL, *json = NULL, *again = NULL;
