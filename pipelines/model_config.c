@@ -151,6 +151,8 @@ static void read_gpt2(tr_config_reader *self, tr_model_config *config)
     read_dropout(self, config, "resid_pdrop", 0.1);
 }
 
+enum { LARGEST_HEAD = 1 << 16 };
+
 static void read_llama(tr_config_reader *self, tr_model_config *config)
 {
     config->layers = tr__config_size(self, "num_hidden_layers", TR_CONFIG_REQUIRED);
@@ -167,6 +169,9 @@ static void read_llama(tr_config_reader *self, tr_model_config *config)
     if (config->heads % config->kv_heads)
         tr__config_refuse(self, TR_EINVAL, "num_key_value_heads",
                           "does not divide num_attention_heads evenly");
+    if (config->head_size > LARGEST_HEAD)
+        tr__config_refuse(self, TR_EUNSUPPORTED, "head_dim",
+                          "is more than 65536, the largest head supported");
     if (config->head_size % 2)
         tr__config_refuse(self, TR_EINVAL, "head_dim", "is odd, but rotary positions turn pairs");
     config->norm_eps = (float)tr__config_number(self, "rms_norm_eps", 1e-6, 0);

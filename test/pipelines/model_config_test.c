@@ -138,6 +138,7 @@ static void what_is_not_computed_is_refused_by_name(void)
         {"{" GPT2_SIZES ",\"pruned_heads\":{\"0\":[1]}}", "pruned_heads", TR_EUNSUPPORTED},
         {"{" LLAMA_SIZES ",\"num_key_value_heads\":3}", "num_key_value_heads '3' does not divide", TR_EINVAL},
         {"{" LLAMA_SIZES ",\"head_dim\":3}", "head_dim '3' is odd", TR_EINVAL},
+        {"{" LLAMA_SIZES ",\"head_dim\":65538}", "head_dim '65538' is more than 65536", TR_EUNSUPPORTED},
         {"{" LLAMA_SIZES ",\"head_dim\":0}", "head_dim '0' is not a whole number from 1", TR_EINVAL},
         {"{" LLAMA_SIZES ",\"mlp_bias\":1}", "mlp_bias '1' is neither true nor false", TR_EINVAL},
         {"{" LLAMA_SIZES ",\"rms_norm_eps\":-1}", "rms_norm_eps '-1' is not a number this option can have",
@@ -297,6 +298,31 @@ static void dropout_is_read_for_evaluation_and_refused_for_training(void)
     tr_free(path);
 }
 
+/* The recipe's sequences have 16 tokens. */
+static void only_dynamic_frequencies_go_beyond_the_positions(void)
+{
+    static const char format[] =
+        "{\"model_type\":\"llama\",\"num_hidden_layers\":2,\"hidden_size\":8,"
+        "\"num_attention_heads\":2,\"intermediate_size\":24,\"vocab_size\":9,"
+        "\"max_position_embeddings\":8,\"rope_scaling\":{\"type\":\"%s\",\"factor\":2}}";
+    char *directory = enter_directory(), *path = path_in(directory, "config.json");
+    char *model = tr_format("{hf: %s}", directory);
+    for (int dynamic = 0; dynamic < 2; dynamic++) {
+        tr_model_config c;
+        char *json = tr_format(format, dynamic ? "dynamic" : "linear");
+        CHECK_OK(tr_file_write(path, json, strlen(json), &err));
+        tr_status status = from_recipe(&c, model, NULL);
+        CU_ASSERT_EQUAL(status, dynamic ? TR_OK : TR_EINVAL);
+        if (!dynamic)
+            CU_ASSERT(message_has(&err, "train.sequence '16' is longer than the model's 8 positions"));
+        if (!status) tr_model_config_release(&c);
+        tr_free(json);
+    }
+    leave_directory(directory);
+    tr_free(model);
+    tr_free(path);
+}
+
 static void every_preset_can_be_made(void)
 {
     for (size_t i = 0; tr_model_config_preset_name(i); i++) {
@@ -325,6 +351,7 @@ int main(void)
         CHECK_TEST(sizes_in_a_recipe_make_a_configuration),
         CHECK_TEST(the_layout_is_checked_against_the_model_read),
         CHECK_TEST(dropout_is_read_for_evaluation_and_refused_for_training),
+        CHECK_TEST(only_dynamic_frequencies_go_beyond_the_positions),
         CHECK_TEST(every_preset_can_be_made),
     };
     return check_run("model_config", tests, sizeof tests / sizeof *tests);
