@@ -275,7 +275,8 @@ static bool take_checkpointed(coordinator *self, uint32_t updates, tr_unpacker *
     } else if (!good) {
         tr_log(TR_LOG_ERROR, "the checkpoint after step %u could not be written, training goes on: %s",
                updates, text);
-        if (updates == self->last_checkpoint) self->last_checkpoint = UINT32_MAX; /* there is none to stop at */
+        if (updates == self->last_checkpoint)
+            self->last_checkpoint = UINT32_MAX; /* there is none to stop at */
     }
     end_when_done(self);
     return true;
