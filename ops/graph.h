@@ -26,7 +26,8 @@ typedef enum tr_value_kind {
     TR_VALUE_INPUT, /* bound by the caller for each run: tokens, activations, gradients from the next stage */
     TR_VALUE_PARAMETER, /* bound by the caller: weights */
     TR_VALUE_GRADIENT, /* bound by the caller: sum of the gradient of ONE USE of a parameter; nodes add to it */
-    TR_VALUE_STATE     /* bound by the caller, kept between runs: key-value caches */
+    TR_VALUE_STATE,    /* bound by the caller, kept between runs: key-value caches */
+    TR_VALUE_CONSTANT /* the graph's own numbers, known when it is built: frequencies */
 } tr_value_kind;
 
 /* The three kinds of work on a micro-batch. Weight gradients are apart, so that they can fill idle time. */
@@ -37,11 +38,12 @@ typedef struct tr_value_info {
     tr_dtype dtype;
     tr_shape shape;
     tr_value_kind kind;
-    bool is_output;     /* read after the run: bound by the caller as well */
-    int32_t unit;       /* where it was made (see tr_graph_begin_unit) */
-    int32_t producer;   /* node, -1 for none */
-    tr_value parameter; /* of a TR_VALUE_GRADIENT: whose; else TR_NO_VALUE */
-    int32_t use;        /* of a TR_VALUE_GRADIENT: the `use` of the node it comes from */
+    bool is_output;       /* read after the run: bound by the caller as well */
+    int32_t unit;         /* where it was made (see tr_graph_begin_unit) */
+    int32_t producer;     /* node, -1 for none */
+    tr_value parameter;   /* of a TR_VALUE_GRADIENT: whose; else TR_NO_VALUE */
+    int32_t use;          /* of a TR_VALUE_GRADIENT: the `use` of the node it comes from */
+    const void *constant; /* of a TR_VALUE_CONSTANT: its elements, which the graph owns; else NULL */
 } tr_value_info;
 
 typedef struct tr_node {
@@ -75,6 +77,9 @@ void tr_graph_set_phase(tr_graph *self, tr_phase phase);
 tr_value tr_graph_input(tr_graph *self, const char *name, tr_dtype dtype, tr_shape shape);
 /* Asking again for a name gives the same value: a tied weight has several uses. */
 tr_value tr_graph_parameter(tr_graph *self, const char *name, tr_dtype dtype, tr_shape shape);
+/* Copies the elements. Asking again for a name with the same elements gives the same value. */
+tr_value tr_graph_constant(tr_graph *self, const char *name, tr_dtype dtype, tr_shape shape,
+                           const void *elements);
 tr_value tr_graph_state(tr_graph *self, const char *name, tr_dtype dtype, tr_shape shape);
 /* Made at the first call for that use. */
 tr_value tr_graph_gradient(tr_graph *self, tr_value parameter, int32_t use);

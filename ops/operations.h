@@ -46,9 +46,10 @@ tr_value tr_gated(tr_graph *g, tr_value gate, tr_value up, tr_activation kind);
 void tr_split(tr_graph *g, tr_value x, const int64_t *widths, int n, tr_value *parts);
 
 typedef struct tr_rope_options {
-    int32_t head_size; /* D, even; pairs are (i, i + D/2), as transformers has them */
-    float theta;
-    /* Frequencies are inverse_frequency[i] = theta^(-2i/D), scaled by nothing here; kinds of scaling will be added. */
+    int32_t head_size;         /* D, even; pairs are (i, i + D/2), as transformers has them */
+    float theta;               /* pair i turns theta^(-2i/D) radians a position, where frequencies is NULL */
+    const double *frequencies; /* (D/2) or NULL: radians a position of each pair; copied into the graph */
+    float magnitude;           /* what heads are multiplied by as well (YaRN); 0: by nothing */
 } tr_rope_options;
 
 /* Rotates every head of x (B,T,n*D) by its position.   position (1) i32 (of the first row) or TR_NO_VALUE for

@@ -110,11 +110,17 @@ tr_status tr_model_config_preset(tr_model_config *out, const char *name, tr_erro
 
 static tr_status check_against(const tr_model_config *config, const tr_recipe *recipe, tr_error *err)
 {
+    const char *all = config->family == TR_FAMILY_GPT2
+                          ? "\"attn_pdrop\": 0, \"embd_pdrop\": 0, \"resid_pdrop\": 0"
+                          : "\"attention_dropout\": 0";
     if (config->dropout > 0)
-        return tr_fail(err, TR_EUNSUPPORTED,
-                       "the model's %s '%g' is not supported in training; set it to 0 in its config.json",
-                       config->dropout_key, config->dropout);
-    if (recipe->train.sequence > config->positions)
+        return tr_fail(
+            err, TR_EUNSUPPORTED,
+            "the model's %s '%g' is not supported: nothing is dropped in training; put %s into its "
+            "config.json%s",
+            config->dropout_key, config->dropout, all,
+            config->family == TR_FAMILY_GPT2 ? " (a key that is absent means 0.1)" : "");
+    if (recipe->train.sequence > tr_model_config_longest_sequence(config))
         return tr_fail(err, TR_EINVAL,
                        "train.sequence '%d' is longer than the model's %d positions; shorten it",
                        recipe->train.sequence, config->positions);
