@@ -14,6 +14,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { NO_CHECKPOINT = UINT32_MAX };
+
 typedef struct coordinator {
     tr_actor *actor;
     const tr_coordinator_context *known;
@@ -41,7 +43,7 @@ typedef struct coordinator {
 
     uint32_t n_updated;       /* votes for the step committed last */
     uint32_t n_checkpoints;   /* asked for and not yet answered */
-    uint32_t last_checkpoint; /* updates */
+    uint32_t last_checkpoint; /* updates; NO_CHECKPOINT before the first */
     bool stopping, ended;
 } coordinator;
 
@@ -71,8 +73,7 @@ static void end_when_done(coordinator *self)
     if (self->last_checkpoint != self->step || self->n_checkpoints || self->record_held) return;
     if (self->n_updated < self->n_stages_all) return;
     self->ended = true;
-    if (self->step < plan->n_steps)
-        note(self, "stopped", "stopped early, as asked; --resume goes on from the checkpoint");
+    if (self->step < plan->n_steps) note(self, "stopped", "stopped early, as asked");
     tr_actor_finish_job(self->actor);
 }
 
@@ -157,6 +158,8 @@ static void commit_when_ready(coordinator *self)
 {
     const tr_training_plan *plan = &self->known->plan;
     if (self->ended || self->n_ready < self->n_stages_all || self->n_losses < plan->n_microbatches) return;
+    if (self->stopping && self->step > plan->first_step && self->last_checkpoint == self->step)
+        return; /* the last step is done; only its checkpoint is awaited */
     uint64_t targets = self->counted[self->step % self->ring];
     double loss = sum_losses(self) / (double)targets, norm = norm_of_gradient(self);
     if (!isfinite(loss) || !isfinite(norm)) {
@@ -271,6 +274,8 @@ static bool take_checkpointed(coordinator *self, uint32_t updates, tr_unpacker *
     } else if (!good) {
         tr_log(TR_LOG_ERROR, "the checkpoint after step %u could not be written, training goes on: %s",
                updates, text);
+        if (updates == self->last_checkpoint)
+            self->last_checkpoint = UINT32_MAX; /* there is none to stop at */
     }
     end_when_done(self);
     return true;
@@ -294,7 +299,10 @@ static void coordinator_receive(tr_actor *actor, void *state, tr_message **messa
         self->n_updated += frame->step + 1 == self->step;
         end_when_done(self);
         break;
-    case TR_TOPIC_STOP_REQUESTED: self->stopping = true; return;
+    case TR_TOPIC_STOP_REQUESTED:
+        self->stopping = true;
+        end_when_done(self); /* where the checkpoint of this very step is on the disk already */
+        return;
     default: good = false;
     }
     if (!good || tr_unpacker_done(&body, "control message", NULL))
@@ -364,6 +372,7 @@ static tr_status coordinator_init(tr_actor *actor, void *context, const void *co
     self->checkpoint = tr_role_find(topology, TR_ROLE_CHECKPOINT);
     self->monitor = tr_role_find(topology, TR_ROLE_MONITOR);
     self->step = plan->first_step;
+    self->last_checkpoint = NO_CHECKPOINT;
     self->tokens = self->known->tokens_before;
     begin_step(self);
     *state = self;

@@ -34,12 +34,12 @@ static void begin_evaluation(shard *self)
     self->next = self->spec.replica;
 }
 
-/* How many targets count in this replica's share of a step: asked of the source row by row, since rows may be
- * padded. */
+/* How many targets count in this replica's share of a step: asked of the source
+ * row by row, since rows may be padded. */
 static tr_status announce(shard *self, uint32_t step)
 {
     const tr_training_plan *plan = &self->spec.plan;
-    int32_t *row = tr_alloc(2 * plan->sequence * sizeof *row);
+    int32_t *row = tr_alloc((size_t)plan->sequence * 2 * sizeof *row);
     tr_error error;
     if (!row) {
         tr_fail(&error, TR_ENOMEM, "no memory for a row of %u tokens", plan->sequence);

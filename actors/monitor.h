@@ -31,8 +31,8 @@ bool tr_step_record_unpack(tr_unpacker *body, tr_step_record *record);
 /* Context of the registry entry: a const tr_monitor_context *, which outlives the job. */
 typedef struct tr_monitor_context {
     void *context;
-    tr_status (*record)(void *context, const tr_step_record *record,
-                        tr_error *err);                              /* an error ends the run */
+    /* An error ends the run. */
+    tr_status (*record)(void *context, const tr_step_record *record, tr_error *err);
     void (*note)(void *context, const char *kind, const char *text); /* for events.jsonl */
     void (*tick)(void *context); /* about once a second, also when no step ends: nobody should wonder */
 } tr_monitor_context;

@@ -48,19 +48,19 @@ bool tr_tree_siblings(uint32_t n_groups, tr_range left, tr_range right);
 enum { TR_MAX_BLOCKS = 64, TR_MAX_GROUPS = 256 };
 uint32_t tr_plan_blocks(const tr_training_plan *plan, uint32_t replica, tr_range blocks[TR_MAX_BLOCKS]);
 
-/* Micro-batches that a stage may hold between forward and weight gradient. P-s at stage s of P is exactly 1F1B; one more hides
- * the time that messages take. Never more than the replica has in a step. */
+/* Micro-batches that a stage may hold between forward and weight gradient. P-s at stage s of P is exactly
+ * 1F1B; one more hides the time that messages take. Never more than the replica has in a step. */
 uint32_t tr_plan_stash_credits(const tr_training_plan *plan, uint32_t replica, uint32_t stage);
 /* Micro-batches that a data shard may have under way to its first stage. */
 uint32_t tr_plan_token_slots(const tr_training_plan *plan, uint32_t replica);
-/* A shard never works on a step so far ahead of the one that is being computed: its micro-batches may all be of different
- * steps, and it announces one more. What is kept by step is kept in rings of this size. */
+/* A shard never works on a step so far ahead of the one that is being computed: its micro-batches may all be
+ * of different steps, and it announces one more. What is kept by step is kept in rings of this size. */
 uint32_t tr_plan_steps_ahead(const tr_training_plan *plan);
 
-uint32_t tr_plan_windows_after(const tr_training_plan *plan,
-                               uint32_t updates); /* held-out windows to measure then */
-uint32_t tr_plan_evaluations_after(const tr_training_plan *plan,
-                                   uint32_t updates); /* the same in micro-batches */
+/* Held-out windows to measure then. */
+uint32_t tr_plan_windows_after(const tr_training_plan *plan, uint32_t updates);
+/* The same in micro-batches. */
+uint32_t tr_plan_evaluations_after(const tr_training_plan *plan, uint32_t updates);
 bool tr_plan_checkpoint_after(const tr_training_plan *plan, uint32_t updates);
 
 #ifdef __cplusplus

@@ -6,7 +6,16 @@
 
 #include "actors/message_queue.h"
 #include "actors/stage.h"
+#include "base/memory.h"
 #include "ops/program.h"
+
+enum { TR__LINE_ELEMENTS = TR_CACHE_LINE / 4 };
+
+/* Elements that a tensor takes in a flat array where each begins with a cache line. */
+static inline int64_t tr__stage_aligned(int64_t n)
+{
+    return (n + TR__LINE_ELEMENTS - 1) / TR__LINE_ELEMENTS * TR__LINE_ELEMENTS;
+}
 
 /* Buffers of one size for outgoing messages; one is free again when nobody else holds it. */
 typedef struct tr__buffers {
@@ -14,8 +23,8 @@ typedef struct tr__buffers {
     size_t n, capacity, size_bytes;
 } tr__buffers;
 
-tr_buffer *
-tr__buffers_take(tr__buffers *self); /* with a reference for the caller; NULL when there is no memory */
+/* With a reference for the caller; NULL when there is no memory. */
+tr_buffer *tr__buffers_take(tr__buffers *self);
 void tr__buffers_release(tr__buffers *self);
 
 /* A micro-batch in flight holds one stash credit from its forward to its weight gradient. */
@@ -33,7 +42,7 @@ typedef struct tr__flight {
 /* The sum of the gradients of a range of groups: a node of the reduction tree. */
 typedef struct tr__block {
     tr_range groups;
-    float *data; /* the flat gradient */
+    tr_buffer *memory; /* a flat gradient */
 } tr__block;
 
 typedef enum tr__phase {
@@ -88,14 +97,13 @@ typedef struct tr__stage {
     /* reduction */
     tr__phase phase;
     tr__parameter *parameters;
-    int64_t flat;        /* elements of the flat gradient */
-    float *accumulating; /* of the group at work */
-    uint32_t group;      /* at work */
+    int64_t flat;            /* elements of the flat gradient */
+    tr__buffers flats;       /* one is used again only when no peer reads it any more */
+    tr_buffer *accumulating; /* of the group at work */
+    uint32_t group;          /* at work */
     tr__block blocks[TR_MAX_BLOCKS];
     uint32_t n_blocks;
-    float **spare; /* flat arrays not in use */
-    size_t n_spare, spare_capacity;
-    float *reduced; /* of the step; with one replica the root block itself */
+    tr_buffer *reduced; /* of the step; with one replica the root block itself */
     uint32_t n_scatter_awaited, n_gather_awaited, n_tied_awaited;
 
     /* update and state */
@@ -109,6 +117,11 @@ typedef struct tr__stage {
     uint32_t stream_parameter, stream_part;
     uint64_t stream_offset;
 } tr__stage;
+
+static inline float *tr__floats(const tr_buffer *flat)
+{
+    return (float *)flat->data;
+}
 
 float *tr__stage_part(tr__stage *self, int slot, int part); /* 0 parameters, 1 first, 2 second moments */
 

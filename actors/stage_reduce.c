@@ -4,9 +4,9 @@
  * done shard by shard: every replica sends the shard's part of its blocks to the shard's owner (all-to-all),
  * the owner finishes the tree, and sends the sum to all (all-gather). Who computes which node of the tree
  * depends on the layout, what is added to what does not: no layout changes a bit. Then the uses of a tied
- * parameter, each reduced by itself, are added in graph order. Memory that peers may still read is not
- * written: own blocks are reused only after all shards of the step came back, which their owners send after
- * reading; the reduced sum only after the next step's blocks came from all.
+ * parameter, each reduced by itself, are added in graph order.
+ * Messages carry flat gradients where they lie; each holds a reference, and a flat gradient is written again only when
+ * nobody else holds one.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/stage_internal.h"
 
@@ -17,47 +17,33 @@
 
 #include <string.h>
 
-enum { ALIGNMENT = 16 /* elements: one cache line */ };
-
-static int64_t aligned(int64_t n)
-{
-    return (n + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-}
-
 int64_t tr_stage_gradient_elements(const tr_stage_parameter *parameters, uint32_t n_parameters)
 {
     int64_t total = 0;
     for (uint32_t i = 0; i < n_parameters; i++)
         for (uint32_t u = 0; u < parameters[i].n_uses; u++)
-            if (parameters[i].uses[u].gradient != TR_NO_VALUE) total += aligned(parameters[i].n_elements);
+            if (parameters[i].uses[u].gradient != TR_NO_VALUE)
+                total += tr__stage_aligned(parameters[i].n_elements);
     return total;
 }
 
 void tr_stage_shard(int64_t n_elements, uint32_t n_replicas, uint32_t replica, int64_t *begin, int64_t *end)
 {
-    tr_range lines = tr_share((uint32_t)(aligned(n_elements) / ALIGNMENT), n_replicas, replica);
-    *begin = (int64_t)lines.begin * ALIGNMENT;
-    *end = (int64_t)lines.end * ALIGNMENT;
+    tr_range lines =
+        tr_share((uint32_t)(tr__stage_aligned(n_elements) / TR__LINE_ELEMENTS), n_replicas, replica);
+    *begin = (int64_t)lines.begin * TR__LINE_ELEMENTS;
+    *end = (int64_t)lines.end * TR__LINE_ELEMENTS;
 }
 
-static float *take_flat(tr__stage *self)
+static tr_buffer *take_flat(tr__stage *self)
 {
-    if (self->n_spare) return self->spare[--self->n_spare];
-    float *fresh = tr_alloc_aligned(4096, (size_t)self->flat * sizeof(float));
-    if (!fresh) {
+    tr_buffer *flat = tr__buffers_take(&self->flats);
+    if (!flat) {
         tr_error error;
         tr_fail(&error, TR_ENOMEM, "no memory for a gradient of %lld elements", (long long)self->flat);
         tr_actor_fail(self->actor, &error);
     }
-    return fresh;
-}
-
-/* The room for spare pointers is made in init: at most every block, the one at work and the sum exist. */
-static void give_flat(tr__stage *self, float *flat)
-{
-    if (!flat) return;
-    TR_ASSERT(self->n_spare < self->spare_capacity);
-    self->spare[self->n_spare++] = flat;
+    return flat;
 }
 
 tr_status tr__reduce_init(tr__stage *self, tr_error *err)
@@ -65,11 +51,8 @@ tr_status tr__reduce_init(tr__stage *self, tr_error *err)
     const tr_stage_spec *spec = &self->spec;
     self->flat = tr_stage_gradient_elements(spec->parameters, spec->n_parameters);
     self->parameters = tr_alloc_zero(spec->n_parameters, sizeof *self->parameters);
-    self->spare_capacity =
-        TR_MAX_BLOCKS + 40; /* blocks, group at work, sum, one for each level of the tree */
-    self->spare = tr_alloc_zero(self->spare_capacity, sizeof *self->spare);
-    if (!self->parameters || !self->spare)
-        return tr_fail(err, TR_ENOMEM, "no memory for the gradients' description");
+    self->flats.size_bytes = (size_t)self->flat * sizeof(float);
+    if (!self->parameters) return tr_fail(err, TR_ENOMEM, "no memory for the gradients' description");
     int64_t offset = 0;
     for (uint32_t i = 0; i < spec->n_parameters; i++) {
         const tr_stage_parameter *known = &spec->parameters[i];
@@ -84,7 +67,7 @@ tr_status tr__reduce_init(tr__stage *self, tr_error *err)
             bool here = known->uses[u].gradient != TR_NO_VALUE;
             parameter->gradients[u] = here ? offset : -1;
             parameter->shared |= !here;
-            if (here) offset += aligned(known->n_elements);
+            if (here) offset += tr__stage_aligned(known->n_elements);
         }
     }
     return TR_OK;
@@ -96,15 +79,11 @@ void tr__reduce_release(tr__stage *self)
         tr_free(self->parameters[i].gradients);
         tr_free(self->parameters[i].total);
     }
-    for (uint32_t i = 0; i < self->n_blocks; i++) {
-        if (self->blocks[i].data == self->reduced) self->reduced = NULL;
-        tr_free(self->blocks[i].data);
-    }
-    for (size_t i = 0; i < self->n_spare; i++) tr_free(self->spare[i]);
-    tr_free(self->accumulating);
-    tr_free(self->reduced);
+    for (uint32_t i = 0; i < self->n_blocks; i++) tr_buffer_release(&self->blocks[i].memory);
+    tr_buffer_release(&self->accumulating);
+    tr_buffer_release(&self->reduced);
+    tr__buffers_release(&self->flats);
     tr_free(self->parameters);
-    tr_free(self->spare);
 }
 
 /* --- within the replica
@@ -115,12 +94,13 @@ bool tr__reduce_begin_group(tr__stage *self, uint32_t group)
     self->group = group;
     self->accumulating = take_flat(self);
     if (!self->accumulating) return false;
-    memset(self->accumulating, 0, (size_t)self->flat * sizeof(float));
+    float *sums = tr__floats(self->accumulating);
+    memset(sums, 0, (size_t)self->flat * sizeof(float));
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
         const tr__parameter *parameter = &self->parameters[i];
         for (uint32_t u = 0; u < parameter->spec->n_uses; u++)
             if (parameter->gradients[u] >= 0)
-                self->bound[parameter->spec->uses[u].gradient] = self->accumulating + parameter->gradients[u];
+                self->bound[parameter->spec->uses[u].gradient] = sums + parameter->gradients[u];
     }
     return true;
 }
@@ -137,9 +117,9 @@ void tr__reduce_end_group(tr__stage *self)
            tr_tree_siblings(self->spec.plan.n_groups, blocks[self->n_blocks - 2].groups,
                             blocks[self->n_blocks - 1].groups)) {
         tr__block *left = &blocks[self->n_blocks - 2], *right = &blocks[self->n_blocks - 1];
-        tr_accumulate(left->data, right->data, self->flat, self->pool);
+        tr_accumulate(tr__floats(left->memory), tr__floats(right->memory), self->flat, self->pool);
         left->groups.end = right->groups.end;
-        give_flat(self, right->data);
+        tr_buffer_release(&right->memory);
         self->n_blocks--;
     }
     self->busy_ns += tr_clock_ns() - begin;
@@ -153,16 +133,27 @@ static void shard_of(const tr__stage *self, uint32_t replica, int64_t *begin, in
     tr_stage_shard(self->flat, self->spec.plan.n_replicas, replica, begin, end);
 }
 
-/* Sends floats that stay where they are. */
-static void send_floats(tr__stage *self, uint32_t edge, float *data, int64_t n, uint32_t index)
+static void release_flat(void *context)
+{
+    tr_buffer *flat = context;
+    tr_buffer_release(&flat);
+}
+
+/* Sends n floats of a flat gradient, from `begin` on, where they are; it is not used again before they are read. */
+static void send_floats(tr__stage *self, uint32_t edge, tr_buffer *flat, int64_t begin, int64_t n,
+                        uint32_t index)
 {
     tr_buffer *body = NULL;
     tr_error error;
-    if (n > 0 && tr_buffer_wrap(&body, data, (size_t)n * sizeof(float), NULL, NULL, &error)) {
-        tr_actor_fail(self->actor, &error);
-        return;
+    size_t size = (size_t)n * sizeof(float);
+    if (n > 0) {
+        if (tr_buffer_wrap(&body, tr__floats(flat) + begin, size, release_flat, flat, &error)) {
+            tr_actor_fail(self->actor, &error);
+            return;
+        }
+        tr_buffer_retain(flat);
     }
-    tr_edge_send(self->actor, edge, body, (uint32_t)((size_t)n * sizeof(float)), self->step, index, 0);
+    tr_edge_send(self->actor, edge, body, (uint32_t)size, self->step, index, 0);
 }
 
 /* Have all slots of these edges come back? They were given back before the commit of the last step, but credits and commits
@@ -182,7 +173,7 @@ void tr__reduce_start(tr__stage *self)
     self->phase = TR__STARTING;
     if (self->spec.plan.n_replicas > 1) return;
     TR_ASSERT(self->n_blocks == 1);
-    self->reduced = self->blocks[0].data;
+    self->reduced = tr_buffer_retain(self->blocks[0].memory);
     self->phase = TR__GATHERING; /* nothing is awaited */
 }
 
@@ -190,14 +181,15 @@ static bool start_scatter(tr__stage *self)
 {
     uint32_t n_replicas = self->spec.plan.n_replicas;
     if (!all_back(self, self->out_scatter, n_replicas)) return false;
-    if (!self->reduced && !(self->reduced = take_flat(self))) return false;
+    self->reduced = take_flat(self);
+    if (!self->reduced) return false;
     self->n_scatter_awaited = self->n_gather_awaited = 0;
     for (uint32_t r = 0; r < n_replicas; r++) {
         if (r == self->spec.replica) continue;
         int64_t begin, end;
         shard_of(self, r, &begin, &end);
         for (uint32_t b = 0; b < self->n_blocks; b++)
-            send_floats(self, self->out_scatter[r], self->blocks[b].data + begin, end - begin, b);
+            send_floats(self, self->out_scatter[r], self->blocks[b].memory, begin, end - begin, b);
         self->n_scatter_awaited += tr_plan_blocks(&self->spec.plan, r, NULL);
         self->n_gather_awaited++;
     }
@@ -215,7 +207,7 @@ static uint32_t list_blocks(const tr__stage *self, int64_t begin, shard_block *l
 {
     uint32_t n = 0;
     for (uint32_t b = 0; b < self->n_blocks; b++)
-        list[n++] = (shard_block){self->blocks[b].groups, self->blocks[b].data + begin};
+        list[n++] = (shard_block){self->blocks[b].groups, tr__floats(self->blocks[b].memory) + begin};
     for (const tr_message *message = self->scattered.head; message; message = message->next) {
         if (message->frame.step != self->step) continue;
         const tr_edge_spec *edge = tr_edge_spec_of(self->actor, message->frame.edge);
@@ -255,10 +247,10 @@ static bool sum_node(tr__stage *self, const shard_block *list, uint32_t n_list, 
         tr_accumulate(sum, block, n, self->pool);
         return true;
     }
-    float *other = take_flat(self);
-    bool good = other && sum_node(self, list, n_list, right, other, n);
-    if (good) tr_accumulate(sum, other, n, self->pool);
-    give_flat(self, other);
+    tr_buffer *other = take_flat(self);
+    bool good = other && sum_node(self, list, n_list, right, tr__floats(other), n);
+    if (good) tr_accumulate(sum, tr__floats(other), n, self->pool);
+    tr_buffer_release(&other);
     return good;
 }
 
@@ -294,12 +286,13 @@ static bool finish_scatter(tr__stage *self)
     uint64_t clock = tr_clock_ns();
     uint32_t n = list_blocks(self, begin, list);
     tr_range root = {0, self->spec.plan.n_groups};
-    if (end > begin && !sum_node(self, list, n, root, self->reduced + begin, end - begin)) return false;
+    if (end > begin && !sum_node(self, list, n, root, tr__floats(self->reduced) + begin, end - begin))
+        return false;
     self->busy_ns += tr_clock_ns() - clock;
     release_step(self, &self->scattered);
     for (uint32_t r = 0; r < self->spec.plan.n_replicas; r++)
         if (r != self->spec.replica)
-            send_floats(self, self->out_gather[r], self->reduced + begin, end - begin, self->spec.replica);
+            send_floats(self, self->out_gather[r], self->reduced, begin, end - begin, self->spec.replica);
     self->phase = TR__GATHERING;
     return true;
 }
@@ -319,7 +312,7 @@ static void start_tying(tr__stage *self)
             for (uint32_t v = 0; v < known->n_uses; v++) {
                 if (parameter->gradients[v] >= 0 || known->uses[v].stage == told) continue;
                 told = known->uses[v].stage;
-                send_floats(self, self->out_tied[told], self->reduced + parameter->gradients[u],
+                send_floats(self, self->out_tied[told], self->reduced, parameter->gradients[u],
                             known->n_elements, known->uses[u].use);
             }
         }
@@ -336,7 +329,7 @@ static bool finish_gather(tr__stage *self)
         int64_t begin, end;
         shard_of(self, message->frame.microbatch, &begin, &end);
         TR_ASSERT(message->frame.body_bytes == (uint64_t)(end - begin) * sizeof(float));
-        memcpy(self->reduced + begin, tr_message_bytes(message), message->frame.body_bytes);
+        memcpy(tr__floats(self->reduced) + begin, tr_message_bytes(message), message->frame.body_bytes);
     }
     release_step(self, &self->gathered);
     start_tying(self);
@@ -348,7 +341,7 @@ static bool finish_gather(tr__stage *self)
 
 static const float *use_gradient(const tr__stage *self, const tr__parameter *parameter, uint32_t u)
 {
-    if (parameter->gradients[u] >= 0) return self->reduced + parameter->gradients[u];
+    if (parameter->gradients[u] >= 0) return tr__floats(self->reduced) + parameter->gradients[u];
     for (const tr_message *message = self->tied.head; message; message = message->next)
         if (message->frame.step == self->step && message->frame.microbatch == parameter->spec->uses[u].use)
             return tr_message_bytes(message);
@@ -392,8 +385,8 @@ bool tr__reduce_advance(tr__stage *self)
 
 void tr__reduce_finish_step(tr__stage *self)
 {
-    if (self->spec.plan.n_replicas == 1) self->reduced = NULL; /* it was the block */
-    for (uint32_t b = 0; b < self->n_blocks; b++) give_flat(self, self->blocks[b].data);
+    tr_buffer_release(&self->reduced);
+    for (uint32_t b = 0; b < self->n_blocks; b++) tr_buffer_release(&self->blocks[b].memory);
     self->n_blocks = 0;
     self->group = tr_plan_groups(&self->spec.plan, self->spec.replica).begin;
     self->next_weight = self->microbatches.begin;

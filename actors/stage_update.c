@@ -12,17 +12,12 @@
 
 #include <string.h>
 
-enum { ALIGNMENT = 16, N_PARTS = 3 };
-
-static int64_t aligned(int64_t n)
-{
-    return (n + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-}
+enum { N_PARTS = 3 };
 
 uint64_t tr_stage_state_bytes(const int64_t *n_elements, uint32_t n_parameters)
 {
     int64_t total = 0;
-    for (uint32_t i = 0; i < n_parameters; i++) total += aligned(n_elements[i]);
+    for (uint32_t i = 0; i < n_parameters; i++) total += tr__stage_aligned(n_elements[i]);
     return (uint64_t)total * N_PARTS * sizeof(float);
 }
 
@@ -42,7 +37,7 @@ tr_status tr__update_init(tr__stage *self, tr_error *err)
 {
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
         self->parameters[i].offset = self->slot_elements;
-        self->slot_elements += aligned(self->spec.parameters[i].n_elements);
+        self->slot_elements += tr__stage_aligned(self->spec.parameters[i].n_elements);
     }
     self->slot = 0;
     tr_actor_slot_open(self->actor, 0);
@@ -60,7 +55,7 @@ tr_status tr__update_init(tr__stage *self, tr_error *err)
 
 static const float *total_gradient(const tr__stage *self, const tr__parameter *parameter)
 {
-    return parameter->total ? parameter->total : self->reduced + parameter->gradients[0];
+    return parameter->total ? parameter->total : tr__floats(self->reduced) + parameter->gradients[0];
 }
 
 /* Losses of the last stage, in order of micro-batches. */

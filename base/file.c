@@ -32,7 +32,8 @@ static tr_status open_to_read(const char *path, int *out, size_t *size_bytes, tr
     }
     if (!S_ISREG(about.st_mode)) {
         close(file);
-        return tr_fail(err, TR_EINVAL, "'%s' is not a regular file", path);
+        return tr_fail(err, TR_EINVAL, "'%s' is %s, not a file", path,
+                       S_ISDIR(about.st_mode) ? "a directory" : "a device or pipe");
     }
     *out = file;
     *size_bytes = (size_t)about.st_size;
@@ -41,8 +42,8 @@ static tr_status open_to_read(const char *path, int *out, size_t *size_bytes, tr
 
 tr_status tr_file_read(const char *path, char **text, size_t *size_bytes, tr_error *err)
 {
-    int file;
-    size_t size;
+    int file = -1;
+    size_t size = 0;
     tr_status status = open_to_read(path, &file, &size, err);
     if (status) return status;
     char *bytes = tr_alloc(size + 1);
@@ -70,8 +71,8 @@ tr_status tr_file_read(const char *path, char **text, size_t *size_bytes, tr_err
 
 tr_status tr_file_map_open(tr_file_map *self, const char *path, tr_error *err)
 {
-    int file;
-    size_t size;
+    int file = -1;
+    size_t size = 0;
     tr_status status = open_to_read(path, &file, &size, err);
     if (status) return status;
     void *data = NULL;
@@ -183,7 +184,7 @@ tr_status tr_directory_make(const char *path, tr_error *err)
     char *copy = tr_strdup(path);
     if (!copy) return tr_fail(err, TR_ENOMEM, "no memory to make '%s'", path);
     tr_status status = TR_OK;
-    for (char *end = copy + 1; !status; end++) {
+    for (char *end = copy + (*copy == '/'); !status; end++) {
         if (*end != '/' && *end != 0) continue;
         char kept = *end;
         *end = 0;

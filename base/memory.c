@@ -73,8 +73,9 @@ void tr_free(void *memory)
 tr_status tr_array_reserve(void **array, size_t *capacity, size_t needed, size_t element_bytes, tr_error *err)
 {
     if (needed <= *capacity) return TR_OK;
-    size_t grown = *capacity ? *capacity : 8;
-    while (grown < needed) grown *= 2;
+    size_t grown = *capacity ? *capacity : 8, most = SIZE_MAX / (element_bytes ? element_bytes : 1);
+    while (grown < needed && grown <= most / 2) grown *= 2;
+    if (grown < needed) return tr_fail(err, TR_ENOMEM, "no memory for an array of %zu elements", needed);
     void *memory = tr_realloc(*array, grown * element_bytes);
     if (!memory) return tr_fail(err, TR_ENOMEM, "no memory for an array of %zu elements", grown);
     *array = memory;

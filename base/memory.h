@@ -17,8 +17,8 @@ enum { TR_CACHE_LINE = 64 };
 void *tr_alloc(size_t size_bytes);
 void *tr_alloc_zero(size_t count, size_t size_bytes);
 void *tr_realloc(void *memory, size_t size_bytes);
-void *tr_alloc_aligned(size_t alignment,
-                       size_t size_bytes); /* alignment: a power of two; contents undefined */
+/* Alignment: a power of two; contents undefined. */
+void *tr_alloc_aligned(size_t alignment, size_t size_bytes);
 char *tr_strdup(const char *text);
 char *tr_format(const char *format, ...) TR_PRINTF(1, 2); /* a new string; NULL when there is no memory */
 void tr_free(void *memory);                               /* NULL-safe */

@@ -112,8 +112,8 @@ static uint64_t take_number(tr_unpacker *self, size_t n)
     return value;
 }
 
-/* The length behind a tag of str, bin or array: n bytes, at most what is left (each element has one byte or
- * more). */
+/* The length behind a tag of str, bin or array: n bytes, at most what is
+ * left (each element has one byte or more). */
 static uint64_t take_length(tr_unpacker *self, size_t n)
 {
     uint64_t length = take_number(self, n);

@@ -43,8 +43,8 @@ uint32_t tr_unpack_array(tr_unpacker *self, uint32_t max_count); /* the count of
 uint64_t tr_unpack_uint(tr_unpacker *self, uint64_t max);
 int64_t tr_unpack_int(tr_unpacker *self, int64_t min, int64_t max);
 double tr_unpack_f64(tr_unpacker *self);
-void tr_unpack_text(tr_unpacker *self, char *text,
-                    size_t capacity); /* always terminated; refuses a NUL inside */
+/* Always terminated; refuses a NUL inside. */
+void tr_unpack_text(tr_unpacker *self, char *text, size_t capacity);
 const void *tr_unpack_bytes(tr_unpacker *self, size_t *size_bytes); /* points into the message */
 /* Was everything well-formed and read to the end? Errors: TR_ECORRUPT; `what` names it: "topology". */
 tr_status tr_unpacker_done(const tr_unpacker *self, const char *what, tr_error *err);

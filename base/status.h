@@ -49,6 +49,10 @@ typedef struct tr_error {
 /* Writes status and message into *err (which may be NULL) and returns status, for `return tr_fail(...)`. */
 tr_status tr_fail(tr_error *err, tr_status status, const char *format, ...) TR_PRINTF(3, 4);
 
+#ifdef __clang_analyzer__ /* which shall know that no failure comes back as TR_OK */
+#define tr_fail(err, status, ...) ((tr_fail)(err, status, __VA_ARGS__), (status))
+#endif
+
 /* Puts a context in front of the message that is already in *err: "<context>: <message>". Returns err's
  * status, or `status` where err is NULL. For callers that know the file or line the callee could not know. */
 tr_status tr_fail_within(tr_error *err, tr_status status, const char *format, ...) TR_PRINTF(3, 4);

@@ -1,17 +1,18 @@
 /* base/thread_pool.c - see thread_pool.h. Work is handed out tile by tile from one counter. A helper spins
  * for some microseconds after its last work (a kernel is mostly followed by another), then sleeps; it does
- * not spin where the machine has fewer processors than the pool threads.
+ * not spin where the machine has fewer processors than the pool threads, or is busy otherwise (base/spin.h).
  * SPDX-License-Identifier: Apache-2.0 */
 #include "base/thread_pool.h"
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "base/spin.h"
 
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 
-enum { SPIN_NS = 20000 };
+enum { SPIN_NS = 20000, ROUNDS_BETWEEN_SAMPLES = 1024 };
 
 typedef struct helper {
     tr_thread_pool *pool;
@@ -22,6 +23,7 @@ typedef struct helper {
 struct tr_thread_pool {
     int n_threads;
     bool may_spin;
+    uint32_t n_rounds;    /* the caller's */
     bool stopping;        /* under lock */
     tr_tile_function run; /* written before `round` is raised, read after it is seen */
     void *context;
@@ -54,7 +56,7 @@ static void take_tiles(tr_thread_pool *self, int thread)
 
 static bool wait_for_round(tr_thread_pool *self, uint64_t seen)
 {
-    if (self->may_spin) {
+    if (self->may_spin && tr_spin_allowed()) {
         uint64_t until = tr_clock_ns() + SPIN_NS;
         do {
             for (int i = 0; i < 64; i++) {
@@ -96,7 +98,8 @@ tr_status tr_thread_pool_new(tr_thread_pool **out, int n_threads, tr_error *err)
         return tr_fail(err, TR_ENOMEM, "no memory for a pool of %d threads", n_threads);
     }
     self->helpers = helpers;
-    self->may_spin = n_threads <= tr_cpu_count();
+    self->may_spin = n_threads > 1 && n_threads <= tr_cpu_count();
+    if (self->may_spin) tr_spin_sample();
     pthread_mutex_init(&self->lock, NULL);
     pthread_cond_init(&self->wake, NULL);
     self->n_threads = 1;
@@ -139,6 +142,7 @@ void tr_thread_pool_run(tr_thread_pool *self, int64_t n_tiles, tr_tile_function 
         for (int64_t tile = 0; tile < n_tiles; tile++) run(context, tile, 0);
         return;
     }
+    if (self->may_spin && ++self->n_rounds % ROUNDS_BETWEEN_SAMPLES == 0) tr_spin_sample();
     self->run = run;
     self->context = context;
     self->n_tiles = n_tiles;

@@ -1,5 +1,5 @@
-/* cli/main.c - the `troupe` command: finds the subcommand. Agent and workers of a job are the same program, called with an
- * argument that only the head gives.
+/* cli/main.c - the `troupe` command: finds the subcommand. Agent and workers of a job are the same program,
+ * called with an argument that only the head gives.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "cli/command.h"
 #include "pipelines/train.h"

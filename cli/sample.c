@@ -1,5 +1,6 @@
-/* cli/sample.c - `troupe sample` and `troupe eval`: what a checkpoint writes, and how well it foretells a text.
- * Both read bytes: a checkpoint whose vocabulary has more than bytes needs a tokenizer, which is refused by name.
+/* cli/sample.c - `troupe sample` and `troupe eval`: what a checkpoint writes, and how well it foretells a
+ * text. Both read bytes: a checkpoint whose vocabulary has more than bytes needs a tokenizer, which is
+ * refused by name.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/generate.h"
 

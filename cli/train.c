@@ -58,7 +58,7 @@ static int with_recipe(int n, char **arguments, bool train)
         train ? tr_train(&recipe, &options, &started, &error) : tr_plan(&recipe, stdout, &error);
     tr_recipe_release(&recipe);
     if (!status) return EXIT_DONE;
-    code = command_failed(&error);
+    command_failed(&error);
     /* Whatever goes wrong before anything was created is about what was given; afterwards the run has failed. */
     return started ? EXIT_FAILED : EXIT_USAGE;
 }
@@ -75,14 +75,15 @@ static int run_plan(int n, char **arguments)
 
 static void help_train(void)
 {
-    puts("usage: troupe train RECIPE.yaml [--resume] [key=value ...]\n"
-         "\n"
-         "Trains what the recipe says and writes log, events and checkpoints into its run directory.\n"
-         "  --resume     go on in an existing run directory, from its newest valid checkpoint\n"
-         "  key=value    overrides a key of the recipe, for example layout.data=4 or run=runs/second\n"
-         "Ctrl-C ends the run after the step at hand with a checkpoint; a second one ends it at once.\n"
-         "Exit: 0 done, 2 bad usage or input (nothing was created), 1 failed while running.\n"
-         "\nKeys of a recipe:");
+    puts(
+        "usage: troupe train RECIPE.yaml [--resume] [key=value ...]\n"
+        "\n"
+        "Trains what the recipe says and writes log, events and checkpoints into its run directory.\n"
+        "  --resume     go on in an existing run directory, from its newest valid checkpoint\n"
+        "  key=value    overrides a key of the recipe, for example layout.data=4 or run=runs/second\n"
+        "Ctrl-C ends the run after the step at hand with a checkpoint; a second one ends it at once.\n"
+        "Exit: 0 done, 2 bad usage or input (nothing was created), 1 failed while running or stopped early.\n"
+        "\nKeys of a recipe:");
     tr_recipe_describe(stdout);
 }
 

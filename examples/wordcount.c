@@ -85,8 +85,8 @@ static bool reader_idle(tr_actor *self, void *state)
         tr_actor_fail(self, &err);
         return false;
     }
-    /* The end is told to each counter once, in their order, whatever their credits: it must reach all of
-     * them. */
+    /* The end is told to each counter once, in their order, whatever their
+     * credits: it must reach all of them. */
     size_t n = reading->n_told ? 0 : read_block(reading, block->data);
     if (n == 0) {
         tr_buffer_release(&block);

@@ -19,8 +19,8 @@ typedef struct word_table {
 bool is_word_byte(unsigned char byte);
 tr_status word_table_add(word_table *self, const char *word, size_t length, uint64_t count, tr_error *err);
 tr_status word_table_add_text(word_table *self, const char *text, size_t length, tr_error *err);
-/* The words, the most frequent first, ties in byte order: an array of n_words for tr_free, the words still
- * the table's. */
+/* The words, the most frequent first, ties in byte order: an array of n_words
+ * for tr_free, the words still the table's. */
 word_count *word_table_sorted(const word_table *self);
 void word_table_release(word_table *self);
 

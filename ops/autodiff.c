@@ -64,8 +64,8 @@ static bool seen_before(const tr_node *node, int input)
 }
 
 /* Gradients of parameters go to values of their own, by the rule; nothing is pending for them.
- * A value that is an input twice has its pending gradient handed to the first of them only, and the others
- * added after. */
+ * A value that is an input twice has its pending gradient handed to the first
+ * of them only, and the others added after. */
 static void differentiate(autodiff *self, const tr_node *node)
 {
     tr_value output_gradients[TR_MAX_OUTPUTS], input_gradients[TR_MAX_INPUTS];

@@ -84,8 +84,8 @@ static const tr_op gated_backward_op = {
     .run = {[TR_DEVICE_CPU] = run_backward_cpu},
 };
 
-/* Both are computed even where only one is wanted: a gate without a gradient for its partner is not worth a
- * case. */
+/* Both are computed even where only one is wanted: a gate without a gradient
+ * for its partner is not worth a case. */
 static void gradient(tr_graph *graph, const tr_node *node, const tr_value *output_gradients,
                      tr_value *input_gradients, const bool *wanted)
 {

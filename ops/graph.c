@@ -32,7 +32,9 @@ tr_status tr_graph_new(tr_graph **out, tr_error *err)
 
 static void value_free(tr_value_info *value)
 {
-    if (value) tr_free((void *)value->name);
+    if (!value) return;
+    tr_free((void *)value->name);
+    tr_free((void *)value->constant);
     tr_free(value);
 }
 
@@ -153,6 +155,30 @@ tr_value tr_graph_parameter(tr_graph *self, const char *name, tr_dtype dtype, tr
 tr_value tr_graph_state(tr_graph *self, const char *name, tr_dtype dtype, tr_shape shape)
 {
     return add_value(self, name, dtype, shape, TR_VALUE_STATE);
+}
+
+tr_value tr_graph_constant(tr_graph *self, const char *name, tr_dtype dtype, tr_shape shape,
+                           const void *elements)
+{
+    size_t size_bytes = (size_t)tr_shape_elements(&shape) * tr_dtype_bytes(dtype);
+    for (tr_value i = 0; i < self->n_values; i++) {
+        const tr_value_info *value = self->values[i];
+        if (value->kind == TR_VALUE_CONSTANT && strcmp(value->name, name) == 0 && value->dtype == dtype &&
+            tr_shape_equal(&value->shape, &shape) && memcmp(value->constant, elements, size_bytes) == 0)
+            return i;
+    }
+    void *copy = tr_alloc_aligned(TR_CACHE_LINE, size_bytes);
+    if (!copy) {
+        tr_graph_set_error(self, TR_ENOMEM, "no memory for constant '%s' of a graph", name);
+        return TR_NO_VALUE;
+    }
+    memcpy(copy, elements, size_bytes);
+    tr_value made = add_value(self, name, dtype, shape, TR_VALUE_CONSTANT);
+    if (made == TR_NO_VALUE)
+        tr_free(copy);
+    else
+        self->values[made]->constant = copy;
+    return made;
 }
 
 /* Gradients are sums over micro-batches and therefore float32 whatever the parameter is. */
@@ -298,8 +324,8 @@ int32_t tr_graph_value_count(const tr_graph *self)
     return self->n_values;
 }
 
-/* Of TR_NO_VALUE: something empty, so that a builder may look at shapes before it learns that an earlier one
- * failed. */
+/* Of TR_NO_VALUE: something empty, so that a builder may look at shapes before
+ * it learns that an earlier one failed. */
 const tr_value_info *tr_graph_value(const tr_graph *self, tr_value value)
 {
     static const tr_value_info nothing = {.name = "", .producer = -1, .parameter = TR_NO_VALUE, .use = -1};

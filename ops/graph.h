@@ -1,9 +1,9 @@
 /* ops/graph.h - a model, or a piece of one, as a dataflow graph.
- * Built once by functions such as tr_linear(g, x, w, b); immutable while it runs. Nodes stand in an order in which they can
- * be executed. A model author writes forward operations; autodiff.h adds the backward; partitioning cuts between units;
- * program.h plans memory and runs it.
- * Errors: builders return TR_NO_VALUE and the graph keeps the first error, which tr_graph_check tells; so a model reads
- * without a test after every line.
+ * Built once by functions such as tr_linear(g, x, w, b); immutable while it runs. Nodes stand in an order in
+ * which they can be executed. A model author writes forward operations; autodiff.h adds the backward;
+ * partitioning cuts between units; program.h plans memory and runs it.
+ * Errors: builders return TR_NO_VALUE and the graph keeps the first error, which tr_graph_check tells; so a
+ * model reads without a test after every line.
  * Threads: a graph is built by one thread and then only read.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_OPS_GRAPH_H
@@ -26,7 +26,8 @@ typedef enum tr_value_kind {
     TR_VALUE_INPUT, /* bound by the caller for each run: tokens, activations, gradients from the next stage */
     TR_VALUE_PARAMETER, /* bound by the caller: weights */
     TR_VALUE_GRADIENT, /* bound by the caller: sum of the gradient of ONE USE of a parameter; nodes add to it */
-    TR_VALUE_STATE     /* bound by the caller, kept between runs: key-value caches */
+    TR_VALUE_STATE,    /* bound by the caller, kept between runs: key-value caches */
+    TR_VALUE_CONSTANT /* the graph's own numbers, known when it is built: frequencies */
 } tr_value_kind;
 
 /* The three kinds of work on a micro-batch. Weight gradients are apart, so that they can fill idle time. */
@@ -37,11 +38,12 @@ typedef struct tr_value_info {
     tr_dtype dtype;
     tr_shape shape;
     tr_value_kind kind;
-    bool is_output;     /* read after the run: bound by the caller as well */
-    int32_t unit;       /* where it was made (see tr_graph_begin_unit) */
-    int32_t producer;   /* node, -1 for none */
-    tr_value parameter; /* of a TR_VALUE_GRADIENT: whose; else TR_NO_VALUE */
-    int32_t use;        /* of a TR_VALUE_GRADIENT: the `use` of the node it comes from */
+    bool is_output;       /* read after the run: bound by the caller as well */
+    int32_t unit;         /* where it was made (see tr_graph_begin_unit) */
+    int32_t producer;     /* node, -1 for none */
+    tr_value parameter;   /* of a TR_VALUE_GRADIENT: whose; else TR_NO_VALUE */
+    int32_t use;          /* of a TR_VALUE_GRADIENT: the `use` of the node it comes from */
+    const void *constant; /* of a TR_VALUE_CONSTANT: its elements, which the graph owns; else NULL */
 } tr_value_info;
 
 typedef struct tr_node {
@@ -69,22 +71,25 @@ void tr_graph_set_error(tr_graph *self, tr_status status, const char *format, ..
 int32_t tr_graph_begin_unit(tr_graph *self);
 int32_t tr_graph_unit_count(const tr_graph *self);
 void tr_graph_set_unit(tr_graph *self, int32_t unit); /* for passes that add nodes to a unit made earlier */
-void tr_graph_set_phase(tr_graph *self,
-                        tr_phase phase); /* of nodes added from now on; a new graph is in FORWARD */
+/* Of nodes added from now on; a new graph is in FORWARD. */
+void tr_graph_set_phase(tr_graph *self, tr_phase phase);
 
 tr_value tr_graph_input(tr_graph *self, const char *name, tr_dtype dtype, tr_shape shape);
-tr_value tr_graph_parameter(tr_graph *self, const char *name, tr_dtype dtype,
-                            tr_shape shape); /* asking again for a name
-                                                                  gives the same value: a tied weight has several uses */
+/* Asking again for a name gives the same value: a tied weight has several uses. */
+tr_value tr_graph_parameter(tr_graph *self, const char *name, tr_dtype dtype, tr_shape shape);
+/* Copies the elements. Asking again for a name with the same elements gives the same value. */
+tr_value tr_graph_constant(tr_graph *self, const char *name, tr_dtype dtype, tr_shape shape,
+                           const void *elements);
 tr_value tr_graph_state(tr_graph *self, const char *name, tr_dtype dtype, tr_shape shape);
-tr_value tr_graph_gradient(tr_graph *self, tr_value parameter,
-                           int32_t use); /* made at the first call for that use */
+/* Made at the first call for that use. */
+tr_value tr_graph_gradient(tr_graph *self, tr_value parameter, int32_t use);
 tr_value tr_graph_intermediate(tr_graph *self, tr_dtype dtype, tr_shape shape);
 void tr_graph_mark_output(tr_graph *self, tr_value value);
 void tr_graph_set_name(tr_graph *self, tr_value value, const char *name);
 
-/* Adds a node; op->infer makes the outputs (or takes `outputs` where they are given, for passes that write into an
- * existing GRADIENT). attributes may be NULL. Returns the node's index or -1. `use` becomes that index. */
+/* Adds a node; op->infer makes the outputs (or takes `outputs` where they are given, for passes that write
+ * into an existing GRADIENT). attributes may be NULL. Returns the node's index or -1.
+ * `use` becomes that index. */
 int32_t tr_graph_add(tr_graph *self, const tr_op *op, const tr_value *inputs, int n_inputs,
                      const void *attributes, size_t attribute_bytes, const tr_value *outputs, int n_outputs);
 /* The one output of a node just added with tr_graph_add, the usual last line of a builder. */
@@ -96,8 +101,8 @@ const tr_value_info *tr_graph_value(const tr_graph *self, tr_value value);
 int32_t tr_graph_node_count(const tr_graph *self);
 const tr_node *tr_graph_node(const tr_graph *self, int32_t node);
 tr_value tr_graph_find(const tr_graph *self, const char *name); /* TR_NO_VALUE when there is none */
-void tr_graph_set_use(tr_graph *self, int32_t node,
-                      int32_t use); /* the partitioner keeps the whole model's counts */
+/* The partitioner keeps the whole model's counts. */
+void tr_graph_set_use(tr_graph *self, int32_t node, int32_t use);
 const void *tr_node_attributes(const tr_node *node);
 
 #ifdef __cplusplus

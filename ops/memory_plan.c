@@ -21,8 +21,8 @@ static int larger_first(const void *left, const void *right)
     return a < b ? -1 : a > b; /* equal sizes in their order, so that a plan is the same everywhere */
 }
 
-/* The smallest gap between the placed blocks (sorted by offset) that are alive with `block`, or the end of
- * them. */
+/* The smallest gap between the placed blocks (sorted by offset) that are
+ * alive with `block`, or the end of them. */
 static size_t best_gap(tr_block *const *placed, int32_t n_placed, const tr_block *block)
 {
     size_t end = 0, best = SIZE_MAX, best_gap = SIZE_MAX;
@@ -120,8 +120,8 @@ static tr_status find_lives(tr_memory_plan *self, const tr_graph *graph, tr_erro
     return TR_OK;
 }
 
-/* Output 0 may take over the memory of an input that nobody reads again and that the node reads as that input
- * only. */
+/* Output 0 may take over the memory of an input that nobody reads again and
+ * that the node reads as that input only. */
 static bool may_alias(const tr_memory_plan *self, const tr_graph *graph, const tr_node *node,
                       int32_t position)
 {

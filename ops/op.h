@@ -1,5 +1,5 @@
-/* ops/op.h - what an operation is: one table entry. Adding one is a file pair (ops/x.c, ops/cuda/x.cu), its builder in
- * ops/operations.h, and a test; nothing else changes.
+/* ops/op.h - what an operation is: one table entry. Adding one is a file pair (ops/x.c, ops/cuda/x.cu), its
+ * builder in ops/operations.h, and a test; nothing else changes.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_OPS_OP_H
 #define TROUPE_OPS_OP_H
@@ -32,22 +32,23 @@ struct tr_op {
     tr_status (*infer)(const tr_graph *graph, const tr_node *node, tr_value_info *outputs, int *n_outputs,
                        tr_error *err);
 
-    /* Adds backward nodes. output_gradients[i] may be TR_NO_VALUE (nothing flows there). input_gradients[i] comes in as the
-     * gradient that other consumers of that input have given so far, or TR_NO_VALUE, and goes out as the new total. A rule
-     * that can, fuses the pending one into its kernel; one that cannot, calls tr_gradient_add. wanted[i] tells whether
-     * anything needs the gradient of input i. Nodes that compute parameter gradients call tr_graph_set_phase(WEIGHT), write
-     * to tr_graph_gradient(graph, parameter, node->use) by ADDING, and set the phase back. NULL: nothing to differentiate. */
+    /* Adds backward nodes. output_gradients[i] may be TR_NO_VALUE (nothing flows there). input_gradients[i]
+     * comes in as the gradient that other consumers of that input have given so far, or TR_NO_VALUE, and goes
+     * out as the new total. A rule that can, fuses the pending one into its kernel; one that cannot, calls
+     * tr_gradient_add. wanted[i] tells whether anything needs the gradient of input i. Nodes that compute
+     * parameter gradients call tr_graph_set_phase(WEIGHT), write to tr_graph_gradient(graph, parameter,
+     * node->use) by ADDING, and set the phase back. NULL: nothing to differentiate. */
     void (*gradient)(tr_graph *graph, const tr_node *node, const tr_value *output_gradients,
                      tr_value *input_gradients, const bool *wanted);
 
     double (*flops)(const tr_graph *graph, const tr_node *node);                    /* NULL: counts as none */
     size_t (*workspace)(const tr_graph *graph, const tr_node *node, int n_threads); /* NULL: none */
-    tr_status (*prepare)(const tr_graph *graph, const tr_node *node, void **prepared,
-                         tr_error *err); /* NULL: nothing */
+    /* NULL: nothing. */
+    tr_status (*prepare)(const tr_graph *graph, const tr_node *node, void **prepared, tr_error *err);
     void (*release)(void *prepared);
 
-    /* Output 0 may be written over this input's memory when the input is an intermediate that is not needed afterwards;
-     * -1 for never. */
+    /* Output 0 may be written over this input's memory when the input is an intermediate that is not needed
+     * afterwards; -1 for never. */
     int alias_input;
 
     void (*run[TR_DEVICE_KIND_COUNT])(const tr_call *call);

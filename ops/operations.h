@@ -1,7 +1,8 @@
 /* ops/operations.h - the operations a model is written with.
- * Shape letters: B batch, T time, C channels, H query heads, K key-value heads, D head size, V vocabulary, N inner width.
- * All are float32 on this page unless said otherwise; token ids are int32. Every builder adds one forward node; its
- * gradient comes from autodiff. Losses and reductions over tokens are summed in an order that depends on shapes alone.
+ * Shape letters: B batch, T time, C channels, H query heads, K key-value heads, D head size, V vocabulary, N
+ * inner width. All are float32 on this page unless said otherwise; token ids are int32. Every builder adds
+ * one forward node; its gradient comes from autodiff. Losses and reductions over tokens are summed in an
+ * order that depends on shapes alone.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_OPS_OPERATIONS_H
 #define TROUPE_OPS_OPERATIONS_H
@@ -45,12 +46,14 @@ tr_value tr_gated(tr_graph *g, tr_value gate, tr_value up, tr_activation kind);
 void tr_split(tr_graph *g, tr_value x, const int64_t *widths, int n, tr_value *parts);
 
 typedef struct tr_rope_options {
-    int32_t head_size; /* D, even; pairs are (i, i + D/2), as transformers has them */
-    float theta;
-    /* Frequencies are inverse_frequency[i] = theta^(-2i/D), scaled by nothing here; kinds of scaling will be added. */
+    int32_t head_size;         /* D, even; pairs are (i, i + D/2), as transformers has them */
+    float theta;               /* pair i turns theta^(-2i/D) radians a position, where frequencies is NULL */
+    const double *frequencies; /* (D/2) or NULL: radians a position of each pair; copied into the graph */
+    float magnitude;           /* what heads are multiplied by as well (YaRN); 0: by nothing */
 } tr_rope_options;
 
-/* Rotates every head of x (B,T,n*D) by its position.   position (1) i32 (of the first row) or TR_NO_VALUE for 0.
+/* Rotates every head of x (B,T,n*D) by its position.   position (1) i32 (of the first row) or TR_NO_VALUE for
+ * 0.
  * Source: Su et al., 2021. */
 tr_value tr_rope(tr_graph *g, tr_value x, tr_value position, const tr_rope_options *options);
 
@@ -66,13 +69,15 @@ typedef struct tr_attention_options {
  * Sources: Dao et al., 2022; Milakov and Gimelshein, 2018. */
 tr_value tr_attention(tr_graph *g, tr_value q, tr_value k, tr_value v, const tr_attention_options *options);
 
-/* The same for generation: B = 1; k and v of the T new rows are appended to the caches at `position`, then each new row
- * attends to all rows up to its own.   cache_k, cache_v (max_T,K*D) states, position (1) i32. Forward only. */
+/* The same for generation: B = 1;
+ * k and v of the T new rows are appended to the caches at `position`, then each new row attends to all rows
+ * up to its own.   cache_k, cache_v (max_T,K*D) states, position (1) i32. Forward only. */
 tr_value tr_attention_cached(tr_graph *g, tr_value q, tr_value k, tr_value v, tr_value cache_k,
                              tr_value cache_v, tr_value position, const tr_attention_options *options);
 
-/* loss (1) f64 = sum over rows with target >= 0 of -log softmax(logits)[target], in nats; rows with a negative target count
- * nothing.   logits (B,T,V), targets (B,T) i32. The gradient of loss is given as a f32 factor (1): dlogits =
+/* loss (1) f64 = sum over rows with target >= 0 of -log softmax(logits)[target], in nats; rows with a
+ * negative target count nothing.   logits (B,T,V), targets (B,T) i32. The gradient of loss is given as a f32
+ * factor (1): dlogits =
  * factor * (softmax - onehot), written over logits where the plan allows. */
 tr_value tr_cross_entropy(tr_graph *g, tr_value logits, tr_value targets);
 

@@ -26,8 +26,9 @@ typedef struct tr_adamw_options {
     uint32_t step;                             /* from 1: for the bias correction */
 } tr_adamw_options;
 
-/* p', m', v' from p, m, v and gradient g, n elements each; in place where the pointers are equal, else into the other slot.
- * As torch.optim.AdamW: p *= 1 - lr*decay; m, v moving means; p -= lr/(1-b1^t) * m / (sqrt(v)/sqrt(1-b2^t) + eps).
+/* p', m', v' from p, m, v and gradient g, n elements each; in place where the pointers are equal, else into
+ * the other slot. As torch.optim.AdamW: p *= 1 - lr*decay; m, v moving means; p -= lr/(1-b1^t) * m /
+ * (sqrt(v)/sqrt(1-b2^t) + eps).
  * Source: Loshchilov and Hutter, 2019. */
 void tr_adamw(const float *p, const float *m, const float *v, const float *g, float *p_out, float *m_out,
               float *v_out, int64_t n, const tr_adamw_options *options, tr_thread_pool *pool);

@@ -149,6 +149,8 @@ static void *address(const tr_program *self, const tr_bindings *bindings, tr_val
     const tr_place *place = &self->plan.values[value];
     if (place->space == TR_SPACE_SCRATCH) return (char *)bindings->scratch + place->offset;
     if (place->space == TR_SPACE_STASH) return (char *)bindings->stash + place->offset;
+    const void *constant = tr_graph_value(self->graph, value)->constant;
+    if (constant) return (void *)constant;
     TR_ASSERT(bindings->values[value]);
     return bindings->values[value];
 }

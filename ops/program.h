@@ -1,7 +1,8 @@
 /* ops/program.h - a graph made ready to run: kernels chosen, memory planned, nothing left to allocate.
- * Memory: a value that lives within one phase gets an offset in the scratch arena (shared by all micro-batches); one that
- * is needed by a later phase gets an offset in the stash (one stash for each micro-batch in flight); everything else is
- * bound by the caller. Offsets of values whose lives do not overlap may coincide.
+ * Memory: a value that lives within one phase gets an offset in the scratch arena (shared by all
+ * micro-batches); one that is needed by a later phase gets an offset in the stash (one stash for each
+ * micro-batch in flight); everything else is bound by the caller. Offsets of values whose lives do not
+ * overlap may coincide.
  * Threads: a program runs on one thread at a time (kernels spread over the pool).
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_OPS_PROGRAM_H
@@ -21,8 +22,8 @@ typedef struct tr_program_options {
     bool poison; /* fill scratch, and before the forward the stash, with NaN; always on in sanitizer builds */
 } tr_program_options;
 
-/* The graph must outlive the program. Errors: the graph's own, TR_EUNSUPPORTED (an operation without a kernel for the
- * device, named), TR_ENOMEM. */
+/* The graph must outlive the program. Errors: the graph's own, TR_EUNSUPPORTED (an operation without a kernel
+ * for the device, named), TR_ENOMEM. */
 tr_status tr_program_new(tr_program **out, const tr_graph *graph, const tr_program_options *options,
                          tr_error *err);
 void tr_program_destroy(tr_program **self);

@@ -41,8 +41,8 @@ bool tr_shape_equal(const tr_shape *a, const tr_shape *b)
     return true;
 }
 
-/* Four numbers of at most 18 digits fit; a shape has passed tr_graph's check, which keeps products below
- * 2^62. */
+/* Four numbers of at most 18 digits fit;
+ * a shape has passed tr_graph's check, which keeps products below 2^62. */
 void tr_shape_text(const tr_shape *shape, char text[80])
 {
     size_t length = (size_t)snprintf(text, 80, "(");

@@ -15,8 +15,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A file of the source directory that every checkpoint gets a copy of. Held in memory: the source may be a checkpoint
+ * of this very run, which is removed when newer ones have come. */
+typedef struct companion {
+    char *name, *bytes;
+    size_t size_bytes;
+} companion;
+
 struct tr_checkpoint_files {
     tr_checkpoint_writer writer;
+    companion *companions;
+    size_t n_companions;
     tr_checkpoint_files_options options;
     uint32_t updates; /* of the one at work */
     char *temporary;  /* its directory for now; NULL: none at work */
@@ -114,33 +123,46 @@ static bool is_companion(const char *name)
     return strncmp(name, "tokenizer", 9) == 0;
 }
 
-static tr_status copy_file(const char *from, const char *into, const char *name, tr_error *err)
+static tr_status read_companion(tr_checkpoint_files *self, const char *name, tr_error *err)
 {
-    char *source = tr_format("%s/%s", from, name), *target = tr_format("%s/%s", into, name), *bytes;
-    size_t size;
-    tr_status status = source && target ? TR_OK : no_memory(err);
-    if (!status && !tr_path_is_directory(source)) {
-        status = tr_file_read(source, &bytes, &size, err);
-        if (!status) {
-            status = tr_file_write(target, bytes, size, err);
-            tr_free(bytes);
-        }
+    char *path = tr_format("%s/%s", self->options.source_directory, name);
+    if (!path) return no_memory(err);
+    tr_status status = TR_OK;
+    if (!tr_path_is_directory(path)) {
+        companion read = {.name = tr_strdup(name)};
+        companion *grown = tr_realloc(self->companions, (self->n_companions + 1) * sizeof *grown);
+        if (grown) self->companions = grown;
+        status = read.name && grown ? tr_file_read(path, &read.bytes, &read.size_bytes, err) : no_memory(err);
+        if (status)
+            tr_free(read.name);
+        else
+            self->companions[self->n_companions++] = read;
     }
-    tr_free(source);
-    tr_free(target);
+    tr_free(path);
     return status;
 }
 
-static tr_status copy_companions(const tr_checkpoint_files *self, tr_error *err)
+static tr_status read_companions(tr_checkpoint_files *self, tr_error *err)
 {
     if (!self->options.source_directory) return TR_OK;
     DIR *entries = opendir(self->options.source_directory);
     if (!entries) return tr_fail(err, TR_EIO, "could not list '%s'", self->options.source_directory);
     tr_status status = TR_OK;
     for (struct dirent *entry; !status && (entry = readdir(entries));)
-        if (is_companion(entry->d_name))
-            status = copy_file(self->options.source_directory, self->temporary, entry->d_name, err);
+        if (is_companion(entry->d_name)) status = read_companion(self, entry->d_name, err);
     closedir(entries);
+    return status;
+}
+
+static tr_status write_companions(const tr_checkpoint_files *self, tr_error *err)
+{
+    tr_status status = TR_OK;
+    for (size_t i = 0; !status && i < self->n_companions; i++) {
+        const companion *file = &self->companions[i];
+        char *path = tr_format("%s/%s", self->temporary, file->name);
+        status = path ? tr_file_write(path, file->bytes, file->size_bytes, err) : no_memory(err);
+        tr_free(path);
+    }
     return status;
 }
 
@@ -163,7 +185,8 @@ static int compare_updates(const void *a, const void *b)
     return left < right ? 1 : left > right ? -1 : 0; /* newest first */
 }
 
-/* Removes all but the newest `keep`. What cannot be removed stays: that is worth a warning, not a failure. */
+/* Removes all but the newest `keep`; later steps than the one just written are damaged, or it would not be written, and
+ * do not count. What cannot be removed stays: that is worth a warning, not a failure. */
 static void prune(const tr_checkpoint_files *self)
 {
     enum { MOST = 4096 };
@@ -172,8 +195,9 @@ static void prune(const tr_checkpoint_files *self)
     uint32_t *found = tr_alloc(MOST * sizeof *found);
     DIR *entries = path && found ? opendir(path) : NULL;
     size_t n = 0;
+    char rest; /* "step-5-mine" is none of ours, and no second step-5 */
     for (struct dirent *entry; entries && n < MOST && (entry = readdir(entries));)
-        if (sscanf(entry->d_name, "step-%u", &found[n]) == 1) n++;
+        if (sscanf(entry->d_name, "step-%u%c", &found[n], &rest) == 1 && found[n] <= self->updates) n++;
     if (entries) closedir(entries);
     if (n) qsort(found, n, sizeof *found, compare_updates);
     for (size_t i = (size_t)self->options.keep; i < n; i++) {
@@ -210,7 +234,7 @@ static tr_status commit(void *context, char *path, size_t path_capacity, tr_erro
     tr_status status = tr_safetensors_writer_commit(&self->model, err);
     if (!status) status = tr_safetensors_writer_commit(&self->moments, err);
     if (!status) status = tr_model_config_write(self->options.config, self->temporary, err);
-    if (!status) status = copy_companions(self, err);
+    if (!status) status = write_companions(self, err);
     if (!status) status = write_state(self, err);
     if (!status) status = tr_manifest_write(self->temporary, err);
     if (!status) status = publish(self, path, err);
@@ -239,8 +263,12 @@ tr_status tr_checkpoint_files_new(tr_checkpoint_files **out, const tr_checkpoint
                                           .write = write_part,
                                           .commit = commit,
                                           .abandon = abandon};
-    *out = self;
-    return TR_OK;
+    tr_status status = read_companions(self, err);
+    if (status)
+        tr_checkpoint_files_destroy(&self);
+    else
+        *out = self;
+    return status;
 }
 
 const tr_checkpoint_writer *tr_checkpoint_files_writer(const tr_checkpoint_files *self)
@@ -252,6 +280,11 @@ void tr_checkpoint_files_destroy(tr_checkpoint_files **self)
 {
     if (!*self) return;
     abandon(*self);
+    for (size_t i = 0; i < (*self)->n_companions; i++) {
+        tr_free((*self)->companions[i].name);
+        tr_free((*self)->companions[i].bytes);
+    }
+    tr_free((*self)->companions);
     tr_free(*self);
     *self = NULL;
 }

@@ -1,8 +1,9 @@
 /* pipelines/checkpoint_files.h - checkpoints on disk: RUN/checkpoints/step-N, N updates done, no padding.
- * Each is a Hugging Face directory (config.json, model.safetensors with the source's own tensor names, the source's
- * tokenizer files) and in its `trainer/` what only training needs: optimizer.safetensors (exp_avg and exp_avg_sq of every
- * tensor), state.json, and manifest.json with size and hash of every file. A directory is written under another name,
- * synced, and renamed last; one without a manifest, or with a file that does not match it, is not a checkpoint.
+ * Each is a Hugging Face directory (config.json, model.safetensors with the source's own tensor names, the
+ * source's tokenizer files) and in its `trainer/` what only training needs: optimizer.safetensors (exp_avg
+ * and exp_avg_sq of every tensor), state.json, and manifest.json with size and hash of every file. A
+ * directory is written under another name, synced, and renamed last; one without a manifest, or with a file
+ * that does not match it, is not a checkpoint.
  * Threads: each object belongs to one.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_PIPELINES_CHECKPOINT_FILES_H
@@ -32,14 +33,14 @@ typedef struct tr_trainer_state {
 /* Is this directory a whole checkpoint? Every file is read and hashed. Errors: TR_ECORRUPT says which file. */
 tr_status tr_checkpoint_verify(const char *directory, tr_trainer_state *state, tr_error *err);
 
-/* The newest valid checkpoint of a run; those that are damaged are told as warnings and passed over. path is empty and
- * state zero when there is none. */
+/* The newest valid checkpoint of a run; those that are damaged are told as warnings and passed over. path is
+ * empty and state zero when there is none. */
 tr_status tr_checkpoint_find(const char *run, char *path, size_t capacity, tr_trainer_state *state,
                              tr_error *err);
 
-/* Makes a tr_checkpoint_writer for the checkpoint actor. source_directory (may be NULL) is where a Hugging Face model came
- * from: its tokenizer files are copied along. weights (may be NULL) gives the source's own names. All must outlive it.
- * keep: how many of the newest stay; 0: all. */
+/* Makes a tr_checkpoint_writer for the checkpoint actor. source_directory (may be NULL) is where a Hugging
+ * Face model came from: its tokenizer files are read at once and go into every checkpoint. weights (may be
+ * NULL) gives the source's own names. All must outlive it. keep: how many of the newest stay; 0: all. */
 typedef struct tr_checkpoint_files tr_checkpoint_files;
 typedef struct tr_checkpoint_files_options {
     const char *run;

@@ -1,4 +1,5 @@
-/* pipelines/checkpoint_find.c - which checkpoint is whole, which is the newest, and the optimizer's moments in it.
+/* pipelines/checkpoint_find.c - which checkpoint is whole, which is the newest, and the optimizer's moments
+ * in it.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/checkpoint_files.h"
 
@@ -105,17 +106,29 @@ tr_status tr_checkpoint_find(const char *run, char *path, size_t capacity, tr_tr
     if (!directory) return tr_fail(err, TR_ENOMEM, "no memory for a path");
     path[0] = 0;
     *state = (tr_trainer_state){0};
+    uint32_t n_damaged = 0;
     for (uint32_t at = UINT32_MAX; (at = newest_below(directory, at)) != 0;) {
         tr_error error;
         if (snprintf(path, capacity, "%s/step-%u", directory, at) >= (int)capacity) {
             tr_free(directory);
             return tr_fail(err, TR_EINVAL, "the path of run directory '%s' is too long", run);
         }
-        if (tr_checkpoint_verify(path, state, &error) == TR_OK && state->updates == at) break;
+        tr_status status = tr_checkpoint_verify(path, state, &error);
+        if (!status && state->updates != at)
+            status =
+                tr_fail(&error, TR_ECORRUPT, "'%s' holds the state after %u updates", path, state->updates);
+        if (!status) break;
         tr_log(TR_LOG_ERROR, "passing over a damaged checkpoint: %s", error.message);
+        n_damaged++;
         path[0] = 0;
         *state = (tr_trainer_state){0};
     }
     tr_free(directory);
+    if (n_damaged && !path[0])
+        return tr_fail(
+            err, TR_ECORRUPT,
+            "every checkpoint in '%s/checkpoints' is damaged; to train from the start, name another run with "
+            "run=DIR",
+            run);
     return TR_OK;
 }

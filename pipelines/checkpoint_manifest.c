@@ -1,4 +1,5 @@
-/* pipelines/checkpoint_manifest.c - see checkpoint_manifest.h. The hash is 128-bit XXH3: it finds damage, not forgery.
+/* pipelines/checkpoint_manifest.c - see checkpoint_manifest.h. The hash is 128-bit XXH3: it finds damage, not
+ * forgery.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/checkpoint_manifest.h"
 
@@ -30,7 +31,8 @@ static tr_status add_file(json_t *files, const char *directory, const char *rela
 static tr_status add_directory(json_t *files, const char *directory, const char *inner, tr_error *err)
 {
     char *path = tr_format("%s/%s", directory, inner);
-    DIR *entries = path ? opendir(path) : NULL;
+    if (!path) return tr_fail(err, TR_ENOMEM, "no memory for a path");
+    DIR *entries = opendir(path);
     tr_free(path);
     if (!entries) return tr_fail(err, TR_EIO, "could not list '%s/%s'", directory, inner);
     tr_status status = TR_OK;
@@ -70,11 +72,15 @@ tr_status tr_manifest_write(const char *directory, tr_error *err)
 static tr_status verify_file(const char *directory, const char *relative, const json_t *entry, tr_error *err)
 {
     const char *expected = json_string_value(json_object_get(entry, "xxh3_128"));
+    const json_t *bytes = json_object_get(entry, "bytes");
     char *path = tr_format("%s/%s", directory, relative), hex[33];
     uint64_t size;
     if (!path) return tr_fail(err, TR_ENOMEM, "no memory for a path");
     tr_status status = tr_file_hash(path, hex, &size, err);
-    if (!status && (!expected || strcmp(hex, expected) != 0))
+    if (status == TR_ENOTFOUND) {
+        status = tr_fail(err, TR_ECORRUPT, "'%s' of the checkpoint's manifest is missing", path);
+    } else if (!status && (!expected || strcmp(hex, expected) != 0 || !json_is_integer(bytes) ||
+                           (uint64_t)json_integer_value(bytes) != size))
         status = tr_fail(err, TR_ECORRUPT,
                          "'%s' (%" PRIu64 " bytes) does not match the checkpoint's manifest", path, size);
     tr_free(path);
@@ -90,7 +96,8 @@ tr_status tr_manifest_verify(const char *directory, tr_error *err)
     json_error_t at;
     json_t *root = status ? NULL : json_loadb(text, size, JSON_REJECT_DUPLICATES, &at);
     json_t *files = json_object_get(root, "files");
-    if (!status && (!json_is_object(files) || json_object_size(files) == 0))
+    if (!status && (json_integer_value(json_object_get(root, "version")) != 1 || !json_is_object(files) ||
+                    json_object_size(files) == 0))
         status = tr_fail(err, TR_ECORRUPT, "'%s' is not the manifest of a checkpoint", path);
     tr_free(text);
     tr_free(path);

@@ -34,8 +34,8 @@ void tr_data_fill_training(const tr_data *self, uint32_t step, uint32_t microbat
  * 0 where nothing is held out. The rest of the last window has token 0 and target -1, which counts nothing. */
 int64_t tr_data_validation_count(const tr_data *self);
 void tr_data_fill_validation(const tr_data *self, int64_t window, int32_t *tokens, int32_t *targets);
-int64_t tr_data_validation_targets(const tr_data *self,
-                                   int64_t window); /* predictions in it: T, or fewer in the last */
+/* Predictions in it: T, or fewer in the last. */
+int64_t tr_data_validation_targets(const tr_data *self, int64_t window);
 
 /* At most n windows spread evenly over the held-out part, always the same; returns how many. The last,
  * shorter window is left out where there are enough others. */

@@ -22,6 +22,8 @@ struct tr_generator {
     tr_loaded_model model;
     tr_thread_pool *pool;
     reader chunk, single;
+    int n_threads;
+    int32_t reach; /* the longest sequence that the readers' rotary frequencies are right for */
     int32_t cache_rows;
     float **caches;          /* 2 L: k and v of each layer, (cache_rows,K*D) */
     int32_t *history;        /* cache_rows: the tokens whose keys and values the caches hold */
@@ -55,11 +57,15 @@ static void bind_caches(const tr_generator *self, tr_forward *forward)
     }
 }
 
-static tr_status make_reader(tr_generator *self, reader *out, int32_t rows, int n_threads, tr_error *err)
+/* For sequences of `length`. */
+static tr_status make_reader(tr_generator *self, reader *out, int32_t rows, int32_t length, tr_error *err)
 {
-    tr_model_options options = {
-        .kind = TR_MODEL_GENERATION, .batch = 1, .sequence = rows, .cache_rows = self->cache_rows};
-    tr_status status = tr__forward_init(&out->forward, &self->model, &options, n_threads, err);
+    tr_model_options options = {.kind = TR_MODEL_GENERATION,
+                                .batch = 1,
+                                .sequence = rows,
+                                .cache_rows = self->cache_rows,
+                                .length = length};
+    tr_status status = tr__forward_init(&out->forward, &self->model, &options, self->n_threads, err);
     if (status != TR_OK) return status;
     out->rows = rows;
     out->tokens = tr__alloc_tensor(rows, sizeof(int32_t));
@@ -80,6 +86,26 @@ static void release_reader(reader *self)
     tr__forward_release(&self->forward);
 }
 
+/* The readers for sequences of `length`, in place of those that are there. */
+static tr_status make_readers(tr_generator *self, int32_t length, tr_error *err)
+{
+    int32_t chunk_rows = self->cache_rows < CHUNK_ROWS ? self->cache_rows : CHUNK_ROWS;
+    reader chunk = {0}, single = {0};
+    tr_status status = make_reader(self, &chunk, chunk_rows, length, err);
+    if (status == TR_OK) status = make_reader(self, &single, 1, length, err);
+    if (status != TR_OK) {
+        release_reader(&single);
+        release_reader(&chunk);
+        return status;
+    }
+    release_reader(&self->single);
+    release_reader(&self->chunk);
+    self->chunk = chunk;
+    self->single = single;
+    self->reach = tr_rope_scaling_reach(&self->model.config.rope, length);
+    return TR_OK;
+}
+
 tr_status tr_generator_open(tr_generator **out, const char *directory, int32_t cache_rows, int n_threads,
                             tr_error *err)
 {
@@ -90,11 +116,10 @@ tr_status tr_generator_open(tr_generator **out, const char *directory, int32_t c
     int32_t positions = self->model.config.positions;
     self->cache_rows = cache_rows > 0 ? cache_rows : DEFAULT_CACHE_ROWS;
     if (self->cache_rows > positions) self->cache_rows = positions;
-    int32_t chunk_rows = self->cache_rows < CHUNK_ROWS ? self->cache_rows : CHUNK_ROWS;
+    self->n_threads = n_threads;
     status = tr_thread_pool_new(&self->pool, n_threads, err);
     if (status == TR_OK) status = make_caches(self, err);
-    if (status == TR_OK) status = make_reader(self, &self->chunk, chunk_rows, n_threads, err);
-    if (status == TR_OK) status = make_reader(self, &self->single, 1, n_threads, err);
+    if (status == TR_OK) status = make_readers(self, 1, err);
     if (status != TR_OK) goto failed;
     *out = self;
     return TR_OK;
@@ -141,8 +166,8 @@ static const float *read_rows(tr_generator *self, reader *with, const int32_t *t
     return with->logits + (size_t)(with->rows - 1) * (size_t)self->model.config.vocabulary;
 }
 
-/* Reads at most n tokens, as many as one program takes and the caches have room for; there is room for one.
- */
+/* Reads at most n tokens, as many as one program takes and the caches
+ * have room for; there is room for one. */
 static size_t read_some(tr_generator *self, const int32_t *tokens, size_t n, const float **logits)
 {
     bool fits = n >= (size_t)self->chunk.rows && self->position + self->chunk.rows <= self->cache_rows;
@@ -151,15 +176,32 @@ static size_t read_some(tr_generator *self, const int32_t *tokens, size_t n, con
     return (size_t)with->rows;
 }
 
-/* Reads the last half of the history anew, from position 0; it becomes the first half, and the two do not
- * overlap. */
-static void restart(tr_generator *self)
+/* Reads n tokens of the history from index `from` on anew, as from position 0. */
+static void read_again(tr_generator *self, int32_t from, int32_t n)
 {
-    int32_t keep = self->cache_rows / 2, from = self->cache_rows - keep;
     const float *logits;
     self->position = 0;
-    for (int32_t done = 0; done < keep;)
-        done += (int32_t)read_some(self, self->history + from + done, (size_t)(keep - done), &logits);
+    for (int32_t done = 0; done < n;)
+        done += (int32_t)read_some(self, self->history + from + done, (size_t)(n - done), &logits);
+}
+
+/* Goes on with the last half of the history; it becomes the first half, and the two do not overlap. */
+static void restart(tr_generator *self)
+{
+    int32_t keep = self->cache_rows / 2;
+    read_again(self, self->cache_rows - keep, keep);
+}
+
+/* Before n more tokens: longrope has other frequencies beyond its original positions, for every token of the
+ * sequence, so what the caches hold is read again when a sequence crosses them. */
+static tr_status fit_frequencies(tr_generator *self, size_t n, tr_error *err)
+{
+    size_t room = (size_t)(self->cache_rows - self->position);
+    int32_t length = self->position + (int32_t)(n < room ? n : room);
+    if (tr_rope_scaling_reach(&self->model.config.rope, length) == self->reach) return TR_OK;
+    tr_status status = make_readers(self, length, err);
+    if (status == TR_OK) read_again(self, 0, self->position);
+    return status;
 }
 
 tr_status tr_generator_read(tr_generator *self, const int32_t *tokens, size_t n, const float **logits,
@@ -173,6 +215,8 @@ tr_status tr_generator_read(tr_generator *self, const int32_t *tokens, size_t n,
                            tokens[i], i, vocabulary);
     for (size_t done = 0; done < n;) {
         if (self->position == self->cache_rows) restart(self);
+        tr_status status = fit_frequencies(self, n - done, err);
+        if (status != TR_OK) return status;
         done += read_some(self, tokens + done, n - done, logits);
     }
     return TR_OK;

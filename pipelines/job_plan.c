@@ -49,8 +49,8 @@ void tr_model_plan_release(tr_model_plan *self)
 
 /* --- the numbers that all share ----------------------------------------------------------------------------------- */
 
-void tr_training_plan_from_recipe(tr_training_plan *out, const tr_recipe *recipe, const tr_data *data,
-                                  uint32_t first_step)
+tr_status tr_training_plan_from_recipe(tr_training_plan *out, const tr_recipe *recipe, const tr_data *data,
+                                       uint32_t first_step, tr_error *err)
 {
     int64_t windows = tr_data_validation_count(data);
     *out = (tr_training_plan){.n_replicas = (uint32_t)recipe->layout.data,
@@ -66,9 +66,10 @@ void tr_training_plan_from_recipe(tr_training_plan *out, const tr_recipe *recipe
                               .checkpoint_every = (uint32_t)recipe->checkpoint.every,
                               .clip_norm = (float)recipe->optimizer.clip_norm};
     int64_t *few = tr_alloc((size_t)recipe->validate.windows * sizeof *few);
-    if (few)
-        out->validation_windows = (uint32_t)tr_data_validation_windows(data, recipe->validate.windows, few);
+    if (!few) return tr_fail(err, TR_ENOMEM, "no memory for %d windows", recipe->validate.windows);
+    out->validation_windows = (uint32_t)tr_data_validation_windows(data, recipe->validate.windows, few);
     tr_free(few);
+    return TR_OK;
 }
 
 /* --- a stage ------------------------------------------------------------------------------------------------------ */

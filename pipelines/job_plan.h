@@ -1,6 +1,7 @@
-/* pipelines/job_plan.h - a recipe thought through to its end: model, cut, actors, edges, memory. Nothing runs yet.
- * The head makes it whole; a worker makes the part that its stage needs from the same recipe and gets the same, since every
- * step of it is deterministic. `troupe plan` prints it.
+/* pipelines/job_plan.h - a recipe thought through to its end: model, cut, actors, edges, memory. Nothing runs
+ * yet.
+ * The head makes it whole; a worker makes the part that its stage needs from the same recipe and gets the
+ * same, since every step of it is deterministic. `troupe plan` prints it.
  * Threads: built by one thread, then only read.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_PIPELINES_JOB_PLAN_H
@@ -47,9 +48,9 @@ tr_status tr_model_plan_init(tr_model_plan *self, tr_model_config *config, const
                              tr_error *err);
 void tr_model_plan_release(tr_model_plan *self);
 
-/* The numbers all actors share. data tells how many windows are held out. */
-void tr_training_plan_from_recipe(tr_training_plan *out, const tr_recipe *recipe, const tr_data *data,
-                                  uint32_t first_step);
+/* The numbers all actors share. data tells how many windows are held out. Errors: TR_ENOMEM. */
+tr_status tr_training_plan_from_recipe(tr_training_plan *out, const tr_recipe *recipe, const tr_data *data,
+                                       uint32_t first_step, tr_error *err);
 
 /* Fills graph, values, parameters and plan of a stage's spec. Release with tr_stage_spec_release. */
 tr_status tr_model_plan_stage(const tr_model_plan *self, const tr_recipe *recipe,
@@ -90,8 +91,8 @@ typedef struct tr_place {
 } tr_place;
 tr_status tr_place_pack(const tr_job_plan *plan, uint32_t replica, uint32_t stage, void **bytes,
                         size_t *size_bytes, tr_error *err);
-tr_status tr_place_unpack(tr_place *out, const void *bytes, size_t size_bytes,
-                          tr_error *err); /* release the recipe */
+/* Release the recipe. */
+tr_status tr_place_unpack(tr_place *out, const void *bytes, size_t size_bytes, tr_error *err);
 
 #ifdef __cplusplus
 }

@@ -1,6 +1,6 @@
-/* pipelines/job_topology.c - the actors of a training job, their places, edges and memory; and how they are printed.
- * Node 0, the head, has coordinator, checkpoint and monitor; node 1 + replica * P + stage has that stage, the first of each
- * replica its data shard as well.
+/* pipelines/job_topology.c - the actors of a training job, their places, edges and memory; and how they are
+ * printed. Node 0, the head, has coordinator, checkpoint and monitor; node 1 + replica * P + stage has that
+ * stage, the first of each replica its data shard as well.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/job_plan.h"
 
@@ -228,7 +228,11 @@ tr_status tr_job_plan_init(tr_job_plan *self, const tr_recipe *recipe, tr_model_
     *self = (tr_job_plan){.recipe = recipe, .start = *start};
     tr_status status = tr_model_plan_init(&self->model, config, recipe, err);
     if (status) return status;
-    tr_training_plan_from_recipe(&self->training, recipe, data, start->updates);
+    status = tr_training_plan_from_recipe(&self->training, recipe, data, start->updates, err);
+    if (status) {
+        tr_job_plan_release(self);
+        return status;
+    }
     uint32_t n_workers = self->training.n_replicas * self->training.n_stages;
     tr_topology_init(&self->topology, (int32_t)n_workers + 1);
     self->topology.threads_per_node = 1;

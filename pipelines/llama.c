@@ -3,6 +3,7 @@
  * Sources: Touvron et al., 2023, for the model; LlamaForCausalLM of Hugging Face transformers for names and
  * orientation. Shape letters as in ops/operations.h.
  * SPDX-License-Identifier: Apache-2.0 */
+#include "base/memory.h"
 #include "pipelines/model_family.h"
 
 #include <stdio.h>
@@ -34,6 +35,26 @@ static tr_value embed(tr_model_builder *b)
     return tr_embedding(b->graph, b->tokens, embedding_table(b));
 }
 
+/* x (B,T,n*D), n heads, turned by their positions. */
+static tr_value rotate(tr_model_builder *b, tr_value x)
+{
+    const tr_model_config *c = b->config;
+    int32_t length = b->options->sequence;
+    if (b->options->kind == TR_MODEL_GENERATION)
+        length = b->options->length ? b->options->length : b->options->cache_rows;
+    double *frequencies = tr_alloc((size_t)c->head_size * sizeof *frequencies);
+    if (!frequencies) {
+        tr_graph_set_error(b->graph, TR_ENOMEM, "no memory for rotary frequencies");
+        return TR_NO_VALUE;
+    }
+    tr_rope_scaling_frequencies(&c->rope, c->head_size, length, frequencies);
+    tr_rope_options options = {
+        .head_size = c->head_size, .frequencies = frequencies, .magnitude = (float)c->rope.magnitude};
+    tr_value y = tr_rope(b->graph, x, b->position, &options);
+    tr_free(frequencies);
+    return y;
+}
+
 /* x (B,T,C) -> (B,T,C), before the residual is added. */
 static tr_value attention(tr_model_builder *b, tr_value x, int32_t n)
 {
@@ -42,9 +63,8 @@ static tr_value attention(tr_model_builder *b, tr_value x, int32_t n)
     tr_value q = linear(b, x, q_width, TR_INIT_NORMAL, c->attention_bias, n, "self_attn.q_proj");
     tr_value k = linear(b, x, kv_width, TR_INIT_NORMAL, c->attention_bias, n, "self_attn.k_proj");
     tr_value v = linear(b, x, kv_width, TR_INIT_NORMAL, c->attention_bias, n, "self_attn.v_proj");
-    tr_rope_options rope = {.head_size = c->head_size, .theta = c->rope_theta};
-    q = tr_rope(b->graph, q, b->position, &rope);
-    k = tr_rope(b->graph, k, b->position, &rope);
+    q = rotate(b, q);
+    k = rotate(b, k);
     tr_value y = tr__model_attention(b, q, k, v, n);
     return linear(b, y, c->width, TR_INIT_RESIDUAL, c->attention_bias, n, "self_attn.o_proj");
 }

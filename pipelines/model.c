@@ -93,7 +93,7 @@ tr_value tr__model_attention(tr_model_builder *b, tr_value q, tr_value k, tr_val
 
 static tr_status check_options(const tr_model_config *c, const tr_model_options *o, tr_error *err)
 {
-    if (o->batch < 1 || o->sequence < 1 || o->sequence > c->positions)
+    if (o->batch < 1 || o->sequence < 1 || o->sequence > tr_model_config_longest_sequence(c))
         return tr_fail(err, TR_EINVAL,
                        "a batch of %d sequences of %d tokens: both must be at least 1, and the model has %d "
                        "positions; give a shorter sequence",

@@ -22,8 +22,9 @@ typedef enum tr_model_kind {
 typedef struct tr_model_options {
     tr_model_kind kind;
     int32_t batch;      /* B */
-    int32_t sequence;   /* T, at most the configuration's positions */
+    int32_t sequence;   /* T, at most the configuration's longest sequence */
     int32_t cache_rows; /* GENERATION: rows of every cache, from T to the configuration's positions */
+    int32_t length;     /* GENERATION: of the sequence that rotary frequencies are made for; 0: cache_rows */
 } tr_model_options;
 
 /* The named values of the graph; TR_NO_VALUE where the kind has none. Caches are the states "cache.N.k" and
@@ -36,8 +37,8 @@ typedef struct tr_model_values {
     tr_value loss;     /* (1) f64, in nats */
 } tr_model_values;
 
-/* *graph is the caller's to destroy. Errors: TR_EINVAL (options and configuration do not go together),
- * TR_ENOMEM. */
+/* *graph is the caller's to destroy.
+ * Errors: TR_EINVAL (options and configuration do not go together), TR_ENOMEM. */
 tr_status tr_model_graph(const tr_model_config *config, const tr_model_options *options, tr_graph **graph,
                          tr_model_values *values, tr_error *err);
 

@@ -8,6 +8,7 @@
 #define TROUPE_PIPELINES_MODEL_CONFIG_H
 
 #include "ops/operations.h"
+#include "pipelines/rope_scaling.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -19,15 +20,15 @@ typedef enum tr_family { TR_FAMILY_LLAMA, TR_FAMILY_GPT2 } tr_family;
 
 typedef struct tr_model_config {
     tr_family family;
-    int32_t layers;     /* decoder layers */
-    int32_t width;      /* C: channels of the residual stream */
-    int32_t heads;      /* H: query heads */
-    int32_t kv_heads;   /* K, divides heads; gpt2: = heads */
-    int32_t head_size;  /* D; heads * head_size need not be width for llama */
-    int32_t inner;      /* width inside the feed-forward part */
-    int32_t vocabulary; /* V: rows of the embedding */
-    int32_t positions;  /* longest sequence; gpt2: rows of the learned positions */
-    float rope_theta;   /* llama */
+    int32_t layers;       /* decoder layers */
+    int32_t width;        /* C: channels of the residual stream */
+    int32_t heads;        /* H: query heads */
+    int32_t kv_heads;     /* K, divides heads; gpt2: = heads */
+    int32_t head_size;    /* D; heads * head_size need not be width for llama */
+    int32_t inner;        /* width inside the feed-forward part */
+    int32_t vocabulary;   /* V: rows of the embedding */
+    int32_t positions;    /* longest sequence; gpt2: rows of the learned positions */
+    tr_rope_scaling rope; /* llama: rotary positions */
     float norm_eps;
     bool tied; /* the output projection is the embedding */
     tr_activation activation;
@@ -65,6 +66,10 @@ int64_t tr_model_config_parameter_count(const tr_model_config *self);
 
 /* What multiplies q.k in a layer: 1/sqrt(D), 1, and divided by layer+1, as the options say. */
 float tr_model_config_attention_scale(const tr_model_config *self, int32_t layer);
+
+/* That can be trained or measured on: the positions, or more where the frequencies are stretched to any length.
+ * Generation ends at the positions in any case. */
+int32_t tr_model_config_longest_sequence(const tr_model_config *self);
 
 const char *tr_family_name(tr_family family); /* "llama", "gpt2": also transformers' model_type */
 

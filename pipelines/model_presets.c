@@ -22,11 +22,11 @@ typedef struct sizes {
 
 #define GPT2(label, l, c, h)                                                                                 \
     {                                                                                                        \
-        label, TR_FAMILY_GPT2, l, c, h, h, (c) / (h), 4 * (c), 50257, 1024, 1e-5, 0.02, 0, true, true              \
+        label, TR_FAMILY_GPT2, l, c, h, h, (c) / (h), 4 * (c), 50257, 1024, 1e-5, 0.02, 0, true, true        \
     }
 #define LLAMA(label, l, c, h, i, p, tie)                                                                     \
     {                                                                                                        \
-        label, TR_FAMILY_LLAMA, l, c, h, h, (c) / (h), i, 32000, p, 1e-5, 0.02, 10000, tie, false                  \
+        label, TR_FAMILY_LLAMA, l, c, h, h, (c) / (h), i, 32000, p, 1e-5, 0.02, 10000, tie, false            \
     }
 static const sizes presets[] = {
     GPT2("gpt2-124m", 12, 768, 12),
@@ -50,8 +50,9 @@ static json_t *gpt2_json(const sizes *model)
         "architectures", "GPT2LMHeadModel", "model_type", "gpt2", "dtype", "float32", "bos_token_id",
         "eos_token_id", "n_layer", model->layers, "n_embd", model->width, "n_head", model->heads, "n_inner",
         model->inner, "vocab_size", model->vocabulary, "n_positions", model->positions, "layer_norm_epsilon",
-        model->norm_eps, "initializer_range", model->initializer_range, "tie_word_embeddings", model->tied, "attn_pdrop", 0.0,
-        "embd_pdrop", 0.0, "resid_pdrop", 0.0, "activation_function", "gelu_new", "use_cache", true);
+        model->norm_eps, "initializer_range", model->initializer_range, "tie_word_embeddings", model->tied,
+        "attn_pdrop", 0.0, "embd_pdrop", 0.0, "resid_pdrop", 0.0, "activation_function", "gelu_new",
+        "use_cache", true);
 }
 
 /* rope_theta stands where old transformers look for it and where new ones do. */
@@ -66,9 +67,9 @@ static json_t *llama_json(const sizes *model)
         "tie_word_embeddings", model->tied, "attention_bias", model->bias);
     json_t *rest =
         json_pack("{s:b, s:f, s:f, s:f, s:{s:f, s:s}, s:f, s:s, s:b}", "mlp_bias", model->bias,
-                  "rms_norm_eps", model->norm_eps, "initializer_range", model->initializer_range, "rope_theta", model->rope_theta,
-                  "rope_parameters", "rope_theta", model->rope_theta, "rope_type", "default",
-                  "attention_dropout", 0.0, "hidden_act", "silu", "use_cache", true);
+                  "rms_norm_eps", model->norm_eps, "initializer_range", model->initializer_range,
+                  "rope_theta", model->rope_theta, "rope_parameters", "rope_theta", model->rope_theta,
+                  "rope_type", "default", "attention_dropout", 0.0, "hidden_act", "silu", "use_cache", true);
     if (json && (!rest || json_object_update(json, rest) != 0)) {
         json_decref(json);
         json = NULL;
@@ -109,11 +110,17 @@ tr_status tr_model_config_preset(tr_model_config *out, const char *name, tr_erro
 
 static tr_status check_against(const tr_model_config *config, const tr_recipe *recipe, tr_error *err)
 {
+    const char *all = config->family == TR_FAMILY_GPT2
+                          ? "\"attn_pdrop\": 0, \"embd_pdrop\": 0, \"resid_pdrop\": 0"
+                          : "\"attention_dropout\": 0";
     if (config->dropout > 0)
-        return tr_fail(err, TR_EUNSUPPORTED,
-                       "the model's %s '%g' is not supported in training; set it to 0 in its config.json",
-                       config->dropout_key, config->dropout);
-    if (recipe->train.sequence > config->positions)
+        return tr_fail(
+            err, TR_EUNSUPPORTED,
+            "the model's %s '%g' is not supported: nothing is dropped in training; put %s into its "
+            "config.json%s",
+            config->dropout_key, config->dropout, all,
+            config->family == TR_FAMILY_GPT2 ? " (a key that is absent means 0.1)" : "");
+    if (recipe->train.sequence > tr_model_config_longest_sequence(config))
         return tr_fail(err, TR_EINVAL,
                        "train.sequence '%d' is longer than the model's %d positions; shorten it",
                        recipe->train.sequence, config->positions);
@@ -139,12 +146,12 @@ tr_status tr_model_config_from_recipe(tr_model_config *out, const struct tr_reci
     } else if (recipe->model.preset) {
         status = tr_model_config_preset(&config, recipe->model.preset, err);
     } else {
-        const sizes model = {"the recipe's model",    recipe->model.family,   recipe->model.layers,
-                             recipe->model.width,     recipe->model.heads,    recipe->model.kv_heads,
-                             recipe->model.head_size, recipe->model.inner,    recipe->model.vocabulary,
-                             recipe->model.positions, recipe->model.norm_eps, recipe->model.initializer_range,
-                             recipe->model.rope_theta,
-                             recipe->model.tie,       recipe->model.bias};
+        const sizes model = {
+            "the recipe's model",     recipe->model.family,   recipe->model.layers,
+            recipe->model.width,      recipe->model.heads,    recipe->model.kv_heads,
+            recipe->model.head_size,  recipe->model.inner,    recipe->model.vocabulary,
+            recipe->model.positions,  recipe->model.norm_eps, recipe->model.initializer_range,
+            recipe->model.rope_theta, recipe->model.tie,      recipe->model.bias};
         status = from_sizes(&config, &model, err);
     }
     if (status) return status;

@@ -56,8 +56,8 @@ static void fill_worst(const cut_tables *t, int32_t n_stages)
         }
 }
 
-/* -1 marks what cannot be done within the bound. Of equals the first is kept: the last stage begins earliest.
- */
+/* -1 marks what cannot be done within the bound.
+ * Of equals the first is kept: the last stage begins earliest. */
 static void fill_squares(const cut_tables *t, int32_t n_stages, double bound)
 {
     for (int32_t i = 1; i <= t->n; i++) {

@@ -21,8 +21,8 @@ static int32_t unit_of(const tr_graph *whole, tr_value value)
     return tr_graph_node(whole, tr_graph_value(whole, value)->producer)->unit;
 }
 
-/* The one value that is made in a unit before `unit` and read in one from it on; none at the ends of the
- * model. */
+/* The one value that is made in a unit before `unit` and read in one from it on;
+ * none at the ends of the model. */
 static tr_status crossing(const tr_graph *whole, int32_t unit, tr_value *value, tr_error *err)
 {
     *value = TR_NO_VALUE;
@@ -51,7 +51,7 @@ static bool within(const copy *c, const tr_node *node)
     return node->unit >= c->first && node->unit < c->end;
 }
 
-/* Marks the bound values (inputs, parameters, states) that the piece's nodes read, with 0 for now. */
+/* Marks the values that no node makes (inputs, parameters, states, constants) and that the piece's nodes read, with 0 for now. */
 static void mark_read(copy *c)
 {
     for (int32_t n = 0; n < tr_graph_node_count(c->whole); n++) {
@@ -62,12 +62,13 @@ static void mark_read(copy *c)
     }
 }
 
-static tr_value make_bound(tr_graph *g, const tr_value_info *info)
+static tr_value make_again(tr_graph *g, const tr_value_info *info)
 {
     switch (info->kind) {
     case TR_VALUE_INPUT: return tr_graph_input(g, info->name, info->dtype, info->shape);
     case TR_VALUE_PARAMETER: return tr_graph_parameter(g, info->name, info->dtype, info->shape);
     case TR_VALUE_STATE: return tr_graph_state(g, info->name, info->dtype, info->shape);
+    case TR_VALUE_CONSTANT: return tr_graph_constant(g, info->name, info->dtype, info->shape, info->constant);
     case TR_VALUE_INTERMEDIATE:
     case TR_VALUE_GRADIENT: break;
     }
@@ -83,7 +84,7 @@ static void copy_bound(copy *c)
         const tr_value_info *info = tr_graph_value(c->whole, v);
         c->index[v] = info->kind == TR_VALUE_PARAMETER ? parameter++ : -1;
         if (c->map[v] == TR_NO_VALUE) continue;
-        c->map[v] = make_bound(piece->graph, info);
+        c->map[v] = make_again(piece->graph, info);
         if (c->index[v] >= 0)
             piece->parameters[piece->n_parameters++] = (tr_piece_parameter){c->index[v], c->map[v]};
     }

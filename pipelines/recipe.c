@@ -46,8 +46,8 @@ static void yaml_text_close(yaml_text *self)
     if (self->diag) fy_diag_destroy(self->diag);
 }
 
-/* False when the text is no YAML: self->problem has the words. An empty text has a NULL document. Close it in
- * any case. */
+/* False when the text is no YAML: self->problem has the words.
+ * An empty text has a NULL document. Close it in any case. */
 static bool yaml_text_open(yaml_text *self, const char *text, size_t size_bytes)
 {
     *self = (yaml_text){0};

@@ -103,8 +103,8 @@ void tr_recipe_release(tr_recipe *self);
 /* The resolved recipe, every value explicit; read again it gives an equal struct, bit for bit.
  * Free the texts with tr_free. */
 tr_status tr_recipe_to_yaml(const tr_recipe *self, char **text, tr_error *err);
-tr_status tr_recipe_write_yaml(const tr_recipe *self, const char *path,
-                               tr_error *err); /* the same into a file, atomically */
+/* The same into a file, atomically. */
+tr_status tr_recipe_write_yaml(const tr_recipe *self, const char *path, tr_error *err);
 tr_status tr_recipe_to_json(const tr_recipe *self, char **text, tr_error *err); /* one line, for shipping */
 tr_status tr_recipe_from_json(tr_recipe *out, const char *text, size_t size_bytes, tr_error *err);
 

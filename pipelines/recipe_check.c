@@ -141,13 +141,13 @@ static void fill_sizes(reading *self)
 {
     tr_recipe *recipe = &self->recipe;
     bool gpt2 = recipe->model.family == TR_FAMILY_GPT2;
-    int64_t width = recipe->model.width,
-            positions = recipe->train.sequence > 1024 ? recipe->train.sequence : 1024;
+    int64_t width = recipe->model.width;
     fill_integer(self, "model.kv_heads", &recipe->model.kv_heads, recipe->model.heads);
     fill_integer(self, "model.head_size", &recipe->model.head_size, width / recipe->model.heads);
     fill_integer(self, "model.inner", &recipe->model.inner, gpt2 ? 4 * width : (8 * width + 95) / 96 * 32);
     fill_integer(self, "model.vocabulary", &recipe->model.vocabulary, 256);
-    fill_integer(self, "model.positions", &recipe->model.positions, positions);
+    /* No more than it is trained on: what a model writes beyond that is noise. */
+    fill_integer(self, "model.positions", &recipe->model.positions, recipe->train.sequence);
     if (!is_given(self, "model.tie")) recipe->model.tie = gpt2;
     if (gpt2) recipe->model.bias = true;
 }
@@ -223,8 +223,8 @@ static tr_status check_steps(const reading *self, tr_error *err)
     return TR_OK;
 }
 
-/* Only where the recipe itself tells the number of layers; tr_model_config_from_recipe looks again with the
- * model. */
+/* Only where the recipe itself tells the number of layers;
+ * tr_model_config_from_recipe looks again with the model. */
 static tr_status check_layers(const reading *self, int32_t layers, tr_error *err)
 {
     const tr_recipe *recipe = &self->recipe;

@@ -46,7 +46,7 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"model.head_size", AT(model.head_size), .type = TR__INTEGER, TO(1, 65536), SIZES, ELSE("width / heads"), .help = "channels of a head"},
     {"model.inner", AT(model.inner), .type = TR__INTEGER, TO(1, 4194304), SIZES, ELSE("llama: 8/3 width, to 32s; gpt2: 4 width"), .help = "channels inside the feed-forward part"},
     {"model.vocabulary", AT(model.vocabulary), .type = TR__INTEGER, TO(1, 16777216), SIZES, ELSE("256 for text"), .help = "token ids; required with data.tokens"},
-    {"model.positions", AT(model.positions), .type = TR__INTEGER, TO(1, 16777216), SIZES, ELSE("1024, or the sequence"), .help = "longest sequence"},
+    {"model.positions", AT(model.positions), .type = TR__INTEGER, TO(1, 16777216), SIZES, ELSE("= train.sequence"), .help = "longest sequence"},
     {"model.rope_theta", AT(model.rope_theta), .type = TR__REAL, ABOVE_0, LLAMA, BY_DEFAULT("10000"), .help = "base of the rotary frequencies"},
     {"model.norm_eps", AT(model.norm_eps), .type = TR__REAL, ABOVE_0, SIZES, BY_DEFAULT("1e-5"), .help = "added to the variance in the norms"},
     {"model.initializer_range", AT(model.initializer_range), .type = TR__REAL, ABOVE_0, SIZES, BY_DEFAULT("0.02"), .help = "standard deviation of fresh weights"},

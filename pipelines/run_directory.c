@@ -201,7 +201,8 @@ static void write_event(tr_run *self, const char *kind, uint64_t monotonic_ns, c
 void tr_run_note(tr_run *self, const char *kind, const char *text)
 {
     write_event(self, kind, tr_clock_ns(), NULL, text);
-    if (strcmp(kind, "checkpoint") == 0) return;
+    if (strcmp(kind, "checkpoint") == 0 || strcmp(kind, "stopped") == 0)
+        return; /* told otherwise, or at the end */
     say(self, text, true);
 }
 

@@ -1,6 +1,6 @@
-/* pipelines/run_directory.h - the files of a run: recipe.yaml, log.jsonl, events.jsonl, and what is said on the terminal.
- * log.jsonl has one object an update, each step once: a resume first cuts what came after the checkpoint. events.jsonl is
- * only appended to; its times are monotonic.
+/* pipelines/run_directory.h - the files of a run: recipe.yaml, log.jsonl, events.jsonl, and what is said on
+ * the terminal. log.jsonl has one object an update, each step once: a resume first cuts what came after the
+ * checkpoint. events.jsonl is only appended to; its times are monotonic.
  * Threads: one.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_PIPELINES_RUN_DIRECTORY_H
@@ -16,12 +16,13 @@ extern "C" {
 
 typedef struct tr_run tr_run;
 
-/* Makes the directory (or, when updates > 0 or it is resumed, goes on in it: log lines of later steps are dropped) and writes
- * recipe.yaml. progress (may be NULL) is where people look; a terminal gets one line that changes. */
+/* Makes the directory (or, when updates > 0 or it is resumed, goes on in it: log lines of later steps are
+ * dropped) and writes recipe.yaml. progress (may be NULL) is where people look;
+ * a terminal gets one line that changes. */
 tr_status tr_run_open(tr_run **out, const tr_recipe *recipe, uint32_t updates, FILE *progress, tr_error *err);
 tr_status tr_run_record(tr_run *self, const tr_step_record *record, tr_error *err);
-void tr_run_note(tr_run *self, const char *kind,
-                 const char *text); /* an event, and a line where people should know */
+/* An event, and a line where people should know. */
+void tr_run_note(tr_run *self, const char *kind, const char *text);
 void tr_run_event(tr_run *self, const tr_job_event *event);
 void tr_run_tick(tr_run *self);                        /* says something when nothing was said for a while */
 const tr_step_record *tr_run_last(const tr_run *self); /* NULL when there was none */

@@ -46,7 +46,7 @@ const tr__stored_type *tr__stored_type_of(tr_dtype dtype)
 {
     for (size_t i = 0; i < N_STORED_TYPES; i++)
         if (stored_types[i].readable && stored_types[i].dtype == dtype) return &stored_types[i];
-    TR_ASSERT(!"a dtype without a name in safetensors");
+    TR_ASSERT(false && "a dtype without a name in safetensors");
     return NULL;
 }
 
@@ -144,8 +144,8 @@ static int compare_extents(const void *left, const void *right)
     return a->end < b->end ? -1 : a->end > b->end;
 }
 
-/* Tensors must cover the data section without overlap and without holes: unnamed bytes could hide anything.
- */
+/* Tensors must cover the data section without overlap and without holes:
+ * unnamed bytes could hide anything. */
 static tr_status check_cover(extent *extents, size_t n, uint64_t data_bytes, const char *path, tr_error *err)
 {
     char quoted[TR__QUOTED_SIZE], other[TR__QUOTED_SIZE];

@@ -39,8 +39,8 @@ void tr_safetensors_close(
 
 size_t tr_safetensors_count(const tr_safetensors *self);
 const tr_tensor_info *tr_safetensors_at(const tr_safetensors *self, size_t i); /* sorted by name (bytes) */
-const tr_tensor_info *tr_safetensors_find(const tr_safetensors *self,
-                                          const char *name); /* NULL when there is none */
+/* NULL when there is none. */
+const tr_tensor_info *tr_safetensors_find(const tr_safetensors *self, const char *name);
 /* A value of `__metadata__` (of the first file), NULL when it is not there. */
 const char *tr_safetensors_metadata(const tr_safetensors *self, const char *key);
 

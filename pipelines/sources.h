@@ -1,5 +1,6 @@
-/* pipelines/sources.h - what stages and data shards ask the pipelines floor for: their piece of the model with its weights,
- * and rows of data. Both are made from the actor's config, a tr_place, in the process where the actor lives.
+/* pipelines/sources.h - what stages and data shards ask the pipelines floor for: their piece of the model
+ * with its weights, and rows of data. Both are made from the actor's config, a tr_place, in the process where
+ * the actor lives.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_PIPELINES_SOURCES_H
 #define TROUPE_PIPELINES_SOURCES_H

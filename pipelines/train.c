@@ -1,5 +1,5 @@
-/* pipelines/train.c - see train.h. Everything that can be wrong with the input is found before the run directory is made:
- * the recipe's files are opened, the weights checked, the plan thought through.
+/* pipelines/train.c - see train.h. Everything that can be wrong with the input is found before the run
+ * directory is made: the recipe's files are opened, the weights checked, the plan thought through.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/train.h"
 
@@ -190,14 +190,19 @@ static void say_beginning(const training *self, FILE *progress)
     fflush(progress);
 }
 
-static void say_end(const training *self, FILE *progress)
+/* The last words of a run whose job ended well: it is done, or somebody asked it to stop. */
+static tr_status say_end(const training *self, FILE *progress, tr_error *err)
 {
     const tr_step_record *last = tr_run_last(self->run);
-    if (!progress || !last) return;
+    if (!last || last->step < (uint32_t)self->recipe->train.steps)
+        return tr_fail(err, TR_ESTOPPED, "stopped after step %u of %d, as asked; --resume goes on from there",
+                       last ? last->step : self->start.updates, self->recipe->train.steps);
+    if (!progress) return TR_OK;
     fprintf(progress, "done after step %u: loss %.4f", last->step, last->loss);
     if (last->has_validation) fprintf(progress, ", held-out %.4f nats a token", last->validation_loss);
     fprintf(progress, "; checkpoint in %s/checkpoints/step-%u\n", self->recipe->run, last->step);
     fflush(progress);
+    return TR_OK;
 }
 
 tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, bool *started, tr_error *err)
@@ -219,7 +224,7 @@ tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, boo
         say_beginning(&self, options->progress);
         status = run_job(&self, err);
     }
-    if (!status) say_end(&self, options->progress);
+    if (!status) status = say_end(&self, options->progress, err);
     release(&self);
     return status;
 }

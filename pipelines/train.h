@@ -18,8 +18,8 @@ typedef struct tr_train_options {
     FILE *progress; /* where people look; NULL: nowhere */
 } tr_train_options;
 
-/* Trains to the end of the recipe. *started tells whether anything was created: an error before that is bad input, one after
- * it a failed run. */
+/* Trains to the end of the recipe. *started tells whether anything was created: an error before that is bad
+ * input, one after it a failed run. */
 tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, bool *started, tr_error *err);
 
 /* Prints what tr_train would do. */

@@ -65,8 +65,8 @@ tr_activity_record *tr_activity_record_for(tr_activity_page *self, tr_actor_id a
         tr_activity_record *record = &self->records[i];
         uint64_t owner = __atomic_load_n(&record->actor, __ATOMIC_RELAXED);
         if (owner == actor) return record;
-        /* Two actors may reach for the same free record: the exchange gives it to one, which then counts it.
-         */
+        /* Two actors may reach for the same free record: the exchange gives
+         * it to one, which then counts it. */
         if (owner == 0 && __atomic_compare_exchange_n(&record->actor, &owner, actor, false, __ATOMIC_RELAXED,
                                                       __ATOMIC_RELAXED)) {
             __atomic_fetch_add(&self->n_records, 1, __ATOMIC_RELAXED);

@@ -1,7 +1,8 @@
 /* runtime/activity.h - a page that a worker writes and its agent reads: what each actor is doing right now.
- * It outlives the worker (a memfd), so that the message about a death can say what died: no signal handler is needed.
- * Threads: a record is written by its actor's thread and read by anybody: every field is a relaxed atomic; a reader may see
- * a mixture of two activities, which a person's message can bear.
+ * It outlives the worker (a memfd), so that the message about a death can say what died: no signal handler is
+ * needed.
+ * Threads: a record is written by its actor's thread and read by anybody: every field is a relaxed atomic; a
+ * reader may see a mixture of two activities, which a person's message can bear.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_ACTIVITY_H
 #define TROUPE_RUNTIME_ACTIVITY_H
@@ -34,13 +35,13 @@ typedef struct tr_activity_page {
 tr_status tr_activity_page_new(tr_activity_page **out, int *descriptor, tr_error *err); /* in a new memfd */
 tr_status tr_activity_page_open(tr_activity_page **out, int descriptor, tr_error *err);
 void tr_activity_page_unmap(tr_activity_page **self);
-tr_activity_record *tr_activity_record_for(tr_activity_page *self,
-                                           tr_actor_id actor); /* its own or a free one; NULL: full */
+/* Its own or a free one; NULL: full. */
+tr_activity_record *tr_activity_record_for(tr_activity_page *self, tr_actor_id actor);
 void tr_activity_write(tr_activity_record *self, const char *what, uint32_t step, uint32_t microbatch);
 /* "in forward of step 17, micro-batch 3"; empty where nothing is known of the actor. */
 void tr_activity_doing(const tr_activity_page *self, tr_actor_id actor, char *text, size_t capacity);
-/* "stage 1 of replica 0 was in forward of step 17, micro-batch 3" of the actor that is running; where none is, "was last in"
- * of the one that ran last; empty where none ever ran. */
+/* "stage 1 of replica 0 was in forward of step 17, micro-batch 3" of the actor that is running; where none
+ * is, "was last in" of the one that ran last; empty where none ever ran. */
 void tr_activity_describe(const tr_activity_page *self, const tr_topology *topology, char *text,
                           size_t capacity);
 

@@ -1,7 +1,8 @@
 /* runtime/actor.h - what an actor is, and what it may do from within its handlers.
- * Handlers run to completion on one thread at a time, never block, never sleep, never ask a clock or a socket themselves.
- * The order of work: control messages first, then the mailbox in order of arrival, then `idle`, one unit of work a call, so
- * that an actor sees everything that has arrived before it chooses what to do next: the mailbox is the schedule.
+ * Handlers run to completion on one thread at a time, never block, never sleep, never ask a clock or a socket
+ * themselves. The order of work: control messages first, then the mailbox in order of arrival, then `idle`,
+ * one unit of work a call, so that an actor sees everything that has arrived before it chooses what to do
+ * next: the mailbox is the schedule.
  * Source of links, monitors and their meaning: Erlang/OTP's reference manual, "Processes".
  * Threads: all tr_actor_* and tr_edge_* functions only from the actor's own handlers.
  * SPDX-License-Identifier: Apache-2.0 */
@@ -19,18 +20,18 @@ typedef struct tr_actor tr_actor;
 
 typedef struct tr_behavior {
     const char *name;
-    /* Makes the actor's state. context is the registry entry's; config the plan's. Edges can be looked up here, nothing can
-     * be sent yet. Errors end the job with this message. */
+    /* Makes the actor's state. context is the registry entry's; config the plan's. Edges can be looked up
+     * here, nothing can be sent yet. Errors end the job with this message. */
     tr_status (*init)(tr_actor *self, void *context, const void *config, size_t config_bytes, void **state,
                       tr_error *err);
     /* All nodes are ready: the first moment to send. May be NULL. */
     void (*start)(tr_actor *self, void *state);
     /* A message. Whoever keeps it nulls *message and gives it back later with tr_edge_release (DATA) or
-     * tr_message_destroy (CONTROL); what is left in *message is given back by the system. frame.kind tells DATA from
-     * CONTROL; frame.edge is the edge or the topic; frame.source the sender. */
+     * tr_message_destroy (CONTROL); what is left in *message is given back by the system. frame.kind tells
+     * DATA from CONTROL; frame.edge is the edge or the topic; frame.source the sender. */
     void (*receive)(tr_actor *self, void *state, tr_message **message);
-    /* One unit of work; true when something was done (it will be called again), false when there is nothing to do until the
-     * next message or credit. May be NULL. */
+    /* One unit of work; true when something was done (it will be called again), false when there is nothing
+     * to do until the next message or credit. May be NULL. */
     bool (*idle)(tr_actor *self, void *state);
     /* The actor's state as bytes, and from bytes: for moving and restarting actors. May be NULL. */
     tr_status (*snapshot)(tr_actor *self, void *state, tr_buffer **out, tr_error *err);
@@ -77,8 +78,8 @@ void tr_actor_started(tr_actor *self);
 uint32_t tr_actor_epoch(const tr_actor *self);
 uint64_t tr_actor_now_ns(const tr_actor *self); /* monotonic, as of when the handler was called */
 
-/* Control: small, on its own lane, ordered by sender; never waits for credits. bytes are copied. Sending to an actor that is
- * gone is no error: monitors tell. */
+/* Control: small, on its own lane, ordered by sender; never waits for credits. bytes are copied. Sending to
+ * an actor that is gone is no error: monitors tell. */
 void tr_actor_send(tr_actor *self, tr_actor_id to, uint32_t topic, uint32_t step, const void *bytes,
                    uint32_t size_bytes);
 /* A CONTROL message TR_TOPIC_TIMER with `step` = tag comes to this actor after the time. */
@@ -89,10 +90,11 @@ uint32_t tr_edge_out(const tr_actor *self, const char *name, tr_actor_id destina
 uint32_t tr_edge_in(const tr_actor *self, const char *name, tr_actor_id source);
 const tr_edge_spec *tr_edge_spec_of(const tr_actor *self, uint32_t edge);
 
-uint32_t tr_edge_credits(const tr_actor *self,
-                         uint32_t edge); /* of an outgoing edge: messages that may be sent now */
-/* Sends the first size_bytes of body along an edge; takes one credit (asserts that there is one) and the caller's reference
- * to body (NULL for an empty message). The bytes must not change until every holder has released them. */
+/* Of an outgoing edge: messages that may be sent now. */
+uint32_t tr_edge_credits(const tr_actor *self, uint32_t edge);
+/* Sends the first size_bytes of body along an edge; takes one credit (asserts that there is one) and the
+ * caller's reference to body (NULL for an empty message).
+ * The bytes must not change until every holder has released them. */
 void tr_edge_send(tr_actor *self, uint32_t edge, tr_buffer *body, uint32_t size_bytes, uint32_t step,
                   uint32_t microbatch, uint16_t flags);
 /* The receiver is done with a DATA message: frees it, gives its slot back to the sender. Nulls *message; NULL-safe. */
@@ -103,10 +105,10 @@ void tr_actor_monitor(tr_actor *self, tr_actor_id other);
 void tr_actor_link(tr_actor *self, tr_actor_id other);
 
 void tr_actor_exit(tr_actor *self); /* ends this actor normally after the handler */
-void tr_actor_fail(tr_actor *self,
-                   const tr_error *error); /* ends it abnormally after the handler: the supervisor decides */
-void tr_actor_shutdown(tr_actor *self,
-                       const tr_error *why); /* ends it as its supervisor asked; why may be NULL */
+/* Ends it abnormally after the handler: the supervisor decides. */
+void tr_actor_fail(tr_actor *self, const tr_error *error);
+/* Ends it as its supervisor asked; why may be NULL. */
+void tr_actor_shutdown(tr_actor *self, const tr_error *why);
 
 /* For supervisors (runtime/supervisor.h) of their children. What is sent to an actor between its end and its next start
  * waits for that; what it had in hand is gone. Who is forgotten will not be started for now: what waits is dropped. */
@@ -128,8 +130,8 @@ void tr_actor_activity(tr_actor *self, const char *what, uint32_t step, uint32_t
 void *tr_actor_slot(tr_actor *self, int slot);
 uint64_t tr_actor_slot_generation(const tr_actor *self, int slot); /* 0: holds nothing valid */
 void tr_actor_slot_open(tr_actor *self, int slot); /* about to be written: not valid from now on */
-void tr_actor_slot_publish(tr_actor *self, int slot,
-                           uint64_t generation); /* whole and valid; generation >= 1 */
+/* Whole and valid; generation >= 1. */
+void tr_actor_slot_publish(tr_actor *self, int slot, uint64_t generation);
 
 #ifdef __cplusplus
 }

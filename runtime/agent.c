@@ -194,8 +194,8 @@ static tr_status start_all(agent *self, tr_error *err)
     return status;
 }
 
-/* The head ends the job on hearing this; the agent goes on until it is told to stop, as with any other
- * failure. */
+/* The head ends the job on hearing this;
+ * the agent goes on until it is told to stop, as with any other failure. */
 static void tell_failure(agent *self, const tr_error *error)
 {
     tr_control_note note = {.node = self->launch->node, .pid = getpid(), .status = error->status};

@@ -30,6 +30,8 @@ typedef struct member { /* a worker: a thread of this process, or the pidfd of a
     tr_worker_options options;
     int activity_descriptor;
     tr_activity_page *activity;
+    tr_error failure;    /* of the thread, */
+    _Atomic bool failed; /* which writes it before this: release, pairs with acquire in tr_crew_failed */
 } member;
 
 struct tr_crew {
@@ -61,20 +63,26 @@ static tr_status start_agent(tr_crew *self, tr_error *err)
     return status;
 }
 
-static void thread_ended(tr_crew *self)
+static void wake_head(tr_crew *self)
 {
     uint64_t one = 1;
-    if (atomic_fetch_sub_explicit(&self->n_running, 1, memory_order_acq_rel) == 1 &&
-        write(self->descriptor, &one, sizeof one) != sizeof one)
-        tr_log(TR_LOG_ERROR, "cannot tell the head that all workers ended: %s", strerror(errno));
+    if (write(self->descriptor, &one, sizeof one) != sizeof one)
+        tr_log(TR_LOG_ERROR, "cannot tell the head that a worker ended: %s", strerror(errno));
+}
+
+static void thread_ended(tr_crew *self)
+{
+    if (atomic_fetch_sub_explicit(&self->n_running, 1, memory_order_acq_rel) == 1) wake_head(self);
 }
 
 static void *run_thread(void *context)
 {
     member *self = context;
-    tr_error err = {0};
-    if (tr_worker_run(&self->options, &err) != TR_OK)
-        tr_log(TR_LOG_ERROR, "worker %d: %s", self->options.node, err.message);
+    if (tr_worker_run(&self->options, &self->failure) != TR_OK) {
+        tr_log(TR_LOG_ERROR, "worker %d: %s", self->options.node, self->failure.message);
+        atomic_store_explicit(&self->failed, true, memory_order_release);
+        wake_head(self->crew);
+    }
     thread_ended(self->crew);
     return NULL;
 }
@@ -154,6 +162,21 @@ bool tr_crew_ended(tr_crew *self, tr_process_end *end)
     if (!self->agent_ended) self->agent_ended = tr_process_reap(self->descriptor, &self->agent_end);
     *end = self->agent_end;
     return self->agent_ended;
+}
+
+bool tr_crew_failed(tr_crew *self, tr_error *err)
+{
+    if (self->options.processes) return false;
+    uint64_t count; /* it is readable again when the next thread ends */
+    ssize_t got = read(self->descriptor, &count, sizeof count);
+    (void)got;
+    for (int32_t i = 1; i < self->n_nodes; i++) {
+        member *worker = &self->members[i];
+        if (!atomic_load_explicit(&worker->failed, memory_order_acquire)) continue;
+        tr_fail(err, worker->failure.status, "worker %d: %s", i, worker->failure.message);
+        return true;
+    }
+    return false;
 }
 
 void tr_crew_add_worker(tr_crew *self, int32_t node, int32_t pid)

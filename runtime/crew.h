@@ -1,6 +1,6 @@
 /* runtime/crew.h - who makes the workers of a job, and knows when all of them have ended.
- * It is an agent process, or threads here. The head speaks with workers in the same way in both cases; only their making, their death
- * and their end differ.
+ * It is an agent process, or threads here. The head speaks with workers in the same way in both cases; only
+ * their making, their death and their end differ.
  * Threads: the head's.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_CREW_H
@@ -24,16 +24,18 @@ typedef struct tr_crew_options {
 
 /* Starts an agent, which will start the workers, or one thread a worker. */
 tr_status tr_crew_new(tr_crew **out, const tr_crew_options *options, tr_error *err);
-int tr_crew_descriptor(const tr_crew *self);    /* readable when all have ended */
+int tr_crew_descriptor(const tr_crew *self);    /* readable when all have ended, or a thread has failed */
 int32_t tr_crew_agent_pid(const tr_crew *self); /* 0: there is none */
 /* All ended? Then *end says how the agent did (exit code 0 without one). */
 bool tr_crew_ended(tr_crew *self, tr_process_end *end);
+/* Has a worker that is a thread ended with an error? Of processes the agent tells. */
+bool tr_crew_failed(tr_crew *self, tr_error *err);
 /* A worker's pid became known. It is watched from here too, for the case that the agent dies. */
 void tr_crew_add_worker(tr_crew *self, int32_t node, int32_t pid);
 void tr_crew_remove_worker(tr_crew *self, int32_t node); /* the agent reaped it */
 void tr_crew_kill_agent(tr_crew *self);
-/* Kills and reaps what is left of processes, waiting at most 500 ms for each; joins threads, however long
- * they take. */
+/* Kills and reaps what is left of processes, waiting at most 500 ms for each;
+ * joins threads, however long they take. */
 void tr_crew_destroy(tr_crew **self);
 
 #ifdef __cplusplus

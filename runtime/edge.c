@@ -42,8 +42,8 @@ void tr_sender_end_release(tr_sender_end *self)
 
 uint32_t tr_sender_end_credits(const tr_sender_end *self)
 {
-    /* acquire: pairs with the release in give_back; the slot's number, and all its last holder did, come
-     * before. */
+    /* acquire: pairs with the release in give_back;
+     * the slot's number, and all its last holder did, come before. */
     return __atomic_load_n(&self->returned_, __ATOMIC_ACQUIRE) - self->taken_;
 }
 
@@ -161,8 +161,8 @@ tr_buffer *tr_receiver_end_place(tr_receiver_end *self, const tr_frame *frame)
 {
     if (!admit(self, frame)) return NULL;
     tr_buffer **buffer = &self->buffers_[frame->slot];
-    /* Somebody may have kept the body of the slot's last message, or a repeated frame may be on its way into
-     * it. */
+    /* Somebody may have kept the body of the slot's last message, or a repeated
+     * frame may be on its way into it. */
     if (*buffer && !tr_buffer_is_unique(*buffer)) tr_buffer_release(buffer);
     if (!*buffer && tr_buffer_new(buffer, self->spec->slot_bytes, NULL) != TR_OK) return NULL;
     return tr_buffer_retain(*buffer);

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/spin.h"
 #include "runtime/activity.h"
 #include "runtime/worker.h"
 
@@ -331,7 +332,11 @@ void tr_head_on_crew(void *context)
 {
     tr_head *self = context;
     tr_process_end end;
-    if (!self->crew || !tr_crew_ended(self->crew, &end)) return;
+    tr_error failure;
+    if (!self->crew) return;
+    if (tr_crew_failed(self->crew, &failure) && self->phase != TR_HEAD_ENDING)
+        end_because(self, failure.status, failure.message);
+    if (!tr_crew_ended(self->crew, &end)) return;
     tr_node_unwatch(self->node, tr_crew_descriptor(self->crew));
     bool farewell_comes = tr_crew_agent_pid(self->crew) && !end.signal && !self->farewell_heard;
     if (self->phase != TR_HEAD_ENDING) on_early_end(self, &end);
@@ -362,6 +367,7 @@ static void check_suspect(tr_head *self, uint64_t now_ns)
 void tr_head_on_tick(void *context, uint64_t now_ns)
 {
     tr_head *self = context;
+    tr_spin_sample();
     if (self->phase == TR_HEAD_ENDING) {
         if (self->crew_ended_ns && now_ns > self->crew_ended_ns + (uint64_t)FAREWELL_MS * 1000000)
             quit(self);

@@ -36,9 +36,8 @@ typedef struct tr_job_options {
     const tr_registry *registry; /* of the head's own actors, and of all without processes */
     bool processes;
     const char *transport; /* of the edges: "ucx" or "zmq"; without processes "inproc" */
-    tr_actor_id
-        stop_actor; /* gets TR_TOPIC_STOP_REQUESTED at SIGINT or SIGTERM; 0: the job just ends. A second signal ends
-                                 it at once. */
+    /* Gets TR_TOPIC_STOP_REQUESTED at SIGINT or SIGTERM; 0: the job just ends. A second signal ends it at once. */
+    tr_actor_id stop_actor;
     void *context;
     void (*on_event)(void *context, const tr_job_event *event); /* on the head's thread; may be NULL */
 } tr_job_options;

@@ -40,8 +40,8 @@ typedef struct tr_launch {
 tr_status tr_launch_spawn(const tr_launch *self, const int *descriptors, int count, int *pid, int *pidfd,
                           tr_error *err);
 
-/* In the child: reads the launch and ties this process to its parent's life. Errors: TR_ECORRUPT, TR_ECLOSED
- * (orphaned). */
+/* In the child: reads the launch and ties this process to its parent's life.
+ * Errors: TR_ECORRUPT, TR_ECLOSED (orphaned). */
 tr_status tr_launch_receive(tr_launch *self, tr_error *err);
 void tr_launch_release(tr_launch *self);
 

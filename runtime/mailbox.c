@@ -13,8 +13,8 @@ static void lane_init(tr_lane *self, uint32_t capacity)
 static void lane_link(tr_lane *self, tr_message *message)
 {
     __atomic_store_n(&message->next, NULL, __ATOMIC_RELAXED);
-    /* acquire: the predecessor's `next` = NULL above comes before ours below; release: for the successor, the
-     * same. */
+    /* acquire: the predecessor's `next` = NULL above comes before ours below;
+     * release: for the successor, the same. */
     tr_message *before = __atomic_exchange_n(&self->newest_, message, __ATOMIC_ACQ_REL);
     /* release: what the message holds, for the receiver's acquire of the same pointer in lane_pop. */
     __atomic_store_n(&before->next, message, __ATOMIC_RELEASE);
@@ -25,7 +25,9 @@ static void lane_link(tr_lane *self, tr_message *message)
 static bool lane_reserve(tr_lane *self)
 {
     uint32_t pushed = __atomic_fetch_add(&self->pushed_, 1, __ATOMIC_RELAXED);
-    if (pushed - __atomic_load_n(&self->popped_, __ATOMIC_RELAXED) < self->capacity) return true;
+    /* Signed: a sender that sleeps between these two lines may find that later pushes than its own are popped. */
+    int32_t ahead = (int32_t)(pushed - __atomic_load_n(&self->popped_, __ATOMIC_RELAXED));
+    if (ahead < (int64_t)self->capacity) return true;
     __atomic_fetch_sub(&self->pushed_, 1, __ATOMIC_RELAXED);
     return false;
 }
@@ -41,8 +43,8 @@ static tr_message *lane_pop(tr_lane *self)
         second = __atomic_load_n(&first->next, __ATOMIC_ACQUIRE);
     }
     if (!second) {
-        /* Only one is left: it can be taken when the stub stands behind it. acquire: pairs with the exchange.
-         */
+        /* Only one is left: it can be taken when the stub stands behind it.
+         * acquire: pairs with the exchange. */
         if (__atomic_load_n(&self->newest_, __ATOMIC_ACQUIRE) != first) return NULL;
         lane_link(self, &self->stub_);
         second = __atomic_load_n(&first->next, __ATOMIC_ACQUIRE);

@@ -36,8 +36,8 @@ void tr_mailbox_release(tr_mailbox *self); /* destroys what is left in it */
 void tr_mailbox_push(tr_mailbox *self, tr_message **message);
 /* Takes *message and nulls it, or returns false where the quota is used up: the message stays yours. */
 bool tr_mailbox_push_control(tr_mailbox *self, tr_message **message);
-/* The same beside the quota, for what the system itself has to say (a timer, an end): bounded by who may say
- * it. */
+/* The same beside the quota, for what the system itself has to say (a timer,
+ * an end): bounded by who may say it. */
 void tr_mailbox_push_notice(tr_mailbox *self, tr_message **message);
 
 /* The oldest message or NULL. NULL may also mean that a sender is between the two halves of its push; it will

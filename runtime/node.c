@@ -47,7 +47,7 @@ static void call_back(tr_node *self, const tr_message *message)
     case TR__TOPIC_JOB_END:
         if (options->on_job_end) options->on_job_end(options->context, reason);
         return;
-    default: TR_ASSERT(!"a message from here with such a topic");
+    default: TR_ASSERT(false && "a message from here with such a topic");
     }
 }
 

@@ -1,7 +1,7 @@
-/* runtime/node.h - a process (or a thread that plays one) that hosts actors: scheduler threads, mailboxes, edges, and the
- * two transports: `data` for edges and credits, `control` for everything else.
- * Life: new -> (addresses are exchanged by whoever runs the job) -> connect to peers -> load a topology (makes this node's
- * actors, calls init) -> start -> run until stop -> destroy (calls stop of the actors).
+/* runtime/node.h - a process (or a thread that plays one) that hosts actors: scheduler threads, mailboxes,
+ * edges, and the two transports: `data` for edges and credits, `control` for everything else.
+ * Life: new -> (addresses are exchanged by whoever runs the job) -> connect to peers -> load a topology
+ * (makes this node's actors, calls init) -> start -> run until stop -> destroy (calls stop of the actors).
  * Threads: one thread owns a node; the functions marked "any" may be called from any.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_NODE_H
@@ -22,37 +22,40 @@ typedef struct tr_node_options {
     int32_t node;
     uint32_t incarnation;
     uint32_t epoch;
-    int n_threads; /* scheduler threads, the caller of tr_node_run included */
-    const char *data_transport,
-        *control_transport;   /* kinds; data_transport NULL: everything is on this node */
-    const char *control_bind; /* see tr_transport_options.bind; NULL: chosen */
+    int n_threads;                 /* scheduler threads, the caller of tr_node_run included */
+    const char *data_transport;    /* a kind; NULL: everything is on this node */
+    const char *control_transport; /* a kind */
+    const char *control_bind;      /* see tr_transport_options.bind; NULL: chosen */
     uint8_t job_key[TR_JOB_KEY_BYTES];
     const tr_registry *registry;
-    struct tr_activity_page
-        *activity; /* where to write what actors do (runtime/activity.h); NULL: own memory */
-    bool may_spin; /* false where runnable threads exceed processors (counted over all processes) */
-    /* Simulation (runtime/simulation.h): a clock that somebody else moves on, and the networks of transport "sim". */
+    struct tr_activity_page *activity; /* what actors do is written there; NULL: own memory */
+    /* false where the job alone has more threads than processors; true: while base/spin.h allows it */
+    bool may_spin;
+    /* Simulation (runtime/simulation.h): a clock that somebody else moves on, and the networks of "sim". */
     const uint64_t *virtual_ns; /* NULL: the monotonic clock */
     struct tr_sim_network *data_network, *control_network;
     /* Called with each message that an actor takes from its lanes, on its thread. NULL: not. */
     void (*observe)(void *context, tr_actor_id to, const tr_message *message);
-    void *context; /* for the callbacks, and those of watches and ticks: all called on a scheduler thread,
-                                          never two at a time, without locks held */
+    /* For the callbacks, and those of watches and ticks: all called on a scheduler thread, never two at a time,
+     * without locks held. */
+    void *context;
     void (*on_system)(void *context, int32_t peer, const tr_message *message); /* a SYSTEM frame */
     void (*on_peer_lost)(void *context, int32_t peer, const char *reason);
     void (*on_actor_end)(void *context, tr_actor_id who, const tr_error *error); /* error NULL: normal */
-    void (*on_job_end)(void *context,
-                       const tr_error *error); /* an actor here called finish_job or fail_job */
+    /* An actor here called finish_job or fail_job. */
+    void (*on_job_end)(void *context, const tr_error *error);
 } tr_node_options;
 
 tr_status tr_node_new(tr_node **out, const tr_node_options *options, tr_error *err);
 const char *tr_node_control_address(const tr_node *self);
 const char *tr_node_data_address(const tr_node *self); /* "" when there is no data transport */
+/* Either address may be NULL: not by this way. */
 tr_status tr_node_connect(tr_node *self, int32_t peer, const char *control_address, const char *data_address,
-                          tr_error *err); /* either may be NULL: not by this way */
+                          tr_error *err);
 
-/* Makes the actors of this node and its ends of the edges; calls init of each in the topology's order. The topology must
- * outlive the node. states[i] is the state region of topology->actors[i] or NULL (then own memory is made where needed). */
+/* Makes the actors of this node and its ends of the edges; calls init of each in the topology's order. The
+ * topology must outlive the node. states[i] is the state region of topology->actors[i] or NULL (then own
+ * memory is made where needed). */
 tr_status tr_node_load(tr_node *self, const tr_topology *topology, tr_state_region *const *states,
                        tr_error *err);
 void tr_node_start_actors(tr_node *self); /* calls start of each */
@@ -65,11 +68,10 @@ tr_status tr_node_watch(tr_node *self, int descriptor, void (*ready)(void *conte
                         tr_error *err);
 void tr_node_unwatch(tr_node *self, int descriptor);
 
-void tr_node_send_system(tr_node *self, int32_t peer, uint32_t topic, const void *bytes,
-                         uint32_t size_bytes); /* any */
-void tr_node_post(tr_node *self, tr_actor_id to, uint32_t topic, const void *bytes,
-                  uint32_t size_bytes); /* any: a CONTROL
-                                                                                message from nobody to any actor */
+/* Any. */
+void tr_node_send_system(tr_node *self, int32_t peer, uint32_t topic, const void *bytes, uint32_t size_bytes);
+/* Any: a CONTROL message from nobody to any actor. */
+void tr_node_post(tr_node *self, tr_actor_id to, uint32_t topic, const void *bytes, uint32_t size_bytes);
 /* An actor on another node ended, or its node was lost: tell monitors and links here. */
 void tr_node_actor_ended(tr_node *self, tr_actor_id who, const char *reason); /* any */
 

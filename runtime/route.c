@@ -145,9 +145,10 @@ tr_status tr__link_send(tr__link *self, int32_t peer, tr_message **message)
     tr_status status = tr_transport_send(self->transport, peer, message, &err);
     rearm(self);
     pthread_mutex_unlock(&self->lock);
-    /* To a lost peer that is no news. To one that was never connected it is a bug of whoever runs the job. */
+    /* To a lost peer that is no news, and at the end of a job its loss may not be heard of yet. To one that was never
+     * connected it is a bug of whoever runs the job, who finds it here. */
     if (status != TR_OK && !tr__peer_is_lost(self->node, peer))
-        tr_log(TR_LOG_WARNING, "not sent: %s", err.message);
+        tr_log(TR_LOG_INFO, "not sent: %s", err.message);
     return status;
 }
 

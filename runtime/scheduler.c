@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "base/spin.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -190,8 +191,8 @@ static bool is_stopping(tr_scheduler *self)
     return atomic_load_explicit(&self->stopping, memory_order_relaxed);
 }
 
-/* Under the lock a waker either counts this thread as waiting, or was here before and left what the first
- * line sees. */
+/* Under the lock a waker either counts this thread as waiting, or was here
+ * before and left what the first line sees. */
 static void wait_inside(tr_scheduler *self)
 {
     pthread_mutex_lock(&self->lock);
@@ -263,7 +264,7 @@ static void work(worker *me)
         tr_task *task = find(self, me);
         if (!task) {
             if (self->hooks.progress(self->hooks.context)) continue;
-            if (self->may_spin) task = spin(self, me);
+            if (self->may_spin && tr_spin_allowed()) task = spin(self, me);
             me->looked_outside = ticks();
         }
         if (!task) {
@@ -318,8 +319,8 @@ tr_status tr_scheduler_new(tr_scheduler **out, int n_threads, bool may_spin, con
 
 void tr_scheduler_notify(tr_scheduler *self, tr_task *task)
 {
-    /* release: what there is to do, for the runner's exchange; acquire: the task's last run, if it is idle
-     * now. */
+    /* release: what there is to do, for the runner's exchange;
+     * acquire: the task's last run, if it is idle now. */
     if (__atomic_fetch_or(&task->state_, NOTIFIED, __ATOMIC_ACQ_REL) == 0) enqueue(self, task);
 }
 

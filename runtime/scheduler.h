@@ -32,10 +32,10 @@ typedef struct tr_task {
 
 typedef struct tr_scheduler_hooks {
     void *context;
-    bool (*progress)(
-        void *context); /* what can be done outside without waiting; true: something happened. Any thread. */
-    /* Waits until something happens outside, or rouse was called since the last sleep began. One thread at a
-     * time. */
+    /* What can be done outside without waiting; true: something happened. Any thread. */
+    bool (*progress)(void *context);
+    /* Waits until something happens outside, or rouse was called since the
+     * last sleep began. One thread at a time. */
     void (*sleep)(void *context);
     void (*rouse)(void *context); /* any thread */
 } tr_scheduler_hooks;

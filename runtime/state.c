@@ -21,8 +21,8 @@ typedef struct state_header {
     uint64_t magic;
     uint32_t version, page_bytes;
     uint64_t slot_bytes;
-    /* Release on publish pairs with acquire in tr_state_generation: who sees the number sees the slot's
-     * bytes. */
+    /* Release on publish pairs with acquire in tr_state_generation: who
+     * sees the number sees the slot's bytes. */
     _Atomic uint64_t generation[2];
 } state_header;
 

@@ -1,8 +1,11 @@
 /* runtime/state.h - the memory in which an actor keeps its durable state: two slots in one memfd.
- * The agent makes the memfd and keeps it, the worker maps it too, so that a worker's death does not touch it. A slot holds
- * one generation (state after that many steps, from 1); overwriting one slot leaves the other valid.
- * Layout: a page with magic, sizes and a generation for each slot, then slot 0, then slot 1, each page-aligned.
- * Threads: one writer, the actor; publish stores the generation with release order, generation reads with acquire.
+ * The agent makes the memfd and keeps it, the worker maps it too, so that a worker's death does not touch it.
+ * A slot holds one generation (state after that many steps, from 1); overwriting one slot leaves the other
+ * valid.
+ * Layout: a page with magic, sizes and a generation for each slot, then slot 0, then slot 1, each
+ * page-aligned.
+ * Threads: one writer, the actor; publish stores the generation with release order, generation reads with
+ * acquire.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_STATE_H
 #define TROUPE_RUNTIME_STATE_H

@@ -1,7 +1,7 @@
 /* runtime/topology.h - the plan as the actor system sees it: nodes, actors on them, edges between them.
- * Made by whoever runs a job, sent to every node as MessagePack, the same everywhere. It knows no tensor: an edge is a
- * number of slots of some size. An identity is opaque; what an actor is (role, replica, stage) stands in its name and
- * config. Node 0 is the head; 1 .. n_nodes-1 are workers.
+ * Made by whoever runs a job, sent to every node as MessagePack, the same everywhere. It knows no tensor: an
+ * edge is a number of slots of some size. An identity is opaque; what an actor is (role, replica, stage)
+ * stands in its name and config. Node 0 is the head; 1 .. n_nodes-1 are workers.
  * Threads: built by one thread, then only read.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_TOPOLOGY_H
@@ -30,9 +30,8 @@ typedef struct tr_actor_spec {
 } tr_actor_spec;
 
 typedef struct tr_edge_spec {
-    uint32_t id; /* index in topology->edges */
-    char name
-        [TR_NAME_BYTES]; /* "activation", "tokens": unique among the edges of one source and destination */
+    uint32_t id;              /* index in topology->edges */
+    char name[TR_NAME_BYTES]; /* "tokens": unique among the edges of one source and destination */
     tr_actor_id source, destination;
     uint32_t n_slots;    /* messages under way or held by the receiver at most, 1 .. 65535 */
     uint32_t slot_bytes; /* largest body */

@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/spin.h"
 #include "base/thread_pool.h"
 #include "runtime/control_messages.h"
 
@@ -19,6 +20,8 @@ typedef struct worker {
     tr_state_region **states;
     bool heard_load, loaded, head_lost;
 } worker;
+
+enum { SAMPLE_MS = 100 };
 
 bool tr_worker_may_spin(const tr_topology *topology)
 {
@@ -135,6 +138,12 @@ static void on_system(void *context, int32_t peer, const tr_message *message)
     }
 }
 
+static void on_tick(void *context, uint64_t now_ns)
+{
+    (void)context, (void)now_ns;
+    tr_spin_sample();
+}
+
 static tr_status greet(worker *self, tr_error *err)
 {
     const tr_worker_options *options = self->options;
@@ -163,7 +172,7 @@ tr_status tr_worker_run(const tr_worker_options *options, tr_error *err)
 {
     worker self = {.options = options};
     tr_status status = greet(&self, err);
-    if (status == TR_OK) tr_node_run(self.node, 0, NULL);
+    if (status == TR_OK) tr_node_run(self.node, SAMPLE_MS, on_tick);
     if (status == TR_OK && self.head_lost) status = tr_fail(err, TR_ECLOSED, "the head is gone");
     tr_node_destroy(&self.node);
     for (size_t i = 0; self.states && i < self.load.topology.n_actors; i++)

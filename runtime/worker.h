@@ -32,8 +32,8 @@ tr_status tr_worker_run(const tr_worker_options *options, tr_error *err);
  * The agent sleeps and is not counted. */
 bool tr_worker_may_spin(const tr_topology *topology);
 
-/* "actor 'stage 1 of replica 0' failed: <why> (in forward of step 17, micro-batch 3)"; the node names the
- * actor. */
+/* "actor 'stage 1 of replica 0' failed: <why> (in forward of step 17, micro-batch 3)";
+ * the node names the actor. */
 void tr_worker_describe_failure(char *text, size_t capacity, const tr_activity_page *activity,
                                 tr_actor_id actor, const tr_error *error);
 

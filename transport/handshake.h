@@ -1,9 +1,6 @@
 /* transport/handshake.h - what a peer says first: the body of a HELLO frame.
- * A MessagePack map {"key": bin 16, "node": int, "incarnation": uint, "version": uint, "address": str}. The
- * address is where the sender receives, so that one connect makes a link of two directions. A HELLO without a
- * body means goodbye. The reader is written by hand: general decoders allocate what a hostile length asks
- * for.
- * Source of the format: https://github.com/msgpack/msgpack/blob/master/spec.md
+ * A MessagePack array: job key (16 bytes), node, incarnation, version, address. The address is where the sender
+ * receives, so that one connect makes a link of two directions. A HELLO without a body means goodbye.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_TRANSPORT_HANDSHAKE_H
 #define TROUPE_TRANSPORT_HANDSHAKE_H
@@ -24,11 +21,10 @@ typedef struct tr_hello {
     char address[TR_ADDRESS_CHARS];
 } tr_hello;
 
-/* Writes at most TR_HELLO_MAX_BYTES and returns how many. */
-uint32_t tr_hello_write(const tr_hello *self, uint8_t bytes[TR_HELLO_MAX_BYTES]);
+/* At most TR_HELLO_MAX_BYTES, the caller's to tr_free. Errors: TR_ENOMEM. */
+tr_status tr_hello_write(const tr_hello *self, void **bytes, size_t *size_bytes, tr_error *err);
 
-/* Reads what may be hostile; never more than size_bytes, allocates nothing. Keys it does not know are
- * skipped. Errors: TR_ECORRUPT. */
+/* Reads what may be hostile; never more than size_bytes, allocates nothing. Errors: TR_ECORRUPT. */
 tr_status tr_hello_read(tr_hello *self, const void *bytes, size_t size_bytes, tr_error *err);
 
 /* May the peer who said this join us? Keys are never printed. Errors: TR_EREFUSED, in words for a log. */

@@ -95,8 +95,8 @@ static tr_message *reverse(tr_message *newest_first)
     return oldest_first;
 }
 
-/* Takes everything, oldest first, and leaves `mark` (NULL: empty). *was_asleep: nobody pushed since the mark
- * was set. */
+/* Takes everything, oldest first, and leaves `mark` (NULL: empty).
+ * *was_asleep: nobody pushed since the mark was set. */
 static tr_message *take(inbox *self, tr_message *mark, bool *was_asleep)
 {
     /* Acquire pairs with the release in push. */
@@ -151,8 +151,8 @@ static void unregister(inbox *own)
     pthread_mutex_unlock(&registry_lock);
 }
 
-/* A greeting takes a reference to our inbox along, so that the peer can answer. A closed inbox is found by
- * later sends. */
+/* A greeting takes a reference to our inbox along, so that the peer can answer.
+ * A closed inbox is found by later sends. */
 static tr_status greet(inproc *self, inbox *to, int32_t peer, bool goodbye, tr_error *err)
 {
     tr_message *hello;
@@ -279,8 +279,8 @@ static bool inproc_arm(tr_transport *base)
 {
     inproc *self = (inproc *)base;
     uint64_t count;
-    /* If the waker has not come to its write yet, it stays signalled: one sleep will end early, none will be
-     * missed. */
+    /* If the waker has not come to its write yet, it stays signalled: one sleep
+     * will end early, none will be missed. */
     if (self->is_signalled && read(self->inbox->event, &count, sizeof count) == sizeof count)
         self->is_signalled = false;
     tr_message *empty = NULL;

@@ -28,12 +28,12 @@ typedef struct tr_link {
 typedef struct tr_transport_kind {
     const char *name;
     size_t self_bytes, link_bytes;
-    tr_status (*open)(tr_transport *self,
-                      tr_error *err); /* fills in the address; releases its own parts on failure */
-    tr_status (*connect)(tr_transport *self, tr_link *link, const char *address,
-                         tr_error *err); /* greets the peer */
-    tr_status (*send)(tr_transport *self, tr_link *link, tr_message **message,
-                      tr_error *err); /* a sealed frame */
+    /* Fills in the address; releases its own parts on failure. */
+    tr_status (*open)(tr_transport *self, tr_error *err);
+    /* Greets the peer. */
+    tr_status (*connect)(tr_transport *self, tr_link *link, const char *address, tr_error *err);
+    /* A sealed frame. */
+    tr_status (*send)(tr_transport *self, tr_link *link, tr_message **message, tr_error *err);
     int (*progress)(tr_transport *self);
     int (*descriptors)(const tr_transport *self, int descriptors[TR_TRANSPORT_MAX_DESCRIPTORS]);
     bool (*arm)(tr_transport *self);
@@ -58,8 +58,8 @@ struct tr_transport {
 /* The link of a peer, or NULL. */
 tr_link *tr__link_find(tr_transport *self, int32_t peer);
 
-/* Marks a link as broken; dropped and reported at the end of the next progress. Only the first reason is
- * kept. */
+/* Marks a link as broken; dropped and reported at the end of the next progress.
+ * Only the first reason is kept. */
 void tr__link_fail(tr_transport *self, tr_link *link, const char *format, ...) TR_PRINTF(3, 4);
 
 /* The peer said goodbye. One that never greeted us has refused us: that is worth a warning. */

@@ -20,8 +20,8 @@ typedef struct tr_message {
     void *link_;     /* private: a transport's while it holds the message */
 } tr_message;
 
-/* A zeroed frame; takes over the caller's reference to body (may be NULL) also when it fails. Errors:
- * TR_ENOMEM. */
+/* A zeroed frame.
+ * Takes over the caller's reference to body (may be NULL) also when it fails. Errors: TR_ENOMEM. */
 tr_status tr_message_new(tr_message **out, tr_buffer *body, uint32_t body_bytes, tr_error *err);
 /* With a body of its own, copied from bytes. */
 tr_status tr_message_copy(tr_message **out, const void *bytes, uint32_t size_bytes, tr_error *err);

@@ -206,17 +206,19 @@ void tr_transport_destroy(tr_transport **self_pointer)
 tr_status tr__hello_new(tr_transport *self, int32_t peer, bool goodbye, tr_message **out, tr_error *err)
 {
     tr_message *message;
-    uint8_t bytes[TR_HELLO_MAX_BYTES];
-    uint32_t size_bytes = 0;
+    void *bytes = NULL;
+    size_t size_bytes = 0;
+    tr_status status = TR_OK;
     if (!goodbye) {
         tr_hello hello = {.node = self->options.node,
                           .incarnation = self->options.incarnation,
                           .version = TR_HANDSHAKE_VERSION};
         memcpy(hello.job_key, self->options.job_key, sizeof hello.job_key);
         memcpy(hello.address, self->address, sizeof hello.address);
-        size_bytes = tr_hello_write(&hello, bytes);
+        status = tr_hello_write(&hello, &bytes, &size_bytes, err);
     }
-    tr_status status = tr_message_copy(&message, bytes, size_bytes, err);
+    if (status == TR_OK) status = tr_message_copy(&message, bytes, (uint32_t)size_bytes, err);
+    tr_free(bytes);
     if (status != TR_OK) return status;
     message->frame.kind = TR_FRAME_HELLO;
     message->frame.source = (uint64_t)(uint32_t)self->options.node;

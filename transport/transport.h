@@ -48,8 +48,8 @@ typedef struct tr_transport_counters {
     uint64_t refused; /* frames that were damaged, foreign, or not placed */
 } tr_transport_counters;
 
-/* kind: "inproc", "ucx", "zmq" or "sim". events is copied. Errors: TR_EINVAL (kind), TR_EIO (the library's words),
- * TR_ENOMEM. */
+/* kind: "inproc", "ucx", "zmq" or "sim". events is copied.
+ * Errors: TR_EINVAL (kind), TR_EIO (the library's words), TR_ENOMEM. */
 tr_status tr_transport_new(tr_transport **out, const char *kind, const tr_transport_options *options,
                            const tr_transport_events *events, tr_error *err);
 
@@ -64,8 +64,8 @@ tr_status tr_transport_connect(tr_transport *self, int32_t peer, const char *add
  * meanwhile. Errors: TR_ECLOSED (peer unknown or lost: the message is dropped), TR_ENOMEM, TR_EIO. */
 tr_status tr_transport_send(tr_transport *self, int32_t peer, tr_message **message, tr_error *err);
 
-/* Does what can be done without waiting: delivers arrivals, finishes sends. Returns how much happened; 0:
- * nothing. */
+/* Does what can be done without waiting: delivers arrivals, finishes sends.
+ * Returns how much happened; 0: nothing. */
 int tr_transport_progress(tr_transport *self);
 
 /* For sleeping: descriptors to poll(2) for reading. Before sleeping call arm: true means "sleep now, a

@@ -7,64 +7,19 @@
  * UCX says that it is done with it, or until the worker is gone.
  * Sources: ucp.h of UCX 1.13, https://openucx.readthedocs.io/en/master/faq.html
  * SPDX-License-Identifier: Apache-2.0 */
-#include "transport/kind.h"
+#include "transport/ucx_internal.h"
 
 #include "base/clock.h"
-#include "base/hash.h"
 #include "base/log.h"
 #include "base/memory.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <ucp/api/ucp.h>
 
 enum {
-    AM_ID = 1,
     CLOSE_MS = 100,
     PROGRESS_ROUNDS = 16,
     ACCEPTED = 1 /* sequence of a greeting that is an answer */
 };
-
-/* What is set where the user's environment says nothing. Only loopback: a job of several hosts names its
- * devices. Error handling over shared memory is off in UCX's own defaults; without it such endpoints would
- * silently use TCP. A key of a single transport is named as within that transport's own table, its variable
- * is not. */
-static const struct {
-    const char *key, *value, *variables[3];
-    const char *transports; /* parts of their names in UCX_TLS; NULL: whatever there is */
-} defaults[] = {
-    {"NET_DEVICES", "lo", {"UCX_NET_DEVICES"}, NULL},
-    {"KEEPALIVE_INTERVAL", "200ms", {"UCX_KEEPALIVE_INTERVAL"}, NULL},
-    {"MM_ERROR_HANDLING",
-     "y",
-     {"UCX_POSIX_ERROR_HANDLING", "UCX_SYSV_ERROR_HANDLING", "UCX_MM_ERROR_HANDLING"},
-     "sm shm mm posix sysv"},
-    {"TX_SEG_SIZE", "256k", {"UCX_TCP_TX_SEG_SIZE"}, "tcp"},
-    {"RX_SEG_SIZE", "256k", {"UCX_TCP_RX_SEG_SIZE"}, "tcp"},
-};
-
-typedef struct ucx_link {
-    tr_link base;
-    ucp_ep_h endpoint;        /* ours, for sending */
-    ucp_ep_h reply;           /* what its messages carry; mostly the same */
-    bool is_accepted;         /* the peer took our greeting: data may go */
-    tr_message *first, *last; /* held until then */
-} ucx_link;
-
-typedef struct ucx ucx;
-
-/* Something UCX has not finished: a send, a rendezvous receive, or the closing of an endpoint (no message).
- */
-typedef struct operation {
-    struct operation *previous, *next;
-    ucx *self;
-    ucx_link *link;
-    tr_message *message;
-    void *request;    /* UCX's */
-    ucp_ep_h leaving; /* of a flush: to be closed when it is over */
-    bool is_receive, is_flushed;
-} operation;
 
 typedef struct greeting {
     struct greeting *next;
@@ -73,170 +28,26 @@ typedef struct greeting {
     uint8_t body[];
 } greeting;
 
-struct ucx {
-    tr_transport base;
-    ucp_context_h context;
-    ucp_worker_h worker;
-    int event;
-    operation operations; /* head of a ring */
-    size_t n_sends, n_held;
-    size_t n_flushed; /* operations whose endpoint can be closed now */
-    greeting *greetings, **greetings_end;
-    tr_message *arrived, **arrived_end; /* whole; link_ says whose */
-};
-
-static operation *operation_new(ucx *self, ucx_link *link, tr_message *message, bool is_receive)
-{
-    operation *op = tr_alloc(sizeof *op);
-    if (!op) return NULL;
-    operation *head = &self->operations;
-    *op = (operation){head->previous, head, self, link, message, NULL, NULL, is_receive, false};
-    op->previous->next = op->next->previous = op;
-    if (message && !is_receive) self->n_sends++;
-    return op;
-}
-
-/* Returns the message, which is the caller's again. */
-static tr_message *operation_end(operation *op)
-{
-    tr_message *message = op->message;
-    if (message && !op->is_receive) op->self->n_sends--;
-    op->previous->next = op->next;
-    op->next->previous = op->previous;
-    tr_free(op);
-    return message;
-}
-
-static void on_done(void *request, ucs_status_t status, void *user_data)
-{
-    (void)status; /* a broken endpoint is told to on_error; a refused body is the receiver's business */
-    tr_message *message = operation_end(user_data);
-    tr_message_destroy(&message);
-    ucp_request_free(request);
-}
-
-/* Takes the message, always. Errors: TR_ENOMEM, TR_EIO. */
-static tr_status post(ucx *self, ucx_link *link, ucp_ep_h endpoint, tr_message *message, tr_error *err)
-{
-    operation *op = operation_new(self, link, message, false);
-    if (!op) {
-        tr_message_destroy(&message);
-        return tr_fail(err, TR_ENOMEM, "no memory to send a message");
-    }
-    const ucp_request_param_t param = {.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_CALLBACK |
-                                                       UCP_OP_ATTR_FIELD_USER_DATA,
-                                       .flags = UCP_AM_SEND_FLAG_REPLY,
-                                       .cb.send = on_done,
-                                       .user_data = op};
-    ucs_status_ptr_t request = ucp_am_send_nbx(endpoint, AM_ID, &message->frame, TR_FRAME_BYTES,
-                                               tr_message_bytes(message), message->frame.body_bytes, &param);
-    if (UCS_PTR_IS_PTR(request)) {
-        op->request = request;
-        return TR_OK;
-    }
-    message = operation_end(op);
-    tr_message_destroy(&message);
-    if (!UCS_PTR_IS_ERR(request)) return TR_OK;
-    const char *why = ucs_status_string(UCS_PTR_STATUS(request));
-    if (link) tr__link_fail(&self->base, &link->base, "ucx cannot send: %s", why);
-    return tr_fail(err, TR_EIO, "ucx cannot send: %s", why);
-}
-
-static tr_status greet(ucx *self, ucx_link *link, uint32_t sequence, bool goodbye, tr_error *err)
+static tr_status greet(tr__ucx *self, tr__ucx_link *link, uint32_t sequence, bool goodbye, tr_error *err)
 {
     tr_message *hello;
     tr_status status = tr__hello_new(&self->base, link->base.peer, goodbye, &hello, err);
     if (status != TR_OK) return status;
     hello->frame.sequence = sequence;
     tr_frame_seal(&hello->frame);
-    return post(self, link, link->endpoint, hello, err);
+    return tr__ucx_post(self, link, link->endpoint, hello, err);
 }
 
-static void on_closed(void *request, ucs_status_t status, void *user_data)
-{
-    (void)status;
-    operation_end(user_data);
-    ucp_request_free(request);
-}
-
-/* Everything under way on it ends with an error, at one of the next progresses. */
-static void close_endpoint(ucx *self, ucp_ep_h endpoint)
-{
-    operation *op = operation_new(self, NULL, NULL, false);
-    const ucp_request_param_t param = {
-        .op_attr_mask =
-            UCP_OP_ATTR_FIELD_FLAGS | (op ? UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA : 0u),
-        .flags = UCP_EP_CLOSE_FLAG_FORCE,
-        .cb.send = on_closed,
-        .user_data = op};
-    ucs_status_ptr_t request = ucp_ep_close_nbx(endpoint, &param);
-    if (!UCS_PTR_IS_PTR(request)) {
-        if (op) operation_end(op);
-    } else if (op) {
-        op->request = request;
-    } else {
-        ucp_request_free(request);
-    }
-}
-
-static void on_flushed(void *request, ucs_status_t status, void *user_data)
-{
-    (void)status;
-    (void)request; /* freed with the operation, outside UCX's progress */
-    operation *op = user_data;
-    op->is_flushed = true;
-    op->self->n_flushed++;
-}
-
-/* Lets what was sent on it go first, a goodbye for instance; then closes it. */
-static void leave_endpoint(ucx *self, ucp_ep_h endpoint)
-{
-    operation *op = operation_new(self, NULL, NULL, false);
-    if (op) {
-        const ucp_request_param_t param = {.op_attr_mask =
-                                               UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA,
-                                           .cb.send = on_flushed,
-                                           .user_data = op};
-        op->leaving = endpoint;
-        op->request = ucp_ep_flush_nbx(endpoint, &param);
-        if (UCS_PTR_IS_PTR(op->request)) return;
-        operation_end(op);
-    }
-    close_endpoint(self, endpoint);
-}
-
-/* Closes the endpoints whose flush is over, or all that are being left: their flushes then end as mere notes.
- */
-static void close_left(ucx *self, bool all)
-{
-    operation *op = self->operations.next;
-    while (op != &self->operations) {
-        ucp_ep_h endpoint = op->leaving;
-        if (!op->is_flushed && !(all && endpoint)) {
-            op = op->next;
-            continue;
-        }
-        op->leaving = NULL;
-        if (op->is_flushed) {
-            self->n_flushed--;
-            ucp_request_free(op->request);
-            operation_end(op);
-        }
-        if (endpoint) close_endpoint(self, endpoint);
-        op = self->operations.next; /* the ring has changed */
-    }
-}
-
-static ucx_link *link_of(ucx *self, ucp_ep_h endpoint)
+static tr__ucx_link *link_of(tr__ucx *self, ucp_ep_h endpoint)
 {
     for (size_t i = 0; endpoint && i < self->base.n_links; i++) {
-        ucx_link *link = (ucx_link *)self->base.links[i];
+        tr__ucx_link *link = (tr__ucx_link *)self->base.links[i];
         if (link->reply == endpoint || link->endpoint == endpoint) return link;
     }
     return NULL;
 }
 
-static void arrive(ucx *self, ucx_link *link, tr_message *message)
+static void arrive(tr__ucx *self, tr__ucx_link *link, tr_message *message)
 {
     message->link_ = link;
     message->next = NULL;
@@ -246,10 +57,10 @@ static void arrive(ucx *self, ucx_link *link, tr_message *message)
 
 static void on_received(void *request, ucs_status_t status, size_t length, void *user_data)
 {
-    operation *op = user_data;
-    ucx *self = op->self;
-    ucx_link *link = op->link;
-    tr_message *message = operation_end(op);
+    tr__ucx_operation *op = user_data;
+    tr__ucx *self = op->self;
+    tr__ucx_link *link = op->link;
+    tr_message *message = tr__ucx_operation_end(op);
     if (status == UCS_OK && length == message->frame.body_bytes && link->base.state == TR_LINK_OPEN) {
         arrive(self, link, message);
     } else {
@@ -260,9 +71,9 @@ static void on_received(void *request, ucs_status_t status, size_t length, void 
 }
 
 /* The body comes by rendezvous. Returns what the callback shall return. */
-static ucs_status_t fetch(ucx *self, ucx_link *link, tr_message *message, void *descriptor)
+static ucs_status_t fetch(tr__ucx *self, tr__ucx_link *link, tr_message *message, void *descriptor)
 {
-    operation *op = operation_new(self, link, message, true);
+    tr__ucx_operation *op = tr__ucx_operation_new(self, link, message, true);
     if (!op) {
         tr__refuse(&self->base, "no memory to receive a body");
         tr_message_destroy(&message);
@@ -278,7 +89,7 @@ static ucs_status_t fetch(ucx *self, ucx_link *link, tr_message *message, void *
         op->request = request;
         return UCS_INPROGRESS;
     }
-    message = operation_end(op);
+    message = tr__ucx_operation_end(op);
     if (UCS_PTR_IS_ERR(request)) {
         tr__refuse(&self->base, "its body cannot be received: %s",
                    ucs_status_string(UCS_PTR_STATUS(request)));
@@ -289,7 +100,7 @@ static ucs_status_t fetch(ucx *self, ucx_link *link, tr_message *message, void *
     return UCS_INPROGRESS;
 }
 
-static void note_greeting(ucx *self, const tr_frame *frame, const void *body, ucp_ep_h reply)
+static void note_greeting(tr__ucx *self, const tr_frame *frame, const void *body, ucp_ep_h reply)
 {
     greeting *noted = tr_alloc(sizeof *noted + frame->body_bytes);
     if (!noted) {
@@ -308,7 +119,7 @@ static void note_greeting(ucx *self, const tr_frame *frame, const void *body, uc
 static ucs_status_t on_message(void *context, const void *header, size_t header_bytes, void *data,
                                size_t size_bytes, const ucp_am_recv_param_t *param)
 {
-    ucx *self = context;
+    tr__ucx *self = context;
     tr_frame frame;
     bool is_rendezvous = (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0;
     ucp_ep_h reply = param->recv_attr & UCP_AM_RECV_ATTR_FIELD_REPLY_EP ? param->reply_ep : NULL;
@@ -327,7 +138,7 @@ static ucs_status_t on_message(void *context, const void *header, size_t header_
         note_greeting(self, &frame, data, reply);
         return UCS_OK;
     }
-    ucx_link *link = link_of(self, reply);
+    tr__ucx_link *link = link_of(self, reply);
     if (!link || link->base.state != TR_LINK_OPEN) {
         tr__refuse(&self->base, "it comes from a peer that did not greet");
         return UCS_OK;
@@ -342,45 +153,12 @@ static ucs_status_t on_message(void *context, const void *header, size_t header_
 
 static void on_error(void *context, ucp_ep_h endpoint, ucs_status_t status)
 {
-    ucx *self = context;
-    ucx_link *link = link_of(self, endpoint);
+    tr__ucx *self = context;
+    tr__ucx_link *link = link_of(self, endpoint);
     if (link) tr__link_fail(&self->base, &link->base, "ucx: %s", ucs_status_string(status));
 }
 
-/* Does the user say nothing about it, and may its transports be in use? UCX warns of keys that nobody reads.
- */
-static bool is_wanted(size_t i)
-{
-    for (int k = 0; k < 3 && defaults[i].variables[k]; k++)
-        if (getenv(defaults[i].variables[k])) return false;
-    const char *chosen = getenv("UCX_TLS");
-    if (!chosen || chosen[0] == '^' || strstr(chosen, "all") || !defaults[i].transports) return true;
-    char names[64], *rest = names;
-    snprintf(names, sizeof names, "%s", defaults[i].transports);
-    for (const char *name; (name = strsep(&rest, " "));)
-        if (strstr(chosen, name)) return true;
-    return false;
-}
-
-static ucs_status_t make_context(ucx *self)
-{
-    ucp_config_t *config;
-    ucs_status_t status = ucp_config_read(NULL, NULL, &config);
-    if (status != UCS_OK) return status;
-    for (size_t i = 0; i < sizeof defaults / sizeof *defaults; i++) {
-        if (!is_wanted(i)) continue;
-        ucs_status_t modified = ucp_config_modify(config, defaults[i].key, defaults[i].value);
-        if (modified != UCS_OK)
-            tr_log(TR_LOG_WARNING, "ucx does not know %s: %s", defaults[i].key, ucs_status_string(modified));
-    }
-    const ucp_params_t params = {.field_mask = UCP_PARAM_FIELD_FEATURES,
-                                 .features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP};
-    status = ucp_init(&params, config, &self->context);
-    ucp_config_release(config);
-    return status;
-}
-
-static ucs_status_t make_worker(ucx *self)
+static ucs_status_t make_worker(tr__ucx *self)
 {
     const ucp_worker_params_t params = {.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE,
                                         .thread_mode = UCS_THREAD_MODE_SINGLE};
@@ -389,55 +167,14 @@ static ucs_status_t make_worker(ucx *self)
     const ucp_am_handler_param_t handler = {.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID |
                                                           UCP_AM_HANDLER_PARAM_FIELD_CB |
                                                           UCP_AM_HANDLER_PARAM_FIELD_ARG,
-                                            .id = AM_ID,
+                                            .id = TR__UCX_MESSAGE,
                                             .cb = on_message,
                                             .arg = self};
     status = ucp_worker_set_am_recv_handler(self->worker, &handler);
     return status == UCS_OK ? ucp_worker_get_efd(self->worker, &self->event) : status;
 }
 
-/* "ucx://", the checksum of the worker's address, the address; all but the first in hexadecimal. The checksum
- * is there because UCX believes whatever address it is given. */
-static ucs_status_t write_address(ucx *self)
-{
-    ucp_address_t *address;
-    size_t size;
-    ucs_status_t status = ucp_worker_get_address(self->worker, &address, &size);
-    if (status != UCS_OK) return status;
-    if (size * 2 + 16 > sizeof self->base.address) {
-        status = UCS_ERR_EXCEEDS_LIMIT; /* too many devices: UCX_NET_DEVICES can name fewer */
-    } else {
-        char *at =
-            self->base.address + snprintf(self->base.address, 32, "ucx://%08x", tr_crc32c(address, size));
-        for (size_t i = 0; i < size; i++) at += snprintf(at, 3, "%02x", ((const uint8_t *)address)[i]);
-    }
-    ucp_worker_release_address(self->worker, address);
-    return status;
-}
-
-static int hex_digit(char c)
-{
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-/* Returns the size of the worker's address in `bytes`, 0 where the text is none. */
-static size_t read_address(const char *text, uint8_t bytes[TR_ADDRESS_CHARS / 2])
-{
-    uint8_t all[TR_ADDRESS_CHARS / 2];
-    size_t size = 0, length = strlen(text);
-    if (strncmp(text, "ucx://", 6) != 0 || length % 2 || length < 16 || length >= TR_ADDRESS_CHARS) return 0;
-    for (text += 6; *text; text += 2) {
-        int high = hex_digit(text[0]), low = hex_digit(text[1]);
-        if (high < 0 || low < 0) return 0;
-        all[size++] = (uint8_t)(high << 4 | low);
-    }
-    uint32_t crc = (uint32_t)all[0] << 24 | (uint32_t)all[1] << 16 | (uint32_t)all[2] << 8 | all[3];
-    if (size <= 4 || tr_crc32c(all + 4, size - 4) != crc) return 0;
-    memcpy(bytes, all + 4, size - 4);
-    return size - 4;
-}
-
-static void release_all(ucx *self)
+static void release_all(tr__ucx *self)
 {
     if (self->worker) ucp_worker_destroy(self->worker);
     if (self->context) ucp_cleanup(self->context);
@@ -445,13 +182,13 @@ static void release_all(ucx *self)
 
 static tr_status ucx_open(tr_transport *base, tr_error *err)
 {
-    ucx *self = (ucx *)base;
+    tr__ucx *self = (tr__ucx *)base;
     self->operations.next = self->operations.previous = &self->operations;
     self->greetings_end = &self->greetings;
     self->arrived_end = &self->arrived;
-    ucs_status_t status = make_context(self);
+    ucs_status_t status = tr__ucx_context_new(&self->context);
     if (status == UCS_OK) status = make_worker(self);
-    if (status == UCS_OK) status = write_address(self);
+    if (status == UCS_OK) status = tr__ucx_address_write(self->worker, base->address);
     if (status == UCS_OK) return TR_OK;
     release_all(self);
     return tr_fail(err, TR_EIO,
@@ -459,10 +196,10 @@ static tr_status ucx_open(tr_transport *base, tr_error *err)
                    ucs_status_string(status));
 }
 
-static tr_status make_endpoint(ucx *self, ucx_link *link, const char *address, tr_error *err)
+static tr_status make_endpoint(tr__ucx *self, tr__ucx_link *link, const char *address, tr_error *err)
 {
     uint8_t bytes[TR_ADDRESS_CHARS / 2];
-    if (read_address(address, bytes) == 0)
+    if (tr__ucx_address_read(address, bytes) == 0)
         return tr_fail(err, TR_EINVAL,
                        "'%.40s' is no address for ucx: it begins with ucx:// and was cut or changed",
                        address);
@@ -481,8 +218,8 @@ static tr_status make_endpoint(ucx *self, ucx_link *link, const char *address, t
 
 static void ucx_drop(tr_transport *base, tr_link *base_link, bool say_goodbye)
 {
-    ucx *self = (ucx *)base;
-    ucx_link *link = (ucx_link *)base_link;
+    tr__ucx *self = (tr__ucx *)base;
+    tr__ucx_link *link = (tr__ucx_link *)base_link;
     while (link->first) {
         tr_message *message = link->first;
         link->first = message->next;
@@ -490,16 +227,16 @@ static void ucx_drop(tr_transport *base, tr_link *base_link, bool say_goodbye)
         tr_message_destroy(&message);
     }
     if (link->endpoint && say_goodbye) greet(self, link, 0, true, NULL);
-    if (link->endpoint && say_goodbye) leave_endpoint(self, link->endpoint);
-    if (link->endpoint && !say_goodbye) close_endpoint(self, link->endpoint);
+    if (link->endpoint && say_goodbye) tr__ucx_endpoint_leave(self, link->endpoint);
+    if (link->endpoint && !say_goodbye) tr__ucx_endpoint_close(self, link->endpoint);
     link->endpoint = link->reply = NULL;
     link->is_accepted = false;
 }
 
 static tr_status ucx_connect(tr_transport *base, tr_link *base_link, const char *address, tr_error *err)
 {
-    ucx *self = (ucx *)base;
-    ucx_link *link = (ucx_link *)base_link;
+    tr__ucx *self = (tr__ucx *)base;
+    tr__ucx_link *link = (tr__ucx_link *)base_link;
     tr_status status = make_endpoint(self, link, address, err);
     if (status == TR_OK) status = greet(self, link, 0, false, err);
     if (status != TR_OK) ucx_drop(base, base_link, false);
@@ -508,11 +245,11 @@ static tr_status ucx_connect(tr_transport *base, tr_link *base_link, const char 
 
 static tr_status ucx_send(tr_transport *base, tr_link *base_link, tr_message **message_pointer, tr_error *err)
 {
-    ucx *self = (ucx *)base;
-    ucx_link *link = (ucx_link *)base_link;
+    tr__ucx *self = (tr__ucx *)base;
+    tr__ucx_link *link = (tr__ucx_link *)base_link;
     tr_message *message = *message_pointer;
     *message_pointer = NULL;
-    if (link->is_accepted) return post(self, link, link->endpoint, message, err);
+    if (link->is_accepted) return tr__ucx_post(self, link, link->endpoint, message, err);
     message->next = NULL;
     *(link->first ? &link->last->next : &link->first) = message;
     link->last = message;
@@ -520,32 +257,32 @@ static tr_status ucx_send(tr_transport *base, tr_link *base_link, tr_message **m
     return TR_OK;
 }
 
-static void send_held(ucx *self, ucx_link *link)
+static void send_held(tr__ucx *self, tr__ucx_link *link)
 {
     link->is_accepted = true;
     while (link->first) {
         tr_message *message = link->first;
         link->first = message->next;
         self->n_held--;
-        post(self, link, link->endpoint, message, NULL);
+        tr__ucx_post(self, link, link->endpoint, message, NULL);
     }
 }
 
-static void turn_away(ucx *self, const greeting *noted)
+static void turn_away(tr__ucx *self, const greeting *noted)
 {
     tr_message *goodbye;
     if (link_of(self, noted->reply))
         return; /* an endpoint of ours: its other end is a peer in good standing */
     if (tr__hello_new(&self->base, -1, true, &goodbye, NULL) == TR_OK)
-        post(self, NULL, noted->reply, goodbye, NULL);
-    leave_endpoint(self, noted->reply);
+        tr__ucx_post(self, NULL, noted->reply, goodbye, NULL);
+    tr__ucx_endpoint_leave(self, noted->reply);
 }
 
-static void handle_greeting(ucx *self, const greeting *noted)
+static void handle_greeting(tr__ucx *self, const greeting *noted)
 {
     tr_hello hello;
     tr_error err;
-    ucx_link *link = link_of(self, noted->reply);
+    tr__ucx_link *link = link_of(self, noted->reply);
     if (noted->frame.body_bytes == 0) {
         if (link) tr__link_goodbye(&self->base, &link->base);
         return;
@@ -555,7 +292,7 @@ static void handle_greeting(ucx *self, const greeting *noted)
         turn_away(self, noted);
         return;
     }
-    link = (ucx_link *)base_link;
+    link = (tr__ucx_link *)base_link;
     if (base_link->state == TR_LINK_OPEN && link->reply != noted->reply) {
         tr__link_fail(&self->base, base_link, "the peer connected anew");
         tr__link_report(&self->base, base_link);
@@ -573,7 +310,7 @@ static void handle_greeting(ucx *self, const greeting *noted)
     if (noted->frame.sequence == ACCEPTED) send_held(self, link);
 }
 
-static int handle_noted(ucx *self)
+static int handle_noted(tr__ucx *self)
 {
     int n_handled = 0;
     while (self->greetings) {
@@ -586,7 +323,7 @@ static int handle_noted(ucx *self)
     while (self->arrived) {
         tr_message *message = self->arrived;
         if (!(self->arrived = message->next)) self->arrived_end = &self->arrived;
-        ucx_link *link = message->link_;
+        tr__ucx_link *link = message->link_;
         tr__message_deliver(&self->base, &link->base, message);
         n_handled++;
     }
@@ -595,7 +332,7 @@ static int handle_noted(ucx *self)
 
 static int ucx_progress(tr_transport *base)
 {
-    ucx *self = (ucx *)base;
+    tr__ucx *self = (tr__ucx *)base;
     int n_happened = 0;
     for (int i = 0; i < PROGRESS_ROUNDS; i++) {
         unsigned n = ucp_worker_progress(self->worker);
@@ -603,53 +340,53 @@ static int ucx_progress(tr_transport *base)
         n_happened += (int)n;
     }
     n_happened += handle_noted(self);
-    if (self->n_flushed) close_left(self, false);
+    if (self->n_flushed) tr__ucx_close_left(self, false);
     return n_happened;
 }
 
 static int ucx_descriptors(const tr_transport *base, int descriptors[TR_TRANSPORT_MAX_DESCRIPTORS])
 {
-    descriptors[0] = ((const ucx *)base)->event;
+    descriptors[0] = ((const tr__ucx *)base)->event;
     return 1;
 }
 
 static bool ucx_arm(tr_transport *base)
 {
-    ucx *self = (ucx *)base;
+    tr__ucx *self = (tr__ucx *)base;
     return !self->greetings && !self->arrived && ucp_worker_arm(self->worker) == UCS_OK;
 }
 
 static size_t ucx_unsent(const tr_transport *base)
 {
-    const ucx *self = (const ucx *)base;
+    const tr__ucx *self = (const tr__ucx *)base;
     return self->n_held + self->n_sends;
 }
 
 /* Until nothing is under way, or for so long. */
-static void progress_for(ucx *self, uint32_t patience_ms)
+static void progress_for(tr__ucx *self, uint32_t patience_ms)
 {
     uint64_t end_ns = tr_clock_ns() + patience_ms * 1000000ull;
     while (self->operations.next != &self->operations && tr_clock_ns() < end_ns) {
         ucp_worker_progress(self->worker);
-        if (self->n_flushed) close_left(self, false);
+        if (self->n_flushed) tr__ucx_close_left(self, false);
     }
 }
 
 static void ucx_close(tr_transport *base)
 {
-    ucx *self = (ucx *)base;
+    tr__ucx *self = (tr__ucx *)base;
     for (size_t i = 0; i < base->n_links; i++) ucx_drop(base, base->links[i], true);
     progress_for(self, CLOSE_MS);
-    close_left(self, true);
+    tr__ucx_close_left(self, true);
     progress_for(self, 10 * CLOSE_MS); /* endpoints closed by force end at once; this is for bugs */
-    operation *head = &self->operations;
-    /* What UCX did not finish in time it shall end without calling us; its messages live until the worker is
-     * gone. */
-    for (operation *op = head->next; op != head; op = op->next) ucp_request_free(op->request);
+    tr__ucx_operation *head = &self->operations;
+    /* What UCX did not finish in time it shall end without calling us;
+     * its messages live until the worker is gone. */
+    for (tr__ucx_operation *op = head->next; op != head; op = op->next) ucp_request_free(op->request);
     ucp_worker_destroy(self->worker);
     ucp_cleanup(self->context);
     while (head->next != head) {
-        tr_message *message = operation_end(head->next);
+        tr_message *message = tr__ucx_operation_end(head->next);
         tr_message_destroy(&message);
     }
     while (self->arrived) {
@@ -666,8 +403,8 @@ static void ucx_close(tr_transport *base)
 
 const tr_transport_kind tr__transport_ucx = {
     .name = "ucx",
-    .self_bytes = sizeof(ucx),
-    .link_bytes = sizeof(ucx_link),
+    .self_bytes = sizeof(tr__ucx),
+    .link_bytes = sizeof(tr__ucx_link),
     .open = ucx_open,
     .connect = ucx_connect,
     .send = ucx_send,

@@ -7,99 +7,24 @@
  * are sent from where they lie: its I/O thread gives back the message when it is gone.
  * Sources: zmq_setsockopt(3), zmq_socket_monitor(3), https://rfc.zeromq.org/spec/37/ (heartbeats).
  * SPDX-License-Identifier: Apache-2.0 */
-#include "transport/kind.h"
+#include "transport/zmq_internal.h"
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "base/memory.h"
 
 #include <errno.h>
-#include <stdatomic.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
-#include <zmq.h>
 
 enum {
-    HEARTBEAT_MS = 500,
-    HEARTBEAT_TIMEOUT_MS = 3000,
     GREETING_TIMEOUT_MS = 30000, /* generous: the peer answers from between its handlers */
     TICK_MS = 50,                /* while something is to be looked at that no descriptor tells */
-    LINGER_MS = 100,
-    BATCH = 256, /* frames handled in one progress */
-    N_PARTS = 3, /* identity, header, body */
-    IDENTITY_BYTES = 17
+    BATCH = 256,                 /* frames handled in one progress */
+    N_PARTS = 3                  /* identity, header, body */
 };
 
-typedef struct zmq {
-    tr_transport base;
-    void *context, *router, *monitor;
-    int timer;
-    bool is_ticking;
-    size_t n_queued; /* over all links */
-    size_t n_cut;    /* links whose connection is gone but whose last frames may still lie in the ROUTER */
-    /* Given to ZeroMQ and not yet given back. Its I/O thread counts down; relaxed: it is only ever shown,
-     * what the message held was released by the buffer's own count. */
-    _Atomic size_t n_in_flight;
-} zmq;
-
-typedef struct zmq_link {
-    tr_link base;
-    void *dealer;
-    tr_message *first, *last;         /* what the DEALER would not take yet */
-    uint8_t identity[IDENTITY_BYTES]; /* of the peer's DEALER, since its greeting */
-    bool is_identified, is_cut;
-    int descriptor; /* of the peer's connection to our ROUTER */
-    uint64_t opened_ns;
-} zmq_link;
-
-static tr_status fail_zmq(tr_error *err, const char *what)
-{
-    return tr_fail(err, TR_EIO, "zmq cannot %s: %s", what, zmq_strerror(zmq_errno()));
-}
-
-static bool set_int(void *socket, int option, int value)
-{
-    return zmq_setsockopt(socket, option, &value, sizeof value) == 0;
-}
-
-static bool set_common(void *socket)
-{
-    return set_int(socket, ZMQ_LINGER, LINGER_MS) && set_int(socket, ZMQ_SNDHWM, 0) &&
-           set_int(socket, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS) &&
-           set_int(socket, ZMQ_HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS) &&
-           set_int(socket, ZMQ_HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS);
-}
-
-static tr_status bind_router(zmq *self, tr_error *err)
-{
-    /* A body beyond what is taken is refused politely; twice that cuts the connection before the memory is
-     * spent. */
-    int64_t most_bytes = 2 * (int64_t)self->base.options.max_body_bytes + TR_HELLO_MAX_BYTES;
-    self->router = zmq_socket(self->context, ZMQ_ROUTER);
-    if (!self->router || !set_common(self->router) || !set_int(self->router, ZMQ_ROUTER_MANDATORY, 1) ||
-        zmq_setsockopt(self->router, ZMQ_MAXMSGSIZE, &most_bytes, sizeof most_bytes) != 0)
-        return fail_zmq(err, "make a ROUTER");
-    if (zmq_socket_monitor(self->router, "inproc://monitor", ZMQ_EVENT_DISCONNECTED) != 0)
-        return fail_zmq(err, "watch its ROUTER");
-    self->monitor = zmq_socket(self->context, ZMQ_PAIR);
-    if (!self->monitor || !set_int(self->monitor, ZMQ_LINGER, 0) || !set_int(self->monitor, ZMQ_RCVHWM, 0) ||
-        zmq_connect(self->monitor, "inproc://monitor") != 0)
-        return fail_zmq(err, "watch its ROUTER");
-    char chosen[64];
-    snprintf(chosen, sizeof chosen, "ipc://@troupe-%ld-%llx", (long)getpid(),
-             (unsigned long long)tr_clock_ns());
-    const char *bind = self->base.options.bind ? self->base.options.bind : chosen;
-    if (zmq_bind(self->router, bind) != 0)
-        return tr_fail(err, TR_EIO, "zmq cannot listen at '%s': %s", bind, zmq_strerror(zmq_errno()));
-    size_t size = sizeof self->base.address;
-    if (zmq_getsockopt(self->router, ZMQ_LAST_ENDPOINT, self->base.address, &size) != 0)
-        return fail_zmq(err, "tell its address");
-    return TR_OK;
-}
-
-static void release_all(zmq *self)
+static void release_all(tr__zmq *self)
 {
     if (self->router) zmq_socket_monitor(self->router, NULL, 0);
     if (self->monitor) zmq_close(self->monitor);
@@ -110,153 +35,20 @@ static void release_all(zmq *self)
 
 static tr_status zmq_open(tr_transport *base, tr_error *err)
 {
-    zmq *self = (zmq *)base;
-    atomic_init(&self->n_in_flight, 0);
+    tr__zmq *self = (tr__zmq *)base;
     self->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     self->context = zmq_ctx_new();
     tr_status status = TR_OK;
     if (self->timer < 0)
         status = tr_fail(err, TR_EIO, "cannot make a timer: %s", strerror(errno));
     else
-        status = self->context ? bind_router(self, err) : fail_zmq(err, "make a context");
+        status = self->context ? tr__zmq_router_bind(self, err) : tr__zmq_fail(err, "make a context");
     if (status != TR_OK) release_all(self);
     return status;
 }
 
-static void give_back(void *data, void *hint)
-{
-    (void)data;
-    tr_message *message = hint;
-    zmq *self = message->link_; /* outlives all of ZeroMQ's messages: its context ends first */
-    tr_message_destroy(&message);
-    atomic_fetch_sub_explicit(&self->n_in_flight, 1, memory_order_relaxed);
-}
-
-/* False with errno EAGAIN: nothing was sent, the message is still the caller's. True: it is ZeroMQ's. */
-static bool transmit(zmq *self, void *socket, tr_message *message)
-{
-    zmq_msg_t header, body;
-    if (zmq_msg_init_size(&header, TR_FRAME_BYTES) != 0) return false;
-    memcpy(zmq_msg_data(&header), &message->frame, TR_FRAME_BYTES);
-    if (zmq_msg_send(&header, socket, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0) {
-        zmq_msg_close(&header);
-        return false;
-    }
-    message->link_ = self;
-    atomic_fetch_add_explicit(&self->n_in_flight, 1, memory_order_relaxed);
-    void *bytes = message->body ? message->body->data : message;
-    if (zmq_msg_init_data(&body, bytes, message->frame.body_bytes, give_back, message) != 0) {
-        give_back(NULL, message);
-        zmq_msg_init(&body); /* an empty part ends the frame; the receiver refuses it by its length */
-    }
-    if (zmq_msg_send(&body, socket, ZMQ_DONTWAIT) < 0) zmq_msg_close(&body);
-    return true;
-}
-
-static void enqueue(zmq *self, zmq_link *link, tr_message *message)
-{
-    message->next = NULL;
-    *(link->first ? &link->last->next : &link->first) = message;
-    link->last = message;
-    self->n_queued++;
-}
-
-static int flush(zmq *self, zmq_link *link)
-{
-    int n_sent = 0;
-    while (link->first) {
-        tr_message *message = link->first, *next = message->next;
-        if (!transmit(self, link->dealer, message)) break;
-        link->first = next;
-        self->n_queued--;
-        n_sent++;
-    }
-    return n_sent;
-}
-
-static tr_status zmq_send_message(tr_transport *base, tr_link *base_link, tr_message **message, tr_error *err)
-{
-    zmq *self = (zmq *)base;
-    zmq_link *link = (zmq_link *)base_link;
-    if (link->first || !transmit(self, link->dealer, *message)) {
-        if (!link->first && zmq_errno() != EAGAIN) {
-            tr__link_fail(base, base_link, "zmq cannot send: %s", zmq_strerror(zmq_errno()));
-            return fail_zmq(err, "send");
-        }
-        enqueue(self, link, *message);
-    }
-    *message = NULL;
-    return TR_OK;
-}
-
-/* Node and incarnation, and what no two DEALERs share: a ROUTER ignores a second peer of the same name. */
-static void make_identity(const zmq *self, uint8_t identity[IDENTITY_BYTES])
-{
-    static _Atomic uint32_t n_made; /* relaxed: only has to differ */
-    uint32_t serial = atomic_fetch_add_explicit(&n_made, 1, memory_order_relaxed), pid = (uint32_t)getpid();
-    identity[0] = 'T'; /* names that begin with 0 are ZeroMQ's own */
-    memcpy(identity + 1, &self->base.options.node, 4);
-    memcpy(identity + 5, &self->base.options.incarnation, 4);
-    memcpy(identity + 9, &pid, 4);
-    memcpy(identity + 13, &serial, 4);
-}
-
-static tr_status zmq_connect_link(tr_transport *base, tr_link *base_link, const char *address, tr_error *err)
-{
-    zmq *self = (zmq *)base;
-    zmq_link *link = (zmq_link *)base_link;
-    if (strncmp(address, "ipc://", 6) != 0 && strncmp(address, "tcp://", 6) != 0)
-        return tr_fail(err, TR_EINVAL, "'%s' is no address for zmq; give ipc://... or tcp://...", address);
-    tr_message *hello;
-    tr_status status = tr__hello_new(base, base_link->peer, false, &hello, err);
-    if (status != TR_OK) return status;
-    uint8_t identity[IDENTITY_BYTES];
-    make_identity(self, identity);
-    void *dealer = zmq_socket(self->context, ZMQ_DEALER);
-    if (!dealer || !set_common(dealer) || !set_int(dealer, ZMQ_RECONNECT_IVL, -1) ||
-        zmq_setsockopt(dealer, ZMQ_ROUTING_ID, identity, sizeof identity) != 0 ||
-        zmq_connect(dealer, address) != 0 || !transmit(self, dealer, hello)) {
-        status = tr_fail(err, zmq_errno() == EINVAL ? TR_EINVAL : TR_EIO, "zmq cannot connect to '%s': %s",
-                         address, zmq_strerror(zmq_errno()));
-        if (dealer) zmq_close(dealer);
-        tr_message_destroy(&hello);
-        return status;
-    }
-    link->dealer = dealer;
-    link->opened_ns = tr_clock_ns();
-    link->descriptor = -1;
-    return TR_OK;
-}
-
-static void zmq_drop(tr_transport *base, tr_link *base_link, bool say_goodbye)
-{
-    zmq *self = (zmq *)base;
-    zmq_link *link = (zmq_link *)base_link;
-    tr_message *goodbye;
-    if (link->dealer && say_goodbye) {
-        flush(self, link);
-        if (tr__hello_new(base, base_link->peer, true, &goodbye, NULL) == TR_OK &&
-            !transmit(self, link->dealer, goodbye))
-            tr_message_destroy(&goodbye);
-    }
-    while (link->first) {
-        tr_message *message = link->first;
-        link->first = message->next;
-        tr_message_destroy(&message);
-        self->n_queued--;
-    }
-    if (link->dealer) {
-        if (!say_goodbye) set_int(link->dealer, ZMQ_LINGER, 0);
-        zmq_close(link->dealer);
-    }
-    if (link->is_cut) self->n_cut--;
-    link->dealer = NULL;
-    link->is_cut = link->is_identified = false;
-    link->descriptor = -1;
-}
-
 /* Notes which connections are gone. Whatever they still brought lies in the ROUTER and is delivered first. */
-static int read_monitor(zmq *self)
+static int read_monitor(tr__zmq *self)
 {
     int n_events = 0;
     for (;;) {
@@ -267,7 +59,7 @@ static int read_monitor(zmq *self)
         int32_t descriptor;
         memcpy(&descriptor, event + 2, sizeof descriptor);
         for (size_t i = 0; i < self->base.n_links; i++) {
-            zmq_link *link = (zmq_link *)self->base.links[i];
+            tr__zmq_link *link = (tr__zmq_link *)self->base.links[i];
             if (!link->is_identified || link->is_cut || link->descriptor != descriptor) continue;
             link->is_cut = true;
             self->n_cut++;
@@ -276,10 +68,10 @@ static int read_monitor(zmq *self)
     }
 }
 
-static void fail_cut_links(zmq *self)
+static void fail_cut_links(tr__zmq *self)
 {
     for (size_t i = 0; self->n_cut && i < self->base.n_links; i++) {
-        zmq_link *link = (zmq_link *)self->base.links[i];
+        tr__zmq_link *link = (tr__zmq_link *)self->base.links[i];
         if (!link->is_cut) continue;
         link->is_cut = false;
         self->n_cut--;
@@ -316,7 +108,7 @@ static void release_arrival(arrival *in)
 }
 
 /* Reads header and body from the parts behind `first`. False: refused. */
-static bool parse(zmq *self, arrival *in, int first, tr_frame *frame)
+static bool parse(tr__zmq *self, arrival *in, int first, tr_frame *frame)
 {
     if (in->n_parts != first + 2 || zmq_msg_size(&in->parts[first]) != TR_FRAME_BYTES) {
         tr__refuse(&self->base, "it has %d parts, not a header of 64 bytes and a body", in->n_parts - first);
@@ -331,64 +123,65 @@ static bool parse(zmq *self, arrival *in, int first, tr_frame *frame)
 }
 
 /* Through the ROUTER: a refused peer's own address is not to be trusted. */
-static void turn_away(zmq *self, arrival *in)
+static void turn_away(tr__zmq *self, arrival *in)
 {
     tr_message *goodbye;
     if (tr__hello_new(&self->base, -1, true, &goodbye, NULL) != TR_OK) return;
     zmq_msg_t *identity = &in->parts[0];
     if (zmq_send(self->router, zmq_msg_data(identity), zmq_msg_size(identity), ZMQ_SNDMORE | ZMQ_DONTWAIT) <
             0 ||
-        !transmit(self, self->router, goodbye))
+        !tr__zmq_transmit(self, self->router, goodbye))
         tr_message_destroy(&goodbye);
 }
 
-static void handle_hello(zmq *self, arrival *in, const tr_frame *frame)
+static void handle_hello(tr__zmq *self, arrival *in, const tr_frame *frame)
 {
     tr_hello hello;
     tr_link *base_link = NULL;
     tr_error err;
     size_t identity_bytes = zmq_msg_size(&in->parts[0]);
-    if (identity_bytes == IDENTITY_BYTES)
+    if (identity_bytes == TR__ZMQ_IDENTITY_BYTES)
         base_link = tr__hello_admit(&self->base, frame, zmq_msg_data(&in->parts[2]), &hello);
     if (!base_link) {
         turn_away(self, in);
         return;
     }
-    zmq_link *link = (zmq_link *)base_link;
+    tr__zmq_link *link = (tr__zmq_link *)base_link;
     if (base_link->state == TR_LINK_OPEN) {
         tr__link_fail(&self->base, base_link, "the peer connected anew");
         tr__link_report(&self->base, base_link);
     }
-    if (!link->dealer && zmq_connect_link(&self->base, base_link, hello.address, &err) != TR_OK) {
+    if (!link->dealer && tr__zmq_connect(&self->base, base_link, hello.address, &err) != TR_OK) {
         tr_log(TR_LOG_WARNING, "node %d cannot answer node %d: %s", self->base.options.node, hello.node,
                err.message);
         turn_away(self, in);
         return;
     }
-    /* A descriptor's number is used again: forget what its last owner's end has to say before it names this
-     * peer. */
+    /* A descriptor's number is used again: forget what its last owner's end
+     * has to say before it names this peer. */
     read_monitor(self);
-    memcpy(link->identity, zmq_msg_data(&in->parts[0]), IDENTITY_BYTES);
+    memcpy(link->identity, zmq_msg_data(&in->parts[0]), TR__ZMQ_IDENTITY_BYTES);
     link->descriptor = zmq_msg_get(&in->parts[2], ZMQ_SRCFD);
     link->is_identified = true;
     base_link->state = TR_LINK_OPEN;
 }
 
-static zmq_link *link_of(zmq *self, zmq_msg_t *identity)
+static tr__zmq_link *link_of(tr__zmq *self, zmq_msg_t *identity)
 {
     int32_t peer;
     const uint8_t *bytes = zmq_msg_data(identity);
-    if (zmq_msg_size(identity) != IDENTITY_BYTES) return NULL;
+    if (zmq_msg_size(identity) != TR__ZMQ_IDENTITY_BYTES) return NULL;
     memcpy(&peer, bytes + 1, sizeof peer);
-    zmq_link *link = (zmq_link *)tr__link_find(&self->base, peer);
-    return link && link->is_identified && memcmp(link->identity, bytes, IDENTITY_BYTES) == 0 ? link : NULL;
+    tr__zmq_link *link = (tr__zmq_link *)tr__link_find(&self->base, peer);
+    return link && link->is_identified && memcmp(link->identity, bytes, TR__ZMQ_IDENTITY_BYTES) == 0 ? link
+                                                                                                     : NULL;
 }
 
-static void handle(zmq *self, arrival *in)
+static void handle(tr__zmq *self, arrival *in)
 {
     tr_frame frame;
     if (!parse(self, in, 1, &frame)) return;
-    zmq_link *link = link_of(self, &in->parts[0]);
+    tr__zmq_link *link = link_of(self, &in->parts[0]);
     if (frame.kind == TR_FRAME_HELLO && frame.body_bytes) {
         handle_hello(self, in, &frame);
     } else if (!link || link->base.state != TR_LINK_OPEN) {
@@ -403,16 +196,16 @@ static void handle(zmq *self, arrival *in)
     }
 }
 
-/* What no descriptor tells: peers that do not answer, refusals that come back to a DEALER, frames that did
- * not go. */
-static int look_at_links(zmq *self)
+/* What no descriptor tells: peers that do not answer, refusals that come
+ * back to a DEALER, frames that did not go. */
+static int look_at_links(tr__zmq *self)
 {
     int n_happened = 0;
     bool must_tick = false;
     uint64_t now_ns = 0;
     for (size_t i = 0; i < self->base.n_links; i++) {
-        zmq_link *link = (zmq_link *)self->base.links[i];
-        if (link->first) n_happened += flush(self, link);
+        tr__zmq_link *link = (tr__zmq_link *)self->base.links[i];
+        if (link->first) n_happened += tr__zmq_flush(self, link);
         if (link->base.state == TR_LINK_OPENING) {
             arrival in;
             tr_frame frame;
@@ -439,7 +232,7 @@ static int look_at_links(zmq *self)
 
 static int zmq_progress(tr_transport *base)
 {
-    zmq *self = (zmq *)base;
+    tr__zmq *self = (tr__zmq *)base;
     uint64_t n_ticks;
     if (self->is_ticking && read(self->timer, &n_ticks, sizeof n_ticks) < 0) n_ticks = 0;
     int n_happened = read_monitor(self) + look_at_links(self);
@@ -459,7 +252,7 @@ static int zmq_progress(tr_transport *base)
 
 static int zmq_descriptors(const tr_transport *base, int descriptors[TR_TRANSPORT_MAX_DESCRIPTORS])
 {
-    const zmq *self = (const zmq *)base;
+    const tr__zmq *self = (const tr__zmq *)base;
     size_t size = sizeof *descriptors;
     zmq_getsockopt(self->router, ZMQ_FD, &descriptors[0], &size);
     zmq_getsockopt(self->monitor, ZMQ_FD, &descriptors[1], &size);
@@ -467,8 +260,8 @@ static int zmq_descriptors(const tr_transport *base, int descriptors[TR_TRANSPOR
     return 3;
 }
 
-/* The descriptors are edge-triggered: they tell of the next event only after ZMQ_EVENTS said that there is
- * none now. */
+/* The descriptors are edge-triggered: they tell of the next event only after
+ * ZMQ_EVENTS said that there is none now. */
 static bool is_quiet(void *socket)
 {
     int events = 0;
@@ -478,34 +271,34 @@ static bool is_quiet(void *socket)
 
 static bool zmq_arm(tr_transport *base)
 {
-    zmq *self = (zmq *)base;
+    tr__zmq *self = (tr__zmq *)base;
     look_at_links(self); /* a connect or send since the last progress may need the timer */
     return base->n_failed == 0 && self->n_cut == 0 && is_quiet(self->monitor) && is_quiet(self->router);
 }
 
 static size_t zmq_unsent(const tr_transport *base)
 {
-    const zmq *self = (const zmq *)base;
-    return self->n_queued + atomic_load_explicit(&self->n_in_flight, memory_order_relaxed);
+    const tr__zmq *self = (const tr__zmq *)base;
+    return self->n_queued + __atomic_load_n(&self->n_in_flight, __ATOMIC_RELAXED);
 }
 
 static void zmq_close_transport(tr_transport *base)
 {
-    for (size_t i = 0; i < base->n_links; i++) zmq_drop(base, base->links[i], true);
-    release_all((zmq *)base);
+    for (size_t i = 0; i < base->n_links; i++) tr__zmq_drop(base, base->links[i], true);
+    release_all((tr__zmq *)base);
 }
 
 const tr_transport_kind tr__transport_zmq = {
     .name = "zmq",
-    .self_bytes = sizeof(zmq),
-    .link_bytes = sizeof(zmq_link),
+    .self_bytes = sizeof(tr__zmq),
+    .link_bytes = sizeof(tr__zmq_link),
     .open = zmq_open,
-    .connect = zmq_connect_link,
-    .send = zmq_send_message,
+    .connect = tr__zmq_connect,
+    .send = tr__zmq_send,
     .progress = zmq_progress,
     .descriptors = zmq_descriptors,
     .arm = zmq_arm,
     .unsent = zmq_unsent,
-    .drop = zmq_drop,
+    .drop = tr__zmq_drop,
     .close = zmq_close_transport,
 };

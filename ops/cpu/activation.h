@@ -35,8 +35,8 @@ TR_INLINE tr_f32x16 tr_normal_f32x16(tr_f32x16 x, tr_f32x16 gauss)
 }
 
 /* *value = f(x), *slope = f'(x). What is not used costs nothing once inlined.
- * The tanh form of GELU is written x * sigmoid(2u), which is the same and loses nothing where tanh is near
- * -1. */
+ * The tanh form of GELU is written x * sigmoid(2u), which is the same
+ * and loses nothing where tanh is near -1. */
 TR_INLINE void tr_activation_f32x16(tr_f32x16 x, tr_activation kind, tr_f32x16 *value, tr_f32x16 *slope)
 {
     if (kind == TR_RELU) {

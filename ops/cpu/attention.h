@@ -5,8 +5,8 @@
 
 #include "base/thread_pool.h"
 
-/* q, y (B,T,H*D); k, v (B,first+T,K*D). Query row t stands at position first + t and sees keys 0 .. first+t.
- */
+/* q, y (B,T,H*D); k, v (B,first+T,K*D).
+ * Query row t stands at position first + t and sees keys 0 .. first+t. */
 typedef struct tr_attention_shape {
     int64_t batch, time;
     int64_t first; /* 0 in training; the rows in the cache before the new ones in generation */
@@ -26,8 +26,8 @@ void tr_cpu_attention(const float *q, const float *k, const float *v, float *y, 
 void tr_cpu_attention_rows(const float *q, const float *k, const float *v, float *y, void *workspace,
                            const tr_attention_shape *shape, tr_thread_pool *pool);
 
-/* Overwrites dq, dk, dv. first must be 0. dk and dv are summed over the query heads of a group in their
- * order. */
+/* Overwrites dq, dk, dv. first must be 0.
+ * dk and dv are summed over the query heads of a group in their order. */
 typedef struct tr_attention_tensors {
     const float *q, *k, *v, *y, *lse, *dy;
     float *dq, *dk, *dv;

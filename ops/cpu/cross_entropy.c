@@ -26,8 +26,8 @@ TR_INLINE float row_max(const float *x, int64_t n)
     return tr_lane_max_f32x16(tr_max_f32x16(most, tr_load_part_f32x16(x + i, n - i, -INFINITY)));
 }
 
-/* The sum of exp(x - most). Lanes add up 64 terms in float, then in double, so that 10^5 terms lose nothing.
- */
+/* The sum of exp(x - most).
+ * Lanes add up 64 terms in float, then in double, so that 10^5 terms lose nothing. */
 TR_INLINE double row_sum(const float *x, int64_t n, float most)
 {
     tr_f64x8 low = {0}, high = {0};

@@ -14,8 +14,8 @@ extern "C" {
 void tr_cpu_gated(const float *gate, const float *up, float *y, int64_t n, tr_activation kind,
                   tr_thread_pool *pool);
 
-/* dgate = dy * up * f'(gate), dup = dy * f(gate); either may be NULL.   All n elements. dgate may be dy; both
- * overwrite. */
+/* dgate = dy * up * f'(gate), dup = dy * f(gate); either may be NULL.   All n elements.
+ * dgate may be dy; both overwrite. */
 void tr_cpu_gated_backward(const float *dy, const float *gate, const float *up, float *dgate, float *dup,
                            int64_t n, tr_activation kind, tr_thread_pool *pool);
 

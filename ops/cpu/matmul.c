@@ -8,9 +8,8 @@
 #include <dnnl.h>
 
 /* oneDNN asks OpenMP how many threads it may start, and OpenMP keeps that number for each thread that calls
- * it. So every thread of ours says once that it wants no helpers; then no OpenMP team is ever made. The
- * symbol is looked up at run time because the OpenMP runtime (libgomp, libomp) is oneDNN's dependency and not
- * ours. */
+ * it. So every thread of ours says once that it wants no helpers; then no OpenMP team is ever made.
+ * The symbol is looked up at run time because the OpenMP runtime is oneDNN's dependency and not ours. */
 static void forbid_openmp_teams(void)
 {
     static _Thread_local bool done;
@@ -43,9 +42,9 @@ void tr_matmul_single(const tr_matmul *p)
     if (p->bias) add_bias(p->bias, p->c, p->m, p->n, p->c_stride);
 }
 
-/* Rows by 128: oneDNN packs B for every tile, which fewer rows do not pay for. Columns by 384, the widest for
- * which the tile stays in the second-level cache, or by 128 (5% slower) where there would be too few tiles to
- * share. */
+/* Rows by 128: oneDNN packs B for every tile, which fewer rows do not pay for.
+ * Columns by 384, the widest for which the tile stays in the second-level cache, or by 128 (5% slower) where
+ * there would be too few tiles to share. */
 void tr_matmul_tile(int64_t m, int64_t n, int64_t *tile_m, int64_t *tile_n)
 {
     *tile_m = 128;

@@ -7,16 +7,16 @@
 
 #include <math.h>
 
-void tr_rope_table(float *table, int64_t first, int64_t time, int32_t head_size, float theta)
+void tr_rope_table(float *table, int64_t first, int64_t time, int32_t head_size, const double *frequencies,
+                   double magnitude)
 {
     int32_t half = head_size / 2;
-    for (int32_t i = 0; i < half; i++) {
-        double frequency = pow((double)theta, -2.0 * i / head_size);
+    for (int32_t i = 0; i < half; i++)
         for (int64_t t = 0; t < time; t++) {
-            table[t * head_size + i] = (float)cos((double)(first + t) * frequency);
-            table[t * head_size + half + i] = (float)sin((double)(first + t) * frequency);
+            double angle = (double)(first + t) * frequencies[i];
+            table[t * head_size + i] = (float)(magnitude * cos(angle));
+            table[t * head_size + half + i] = (float)(magnitude * sin(angle));
         }
-    }
 }
 
 typedef struct rope_context {

@@ -5,8 +5,9 @@
 
 #include "base/thread_pool.h"
 
-/* table[t] = cos((first + t) theta^(-2i/D)) for i < D/2, then the sines: in double, rounded. */
-void tr_rope_table(float *table, int64_t first, int64_t time, int32_t head_size, float theta);
+/* table[t] = magnitude * cos((first + t) frequencies[i]) for i < D/2, then the sines: in double, rounded. */
+void tr_rope_table(float *table, int64_t first, int64_t time, int32_t head_size, const double *frequencies,
+                   double magnitude);
 
 /* Rotates the pairs (i, i + D/2) of every head by the row's angles, or back where `inverse`. y may be x. */
 void tr_cpu_rope(const float *x, const float *table, float *y, int64_t batch, int64_t time, int64_t heads,
@@ -14,6 +15,7 @@ void tr_cpu_rope(const float *x, const float *table, float *y, int64_t batch, in
 
 /* The plain reference, in ops/rope.c: angles from the positions, all in double. */
 void tr_rope_reference(const float *x, float *y, int64_t batch, int64_t time, int64_t heads,
-                       int64_t head_size, int64_t first, float theta, bool inverse);
+                       int64_t head_size, int64_t first, const double *frequencies, double magnitude,
+                       bool inverse);
 
 #endif

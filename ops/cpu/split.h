@@ -10,8 +10,8 @@
 extern "C" {
 #endif
 
-/* parts[i] = columns of x.   x (R, sum of widths), parts[i] (R,widths[i]) or NULL where not wanted.
- * Overwrites. */
+/* parts[i] = columns of x.   x (R, sum of widths), parts[i] (R,widths[i])
+ * or NULL where not wanted. Overwrites. */
 void tr_cpu_split(const float *x, float *const *parts, const int64_t *widths, int n_parts, int64_t rows,
                   tr_thread_pool *pool);
 

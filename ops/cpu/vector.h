@@ -14,8 +14,8 @@
 
 #define TR_INLINE static inline __attribute__((always_inline))
 
-/* Clang 14 knows no target_clones with arch=; sanitizers start too late for the resolvers. Both get the
- * baseline. */
+/* Clang 14 knows no target_clones with arch=;
+ * sanitizers start too late for the resolvers. Both get the baseline. */
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && !defined(TROUPE_SANITIZED)
 #define TR_MULTIVERSION __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -124,44 +124,44 @@ TR_INLINE double tr_sum_f64x8(tr_f64x8 v)
     return x[0];
 }
 
-/* e^x within 2 ulp; 0 below -104, infinity above 88.8, NaN stays. x = n ln 2 + r with |r| <= ln 2 / 2, e^r by
- * a polynomial (interpolated at Chebyshev nodes, relative error 4e-9), 2^n by two factors, so that results
- * may be subnormal. ln 2 is split in two so that n times its first part is exact (Cody and Waite, 1980). */
-TR_INLINE tr_f32x16 tr_exp_f32x16(tr_f32x16 x)
+/* e^r for x = n ln 2 + r with |r| <= ln 2 / 2, by a polynomial (interpolated at Chebyshev nodes, relative error
+ * 4e-9); *shifted is n + 1.5 2^23, which has n in its low bits. ln 2 is split in two so that n times its first
+ * part is exact (Cody and Waite, 1980). */
+TR_INLINE tr_f32x16 tr_exp_reduced_f32x16(tr_f32x16 x, tr_f32x16 *shifted)
 {
-    const float round = 0x1.8p23f; /* adding it rounds to an integer, left in the low bits */
-    x = tr_select_f32x16(x < -104.0f, tr_splat_f32x16(-104.0f), x);
-    x = tr_select_f32x16(x > 89.0f, tr_splat_f32x16(89.0f), x);
-    tr_f32x16 shifted = x * 0x1.715476p0f + round;
-    tr_f32x16 n = shifted - round;
-    tr_i32x16 exponent = (tr_i32x16)shifted - 0x4b400000; /* the bits of `round` */
+    const float round = 0x1.8p23f; /* adding it rounds to an integer */
+    *shifted = x * 0x1.715476p0f + round;
+    tr_f32x16 n = *shifted - round;
     tr_f32x16 r = x - n * 0.693359375f;
     r = r + n * 2.12194440e-4f;
     tr_f32x16 p = r * 1.392637600e-3f + 8.363333082e-3f;
     p = p * r + 4.166655346e-2f;
     p = p * r + 1.666657606e-1f;
     p = p * r + 0.5f;
-    p = p * (r * r) + r + 1.0f;
+    return p * (r * r) + r + 1.0f;
+}
+
+/* e^x within 2 ulp; 0 below -104, infinity above 88.8, NaN stays. 2^n by two factors, so that results may be
+ * subnormal. */
+TR_INLINE tr_f32x16 tr_exp_f32x16(tr_f32x16 x)
+{
+    tr_f32x16 shifted;
+    x = tr_select_f32x16(x < -104.0f, tr_splat_f32x16(-104.0f), x);
+    x = tr_select_f32x16(x > 89.0f, tr_splat_f32x16(89.0f), x);
+    tr_f32x16 p = tr_exp_reduced_f32x16(x, &shifted);
+    tr_i32x16 exponent = (tr_i32x16)shifted - 0x4b400000; /* the bits of 1.5 2^23 */
     tr_i32x16 half = exponent >> 1;
     tr_f32x16 scale = (tr_f32x16)((tr_u32x16)(half + 127) << 23);
     tr_f32x16 rest = (tr_f32x16)((tr_u32x16)(exponent - half + 127) << 23);
     return p * scale * rest;
 }
 
-/* e^x for x <= 0, within 2 ulp; 0 below -87 (where e^x is about to become subnormal). One factor 2^n is
- * enough here. */
+/* e^x for x <= 0, within 2 ulp; 0 below -87 (where e^x is about to become subnormal).
+ * One factor 2^n is enough here. */
 TR_INLINE tr_f32x16 tr_exp_negative_f32x16(tr_f32x16 x)
 {
-    const float round = 0x1.8p23f;
-    tr_f32x16 shifted = x * 0x1.715476p0f + round;
-    tr_f32x16 n = shifted - round;
-    tr_f32x16 r = x - n * 0.693359375f;
-    r = r + n * 2.12194440e-4f;
-    tr_f32x16 p = r * 1.392637600e-3f + 8.363333082e-3f;
-    p = p * r + 4.166655346e-2f;
-    p = p * r + 1.666657606e-1f;
-    p = p * r + 0.5f;
-    p = p * (r * r) + r + 1.0f;
+    tr_f32x16 shifted;
+    tr_f32x16 p = tr_exp_reduced_f32x16(x, &shifted);
     tr_f32x16 power = (tr_f32x16)(((tr_u32x16)shifted << 23) + (tr_u32x16)p);
     return (tr_f32x16)(~(x < -87.0f) & (tr_i32x16)power); /* so that NaN stays */
 }
@@ -172,8 +172,8 @@ TR_INLINE tr_f32x16 tr_sigmoid_f32x16(tr_f32x16 x)
     return 1.0f / (1.0f + tr_exp_f32x16(-x));
 }
 
-/* tanh x within 3 ulp: an odd polynomial below 0.625 (interpolated, error 5e-10), above it 1 - 2 / (e^2|x| +
- * 1). */
+/* tanh x within 3 ulp: an odd polynomial below 0.625 (interpolated, error
+ * 5e-10), above it 1 - 2 / (e^2|x| + 1). */
 TR_INLINE tr_f32x16 tr_tanh_f32x16(tr_f32x16 x)
 {
     tr_f32x16 z = x * x;

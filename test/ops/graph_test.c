@@ -49,6 +49,20 @@ static void a_parameter_asked_for_again_is_the_same(void)
     tr_graph_destroy(&g);
 }
 
+static void constants_are_copied_and_equal_ones_are_one(void)
+{
+    tr_graph *g = new_graph();
+    double numbers[] = {1, 2, 3}, others[] = {1, 2, 4};
+    tr_value first = tr_graph_constant(g, "c", TR_F64, TR_SHAPE1(3), numbers);
+    CU_ASSERT_EQUAL(tr_graph_constant(g, "c", TR_F64, TR_SHAPE1(3), numbers), first);
+    CU_ASSERT_NOT_EQUAL(tr_graph_constant(g, "c", TR_F64, TR_SHAPE1(3), others), first);
+    CU_ASSERT_NOT_EQUAL(tr_graph_constant(g, "d", TR_F64, TR_SHAPE1(3), numbers), first);
+    CU_ASSERT_NOT_EQUAL(tr_graph_constant(g, "c", TR_F64, TR_SHAPE1(2), numbers), first);
+    numbers[0] = 9;
+    CU_ASSERT_EQUAL(((const double *)tr_graph_value(g, first)->constant)[0], 1);
+    tr_graph_destroy(&g);
+}
+
 static void every_use_of_a_parameter_has_a_gradient_of_its_own(void)
 {
     tr_graph *g = new_graph();
@@ -149,6 +163,7 @@ static void shapes_and_types_have_texts(void)
 static const check_test tests[] = {
     CHECK_TEST(addresses_stay_while_a_graph_grows),
     CHECK_TEST(a_parameter_asked_for_again_is_the_same),
+    CHECK_TEST(constants_are_copied_and_equal_ones_are_one),
     CHECK_TEST(every_use_of_a_parameter_has_a_gradient_of_its_own),
     CHECK_TEST(the_first_error_stays_and_silences_the_rest),
     CHECK_TEST(shapes_that_cannot_be_are_refused),

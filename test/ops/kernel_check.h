@@ -1,5 +1,5 @@
-/* test/ops/kernel_check.h - what tests of kernels share: arrays with guard bytes round them, numbers to fill
- * them with, comparisons with an absolute and a relative tolerance, and central differences.
+/* test/ops/kernel_check.h - what tests of kernels share: guarded arrays of floats, numbers to fill them with,
+ * comparisons with an absolute and a relative tolerance, and central differences.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_TEST_OPS_KERNEL_CHECK_H
 #define TROUPE_TEST_OPS_KERNEL_CHECK_H
@@ -8,40 +8,17 @@
 #include "base/thread_pool.h"
 
 #include "check.h"
+#include "ops/guard.h"
 
 #include <math.h>
 #include <string.h>
-
-enum { KERNEL_GUARD_BYTES = 256 };
-
-/* `bytes` of memory, cache-line aligned, between two guards; filled with NaNs, so that what is read before it
- * is written shows. */
-static inline void *guarded_new(size_t bytes)
-{
-    unsigned char *memory = tr_alloc_aligned(64, (2 * KERNEL_GUARD_BYTES + bytes + 63) / 64 * 64);
-    memset(memory, 0xA5, KERNEL_GUARD_BYTES);
-    memset(memory + KERNEL_GUARD_BYTES, 0xFF, bytes);
-    memset(memory + KERNEL_GUARD_BYTES + bytes, 0xA5, KERNEL_GUARD_BYTES);
-    return memory + KERNEL_GUARD_BYTES;
-}
 
 static inline float *guarded_floats(int64_t n)
 {
     return guarded_new((size_t)n * sizeof(float));
 }
 
-/* Frees it; false where a guard was written to. */
-static inline bool guarded_free(void *data, size_t bytes)
-{
-    unsigned char *memory = (unsigned char *)data - KERNEL_GUARD_BYTES;
-    bool whole = true;
-    for (size_t i = 0; i < KERNEL_GUARD_BYTES; i++)
-        whole = whole && memory[i] == 0xA5 && memory[KERNEL_GUARD_BYTES + bytes + i] == 0xA5;
-    tr_free(memory);
-    return whole;
-}
-
-/* The same for n floats, as a check of the test. */
+/* Frees n guarded floats; a check of the test that no guard was written to. */
 static inline void floats_free(float *data, int64_t n)
 {
     CU_ASSERT(guarded_free(data, (size_t)n * sizeof(float)));

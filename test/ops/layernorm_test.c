@@ -5,8 +5,8 @@
 #include "test/ops/norm_cases.h"
 #include "test/ops/op_check.h"
 
-/* One column is a row without variance: rstd is 1/sqrt(eps) = 316, and rounding of the mean is multiplied by
- * it. */
+/* One column is a row without variance: rstd is 1/sqrt(eps) = 316, and
+ * rounding of the mean is multiplied by it. */
 static double slack(int64_t columns)
 {
     return columns < 4 ? 1e-3 : 5e-6;

@@ -98,8 +98,8 @@ static int build_gpt2(tr_graph *g, const void *context, tr_value outputs[CHECK_M
 }
 
 /* Two layers deep fifth derivatives are larger than those of one operation (op_check.h argues the others), so
- * ten times its tolerance; gradients are of the order of 1 here, and a missing term is off by a tenth of
- * that. */
+ * ten times its tolerance;
+ * gradients are of the order of 1 here, and a missing term is off by a tenth of that. */
 static void the_llama_family_has_the_gradients_of_differences(void)
 {
     check_graph(&(graph_case){.name = "llama",

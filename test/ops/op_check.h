@@ -22,12 +22,13 @@
 #include "ops/autodiff.h"
 #include "ops/program.h"
 #include "test/check.h"
+#include "test/ops/guard.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { GUARD_BYTES = 64, GUARD_PATTERN = 0xa5, CHECK_MAX_OUTPUTS = 4, CHECK_MAX_DIFFERENCES = 300 };
+enum { CHECK_MAX_OUTPUTS = 4, CHECK_MAX_DIFFERENCES = 300 };
 
 /* ---- guarded memory ---- */
 
@@ -38,29 +39,17 @@ typedef struct guarded {
 
 static inline guarded guard_new(size_t bytes)
 {
-    size_t room = (bytes + GUARD_BYTES - 1) / GUARD_BYTES * GUARD_BYTES + 2 * GUARD_BYTES;
-    unsigned char *memory = tr_alloc_aligned(TR_CACHE_LINE, room);
-    TR_ASSERT(memory);
-    memset(memory, GUARD_PATTERN, room);
-    return (guarded){.data = memory + GUARD_BYTES, .bytes = bytes};
+    return (guarded){.data = guarded_new(bytes), .bytes = bytes};
 }
 
 static inline bool guard_intact(const guarded *self)
 {
-    size_t end = (self->bytes + GUARD_BYTES - 1) / GUARD_BYTES * GUARD_BYTES + GUARD_BYTES;
-    for (size_t i = 0; i < GUARD_BYTES; i++)
-        if (self->data[-1 - (ptrdiff_t)i] != GUARD_PATTERN) return false;
-    for (size_t i = self->bytes; i < end; i++)
-        if (self->data[i] != GUARD_PATTERN) return false;
-    return true;
+    return guarded_intact(self->data, self->bytes);
 }
 
 static inline void guard_free(guarded *self)
 {
-    if (self->data) {
-        CU_ASSERT(guard_intact(self));
-        tr_free(self->data - GUARD_BYTES);
-    }
+    if (self->data) CU_ASSERT(guarded_free(self->data, self->bytes));
     self->data = NULL;
 }
 

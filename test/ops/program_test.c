@@ -12,8 +12,8 @@ static uint64_t draw(uint64_t seed, uint64_t *index, uint64_t limit)
     return tr_rng_u64(&(tr_rng_key){.seed = seed, .stream = 7}, (*index)++) % limit;
 }
 
-/* A random forward over values of one shape: every node reads one or two of the last five values. context:
- * the seed. */
+/* A random forward over values of one shape: every node reads one or two
+ * of the last five values. context: the seed. */
 static int build_random(tr_graph *g, const void *context, tr_value outputs[CHECK_MAX_OUTPUTS])
 {
     uint64_t seed = *(const uint64_t *)context, index = 0;
@@ -170,8 +170,8 @@ static void planned_memory_gives_the_bits_of_separate_memory(void)
     }
 }
 
-/* Forwards of two micro-batches, then their backwards, then their weight gradients: as one after the other.
- */
+/* Forwards of two micro-batches, then their backwards, then their weight
+ * gradients: as one after the other. */
 static void micro_batches_in_flight_do_not_meet(void)
 {
     uint64_t seed = 3, one_by_one;

@@ -61,8 +61,8 @@ static int build_plain(tr_graph *g, const void *context, tr_value outputs[CHECK_
     return 1;
 }
 
-/* Very narrow rows are left out: with few columns the mean of squares may be so small that differences are no
- * measure. */
+/* Very narrow rows are left out: with few columns the mean of squares may
+ * be so small that differences are no measure. */
 static void gradients_are_those_of_differences(void)
 {
     static const int64_t sizes[][2] = {{1, 8}, {3, 17}, {2, 33}};

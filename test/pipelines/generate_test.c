@@ -9,6 +9,8 @@
 #include "model_runs.h"
 #include "pipelines/data.h"
 
+#include <jansson.h>
+#include <limits.h>
 #include <math.h>
 #include <unistd.h>
 
@@ -103,6 +105,58 @@ static void full_cache_starts_again_with_its_last_half(void)
         tr_free(tokens);
         tr_free(targets);
     }
+}
+
+/* The golden llama with longrope, whose frequencies are others beyond 12 tokens, and for all tokens then. */
+static char *longrope_model(void)
+{
+    char directory[] = "/tmp/troupe-test-XXXXXX", path[80], from[PATH_MAX];
+    TR_ASSERT(mkdtemp(directory));
+    json_t *config = json_load_file("test/golden/llama/config.json", 0, NULL);
+    json_object_del(config, "rope_parameters");
+    json_object_set_new(config, "rope_scaling",
+                        json_pack("{s:s, s:i, s:[f,f,f,f,f,f], s:[f,f,f,f,f,f]}", "rope_type", "longrope",
+                                  "original_max_position_embeddings", 12, "short_factor", 1.0, 1.0, 1.1, 1.2,
+                                  1.3, 1.4, "long_factor", 1.0, 1.5, 2.0, 3.0, 4.0, 5.0));
+    snprintf(path, sizeof path, "%s/config.json", directory);
+    TR_ASSERT(json_dump_file(config, path, 0) == 0);
+    json_decref(config);
+    snprintf(path, sizeof path, "%s/model.safetensors", directory);
+    TR_ASSERT(realpath("test/golden/llama/model.safetensors", from) && symlink(from, path) == 0);
+    return tr_strdup(directory);
+}
+
+static void caches_are_read_again_where_a_sequence_gets_other_frequencies(void)
+{
+    char *directory = longrope_model();
+    int32_t *tokens, *targets;
+    tr_generator *generator;
+    const float *logits;
+    golden_rows(cases[1], 1, &tokens, &targets);
+    MUST(tr_generator_open(&generator, directory, 24, 1, err));
+    for (int again = 0; again < 2; again++) { /* from long back to short, too */
+        float *short_ones = whole_forward(directory, tokens, 12),
+              *long_ones = whole_forward(directory, tokens, 20);
+        tr_generator_reset(generator);
+        MUST(tr_generator_read(generator, tokens, 12, &logits, err));
+        CU_ASSERT(difference(logits, short_ones + 11 * V) <= 1e-5);
+        MUST(tr_generator_read(generator, tokens + 12, 1, &logits, err));
+        CU_ASSERT(difference(logits, long_ones + 12 * V) <= 1e-5);
+        MUST(tr_generator_read(generator, tokens + 13, 7, &logits, err));
+        CU_ASSERT(difference(logits, long_ones + 19 * V) <= 1e-5);
+        CU_ASSERT(difference(short_ones + 11 * V, long_ones + 11 * V) > 1e-3); /* it matters */
+        tr_free(short_ones);
+        tr_free(long_ones);
+    }
+    MUST(tr_generator_read(generator, tokens + 20, 5, &logits, err)); /* full at 24: 12..23 stay, then 24 */
+    float *wanted = whole_forward(directory, tokens + 12, 13);
+    CU_ASSERT(difference(logits, wanted + 12 * V) <= 1e-5);
+    tr_free(wanted);
+    tr_generator_close(&generator);
+    tr_directory_remove_tree(directory, NULL);
+    tr_free(directory);
+    tr_free(tokens);
+    tr_free(targets);
 }
 
 typedef struct text {
@@ -229,13 +283,44 @@ static void lack_of_memory_is_an_error(void)
     }
 }
 
+/* The failed read has read nothing; the next goes on as if it had not been. */
+static void lack_of_memory_for_other_frequencies_leaves_a_generator_that_works(void)
+{
+    char *directory = longrope_model();
+    int32_t *tokens, *targets;
+    tr_generator *generator;
+    const float *logits;
+    golden_rows(cases[1], 1, &tokens, &targets);
+    float *wanted = whole_forward(directory, tokens, 13);
+    tr_status status = TR_ENOMEM;
+    MUST(tr_generator_open(&generator, directory, 0, 1, err));
+    MUST(tr_generator_read(generator, tokens, 12, &logits, err));
+    for (uint64_t n = 1; status != TR_OK; n += 1 + n / 16) {
+        tr_error error = {0};
+        tr_memory_fail_after(n);
+        status = tr_generator_read(generator, tokens + 12, 1, &logits, &error);
+        tr_memory_fail_after(0);
+        CU_ASSERT(status == TR_OK || (status == TR_ENOMEM && error.message[0]));
+        if (n == 1) CU_ASSERT_EQUAL(status, TR_ENOMEM);
+    }
+    CU_ASSERT(difference(logits, wanted + 12 * V) <= 1e-5);
+    tr_generator_close(&generator);
+    tr_directory_remove_tree(directory, NULL);
+    tr_free(directory);
+    tr_free(wanted);
+    tr_free(tokens);
+    tr_free(targets);
+}
+
 static const check_test tests[] = {
     CHECK_TEST(caches_give_the_logits_of_the_whole_sequence),
     CHECK_TEST(full_cache_starts_again_with_its_last_half),
+    CHECK_TEST(caches_are_read_again_where_a_sequence_gets_other_frequencies),
     CHECK_TEST(same_seed_gives_the_same_text),
     CHECK_TEST(temperature_zero_takes_the_likeliest_token),
     CHECK_TEST(tokens_outside_the_vocabulary_are_refused),
     CHECK_TEST(lack_of_memory_is_an_error),
+    CHECK_TEST(lack_of_memory_for_other_frequencies_leaves_a_generator_that_works),
     CHECK_TEST(evaluation_is_the_mean_loss_of_every_byte_but_the_first),
 };
 

@@ -44,7 +44,7 @@ static void golden_llama_is_read_as_it_is(void)
               c.kv_heads == 2);
     CU_ASSERT(c.head_size == 12 && c.inner == 128 && c.vocabulary == 320 && c.positions == 64);
     CU_ASSERT(!c.tied && c.activation == TR_SILU && !c.attention_bias && !c.mlp_bias);
-    CU_ASSERT(c.norm_eps == 1e-6f && c.rope_theta == 10000.0f);
+    CU_ASSERT(c.norm_eps == 1e-6f && c.rope.theta == 10000.0f);
     tr_model_config_release(&c);
 }
 
@@ -89,7 +89,7 @@ static void what_is_absent_has_the_default_of_transformers(void)
     CU_ASSERT(c.dropout == 0.1 && c.scale_attention && !c.scale_attention_by_layer);
     tr_model_config_release(&c);
     CHECK_OK(parse(&c, "{" LLAMA_SIZES ",\"head_dim\":null}"));
-    CU_ASSERT(c.kv_heads == 2 && c.head_size == 4 && !c.tied && c.norm_eps == 1e-6f && c.rope_theta == 10000);
+    CU_ASSERT(c.kv_heads == 2 && c.head_size == 4 && !c.tied && c.norm_eps == 1e-6f && c.rope.theta == 10000);
     CU_ASSERT(c.dropout == 0 && c.activation == TR_SILU);
     tr_model_config_release(&c);
 }
@@ -99,11 +99,16 @@ static void old_and_new_key_names_mean_the_same(void)
     tr_model_config c;
     CHECK_OK(parse(&c, "{" LLAMA_SIZES
                        ",\"rope_theta\":500.0,\"rope_scaling\":null,\"torch_dtype\":\"float32\"}"));
-    CU_ASSERT_EQUAL(c.rope_theta, 500);
+    CU_ASSERT_EQUAL(c.rope.theta, 500);
     tr_model_config_release(&c);
     CHECK_OK(
         parse(&c, "{" LLAMA_SIZES ",\"rope_parameters\":{\"rope_theta\":500,\"rope_type\":\"default\"}}"));
-    CU_ASSERT_EQUAL(c.rope_theta, 500);
+    CU_ASSERT_EQUAL(c.rope.theta, 500);
+    tr_model_config_release(&c);
+    CHECK_OK(parse(
+        &c, "{\"model_type\":\"gpt2\",\"num_hidden_layers\":2,\"hidden_size\":8,\"num_attention_heads\":2,"
+            "\"vocab_size\":9,\"max_position_embeddings\":16,\"n_ctx\":16,\"dtype\":\"bfloat16\"}"));
+    CU_ASSERT(c.layers == 2 && c.width == 8 && c.heads == 2 && c.positions == 16 && c.inner == 32);
     tr_model_config_release(&c);
     CHECK_OK(parse(&c,
                    "{" GPT2_SIZES ",\"scale_attn_weights\":false,\"scale_attn_by_inverse_layer_idx\":true,"
@@ -126,17 +131,14 @@ static void what_is_not_computed_is_refused_by_name(void)
         {"{" LLAMA_SIZES ",\"quantization_config\":{}}", "quantization_config '{}'", TR_EUNSUPPORTED},
         {"{" LLAMA_SIZES ",\"hidden_act\":\"mish\"}", "hidden_act '\"mish\"' is not supported",
          TR_EUNSUPPORTED},
-        {"{" LLAMA_SIZES ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2.0}}", "rope_scaling",
-         TR_EUNSUPPORTED},
-        {"{" LLAMA_SIZES ",\"rope_parameters\":{\"rope_type\":\"yarn\"}}", "rope_parameters",
-         TR_EUNSUPPORTED},
-        {"{" LLAMA_SIZES ",\"rope_parameters\":{\"rope_type\":\"default\",\"factor\":2}}", "rope_parameters",
+        {"{" LLAMA_SIZES ",\"rope_interleaved\":true}", "rope_interleaved 'true' is not supported",
          TR_EUNSUPPORTED},
         {"{" GPT2_SIZES ",\"add_cross_attention\":true}", "add_cross_attention 'true' is not supported",
          TR_EUNSUPPORTED},
         {"{" GPT2_SIZES ",\"pruned_heads\":{\"0\":[1]}}", "pruned_heads", TR_EUNSUPPORTED},
         {"{" LLAMA_SIZES ",\"num_key_value_heads\":3}", "num_key_value_heads '3' does not divide", TR_EINVAL},
         {"{" LLAMA_SIZES ",\"head_dim\":3}", "head_dim '3' is odd", TR_EINVAL},
+        {"{" LLAMA_SIZES ",\"head_dim\":65538}", "head_dim '65538' is more than 65536", TR_EUNSUPPORTED},
         {"{" LLAMA_SIZES ",\"head_dim\":0}", "head_dim '0' is not a whole number from 1", TR_EINVAL},
         {"{" LLAMA_SIZES ",\"mlp_bias\":1}", "mlp_bias '1' is neither true nor false", TR_EINVAL},
         {"{" LLAMA_SIZES ",\"rms_norm_eps\":-1}", "rms_norm_eps '-1' is not a number this option can have",
@@ -145,6 +147,12 @@ static void what_is_not_computed_is_refused_by_name(void)
         {"[]", "d/config.json: not a JSON object", TR_EINVAL},
         {"{\"a\":\n}", "d/config.json:2: not valid JSON", TR_EINVAL},
         {"{" GPT2_SIZES ",\"n_head\":2}", "duplicate object key", TR_EINVAL},
+        {"{" GPT2_SIZES ",\"num_attention_heads\":4}",
+         "n_head '2' and num_attention_heads are two names of one option and differ", TR_EINVAL},
+        {"{" GPT2_SIZES ",\"activation_function\":\"quick_gelu\"}",
+         "activation_function '\"quick_gelu\"' is not supported; known are silu", TR_EUNSUPPORTED},
+        {"{" GPT2_SIZES ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2.0}}", "rope_scaling",
+         TR_EUNSUPPORTED},
     };
     for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++) {
         tr_model_config c;
@@ -152,6 +160,77 @@ static void what_is_not_computed_is_refused_by_name(void)
         CU_ASSERT_EQUAL(status, refusals[i].status);
         CU_ASSERT(message_has(&err, refusals[i].message));
         if (!status) tr_model_config_release(&c);
+    }
+}
+
+/* LLAMA_SIZES has heads of 4: two pairs. */
+static void rotary_options_that_mean_nothing_are_refused_by_name(void)
+{
+    static const struct {
+        const char *rope, *message;
+        tr_status status;
+    } refusals[] = {
+        {"\"rope_scaling\":5", "rope_scaling '5' is no object", TR_EINVAL},
+        {"\"rope_scaling\":{\"type\":\"su\"}",
+         "rope_scaling.type '\"su\"' is not supported; known are default", TR_EUNSUPPORTED},
+        {"\"rope_parameters\":{\"rope_type\":7}", "rope_parameters.rope_type '7' is not supported",
+         TR_EUNSUPPORTED},
+        {"\"rope_parameters\":{\"rope_type\":\"default\",\"factor\":2}",
+         "rope_parameters.factor '2' is no option of the rope_type 'default'", TR_EUNSUPPORTED},
+        {"\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":2,\"beta_fast\":2}",
+         "rope_scaling.beta_fast '2' is no option of the rope_type 'linear'", TR_EUNSUPPORTED},
+        {"\"rope_scaling\":{\"rope_type\":\"linear\"}", "rope_scaling.factor is missing", TR_EINVAL},
+        {"\"rope_scaling\":{\"rope_type\":\"yarn\"}", "rope_scaling.factor is missing", TR_EINVAL},
+        {"\"rope_scaling\":{\"rope_type\":\"dynamic\",\"factor\":0}",
+         "rope_scaling.factor '0' is not a number", TR_EINVAL},
+        {"\"rope_scaling\":{\"rope_type\":\"linear\",\"type\":\"dynamic\",\"factor\":2}",
+         "rope_scaling.rope_type '\"linear\"' and type are two names of one option and differ", TR_EINVAL},
+        {"\"rope_scaling\":{\"type\":\"linear\",\"factor\":2},\"rope_parameters\":{\"type\":\"default\"}",
+         "and rope_scaling are two names of one option and differ", TR_EINVAL},
+        {"\"rope_theta\":5,\"rope_parameters\":{\"rope_theta\":6}",
+         "rope_parameters.rope_theta '6' differs from the one outside", TR_EINVAL},
+        {"\"rope_theta\":-5", "rope_theta '-5' is not a number", TR_EINVAL},
+        {"\"partial_rotary_factor\":0.5",
+         "partial_rotary_factor '0.5' is not supported: a llama turns its whole", TR_EUNSUPPORTED},
+        {"\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":2,\"partial_rotary_factor\":0.5}",
+         "rope_parameters.partial_rotary_factor '0.5' is not supported", TR_EUNSUPPORTED},
+        {"\"rope_scaling\":{\"type\":\"llama3\",\"factor\":2,\"low_freq_factor\":1}",
+         "rope_scaling.high_freq_factor is missing", TR_EINVAL},
+        {"\"rope_scaling\":{\"type\":\"llama3\",\"factor\":2,\"low_freq_factor\":4,\"high_freq_factor\":4}",
+         "rope_scaling.high_freq_factor '4' is not above low_freq_factor", TR_EINVAL},
+        {"\"rope_scaling\":{\"type\":\"longrope\",\"short_factor\":[1],\"long_factor\":[1,2]}",
+         "rope_scaling.short_factor '[1]' is not a list of 2 numbers above 0", TR_EINVAL},
+        {"\"rope_scaling\":{\"type\":\"longrope\",\"short_factor\":[1,1],\"long_factor\":[1,0]}",
+         "rope_scaling.long_factor '[1,0]' is not a list of 2 numbers above 0", TR_EINVAL},
+        {"\"rope_scaling\":{\"type\":\"longrope\",\"short_factor\":[1,1],\"long_factor\":[1,1],"
+         "\"factor\":2,\"original_max_position_embeddings\":1}",
+         "rope_scaling.original_max_position_embeddings '1' is too small", TR_EINVAL},
+        {"\"rope_scaling\":{\"type\":\"linear\",\"factor\":1e-30},\"rope_theta\":1e-300", "rope_theta",
+         TR_EINVAL},
+    };
+    for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++) {
+        tr_model_config c;
+        char *json = tr_format("{" LLAMA_SIZES ",%s}", refusals[i].rope);
+        tr_status status = parse(&c, json);
+        CU_ASSERT_EQUAL(status, refusals[i].status);
+        CU_ASSERT(message_has(&err, refusals[i].message));
+        if (!status) tr_model_config_release(&c);
+        tr_free(json);
+    }
+}
+
+static void lack_of_memory_is_an_error(void)
+{
+    tr_status status = TR_ENOMEM;
+    for (uint64_t n = 1; status != TR_OK; n++) {
+        tr_model_config c;
+        tr_memory_fail_after(n);
+        status = parse(&c, "{" LLAMA_SIZES ",\"rope_scaling\":{\"type\":\"longrope\",\"short_factor\":[1,1],"
+                           "\"long_factor\":[1,2],\"factor\":2}}");
+        tr_memory_fail_after(0);
+        CU_ASSERT(status == TR_OK || (status == TR_ENOMEM && err.message[0]));
+        if (status == TR_OK) tr_model_config_release(&c);
+        if (n == 1) CU_ASSERT_EQUAL(status, TR_ENOMEM);
     }
 }
 
@@ -178,7 +257,7 @@ static void sizes_in_a_recipe_make_a_configuration(void)
         NULL));
     CU_ASSERT(c.family == TR_FAMILY_LLAMA && c.layers == 3 && c.kv_heads == 2 && c.inner == 128 &&
               c.vocabulary == 256);
-    CU_ASSERT(c.norm_eps == 1e-6f && c.rope_theta == 5000 && c.attention_bias && c.mlp_bias && !c.tied &&
+    CU_ASSERT(c.norm_eps == 1e-6f && c.rope.theta == 5000 && c.attention_bias && c.mlp_bias && !c.tied &&
               c.dropout == 0);
     CHECK_OK(parse(&again, c.json)); /* what is written is what is computed */
     CU_ASSERT(again.norm_eps == c.norm_eps && again.inner == c.inner && again.tied == c.tied);
@@ -213,7 +292,32 @@ static void dropout_is_read_for_evaluation_and_refused_for_training(void)
     tr_model_config_release(&c);
     char *model = tr_format("{hf: %s}", directory);
     CU_ASSERT_EQUAL(from_recipe(&c, model, NULL), TR_EUNSUPPORTED);
-    CU_ASSERT(message_has(&err, "embd_pdrop '0.2' is not supported in training"));
+    CU_ASSERT(message_has(&err, "embd_pdrop '0.2' is not supported: nothing is dropped in training; put"));
+    leave_directory(directory);
+    tr_free(model);
+    tr_free(path);
+}
+
+/* The recipe's sequences have 16 tokens. */
+static void only_dynamic_frequencies_go_beyond_the_positions(void)
+{
+    static const char format[] =
+        "{\"model_type\":\"llama\",\"num_hidden_layers\":2,\"hidden_size\":8,"
+        "\"num_attention_heads\":2,\"intermediate_size\":24,\"vocab_size\":9,"
+        "\"max_position_embeddings\":8,\"rope_scaling\":{\"type\":\"%s\",\"factor\":2}}";
+    char *directory = enter_directory(), *path = path_in(directory, "config.json");
+    char *model = tr_format("{hf: %s}", directory);
+    for (int dynamic = 0; dynamic < 2; dynamic++) {
+        tr_model_config c;
+        char *json = tr_format(format, dynamic ? "dynamic" : "linear");
+        CHECK_OK(tr_file_write(path, json, strlen(json), &err));
+        tr_status status = from_recipe(&c, model, NULL);
+        CU_ASSERT_EQUAL(status, dynamic ? TR_OK : TR_EINVAL);
+        if (!dynamic)
+            CU_ASSERT(message_has(&err, "train.sequence '16' is longer than the model's 8 positions"));
+        if (!status) tr_model_config_release(&c);
+        tr_free(json);
+    }
     leave_directory(directory);
     tr_free(model);
     tr_free(path);
@@ -242,9 +346,12 @@ int main(void)
         CHECK_TEST(what_is_absent_has_the_default_of_transformers),
         CHECK_TEST(old_and_new_key_names_mean_the_same),
         CHECK_TEST(what_is_not_computed_is_refused_by_name),
+        CHECK_TEST(rotary_options_that_mean_nothing_are_refused_by_name),
+        CHECK_TEST(lack_of_memory_is_an_error),
         CHECK_TEST(sizes_in_a_recipe_make_a_configuration),
         CHECK_TEST(the_layout_is_checked_against_the_model_read),
         CHECK_TEST(dropout_is_read_for_evaluation_and_refused_for_training),
+        CHECK_TEST(only_dynamic_frequencies_go_beyond_the_positions),
         CHECK_TEST(every_preset_can_be_made),
     };
     return check_run("model_config", tests, sizeof tests / sizeof *tests);

@@ -114,9 +114,9 @@ static void step_along(model_run *run, float **directions, float by)
     }
 }
 
-/* Along the gradient g of all weights the loss changes by h |g|^2. With h |g|^2 = 0.005 of a loss near 6,
- * float32's rounding is some 1e-4 of the change and the curvature, which central differences halve away, less
- * than 1%. */
+/* Along the gradient g of all weights the loss changes by h |g|^2.
+ * With h |g|^2 = 0.005 of a loss near 6, float32's rounding is some 1e-4 of the change and the curvature,
+ * which central differences halve away, less than 1%. */
 static void gradients_of_other_options_agree_with_differences(void)
 {
     for (int c = 0; c < N_VARIANTS; c++) {

@@ -27,7 +27,7 @@ static void the_smallest_recipe_gets_every_default(void)
     CHECK_OK(parse(&r, smallest, NULL));
     CU_ASSERT_STRING_EQUAL(r.run, "r");
     CU_ASSERT(r.model.family == TR_FAMILY_LLAMA && r.model.kv_heads == 4 && r.model.head_size == 12);
-    CU_ASSERT(r.model.inner == 128 && r.model.vocabulary == 256 && r.model.positions == 1024);
+    CU_ASSERT(r.model.inner == 128 && r.model.vocabulary == 256 && r.model.positions == 16);
     CU_ASSERT(r.model.rope_theta == 10000 && r.model.norm_eps == 1e-5 && !r.model.tie && !r.model.bias);
     CU_ASSERT(r.data.holdout == 0.05 && r.data.tokenizer == TR_TOKENIZER_BYTES);
     CU_ASSERT(!r.data.tokens && !r.data.key);
@@ -60,8 +60,8 @@ static void defaults_follow_the_other_keys(void)
     tr_recipe_release(&r);
 }
 
-/* Every line: what is appended to the smallest recipe (line 6 on), an override or NULL, and the exact
- * message. */
+/* Every line: what is appended to the smallest recipe (line 6 on), an
+ * override or NULL, and the exact message. */
 static const struct {
     const char *more, *override, *message;
 } refusals[] = {
@@ -219,8 +219,8 @@ static void presets_are_known_by_name(void)
     tr_recipe_release(&r);
 }
 
-/* The message names the value once; the texts of two resolved recipes are equal exactly where the structs
- * are. */
+/* The message names the value once;
+ * the texts of two resolved recipes are equal exactly where the structs are. */
 static void check_reads_back(const tr_recipe *r)
 {
     char *yaml = NULL, *json = NULL, *again = NULL;

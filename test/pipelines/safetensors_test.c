@@ -10,8 +10,8 @@
 
 static tr_error err;
 
-/* Writes length, header and `data_bytes` zeros, and opens the file. The header's length may lie by `lie`
- * bytes. */
+/* Writes length, header and `data_bytes` zeros, and opens the file.
+ * The header's length may lie by `lie` bytes. */
 static tr_status open_made(const char *header, size_t data_bytes, int64_t lie)
 {
     char *directory = enter_directory(), *path = path_in(directory, "x.safetensors");

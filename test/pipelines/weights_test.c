@@ -28,8 +28,8 @@ static void fresh_weights_depend_on_seed_and_name_alone(void)
     CU_ASSERT(memcmp(x, y, sizeof x) != 0);
 }
 
-/* Of n = 10000 numbers the mean is within 5 sigma / sqrt(n) and the deviation within 5 / sqrt(2 n) of itself.
- */
+/* Of n = 10000 numbers the mean is within 5 sigma / sqrt(n) and the deviation
+ * within 5 / sqrt(2 n) of itself. */
 static void fresh_weights_have_their_mean_and_deviation(void)
 {
     enum { N = 10000 };

@@ -280,8 +280,8 @@ static void nothing_is_left(const observed *seen, int shm_files, int open_files)
     CU_ASSERT_EQUAL(count_files("/proc/self/fd"), open_files);
 }
 
-/* Runs a ring that comes to harm; expects an end within LIMIT_MS of the start of its actors and the text in
- * the message. */
+/* Runs a ring that comes to harm;
+ * expects an end within LIMIT_MS of the start of its actors and the text in the message. */
 static void expect_harm(const char *transport, int victim, fault harm, tr_status expected, const char *text)
 {
     tr_error err = {0};
@@ -447,8 +447,8 @@ static void a_second_signal_ends_it_at_once(void)
     waitpid(sender, NULL, 0);
 }
 
-/* A head in a process of its own, killed as it runs. Its stopped descendants cannot see that: the kernel must
- * end them. */
+/* A head in a process of its own, killed as it runs.
+ * Its stopped descendants cannot see that: the kernel must end them. */
 static void a_killed_head_takes_all_with_it(const char *transport, bool stopped)
 {
     if (skipped(transport)) return;

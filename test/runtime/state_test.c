@@ -54,8 +54,8 @@ static void the_slots_do_not_overlap(void)
     tr_state_region_destroy(&region);
 }
 
-/* The child publishes generation 6 in slot 0, opens slot 1, writes half of generation 7 into it, and is
- * killed. */
+/* The child publishes generation 6 in slot 0, opens slot 1, writes half
+ * of generation 7 into it, and is killed. */
 static void write_and_die(const tr_state_region *region)
 {
     tr_state_region *mine = NULL;

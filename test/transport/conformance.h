@@ -7,153 +7,14 @@
 #ifndef TROUPE_TEST_TRANSPORT_CONFORMANCE_H
 #define TROUPE_TEST_TRANSPORT_CONFORMANCE_H
 
-#include "base/clock.h"
-#include "base/log.h"
-#include "base/memory.h"
-#include "check.h"
-#include "transport/transport.h"
+#include "transport/fixture.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-enum { PATIENCE_MS = 20000, MAX_BODY_BYTES = 8 << 20, MAX_NODES = 8 };
-
-typedef struct node {
-    tr_transport *transport;
-    int32_t number;
-    tr_message *first, *last; /* what arrived and was not taken yet */
-    int n_arrived, n_lost;
-    int32_t last_peer, lost_peer;
-    char lost_reason[256];
-    bool places_nothing;
-} node;
-
-static tr_buffer *place(void *context, int32_t peer, const tr_frame *frame)
-{
-    (void)peer;
-    tr_buffer *body = NULL;
-    if (!((node *)context)->places_nothing) tr_buffer_new(&body, frame->body_bytes, NULL);
-    return body;
-}
-
-static void deliver(void *context, int32_t peer, tr_message *message)
-{
-    node *self = context;
-    message->next = NULL;
-    *(self->first ? &self->last->next : &self->first) = message;
-    self->last = message;
-    self->n_arrived++;
-    self->last_peer = peer;
-}
-
-static void lose(void *context, int32_t peer, const char *reason)
-{
-    node *self = context;
-    self->n_lost++;
-    self->lost_peer = peer;
-    snprintf(self->lost_reason, sizeof self->lost_reason, "%s", reason);
-}
-
-static tr_transport_options options_of(int32_t number)
-{
-    return (tr_transport_options){
-        .node = number, .incarnation = 1, .job_key = "one job's key..", .max_body_bytes = MAX_BODY_BYTES};
-}
-
-static node *node_with(const tr_transport_options *options)
-{
-    tr_error err;
-    node *self = tr_alloc_zero(1, sizeof *self);
-    self->number = options->node;
-    const tr_transport_events events = {self, place, deliver, lose};
-    if (tr_transport_new(&self->transport, CONFORMANCE_KIND, options, &events, &err) != TR_OK) {
-        fprintf(stderr, "cannot make a transport: %s\n", err.message);
-        exit(1);
-    }
-    return self;
-}
-
-static node *node_new(int32_t number)
-{
-    const tr_transport_options options = options_of(number);
-    return node_with(&options);
-}
-
-static tr_message *node_take(node *self)
-{
-    tr_message *message = self->first;
-    if (message) self->first = message->next;
-    return message;
-}
-
-static void node_drain(node *self)
-{
-    for (tr_message *message; (message = node_take(self));) tr_message_destroy(&message);
-}
-
-static void node_destroy(node **self)
-{
-    tr_transport_destroy(&(*self)->transport);
-    node_drain(*self);
-    tr_free(*self);
-    *self = NULL;
-}
-
-static void node_connect(node *from, const node *to)
-{
-    tr_error err;
-    CHECK_OK(tr_transport_connect(from->transport, to->number, tr_transport_address(to->transport), &err));
-}
-
-static tr_status try_send(node *from, int32_t to, uint32_t sequence, const void *bytes, uint32_t size_bytes)
-{
-    tr_message *message;
-    if (tr_message_copy(&message, bytes, size_bytes, NULL) != TR_OK) return TR_ENOMEM;
-    message->frame.kind = TR_FRAME_DATA;
-    message->frame.source = (uint64_t)from->number;
-    message->frame.edge = 1;
-    message->frame.sequence = sequence;
-    tr_status status = tr_transport_send(from->transport, to, &message, NULL);
-    TR_ASSERT(!message);
-    return status;
-}
-
-static void node_send(node *from, const node *to, uint32_t sequence, const void *bytes, uint32_t size_bytes)
-{
-    CU_ASSERT_EQUAL(try_send(from, to->number, sequence, bytes, size_bytes), TR_OK);
-}
-
-static void progress_all(node **nodes)
-{
-    int n_happened = 0;
-    for (; *nodes; nodes++) n_happened += tr_transport_progress((*nodes)->transport);
-    if (!n_happened) sched_yield();
-}
-
-#define PROGRESS_UNTIL(condition, patience_ms, ...)                                                          \
-    do {                                                                                                     \
-        node *nodes_[] = {__VA_ARGS__, NULL};                                                                \
-        uint64_t end_ns_ = tr_clock_ns() + (uint64_t)(patience_ms)*1000000;                                  \
-        while (!(condition) && tr_clock_ns() < end_ns_) progress_all(nodes_);                                \
-        CU_ASSERT(condition);                                                                                \
-    } while (0)
-
-/* Sleeps as a worker does: arms, then polls. Returns false after patience_ms in vain. */
-static bool sleep_until_woken(tr_transport *transport, int patience_ms)
-{
-    if (!tr_transport_arm(transport)) return true;
-    int descriptors[TR_TRANSPORT_MAX_DESCRIPTORS];
-    struct pollfd polled[TR_TRANSPORT_MAX_DESCRIPTORS];
-    int n = tr_transport_descriptors(transport, descriptors);
-    for (int i = 0; i < n; i++) polled[i] = (struct pollfd){.fd = descriptors[i], .events = POLLIN};
-    return poll(polled, (nfds_t)n, patience_ms) != 0;
-}
 
 static void unknown_kinds_and_peers_are_refused(void)
 {
@@ -515,8 +376,8 @@ static void senders_on_threads_lose_nothing(void)
 }
 
 #ifdef CONFORMANCE_PROCESSES
-/* The peer: echoes what it gets until its parent is gone, or is stopped at once after the first echo of
- * "sleep". */
+/* The peer: echoes what it gets until its parent is gone, or is stopped
+ * at once after the first echo of "sleep". */
 static int run_peer(const char *address)
 {
     node *self = node_new(2);

@@ -12,19 +12,23 @@
 /* As node 3 would greet node 2, so that what follows is judged by its own faults and not by its sender's. */
 static void greet_by_hand(void *raw)
 {
-    uint8_t body[TR_HELLO_MAX_BYTES];
+    tr_error err;
+    void *body;
+    size_t body_bytes;
     const tr_transport_options options = options_of(3);
     tr_hello hello = {
         .node = 3, .incarnation = 1, .version = TR_HANDSHAKE_VERSION, .address = "ipc://@nobody-there"};
     memcpy(hello.job_key, options.job_key, sizeof hello.job_key);
+    CHECK_OK(tr_hello_write(&hello, &body, &body_bytes, &err));
     tr_frame frame = {.kind = TR_FRAME_HELLO,
                       .source = 3,
                       .destination = 2,
                       .incarnation = 1,
-                      .body_bytes = tr_hello_write(&hello, body)};
+                      .body_bytes = (uint32_t)body_bytes};
     tr_frame_seal(&frame);
     zmq_send(raw, &frame, sizeof frame, ZMQ_SNDMORE);
-    zmq_send(raw, body, frame.body_bytes, 0);
+    zmq_send(raw, body, body_bytes, 0);
+    tr_free(body);
 }
 
 /* Everything that is not a frame of a greeted peer is counted and does no harm to those that are. */

@@ -1,0 +1,335 @@
+/* test/actors/training_test.c - stages, shards, coordinator, checkpoint and monitor together, in this process, over
+ * a tiny model: the numbers are those of plain double loops, no layout changes a bit, every end is a good one.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "tiny_job.h"
+#include "tiny_reference.h"
+
+enum { ALARM_S = 280 }; /* a hang is a failure, not a wait */
+
+static void run_well(tiny_job *job)
+{
+    tr_error err = {0};
+    CHECK_OK(tiny_run(job, &err));
+    CU_ASSERT_EQUAL(job->n_records, job->config.plan.n_steps - job->config.plan.first_step);
+}
+
+/* --- numbers ------------------------------------------------------------------------------------------------------ */
+
+/* Sums of about a hundred float products: 2e-5 absolute and relative leaves room for steps that feed on one another. */
+static void expect_near(double got, double wanted, double tolerance)
+{
+    bool near = fabs(got - wanted) <= tolerance + tolerance * fabs(wanted);
+    if (!near) fprintf(stderr, "expected %.9g, got %.9g\n", wanted, got);
+    CU_ASSERT(near);
+}
+
+static void expect_reference(tiny_job *job)
+{
+    const tr_training_plan *plan = &job->config.plan;
+    reference known;
+    reference_open(&known, &job->config);
+    for (uint32_t i = 0; i < job->n_records; i++) {
+        const tr_step_record *record = &job->records[i];
+        double lr = tiny_lr(job, i);
+        reference_step(&known, lr);
+        expect_near(record->loss, known.loss, 2e-5);
+        expect_near(record->grad_norm, known.norm, 1e-4);
+        expect_near(record->lr, lr, 1e-7);
+        CU_ASSERT_EQUAL(record->tokens, known.tokens);
+        CU_ASSERT(record->stall >= 0 && record->stall <= 1 && record->step_ms > 0 &&
+                  record->tokens_per_s > 0);
+        uint32_t windows = tr_plan_windows_after(plan, i + 1);
+        CU_ASSERT_EQUAL(record->has_validation, windows > 0);
+        if (windows) expect_near(record->validation_loss, reference_validation(&known, windows), 2e-5);
+    }
+    for (uint32_t i = 0; i < N_TINY; i++)
+        for (int64_t e = 0; e < tiny_elements(&job->config, i); e++) {
+            expect_near((double)job->state[3 * i][e], known.p[i][e], 2e-4);
+            expect_near((double)job->state[3 * i + 1][e], known.m[i][e], 2e-4);
+            expect_near((double)job->state[3 * i + 2][e], known.v[i][e], 2e-4);
+        }
+    CU_ASSERT_EQUAL(job->last_committed, plan->n_steps);
+    reference_close(&known);
+}
+
+static void numbers_are_those_of_plain_loops(void)
+{
+    const uint32_t layouts[][2] = {{1, 1}, {2, 2}, {1, 4}};
+    for (size_t i = 0; i < 3; i++) {
+        tiny_job job = tiny_new(layouts[i][0], layouts[i][1], 5, 3, 6);
+        job.config.plan.validate_every = 2;
+        job.config.plan.validation_windows = 3;
+        job.config.plan.all_windows = 7;
+        run_well(&job);
+        expect_reference(&job);
+        CU_ASSERT(job.records[0].grad_norm > 0.1); /* so clipping was tried */
+        tiny_release(&job);
+    }
+}
+
+static void without_clipping_the_gradient_stays(void)
+{
+    tiny_job job = tiny_new(1, 2, 2, 2, 4);
+    job.config.plan.clip_norm = 0;
+    run_well(&job);
+    expect_reference(&job);
+    tiny_release(&job);
+}
+
+static void expect_same_bits(const tiny_job *a, const tiny_job *b, uint32_t skip)
+{
+    CU_ASSERT_EQUAL(a->n_records, b->n_records + skip);
+    for (uint32_t i = skip; i < a->n_records; i++) {
+        const tr_step_record *x = &a->records[i], *y = &b->records[i - skip];
+        CU_ASSERT(memcmp(&x->loss, &y->loss, sizeof x->loss) == 0);
+        CU_ASSERT(memcmp(&x->grad_norm, &y->grad_norm, sizeof x->grad_norm) == 0);
+        CU_ASSERT(memcmp(&x->validation_loss, &y->validation_loss, sizeof x->validation_loss) == 0);
+        CU_ASSERT_EQUAL(x->tokens, y->tokens);
+    }
+    for (uint32_t i = 0; i < 3 * N_TINY; i++)
+        CU_ASSERT(
+            memcmp(a->state[i], b->state[i], (size_t)tiny_elements(&a->config, i / 3) * sizeof(float)) == 0);
+}
+
+static tiny_job job_of(uint32_t replicas, uint32_t stages, uint32_t microbatches, uint32_t groups)
+{
+    tiny_job job = tiny_new(replicas, stages, microbatches, groups, 5);
+    job.config.plan.validate_every = 3;
+    job.config.plan.validation_windows = 4;
+    job.config.plan.all_windows = 9;
+    return job;
+}
+
+static void compare_layouts(uint32_t microbatches, uint32_t groups, int64_t vocabulary, int64_t width)
+{
+    const uint32_t layouts[][2] = {{2, 1}, {1, 2}, {2, 2}, {3, 1}, {1, 4}, {3, 3}};
+    tiny_job alone = job_of(1, 1, microbatches, groups);
+    alone.config.vocabulary = vocabulary, alone.config.width = width;
+    run_well(&alone);
+    for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
+        tiny_job job = job_of(layouts[i][0], layouts[i][1], microbatches, groups);
+        job.config.vocabulary = vocabulary, job.config.width = width;
+        run_well(&job);
+        expect_same_bits(&alone, &job, 0);
+        tiny_release(&job);
+    }
+    tiny_release(&alone);
+}
+
+static void no_layout_changes_a_bit(void)
+{
+    compare_layouts(5, 3, 7, 5); /* uneven groups */
+    compare_layouts(6, 4, 7, 5); /* uneven shares of groups */
+    compare_layouts(3, 3, 7, 5);
+}
+
+static void no_layout_changes_a_bit_of_tensors_with_many_blocks(void)
+{
+    compare_layouts(3, 3, 503, 65); /* E has two blocks of the norm */
+}
+
+static void threads_of_time_change_nothing(void)
+{
+    tiny_job first = job_of(3, 2, 7, 5);
+    run_well(&first);
+    for (int i = 0; i < 15; i++) { /* other interleavings each time */
+        tiny_job again = job_of(3, 2, 7, 5);
+        run_well(&again);
+        expect_same_bits(&first, &again, 0);
+        tiny_release(&again);
+    }
+    tiny_release(&first);
+}
+
+/* --- checkpoints -------------------------------------------------------------------------------------------------- */
+
+static void every_byte_of_a_checkpoint_comes_once(void)
+{
+    tiny_job job = tiny_new(2, 2, 2, 2, 3);
+    job.config.vocabulary = 4099; /* E is 1.1 MiB: chunks of three sizes */
+    job.config.width = 67;
+    job.config.plan.checkpoint_every = 1;
+    job.config.plan.sequence = 3;
+    run_well(&job);
+    CU_ASSERT(job.began == 3 && job.committed == 3 && job.abandoned == 0);
+    CU_ASSERT_EQUAL(job.chunks, 3 * 3 * (N_TINY + 1));
+    CU_ASSERT_EQUAL(notes_of(&job, "checkpoint"), 3);
+    tiny_release(&job);
+}
+
+/* Stages run ahead of a slow writer by one update at most; what is written is still the state of one moment. */
+static void a_checkpoint_continues_with_the_same_bits(void)
+{
+    const uint32_t layouts[][2] = {{1, 1}, {2, 2}, {3, 1}};
+    tiny_job whole = job_of(1, 2, 5, 3);
+    run_well(&whole);
+    for (size_t i = 0; i < 3; i++) {
+        tiny_job half = job_of(layouts[i][0], layouts[i][1], 5, 3);
+        half.config.plan.checkpoint_every = 2;
+        half.slow_ms = 1;
+        half.fault = FAIL_BEGIN; /* the last fails, so the one after update 4 is what is left */
+        half.fault_at = 5;
+        tr_error err = {0};
+        CU_ASSERT_EQUAL(tiny_run(&half, &err), TR_EIO);
+        CU_ASSERT_EQUAL(half.last_committed, 4);
+        tiny_job rest = job_of(layouts[2 - i][0], layouts[2 - i][1], 5, 3);
+        rest.config.plan.first_step = 4;
+        rest.config.from = (const float *const *)half.state;
+        rest.tokens_before = whole.records[3].tokens;
+        run_well(&rest);
+        expect_same_bits(&whole, &rest, 4);
+        tiny_release(&half);
+        tiny_release(&rest);
+    }
+    tiny_release(&whole);
+}
+
+static void a_failed_checkpoint_is_an_alarm_and_training_goes_on(void)
+{
+    for (writer_fault fault = FAIL_BEGIN; fault <= FAIL_COMMIT; fault++) {
+        tiny_job job = tiny_new(2, 2, 4, 4, 6);
+        job.config.plan.checkpoint_every = 2;
+        job.fault = fault;
+        job.fault_at = 2;
+        run_well(&job);
+        CU_ASSERT(job.began == 3 && job.committed == 2 && job.last_committed == 6);
+        CU_ASSERT_EQUAL(job.abandoned, fault == FAIL_COMMIT ? 0 : 1);
+        CU_ASSERT_EQUAL(notes_of(&job, "checkpoint_failed"), 1);
+        CU_ASSERT_EQUAL(notes_of(&job, "checkpoint"), 2);
+        tiny_release(&job);
+    }
+}
+
+static void a_failed_last_checkpoint_fails_the_job(void)
+{
+    static const char *const words[] = {
+        [FAIL_BEGIN] = "no begin", [FAIL_WRITE] = "no write", [FAIL_COMMIT] = "no commit"};
+    for (writer_fault fault = FAIL_BEGIN; fault <= FAIL_COMMIT; fault++) {
+        tiny_job job = tiny_new(1, 2, 2, 2, 4);
+        tr_error err = {0};
+        job.fault = fault;
+        CU_ASSERT_EQUAL(tiny_run(&job, &err), TR_EIO);
+        CU_ASSERT(strstr(err.message, words[fault]) != NULL);
+        CU_ASSERT(job.began == 1 && job.committed == 0);
+        CU_ASSERT_EQUAL(job.n_records, 4);
+        tiny_release(&job);
+    }
+}
+
+/* --- ends --------------------------------------------------------------------------------------------------------- */
+
+static void expect_stop(tiny_job *job)
+{
+    tr_error err = {0};
+    CHECK_OK(tiny_run(job, &err));
+    CU_ASSERT(job->n_records >= job->interrupt_at && job->n_records <= job->interrupt_at + 4);
+    CU_ASSERT(job->committed >= 1);
+    CU_ASSERT_EQUAL(job->last_committed, job->n_records); /* the checkpoint is of the last step told */
+    CU_ASSERT_EQUAL(notes_of(job, "stopped"), 1);
+    tiny_release(job);
+}
+
+static void a_request_to_stop_ends_after_a_step_with_a_checkpoint(void)
+{
+    for (uint32_t slow = 0; slow <= 5; slow += 5) { /* a slow disk does not keep it going */
+        tiny_job job = tiny_new(2, 2, 4, 4, 60);
+        job.interrupt_at = 3;
+        job.slow_ms = slow;
+        expect_stop(&job);
+    }
+    for (uint32_t at = 1; at <= 4; at++) { /* also where a checkpoint is due anyway */
+        tiny_job job = tiny_new(1, 2, 2, 2, 60);
+        job.config.plan.checkpoint_every = 2;
+        job.config.plan.validate_every = 1;
+        job.config.plan.validation_windows = job.config.plan.all_windows = 3;
+        job.interrupt_at = at;
+        job.slow_ms = at % 2 ? 0 : 3;
+        expect_stop(&job);
+    }
+}
+
+static void a_loss_that_is_no_number_ends_the_job_before_the_update(void)
+{
+    tiny_job job = tiny_new(2, 2, 4, 4, 10);
+    tr_error err = {0};
+    job.config.poisoned = true;
+    CU_ASSERT_EQUAL(tiny_run(&job, &err), TR_EINVAL);
+    CU_ASSERT(strstr(err.message, "step 1 has a loss of") && strstr(err.message, "nothing was updated"));
+    CU_ASSERT(job.n_records == 0 && job.began == 0);
+    tiny_release(&job);
+
+    job = tiny_new(1, 2, 2, 2, 10);
+    job.explode_at = 3;
+    job.config.plan.checkpoint_every = 1;
+    CU_ASSERT_EQUAL(tiny_run(&job, &err), TR_EINVAL);
+    CU_ASSERT(strstr(err.message, "step 4 has a loss of") != NULL);
+    CU_ASSERT(job.n_records == 3 && job.began <= 3);
+    tiny_release(&job);
+}
+
+static void a_monitor_that_cannot_write_ends_the_job(void)
+{
+    tiny_job job = tiny_new(1, 2, 2, 2, 20);
+    tr_error err = {0};
+    job.fail_record = true;
+    CU_ASSERT_NOT_EQUAL(tiny_run(&job, &err), TR_OK);
+    CU_ASSERT(strstr(err.message, "the pencil is broken") && strstr(err.message, "monitor"));
+    tiny_release(&job);
+}
+
+/* One micro-batch a replica and step: everything that is kept by step is pushed to its bound. */
+static void shards_far_ahead_do_not_hang(void)
+{
+    for (uint32_t replicas = 1; replicas <= 3; replicas++) {
+        tiny_job job = tiny_new(replicas, 4, replicas, replicas, 40);
+        job.config.plan.validate_every = 7;
+        job.config.plan.validation_windows = 1;
+        job.config.plan.all_windows = 5;
+        run_well(&job);
+        tiny_release(&job);
+    }
+    tiny_job job = tiny_new(2, 4, 12, 2, 10); /* and many */
+    run_well(&job);
+    tiny_release(&job);
+}
+
+/* --- no memory ---------------------------------------------------------------------------------------------------- */
+
+static void no_memory_for_a_stage_ends_the_job_with_a_message(void)
+{
+    uint64_t failures = 0;
+    for (uint64_t n = 1;; n++, failures++) {
+        tiny_job job = tiny_new(1, 1, 2, 2, 1);
+        tr_error err = {0};
+        job.fail_after = n;
+        tr_status status = tiny_run(&job, &err);
+        tiny_release(&job);
+        if (!status) break;
+        CU_ASSERT_EQUAL(status, TR_ENOMEM);
+        CU_ASSERT(strstr(err.message, "stage 0 of replica 0") && strstr(err.message, "no memory"));
+    }
+    CU_ASSERT(failures > 30);
+}
+
+static const check_test tests[] = {
+    CHECK_TEST(numbers_are_those_of_plain_loops),
+    CHECK_TEST(without_clipping_the_gradient_stays),
+    CHECK_TEST(no_layout_changes_a_bit),
+    CHECK_TEST(no_layout_changes_a_bit_of_tensors_with_many_blocks),
+    CHECK_TEST(threads_of_time_change_nothing),
+    CHECK_TEST(every_byte_of_a_checkpoint_comes_once),
+    CHECK_TEST(a_checkpoint_continues_with_the_same_bits),
+    CHECK_TEST(a_failed_checkpoint_is_an_alarm_and_training_goes_on),
+    CHECK_TEST(a_failed_last_checkpoint_fails_the_job),
+    CHECK_TEST(a_request_to_stop_ends_after_a_step_with_a_checkpoint),
+    CHECK_TEST(a_loss_that_is_no_number_ends_the_job_before_the_update),
+    CHECK_TEST(a_monitor_that_cannot_write_ends_the_job),
+    CHECK_TEST(shards_far_ahead_do_not_hang),
+    CHECK_TEST(no_memory_for_a_stage_ends_the_job_with_a_message),
+};
+
+int main(void)
+{
+    alarm(ALARM_S);
+    return check_run("training", tests, sizeof tests / sizeof *tests);
+}

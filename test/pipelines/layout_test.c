@@ -1,0 +1,153 @@
+/* test/pipelines/layout_test.c - where a job runs changes nothing it computes: every layout, in one process and in
+ * several, over each transport, gives the losses and the bytes of one replica with one stage.
+ * Each layout runs over each transport; threads alternate, and differently for the two models.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "command.h"
+#include "pipelines/safetensors.h"
+
+enum { STEPS = 4, ROWS = 40, SEQUENCE = 24, VOCABULARY = 131 };
+
+typedef struct layout {
+    int data, pipeline;
+} layout;
+static const layout layouts[] = {{1, 1}, {2, 1}, {4, 1}, {1, 2}, {1, 4}, {2, 2}, {3, 1}};
+static const char *const transports[] = {"inproc", "ucx", "zmq"};
+enum { N_LAYOUTS = sizeof layouts / sizeof *layouts, N_TRANSPORTS = sizeof transports / sizeof *transports };
+
+static const char *const rest =
+    "train: {steps: 4, sequence: 24, microbatch: 2, accumulate: 4, groups: 4, seed: 7}\n"
+    "lr: {peak: 1e-2, warmup: 2}\n"
+    "optimizer: {clip_norm: 0.5}\n"
+    "validate: {every: 2, windows: 5}\n"
+    "checkpoint: {every: 2, keep: 2}\n";
+
+/* Trains into DIRECTORY/NAME, which is returned. */
+static char *train(const char *directory, const char *recipe, const layout *at, const char *transport,
+                   int threads)
+{
+    bool processes = strcmp(transport, "inproc") != 0;
+    char *run = tr_format("%s/%dx%d-%s-%d", directory, at->data, at->pipeline, transport, threads);
+    char *run_key = tr_format("run=%s", run), *data_key = tr_format("layout.data=%d", at->data),
+         *pipeline_key = tr_format("layout.pipeline=%d", at->pipeline),
+         *threads_key = tr_format("layout.threads=%d", threads),
+         *transport_key = tr_format("transport=%s", transport);
+    const char *arguments[] = {"train",       recipe,
+                               run_key,       data_key,
+                               pipeline_key,  threads_key,
+                               transport_key, processes ? "layout.processes=true" : "layout.processes=false",
+                               NULL};
+    bool good = command_succeeds(arguments);
+    if (!good) fprintf(stderr, "\n%s failed\n", run);
+    CU_ASSERT(good);
+    tr_free(run_key);
+    tr_free(data_key);
+    tr_free(pipeline_key);
+    tr_free(threads_key);
+    tr_free(transport_key);
+    return run;
+}
+
+static void compare(const char *reference, const char *run)
+{
+    static const char *const files[] = {"model.safetensors", "trainer/optimizer.safetensors",
+                                        "trainer/state.json", "config.json"};
+    json_t *expected = log_of(reference), *log = log_of(run);
+    bool same = log_is_complete(log, STEPS) && logs_agree(expected, log);
+    for (int step = 2; step <= STEPS; step += 2)
+        for (size_t f = 0; f < sizeof files / sizeof *files; f++)
+            same &= checkpoints_agree(reference, run, step, files[f]);
+    if (!same) fprintf(stderr, "\n%s is not what %s is\n", run, reference);
+    CU_ASSERT(same);
+    json_decref(expected);
+    json_decref(log);
+}
+
+/* So that equal logs mean something: training happened, and what should be told was told. */
+static void check_reference(const char *run)
+{
+    json_t *log = log_of(run);
+    CU_ASSERT(log_is_complete(log, STEPS));
+    const json_t *first = json_array_get(log, 0), *last = json_array_get(log, STEPS - 1);
+    CU_ASSERT(json_number_value(json_object_get(last, "loss")) <
+              json_number_value(json_object_get(first, "loss")));
+    CU_ASSERT(json_object_get(first, "validation_loss") == NULL);
+    CU_ASSERT(json_is_real(json_object_get(json_array_get(log, 1), "validation_loss")));
+    CU_ASSERT(json_is_real(json_object_get(last, "validation_loss")));
+    CU_ASSERT(json_is_string(json_object_get(last, "loss_hex")));
+    json_decref(log);
+}
+
+/* The kinds of a layout's two runs beside the reference: threads of run i are 1 or 2 by turns, from `first`. */
+static void all_layouts_agree(const char *directory, const char *recipe, int first)
+{
+    char *reference = train(directory, recipe, &layouts[0], "inproc", 1);
+    check_reference(reference);
+    for (int i = 0; i < N_LAYOUTS; i++) {
+        for (int t = 0; t < N_TRANSPORTS; t++) {
+            int threads = 1 + (i + t + first) % 2;
+            if (i == 0 && t == 0) threads = 2; /* with one it is the reference */
+            char *run = train(directory, recipe, &layouts[i], transports[t], threads);
+            compare(reference, run);
+            tr_directory_remove_tree(run, NULL);
+            tr_free(run);
+        }
+    }
+    tr_free(reference);
+}
+
+static void layouts_of_a_tied_llama_agree_on_text(void)
+{
+    char *directory = enter_directory(), *text = path_in(directory, "words.txt"),
+         *recipe = path_in(directory, "recipe.yaml");
+    write_words(text, 4000);
+    char *yaml =
+        tr_format("run: unused\n"
+                  "model: {family: llama, layers: 4, width: 32, heads: 4, kv_heads: 2, vocabulary: 256, "
+                  "tie: true}\n"
+                  "data: {text: %s, holdout: 0.1}\n%s",
+                  text, rest);
+    write_text(recipe, yaml);
+    all_layouts_agree(directory, recipe, 0);
+    tr_free(yaml);
+    tr_free(recipe);
+    tr_free(text);
+    leave_directory(directory);
+}
+
+static void write_rows(const char *path)
+{
+    static int32_t ids[ROWS * (SEQUENCE + 1)];
+    for (int i = 0; i < ROWS * (SEQUENCE + 1); i++) ids[i] = 5 * i % 37 + i % 2;
+    tr_error err;
+    tr_safetensors_writer *writer = NULL;
+    tr_shape shape = {.rank = 2, .dims = {ROWS, SEQUENCE + 1}};
+    CHECK_OK(tr_safetensors_writer_new(&writer, path, &err));
+    CHECK_OK(tr_safetensors_writer_declare(writer, "tokens", TR_I32, &shape, &err));
+    CHECK_OK(tr_safetensors_writer_begin(writer, TR_TENSORS_SORTED, &err));
+    CHECK_OK(tr_safetensors_writer_put(writer, 0, 0, ids, sizeof ids, &err));
+    CHECK_OK(tr_safetensors_writer_commit(&writer, &err));
+}
+
+static void layouts_of_a_gpt2_agree_on_rows_of_tokens(void)
+{
+    char *directory = enter_directory(), *tokens = path_in(directory, "rows.safetensors"),
+         *recipe = path_in(directory, "recipe.yaml");
+    write_rows(tokens);
+    char *yaml = tr_format("run: unused\n"
+                           "model: {family: gpt2, layers: 4, width: 24, heads: 2, vocabulary: %d}\n"
+                           "data: {tokens: %s, key: tokens, holdout: 0.2}\n%s",
+                           VOCABULARY, tokens, rest);
+    write_text(recipe, yaml);
+    all_layouts_agree(directory, recipe, 1);
+    tr_free(yaml);
+    tr_free(recipe);
+    tr_free(tokens);
+    leave_directory(directory);
+}
+
+static const check_test tests[] = {
+    CHECK_TEST(layouts_of_a_tied_llama_agree_on_text),
+    CHECK_TEST(layouts_of_a_gpt2_agree_on_rows_of_tokens),
+};
+
+CHECK_MAIN("pipelines/layout", tests)

@@ -1,0 +1,249 @@
+/* test/pipelines/run_directory_test.c - log.jsonl has every step once, also after a resume and a line cut short.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "pipelines/run_directory.h"
+
+#include "check.h"
+#include "pipelines/files.h"
+
+#include <jansson.h>
+#include <math.h>
+
+static tr_error err;
+static char *home, *run_path;
+static tr_recipe recipe;
+
+static void enter(void)
+{
+    home = enter_directory();
+    run_path = path_in(home, "runs/one");
+    char *text = tr_format("run: %s\nmodel: {preset: gpt2-124m}\ndata: {text: x}\n"
+                           "train: {steps: 9, sequence: 4, microbatch: 1}\nlr: {peak: 1}\n",
+                           run_path);
+    CHECK_OK(tr_recipe_parse(&recipe, text, strlen(text), "r", NULL, 0, &err));
+    tr_free(text);
+}
+
+static void leave(void)
+{
+    tr_recipe_release(&recipe);
+    tr_free(run_path);
+    leave_directory(home);
+}
+
+static tr_step_record record_of(uint32_t step)
+{
+    return (tr_step_record){.step = step,
+                            .loss = 1.0 / (step + 2),
+                            .grad_norm = 0.1 * step,
+                            .lr = 1e-3 / step,
+                            .tokens = 100u * step,
+                            .step_ms = 12.5,
+                            .tokens_per_s = 8000,
+                            .stall = 0.25,
+                            .epoch = 7,
+                            .has_validation = step % 3 == 0,
+                            .validation_loss = 2.0 / step};
+}
+
+static void log_steps(uint32_t updates, uint32_t first, uint32_t last)
+{
+    tr_run *run;
+    CHECK_OK(tr_run_open(&run, &recipe, updates, NULL, &err));
+    for (uint32_t s = first; s <= last; s++) {
+        tr_step_record record = record_of(s);
+        CHECK_OK(tr_run_record(run, &record, &err));
+    }
+    tr_run_close(&run);
+    CU_ASSERT_PTR_NULL(run);
+    tr_run_close(&run);
+}
+
+static char *read_text(const char *name)
+{
+    char *path = path_in(run_path, name), *text = NULL;
+    size_t size;
+    CHECK_OK(tr_file_read(path, &text, &size, &err));
+    tr_free(path);
+    return text;
+}
+
+static void append(const char *name, const char *text)
+{
+    char *path = path_in(run_path, name);
+    FILE *file = fopen(path, "a");
+    fputs(text, file);
+    fclose(file);
+    tr_free(path);
+}
+
+/* The log has the steps 1 .. last, in order, each line whole and as it was recorded. */
+static void expect_steps(uint32_t last)
+{
+    char *text = read_text("log.jsonl"), *line = text;
+    uint32_t step = 0;
+    for (char *end; (end = strchr(line, '\n')); line = end + 1) {
+        tr_step_record wanted = record_of(++step);
+        json_t *object = json_loadb(line, (size_t)(end - line), JSON_REJECT_DUPLICATES, NULL);
+        CU_ASSERT_PTR_NOT_NULL_FATAL(object);
+        CU_ASSERT_EQUAL(json_integer_value(json_object_get(object, "step")), step);
+        CU_ASSERT_EQUAL(json_real_value(json_object_get(object, "loss")), wanted.loss);
+        const char *hex = json_string_value(json_object_get(object, "loss_hex"));
+        CU_ASSERT(hex && strtod(hex, NULL) == wanted.loss && strncmp(hex, "0x1", 3) == 0);
+        CU_ASSERT_EQUAL(json_real_value(json_object_get(object, "grad_norm")), wanted.grad_norm);
+        CU_ASSERT_EQUAL(json_real_value(json_object_get(object, "lr")), wanted.lr);
+        CU_ASSERT_EQUAL(json_integer_value(json_object_get(object, "tokens")), (json_int_t)wanted.tokens);
+        CU_ASSERT_EQUAL(json_real_value(json_object_get(object, "tokens_per_s")), 8000.0);
+        CU_ASSERT_EQUAL(json_real_value(json_object_get(object, "step_ms")), 12.5);
+        CU_ASSERT_EQUAL(json_real_value(json_object_get(object, "stall")), 0.25);
+        CU_ASSERT(json_is_null(json_object_get(object, "mfu")));
+        CU_ASSERT_EQUAL(json_integer_value(json_object_get(object, "epoch")), 7);
+        json_t *validation = json_object_get(object, "validation_loss");
+        CU_ASSERT_EQUAL(validation != NULL, wanted.has_validation);
+        if (validation) CU_ASSERT_EQUAL(json_real_value(validation), wanted.validation_loss);
+        json_decref(object);
+    }
+    CU_ASSERT_EQUAL(*line, 0);
+    CU_ASSERT_EQUAL(step, last);
+    tr_free(text);
+}
+
+static void a_fresh_run_has_its_files(void)
+{
+    enter();
+    log_steps(0, 1, 6);
+    expect_steps(6);
+    char *checkpoints = path_in(run_path, "checkpoints"), *yaml = path_in(run_path, "recipe.yaml");
+    CU_ASSERT(tr_path_is_directory(checkpoints));
+    tr_recipe again;
+    CHECK_OK(tr_recipe_read(&again, yaml, NULL, 0, &err));
+    CU_ASSERT(again.train.steps == 9 && strcmp(again.run, run_path) == 0);
+    tr_recipe_release(&again);
+    tr_free(checkpoints), tr_free(yaml);
+    leave();
+}
+
+static void a_resume_keeps_exactly_the_steps_of_the_checkpoint(void)
+{
+    for (uint32_t updates = 0; updates <= 7; updates++) {
+        enter();
+        log_steps(0, 1, 6);
+        uint32_t kept = updates < 6 ? updates : 6;
+        log_steps(updates, kept + 1, kept); /* nothing new */
+        expect_steps(kept);
+        log_steps(updates, kept + 1, 8);
+        expect_steps(8);
+        leave();
+    }
+}
+
+static void a_line_cut_short_is_dropped(void)
+{
+    static const char *const ends[] = {
+        "{",         "{\"step\": 4, \"loss\": 0.", "{\"step\": 2}", "\n",
+        "garbage\n", "{\"step\": 1.5}\n",          "[1]\n",         "{\"loss\": 1}\n"};
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        enter();
+        log_steps(0, 1, 3);
+        append("log.jsonl", ends[i]);
+        log_steps(3, 4, 5);
+        expect_steps(5);
+        leave();
+    }
+    enter(); /* cut at every byte of the last line */
+    log_steps(0, 1, 3);
+    char *text = read_text("log.jsonl"), *path = path_in(run_path, "log.jsonl");
+    size_t size = strlen(text), last = size - 1;
+    while (text[last - 1] != '\n') last--;
+    for (size_t cut = last; cut < size; cut++) {
+        CHECK_OK(tr_file_write(path, text, cut, &err));
+        log_steps(5, 3, 3); /* asks for more than there is whole */
+        expect_steps(3);
+    }
+    tr_free(text), tr_free(path);
+    leave();
+}
+
+static void events_are_only_added(void)
+{
+    enter();
+    for (int round = 0; round < 2; round++) {
+        tr_run *run;
+        CHECK_OK(tr_run_open(&run, &recipe, 0, NULL, &err));
+        tr_job_event event = {.kind = TR_JOB_WORKER_DIED,
+                              .monotonic_ns = 1500000000,
+                              .node = 2,
+                              .pid = 77,
+                              .epoch = 3,
+                              .text = "worker 2 \"died\"\nbadly"};
+        tr_run_event(run, &event);
+        tr_run_note(run, "checkpoint", "step-3");
+        tr_run_tick(run);
+        tr_run_close(&run);
+    }
+    char *text = read_text("events.jsonl"), *line = text;
+    int lines = 0;
+    for (char *end; (end = strchr(line, '\n')); line = end + 1, lines++) {
+        json_t *object = json_loadb(line, (size_t)(end - line), 0, NULL);
+        const char *kind = json_string_value(json_object_get(object, "event"));
+        CU_ASSERT_STRING_EQUAL(kind, lines % 2 ? "checkpoint" : "worker_died");
+        CU_ASSERT(json_is_real(json_object_get(object, "monotonic_s")));
+        if (lines % 2 == 0) {
+            CU_ASSERT_EQUAL(json_real_value(json_object_get(object, "monotonic_s")), 1.5);
+            CU_ASSERT_EQUAL(json_integer_value(json_object_get(object, "node")), 2);
+            CU_ASSERT_EQUAL(json_integer_value(json_object_get(object, "pid")), 77);
+            CU_ASSERT_EQUAL(json_integer_value(json_object_get(object, "epoch")), 3);
+        }
+        json_decref(object);
+    }
+    CU_ASSERT_EQUAL(lines, 4);
+    tr_free(text);
+    leave();
+}
+
+static void people_see_where_the_run_is(void)
+{
+    enter();
+    char *path = path_in(home, "progress"), *text;
+    size_t size;
+    FILE *progress = fopen(path, "w");
+    tr_run *run;
+    CHECK_OK(tr_run_open(&run, &recipe, 0, progress, &err));
+    CU_ASSERT_PTR_NULL(tr_run_last(run));
+    for (uint32_t s = 1; s <= 9; s++) {
+        tr_step_record record = record_of(s);
+        CHECK_OK(tr_run_record(run, &record, &err));
+        CU_ASSERT_EQUAL(tr_run_last(run)->step, s);
+    }
+    tr_run_close(&run);
+    fclose(progress);
+    CHECK_OK(tr_file_read(path, &text, &size, &err));
+    CU_ASSERT(strstr(text, "step 3/9  loss 0.2000  held-out 0.6667") != NULL);
+    CU_ASSERT(strstr(text, "step 9/9") != NULL);
+    CU_ASSERT(!strchr(text, '\r') && !strchr(text, '\x1b')); /* a file is no terminal */
+    tr_free(text), tr_free(path);
+    leave();
+}
+
+static void no_memory_loses_no_line(void)
+{
+    enter();
+    log_steps(0, 1, 5);
+    for (uint64_t n = 1;; n++) {
+        tr_run *run = NULL;
+        tr_memory_fail_after(n);
+        tr_status status = tr_run_open(&run, &recipe, 5, NULL, &err);
+        tr_memory_fail_after(0);
+        tr_run_close(&run);
+        expect_steps(5);
+        if (!status) break;
+        CU_ASSERT_EQUAL(status, TR_ENOMEM);
+    }
+    leave();
+}
+
+static const check_test tests[] = {
+    CHECK_TEST(a_fresh_run_has_its_files),   CHECK_TEST(a_resume_keeps_exactly_the_steps_of_the_checkpoint),
+    CHECK_TEST(a_line_cut_short_is_dropped), CHECK_TEST(events_are_only_added),
+    CHECK_TEST(people_see_where_the_run_is), CHECK_TEST(no_memory_loses_no_line),
+};
+CHECK_MAIN("run_directory", tests)

@@ -1,0 +1,134 @@
+/* transport/ucx_operations.c - see ucx_internal.h. Every request that UCX has not finished is in one ring with
+ * what it holds, so that closing knows what is still to be waited for, or to be freed after the worker.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "transport/ucx_internal.h"
+
+#include "base/memory.h"
+
+tr__ucx_operation *tr__ucx_operation_new(tr__ucx *self, tr__ucx_link *link, tr_message *message,
+                                         bool is_receive)
+{
+    tr__ucx_operation *op = tr_alloc(sizeof *op);
+    if (!op) return NULL;
+    tr__ucx_operation *head = &self->operations;
+    *op = (tr__ucx_operation){head->previous, head, self, link, message, NULL, NULL, is_receive, false};
+    op->previous->next = op->next->previous = op;
+    if (message && !is_receive) self->n_sends++;
+    return op;
+}
+
+tr_message *tr__ucx_operation_end(tr__ucx_operation *op)
+{
+    tr_message *message = op->message;
+    if (message && !op->is_receive) op->self->n_sends--;
+    op->previous->next = op->next;
+    op->next->previous = op->previous;
+    tr_free(op);
+    return message;
+}
+
+static void on_done(void *request, ucs_status_t status, void *user_data)
+{
+    (void)status; /* a broken endpoint is told to on_error; a refused body is the receiver's business */
+    tr_message *message = tr__ucx_operation_end(user_data);
+    tr_message_destroy(&message);
+    ucp_request_free(request);
+}
+
+tr_status tr__ucx_post(tr__ucx *self, tr__ucx_link *link, ucp_ep_h endpoint, tr_message *message,
+                       tr_error *err)
+{
+    tr__ucx_operation *op = tr__ucx_operation_new(self, link, message, false);
+    if (!op) {
+        tr_message_destroy(&message);
+        return tr_fail(err, TR_ENOMEM, "no memory to send a message");
+    }
+    const ucp_request_param_t param = {.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_CALLBACK |
+                                                       UCP_OP_ATTR_FIELD_USER_DATA,
+                                       .flags = UCP_AM_SEND_FLAG_REPLY,
+                                       .cb.send = on_done,
+                                       .user_data = op};
+    ucs_status_ptr_t request = ucp_am_send_nbx(endpoint, TR__UCX_MESSAGE, &message->frame, TR_FRAME_BYTES,
+                                               tr_message_bytes(message), message->frame.body_bytes, &param);
+    if (UCS_PTR_IS_PTR(request)) {
+        op->request = request;
+        return TR_OK;
+    }
+    message = tr__ucx_operation_end(op);
+    tr_message_destroy(&message);
+    if (!UCS_PTR_IS_ERR(request)) return TR_OK;
+    const char *why = ucs_status_string(UCS_PTR_STATUS(request));
+    if (link) tr__link_fail(&self->base, &link->base, "ucx cannot send: %s", why);
+    return tr_fail(err, TR_EIO, "ucx cannot send: %s", why);
+}
+
+static void on_closed(void *request, ucs_status_t status, void *user_data)
+{
+    (void)status;
+    tr__ucx_operation_end(user_data);
+    ucp_request_free(request);
+}
+
+void tr__ucx_endpoint_close(tr__ucx *self, ucp_ep_h endpoint)
+{
+    tr__ucx_operation *op = tr__ucx_operation_new(self, NULL, NULL, false);
+    const ucp_request_param_t param = {
+        .op_attr_mask =
+            UCP_OP_ATTR_FIELD_FLAGS | (op ? UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA : 0u),
+        .flags = UCP_EP_CLOSE_FLAG_FORCE,
+        .cb.send = on_closed,
+        .user_data = op};
+    ucs_status_ptr_t request = ucp_ep_close_nbx(endpoint, &param);
+    if (!UCS_PTR_IS_PTR(request)) {
+        if (op) tr__ucx_operation_end(op);
+    } else if (op) {
+        op->request = request;
+    } else {
+        ucp_request_free(request);
+    }
+}
+
+static void on_flushed(void *request, ucs_status_t status, void *user_data)
+{
+    (void)status;
+    (void)request; /* freed with the operation, outside UCX's progress */
+    tr__ucx_operation *op = user_data;
+    op->is_flushed = true;
+    op->self->n_flushed++;
+}
+
+void tr__ucx_endpoint_leave(tr__ucx *self, ucp_ep_h endpoint)
+{
+    tr__ucx_operation *op = tr__ucx_operation_new(self, NULL, NULL, false);
+    if (op) {
+        const ucp_request_param_t param = {.op_attr_mask =
+                                               UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA,
+                                           .cb.send = on_flushed,
+                                           .user_data = op};
+        op->leaving = endpoint;
+        op->request = ucp_ep_flush_nbx(endpoint, &param);
+        if (UCS_PTR_IS_PTR(op->request)) return;
+        tr__ucx_operation_end(op);
+    }
+    tr__ucx_endpoint_close(self, endpoint);
+}
+
+void tr__ucx_close_left(tr__ucx *self, bool all)
+{
+    tr__ucx_operation *op = self->operations.next;
+    while (op != &self->operations) {
+        ucp_ep_h endpoint = op->leaving;
+        if (!op->is_flushed && !(all && endpoint)) {
+            op = op->next;
+            continue;
+        }
+        op->leaving = NULL;
+        if (op->is_flushed) {
+            self->n_flushed--;
+            ucp_request_free(op->request);
+            tr__ucx_operation_end(op);
+        }
+        if (endpoint) tr__ucx_endpoint_close(self, endpoint);
+        op = self->operations.next; /* the ring has changed */
+    }
+}
