@@ -47,6 +47,7 @@ typedef struct tr__block {
 
 typedef enum tr__phase {
     TR__COMPUTING,  /* micro-batches of this step */
+    TR__STARTING,   /* own blocks are whole, the slots of the last step's are awaited */
     TR__SCATTERING, /* own blocks are out, those of the others for the own shard are awaited */
     TR__GATHERING,  /* own shard is out, the others' are awaited */
     TR__TYING,      /* uses of tied parameters in other stages are awaited */

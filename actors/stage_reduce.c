@@ -156,18 +156,33 @@ static void send_floats(tr__stage *self, uint32_t edge, tr_buffer *flat, int64_t
     tr_edge_send(self->actor, edge, body, (uint32_t)size, self->step, index, 0);
 }
 
+/* Have all slots of these edges come back? They were given back before the commit of the last step, but credits and commits
+ * travel by different ways. */
+static bool all_back(const tr__stage *self, const uint32_t *edges, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (edges[i] != TR_NO_EDGE &&
+            tr_edge_credits(self->actor, edges[i]) < tr_edge_spec_of(self->actor, edges[i])->n_slots)
+            return false;
+    return true;
+}
+
 void tr__reduce_start(tr__stage *self)
 {
-    uint32_t n_replicas = self->spec.plan.n_replicas;
-    if (n_replicas == 1) {
-        TR_ASSERT(self->n_blocks == 1);
-        self->reduced = tr_buffer_retain(self->blocks[0].memory);
-        self->phase = TR__GATHERING; /* nothing is awaited */
-        return;
-    }
     tr_actor_activity(self->actor, "reduce", self->step, 0);
+    self->phase = TR__STARTING;
+    if (self->spec.plan.n_replicas > 1) return;
+    TR_ASSERT(self->n_blocks == 1);
+    self->reduced = tr_buffer_retain(self->blocks[0].memory);
+    self->phase = TR__GATHERING; /* nothing is awaited */
+}
+
+static bool start_scatter(tr__stage *self)
+{
+    uint32_t n_replicas = self->spec.plan.n_replicas;
+    if (!all_back(self, self->out_scatter, n_replicas)) return false;
     self->reduced = take_flat(self);
-    if (!self->reduced) return;
+    if (!self->reduced) return false;
     self->n_scatter_awaited = self->n_gather_awaited = 0;
     for (uint32_t r = 0; r < n_replicas; r++) {
         if (r == self->spec.replica) continue;
@@ -179,6 +194,7 @@ void tr__reduce_start(tr__stage *self)
         self->n_gather_awaited++;
     }
     self->phase = TR__SCATTERING;
+    return true;
 }
 
 /* All blocks of the step, own and received, as they are in the own shard. */
@@ -262,6 +278,7 @@ static void release_step(tr__stage *self, tr_message_queue *queue)
 static bool finish_scatter(tr__stage *self)
 {
     if (count_of_step(&self->scattered, self->step) < self->n_scatter_awaited) return false;
+    if (!all_back(self, self->out_gather, self->spec.plan.n_replicas)) return false;
     shard_block list[TR_MAX_GROUPS];
     TR_ASSERT(self->n_blocks + self->n_scatter_awaited <= TR_MAX_GROUPS);
     int64_t begin, end;
@@ -306,6 +323,7 @@ static void start_tying(tr__stage *self)
 static bool finish_gather(tr__stage *self)
 {
     if (count_of_step(&self->gathered, self->step) < self->n_gather_awaited) return false;
+    if (!all_back(self, self->out_tied, self->spec.plan.n_stages)) return false;
     for (const tr_message *message = self->gathered.head; message; message = message->next) {
         if (message->frame.step != self->step || message->frame.body_bytes == 0) continue;
         int64_t begin, end;
@@ -355,6 +373,7 @@ static bool finish_tying(tr__stage *self)
 bool tr__reduce_advance(tr__stage *self)
 {
     switch (self->phase) {
+    case TR__STARTING: return start_scatter(self);
     case TR__SCATTERING: return finish_scatter(self);
     case TR__GATHERING: return finish_gather(self);
     case TR__TYING: return finish_tying(self);

@@ -25,7 +25,8 @@ enum {
     TR_TOPIC_CHECKPOINT,   /* coordinator -> stages of replica 0 and checkpoint actor: [last: 0 or 1] */
     TR_TOPIC_CHECKPOINTED, /* checkpoint actor -> coordinator: [1, path] or [0, what went wrong] */
     TR_TOPIC_RECORD,       /* coordinator -> monitor: see tr_step_record in monitor.h */
-    TR_TOPIC_NOTE          /* coordinator -> monitor: [kind, text]: for events.jsonl */
+    TR_TOPIC_NOTE,         /* coordinator -> monitor: [kind, text]: for events.jsonl */
+    TR_TOPIC_FINISH /* coordinator -> monitor: []: all is done; the monitor ends the job when it has told all */
 };
 
 /* Names of edges. */

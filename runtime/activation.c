@@ -4,7 +4,6 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/node_internal.h"
 
-#include "base/log.h"
 #include "base/memory.h"
 
 #include <stdio.h>
@@ -19,29 +18,10 @@ void tr__bond_add(tr__bonds *self, tr_actor_id other, bool linked)
     self->items[self->count++] = (tr__bond){other, linked};
 }
 
-static void send_down(tr_actor *self, tr_actor_id to, bool abnormal, const char *reason)
-{
-    tr_message *message = tr__text_message(TR_FRAME_CONTROL, TR__TOPIC_DOWN, reason);
-    message->frame.source = self->spec->id;
-    message->frame.destination = to;
-    message->frame.step = abnormal;
-    tr__control_route(self->node, self->world, &message);
-}
-
-static const char *reason_of(const tr_actor *self)
-{
-    return self->failed ? self->error.message : "it ended normally";
-}
-
-static bool is_ending(const tr_actor *self)
-{
-    return self->exiting || self->failed;
-}
-
 static void watch_me(tr_actor *self, const tr_frame *frame)
 {
     if (self->ended) {
-        send_down(self, frame->source, self->failed, reason_of(self));
+        tr__down_send(self, frame->source);
         return;
     }
     tr__bond_add(&self->watchers, frame->source, false);
@@ -69,7 +49,7 @@ static bool unbind(tr_actor *self, tr_actor_id who, bool *linked)
 static void other_ended(tr_actor *self, tr_actor_id who, bool abnormal, const char *reason)
 {
     bool linked;
-    if (self->ended || is_ending(self) || !unbind(self, who, &linked)) return;
+    if (self->ended || tr__is_ending(self) || !unbind(self, who, &linked)) return;
     if (self->behavior->down) {
         self->now_ns = 0;
         self->behavior->down(self, self->state, who, reason);
@@ -85,6 +65,7 @@ static void node_lost(tr_actor *self, int32_t node, const char *reason)
 {
     char text[256];
     snprintf(text, sizeof text, "node %d was lost: %s", node, reason);
+    tr__children_lost(self, node, text);
     for (size_t i = 0; i < self->watching.count;) { /* down may add and take away bonds */
         const tr_actor_spec *other = tr_topology_actor(self->world->topology, self->watching.items[i].other);
         if (other && other->node == node) {
@@ -116,6 +97,12 @@ static bool handle_system(tr_actor *self, tr_message *message)
     case TR__TOPIC_LINK: watch_me(self, frame); return true;
     case TR__TOPIC_DOWN: other_ended(self, frame->source, frame->step != 0, text_of(message)); return true;
     case TR__TOPIC_NODE_LOST: node_lost(self, (int32_t)frame->source, text_of(message)); return true;
+    case TR__TOPIC_START: tr__actor_begin(self, message); return true;
+    case TR__TOPIC_TERMINATE:
+        if (frame->source == self->spec->supervisor) tr__actor_terminate(self);
+        return true;
+    case TR__TOPIC_FORGET: self->forgotten = self->ended; return true;
+    case TR_TOPIC_TIMER: return frame->incarnation != self->incarnation; /* of an earlier life */
     default: return false;
     }
 }
@@ -131,8 +118,14 @@ static void give_back(tr_actor *self, tr_message **message)
 
 static void handle(tr_actor *self, tr_message *message)
 {
-    bool system = message->frame.kind == TR_FRAME_CONTROL && message->frame.edge >= TR__TOPIC_FIRST;
-    if (!(system && handle_system(self, message)) && !self->ended && self->behavior->receive) {
+    const tr_frame *frame = &message->frame;
+    const tr_node_options *options = &self->node->options;
+    bool data = frame->kind == TR_FRAME_DATA, system = !data && frame->edge >= TR__TOPIC_FIRST;
+    if (data) tr_receiver_end_hand_over(self->world->ins[frame->edge], frame->slot);
+    if (options->observe) options->observe(options->context, self->spec->id, message);
+    if (self->n_elders && tr__is_of_earlier_life(self, frame)) {
+        __atomic_fetch_add(&self->node->counters.n_dropped_stale, 1, __ATOMIC_RELAXED);
+    } else if (!(system && handle_system(self, message)) && !self->ended && self->behavior->receive) {
         self->now_ns = 0;
         self->behavior->receive(self, self->state, &message);
     }
@@ -159,46 +152,18 @@ static void send_credits(tr_actor *self)
     }
 }
 
-/* What whoever runs the node wants to know goes through its inbox, so that
- * the callbacks never come two at a time. */
-static void report(tr_actor *self, uint32_t topic, const tr_error *error)
-{
-    tr_message *message = tr__text_message(0, topic, error ? error->message : "");
-    message->frame.source = self->spec->id;
-    message->frame.step = error ? error->status : TR_OK;
-    tr_mailbox_push_notice(&self->node->inbox, &message);
-    tr_scheduler_notify(self->node->scheduler, &self->node->service);
-}
-
-static void end_job_if_asked(tr_actor *self)
+void tr__end_job_if_asked(tr_actor *self)
 {
     if (self->job_end == TR__JOB_GOES_ON) return;
-    report(self, TR__TOPIC_JOB_END, self->job_end == TR__JOB_FAILED ? &self->job_error : NULL);
+    tr__report(self, TR__TOPIC_JOB_END, self->job_end == TR__JOB_FAILED ? &self->job_error : NULL);
     self->job_end = TR__JOB_GOES_ON;
-}
-
-static void end(tr_actor *self)
-{
-    if (self->failed) {
-        self->exiting = false;
-        tr_fail_within(&self->error, TR_EIO, "actor '%s' failed", self->spec->name);
-        tr_log(TR_LOG_INFO, "%s", self->error.message);
-    }
-    if (self->behavior->stop) self->behavior->stop(self, self->state);
-    self->state = NULL;
-    self->initialized = false;
-    self->ended = true;
-    for (size_t i = 0; i < self->watchers.count; i++)
-        send_down(self, self->watchers.items[i].other, self->failed, reason_of(self));
-    self->watchers.count = self->watching.count = 0;
-    report(self, TR__TOPIC_ACTOR_END, self->failed ? &self->error : NULL);
 }
 
 static void check_quota(tr_actor *self)
 {
     if (!__atomic_load_n(&self->overflowed, __ATOMIC_RELAXED)) return;
     __atomic_store_n(&self->overflowed, false, __ATOMIC_RELAXED);
-    if (self->ended || is_ending(self)) return;
+    if (self->ended || tr__is_ending(self)) return;
     tr_error error;
     tr_fail(&error, TR_ENOMEM,
             "its control lane is full: '%u' messages wait; it is sent more than it handles",
@@ -210,13 +175,13 @@ static void check_quota(tr_actor *self)
 static bool handle_messages(tr_actor *self)
 {
     for (int n = 0; n < MESSAGES_AT_ONCE; n++) {
-        if (!self->ended && is_ending(self)) return true;
+        if (!self->ended && tr__is_ending(self)) return true;
         tr_message *message = tr_mailbox_pop_control(&self->mailbox);
-        if (!message) message = tr_mailbox_pop(&self->mailbox);
+        if (!message && !tr__awaits_restart(self)) message = tr_mailbox_pop(&self->mailbox);
         if (!message) return true;
         self->n_handled++;
         handle(self, message);
-        if (self->job_end) end_job_if_asked(self);
+        if (self->job_end) tr__end_job_if_asked(self);
     }
     return false;
 }
@@ -239,21 +204,21 @@ bool tr__actor_run(tr_task *task, int worker)
         self->started = true;
         self->now_ns = 0;
         if (self->behavior->start) self->behavior->start(self, self->state);
-        end_job_if_asked(self);
+        tr__end_job_if_asked(self);
     }
     check_quota(self);
     if (!handle_messages(self)) {
         again = true;
-    } else if (!self->ended && !is_ending(self) && self->behavior->idle) {
+    } else if (!self->ended && !tr__is_ending(self) && self->behavior->idle) {
         if (self->owing) send_credits(self);
         tr_scheduler_share(self->node->scheduler);
         self->now_ns = 0;
         again = self->behavior->idle(self, self->state);
-        end_job_if_asked(self);
+        tr__end_job_if_asked(self);
     }
-    if (!self->ended && is_ending(self)) {
-        end(self);
-        again = true; /* what is in the mailbox goes back */
+    if (!self->ended && tr__is_ending(self)) {
+        tr__actor_end(self);
+        again = true; /* what is in the mailbox goes back, or its notices are to be read */
     }
     if (self->owing) send_credits(self);
     write_record(self, false);

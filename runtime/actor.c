@@ -2,8 +2,6 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/node_internal.h"
 
-#include "base/clock.h"
-
 #include <string.h>
 
 tr_actor_id tr_actor_self(const tr_actor *self)
@@ -21,6 +19,16 @@ const tr_topology *tr_actor_topology(const tr_actor *self)
     return self->world->topology;
 }
 
+uint32_t tr_actor_incarnation(const tr_actor *self)
+{
+    return self->incarnation;
+}
+
+void tr_actor_defer_start(tr_actor *self)
+{
+    self->start_deferred = true;
+}
+
 uint32_t tr_actor_epoch(const tr_actor *self)
 {
     return self->node->options.epoch;
@@ -30,7 +38,7 @@ uint64_t tr_actor_now_ns(const tr_actor *self)
 {
     tr_actor *owner =
         (tr_actor *)self; /* asked for at most once a handler, and only if anybody wants to know */
-    if (!owner->now_ns) owner->now_ns = tr_clock_ns();
+    if (!owner->now_ns) owner->now_ns = tr__node_now(self->node);
     return owner->now_ns;
 }
 
@@ -41,14 +49,14 @@ static void send_control(tr_actor *self, tr_actor_id to, uint32_t topic, uint32_
     message->frame.edge = topic;
     message->frame.step = step;
     message->frame.source = self->spec->id;
+    message->frame.incarnation = self->incarnation;
     message->frame.destination = to;
     tr__control_route(self->node, self->world, &message);
 }
 
-void tr_actor_send(tr_actor *self, tr_actor_id to, uint32_t topic, uint32_t step, const void *bytes,
-                   uint32_t size_bytes)
+static void send_bytes(tr_actor *self, tr_actor_id to, uint32_t topic, uint32_t step, const void *bytes,
+                       uint32_t size_bytes)
 {
-    TR_ASSERT(topic < TR__TOPIC_FIRST);
     tr_message *message = tr__message_new(self->node, self->worker);
     if (size_bytes) {
         tr_status status = tr_buffer_new(&message->body, size_bytes, NULL);
@@ -59,11 +67,34 @@ void tr_actor_send(tr_actor *self, tr_actor_id to, uint32_t topic, uint32_t step
     send_control(self, to, topic, step, message);
 }
 
+void tr_actor_send(tr_actor *self, tr_actor_id to, uint32_t topic, uint32_t step, const void *bytes,
+                   uint32_t size_bytes)
+{
+    TR_ASSERT(topic < TR__TOPIC_FIRST);
+    send_bytes(self, to, topic, step, bytes, size_bytes);
+}
+
+void tr_child_start(tr_actor *self, tr_actor_id child, const tr_elder *elders, uint32_t n_elders)
+{
+    send_bytes(self, child, TR__TOPIC_START, 0, elders, n_elders * (uint32_t)sizeof *elders);
+}
+
+void tr_child_terminate(tr_actor *self, tr_actor_id child)
+{
+    send_bytes(self, child, TR__TOPIC_TERMINATE, 0, NULL, 0);
+}
+
+void tr_child_forget(tr_actor *self, tr_actor_id child)
+{
+    send_bytes(self, child, TR__TOPIC_FORGET, 0, NULL, 0);
+}
+
 void tr_actor_timer(tr_actor *self, uint32_t milliseconds, uint32_t tag)
 {
     bool earliest = false;
-    uint64_t due_ns = tr_clock_ns() + (uint64_t)milliseconds * 1000000;
-    tr_status status = tr_timers_add(&self->node->timers, due_ns, self->spec->id, tag, &earliest, NULL);
+    uint64_t due_ns = tr__node_now(self->node) + (uint64_t)milliseconds * 1000000;
+    tr_status status =
+        tr_timers_add(&self->node->timers, due_ns, self->spec->id, self->incarnation, tag, &earliest, NULL);
     TR_ASSERT(status == TR_OK);
     if (earliest && self->node->options.n_threads > 1)
         tr_poller_rouse(&self->node->poller); /* it sleeps for too long */
@@ -125,13 +156,13 @@ void tr_edge_send(tr_actor *self, uint32_t edge, tr_buffer *body, uint32_t size_
     message->body = body;
     frame->kind = TR_FRAME_DATA;
     frame->flags = flags;
+    frame->sequence = out->sequence;
     frame->slot = tr_sender_end_take(out);
     frame->epoch = node->options.epoch;
     frame->source = self->spec->id;
     frame->destination = out->spec->destination;
-    frame->incarnation = node->options.incarnation;
+    frame->incarnation = self->incarnation;
     frame->edge = edge;
-    frame->sequence = out->sequence++;
     frame->step = step;
     frame->microbatch = microbatch;
     frame->body_bytes = size_bytes;
@@ -159,21 +190,26 @@ static void owe(tr_actor *self, tr_receiver_end *in)
     }
 }
 
+void tr__slot_give_back(tr_actor *self, uint32_t edge, uint16_t slot)
+{
+    tr_receiver_end *in = self->world->ins[edge];
+    tr_receiver_end_done(in, slot);
+    if (in->remote) {
+        owe(self, in);
+        return;
+    }
+    tr_sender_end_give_back(self->world->outs[edge], slot);
+    tr_scheduler_notify(self->node->scheduler, &self->world->actors[in->spec->source - 1]->task);
+}
+
 /* The body goes first: a slot that is free again may be written again. */
 void tr_edge_release(tr_actor *self, tr_message **message)
 {
     if (!*message) return;
     const tr_frame frame = (*message)->frame;
     TR_ASSERT(frame.kind == TR_FRAME_DATA && frame.destination == self->spec->id);
-    tr_receiver_end *in = self->world->ins[frame.edge];
     tr__message_recycle(self->node, self->worker, message);
-    tr_receiver_end_done(in, frame.slot);
-    if (in->remote) {
-        owe(self, in);
-        return;
-    }
-    tr_sender_end_give_back(self->world->outs[frame.edge], frame.slot);
-    tr_scheduler_notify(self->node->scheduler, &self->world->actors[frame.source - 1]->task);
+    tr__slot_give_back(self, frame.edge, frame.slot);
 }
 
 static void bond(tr_actor *self, tr_actor_id other, bool linked)
@@ -205,6 +241,16 @@ void tr_actor_fail(tr_actor *self, const tr_error *error)
     if (self->failed) return; /* the first reason is the reason */
     self->failed = true;
     self->error = *error;
+}
+
+void tr_actor_shutdown(tr_actor *self, const tr_error *why)
+{
+    if (tr__is_ending(self)) return;
+    self->shut_down = true;
+    if (why)
+        self->error = *why;
+    else
+        tr_fail(&self->error, TR_ESTOPPED, "shutdown");
 }
 
 void tr_actor_finish_job(tr_actor *self)

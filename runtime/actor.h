@@ -38,8 +38,10 @@ typedef struct tr_behavior {
     tr_status (*restore)(tr_actor *self, void *state, const void *bytes, size_t size_bytes, tr_error *err);
     /* A monitored or linked actor has ended. May be NULL: a link then ends this actor too, a monitor is ignored. */
     void (*down)(tr_actor *self, void *state, tr_actor_id who, const char *reason);
-    /* The last call: frees state. */
+    /* The last call: frees state and gives back the messages that were kept. A restarted actor begins again with init. */
     void (*stop)(tr_actor *self, void *state);
+    /* Its supervisor wants it to end. May be NULL: it ends at once. Otherwise it calls tr_actor_shutdown when it is ready. */
+    void (*terminate)(tr_actor *self, void *state);
 } tr_behavior;
 
 typedef struct tr_actor_kind {
@@ -53,11 +55,26 @@ typedef struct tr_registry {
     size_t n_kinds;
 } tr_registry;
 
-enum { TR_NO_EDGE = UINT32_MAX, TR_TOPIC_TIMER = 0xffff0000u, TR_TOPIC_STOP_REQUESTED = 0xffff0001u };
+enum {
+    TR_NO_EDGE = UINT32_MAX,
+    TR_TOPIC_TIMER = 0xffff0000u,
+    TR_TOPIC_STOP_REQUESTED,
+    /* To a supervisor; source is the child, frame.incarnation which life of it, the body a text. */
+    TR_TOPIC_CHILD_STARTED, /* step: a tr_status; the text says why it could not begin */
+    TR_TOPIC_CHILD_ENDED,   /* step: a tr_end; the text says why */
+    TR_TOPIC_CHILD_LOST     /* its node was lost */
+};
+
+/* How an actor ended: reasons "normal", "shutdown" and all others of Erlang/OTP. */
+typedef enum tr_end { TR_END_NORMAL, TR_END_FAILED, TR_END_SHUTDOWN } tr_end;
 
 tr_actor_id tr_actor_self(const tr_actor *self);
 const char *tr_actor_name(const tr_actor *self);
 const tr_topology *tr_actor_topology(const tr_actor *self);
+uint32_t tr_actor_incarnation(const tr_actor *self); /* counts up with every restart */
+/* In start of a restarted actor: it has begun only when it says tr_actor_started, and its supervisor waits for that. */
+void tr_actor_defer_start(tr_actor *self);
+void tr_actor_started(tr_actor *self);
 uint32_t tr_actor_epoch(const tr_actor *self);
 uint64_t tr_actor_now_ns(const tr_actor *self); /* monotonic, as of when the handler was called */
 
@@ -90,6 +107,19 @@ void tr_actor_link(tr_actor *self, tr_actor_id other);
 void tr_actor_exit(tr_actor *self); /* ends this actor normally after the handler */
 /* Ends it abnormally after the handler: the supervisor decides. */
 void tr_actor_fail(tr_actor *self, const tr_error *error);
+/* Ends it as its supervisor asked; why may be NULL. */
+void tr_actor_shutdown(tr_actor *self, const tr_error *why);
+
+/* For supervisors (runtime/supervisor.h) of their children. What is sent to an actor between its end and its next start
+ * waits for that; what it had in hand is gone. Who is forgotten will not be started for now: what waits is dropped. */
+typedef struct tr_elder {
+    tr_actor_id id;
+    uint32_t incarnation; /* what comes from an earlier life of it is counted and dropped */
+} tr_elder;
+void tr_child_start(tr_actor *self, tr_actor_id child, const tr_elder *elders, uint32_t n_elders);
+void tr_child_terminate(tr_actor *self, tr_actor_id child);
+void tr_child_forget(tr_actor *self, tr_actor_id child);
+
 void tr_actor_finish_job(tr_actor *self);                      /* the whole job is done, well */
 void tr_actor_fail_job(tr_actor *self, const tr_error *error); /* the whole job ends with this message */
 

@@ -6,6 +6,11 @@
 
 #include <string.h>
 
+#define SLOT_OUT (1ull << 32)
+
+/* Values of held_. */
+enum { NOT_HELD, IN_LANE, IN_HAND };
+
 /* Rings and windows are indexed by the low bits of numbers that wrap. */
 static size_t power_of_two(uint32_t at_least)
 {
@@ -19,8 +24,8 @@ tr_status tr_sender_end_init(tr_sender_end *self, const tr_edge_spec *spec, tr_e
     size_t size = power_of_two(spec->n_slots);
     *self = (tr_sender_end){.spec = spec, .mask_ = (uint32_t)size - 1, .returned_ = spec->n_slots};
     self->ring_ = tr_alloc(size * sizeof *self->ring_);
-    self->credit_seen_ = tr_alloc_zero(size, 1);
-    if (!self->ring_ || !self->credit_seen_) {
+    self->out_ = tr_alloc_zero(spec->n_slots, sizeof *self->out_);
+    if (!self->ring_ || !self->out_) {
         tr_sender_end_release(self);
         return tr_fail(err, TR_ENOMEM, "no memory for the %u slots of edge '%s'", spec->n_slots, spec->name);
     }
@@ -31,7 +36,7 @@ tr_status tr_sender_end_init(tr_sender_end *self, const tr_edge_spec *spec, tr_e
 void tr_sender_end_release(tr_sender_end *self)
 {
     tr_free(self->ring_);
-    tr_free(self->credit_seen_);
+    tr_free(self->out_);
     *self = (tr_sender_end){0};
 }
 
@@ -45,7 +50,9 @@ uint32_t tr_sender_end_credits(const tr_sender_end *self)
 uint16_t tr_sender_end_take(tr_sender_end *self)
 {
     TR_ASSERT(tr_sender_end_credits(self) > 0);
-    return self->ring_[self->taken_++ & self->mask_];
+    uint16_t slot = self->ring_[self->taken_++ & self->mask_];
+    __atomic_store_n(&self->out_[slot], SLOT_OUT | self->sequence++, __ATOMIC_RELAXED); /* see is_out_with */
+    return slot;
 }
 
 void tr_sender_end_give_back(tr_sender_end *self, uint16_t slot)
@@ -56,44 +63,40 @@ void tr_sender_end_give_back(tr_sender_end *self, uint16_t slot)
     __atomic_store_n(&self->returned_, returned + 1, __ATOMIC_RELEASE); /* see tr_sender_end_credits */
 }
 
-/* Every slot is given back once a use, so at most n_slots CREDIT frames can be under way: a window of that
- * size is enough to know each one. */
-static bool credit_is_new(tr_sender_end *self, uint32_t sequence)
+/* Relaxed, here and in take: that a slot is out comes before its message is sent, and its credit after that; a
+ * repeated one finds another word, whenever it looks. */
+static bool is_out_with(const tr_sender_end *self, tr_credit credit)
 {
-    uint8_t *seen = self->credit_seen_;
-    if (sequence - self->credit_expected_ >= self->spec->n_slots || seen[sequence & self->mask_])
-        return false;
-    seen[sequence & self->mask_] = 1;
-    while (seen[self->credit_expected_ & self->mask_]) seen[self->credit_expected_++ & self->mask_] = 0;
-    return true;
+    return __atomic_load_n(&self->out_[credit.slot], __ATOMIC_RELAXED) == (SLOT_OUT | credit.sequence);
+}
+
+static tr_credit credit_at(const tr_message *message, uint32_t i)
+{
+    tr_credit credit = {.sequence = message->frame.sequence, .slot = message->frame.slot};
+    if (message->frame.body_bytes)
+        memcpy(&credit, (const char *)tr_message_bytes(message) + i * sizeof credit, sizeof credit);
+    return credit;
 }
 
 uint32_t tr_sender_end_credit_frame(tr_sender_end *self, const tr_message *message)
 {
-    const tr_frame *frame = &message->frame;
-    uint32_t count = frame->body_bytes / (uint32_t)sizeof(uint16_t);
-    const char *bytes = count ? tr_message_bytes(message) : NULL;
-    bool sound = frame->body_bytes % sizeof(uint16_t) == 0 && count <= self->spec->n_slots;
-    for (uint32_t i = 0; sound && i < (count ? count : 1); i++) {
-        uint16_t slot = frame->slot;
-        if (count) memcpy(&slot, bytes + i * sizeof slot, sizeof slot);
-        sound = slot < self->spec->n_slots;
-    }
+    uint32_t body_bytes = message->frame.body_bytes, n_given = 0;
+    uint32_t count = body_bytes ? body_bytes / (uint32_t)sizeof(tr_credit) : 1;
+    bool sound = body_bytes % sizeof(tr_credit) == 0 && count <= self->spec->n_slots;
+    for (uint32_t i = 0; sound && i < count; i++) sound = credit_at(message, i).slot < self->spec->n_slots;
     if (!sound) {
         self->n_foreign++;
         return 0;
     }
-    if (!credit_is_new(self, frame->sequence)) {
-        self->n_duplicates++;
-        return 0;
-    }
     for (uint32_t i = 0; i < count; i++) {
-        uint16_t slot;
-        memcpy(&slot, bytes + i * sizeof slot, sizeof slot);
-        tr_sender_end_give_back(self, slot);
+        tr_credit credit = credit_at(message, i);
+        if (!is_out_with(self, credit)) continue;
+        __atomic_store_n(&self->out_[credit.slot], 0, __ATOMIC_RELAXED);
+        tr_sender_end_give_back(self, credit.slot);
+        n_given++;
     }
-    if (!count) tr_sender_end_give_back(self, frame->slot);
-    return count ? count : 1;
+    if (!n_given) self->n_duplicates++;
+    return n_given;
 }
 
 tr_status tr_receiver_end_init(tr_receiver_end *self, const tr_edge_spec *spec, bool remote, uint32_t epoch,
@@ -106,8 +109,9 @@ tr_status tr_receiver_end_init(tr_receiver_end *self, const tr_edge_spec *spec, 
     if (remote) {
         self->window_ = tr_alloc_zero(window, sizeof(void *));
         self->buffers_ = tr_alloc_zero(n, sizeof(void *));
+        self->sequences_ = tr_alloc_zero(n, sizeof *self->sequences_);
         self->pending_ = tr_alloc_zero(n, sizeof *self->pending_);
-        complete = complete && self->window_ && self->buffers_ && self->pending_;
+        complete = complete && self->window_ && self->buffers_ && self->sequences_ && self->pending_;
     }
     if (complete) return TR_OK;
     tr_receiver_end_release(self);
@@ -122,6 +126,7 @@ void tr_receiver_end_release(tr_receiver_end *self)
     tr_free(self->window_);
     tr_free(self->buffers_);
     tr_free(self->held_);
+    tr_free(self->sequences_);
     tr_free(self->pending_);
     *self = (tr_receiver_end){0};
 }
@@ -131,7 +136,7 @@ static bool admit(tr_receiver_end *self, const tr_frame *frame)
 {
     uint32_t n_slots = self->spec->n_slots, ahead = frame->sequence - self->expected_;
     if (frame->epoch != self->epoch ||
-        (self->incarnation_known_ && frame->incarnation != self->incarnation_)) {
+        (self->incarnation_known_ && frame->incarnation >> 16 != self->incarnation_)) {
         self->n_stale++;
         return false;
     }
@@ -171,13 +176,14 @@ tr_message *tr_receiver_end_accept(tr_receiver_end *self, tr_message **message)
         return NULL;
     }
     self->incarnation_known_ = true;
-    self->incarnation_ = frame->incarnation;
+    self->incarnation_ = frame->incarnation >> 16;
     if (frame->sequence != self->expected_) self->n_early++;
     self->window_[frame->sequence & self->mask_] = *message;
     *message = NULL;
     tr_message *first = NULL, **last = &first;
     for (tr_message **next; *(next = &self->window_[self->expected_ & self->mask_]); self->expected_++) {
         tr_receiver_end_hold(self, (*next)->frame.slot);
+        self->sequences_[(*next)->frame.slot] = (*next)->frame.sequence;
         *last = *next;
         last = &(*next)->next;
         *next = NULL;
@@ -188,15 +194,27 @@ tr_message *tr_receiver_end_accept(tr_receiver_end *self, tr_message **message)
 
 void tr_receiver_end_hold(tr_receiver_end *self, uint16_t slot)
 {
-    TR_ASSERT(!self->held_[slot]);
-    self->held_[slot] = 1;
+    TR_ASSERT(self->held_[slot] == NOT_HELD);
+    self->held_[slot] = IN_LANE;
+}
+
+void tr_receiver_end_hand_over(tr_receiver_end *self, uint16_t slot)
+{
+    TR_ASSERT(self->held_[slot] == IN_LANE);
+    self->held_[slot] = IN_HAND;
+}
+
+bool tr_receiver_end_is_in_hand(const tr_receiver_end *self, uint16_t slot)
+{
+    return self->held_[slot] == IN_HAND;
 }
 
 void tr_receiver_end_done(tr_receiver_end *self, uint16_t slot)
 {
-    TR_ASSERT(slot < self->spec->n_slots && self->held_[slot]);
-    self->held_[slot] = 0;
-    if (self->remote) self->pending_[self->n_pending++] = slot;
+    TR_ASSERT(slot < self->spec->n_slots && self->held_[slot] != NOT_HELD);
+    if (self->remote)
+        self->pending_[self->n_pending++] = (tr_credit){.sequence = self->sequences_[slot], .slot = slot};
+    self->held_[slot] = NOT_HELD;
 }
 
 tr_status tr_receiver_end_credit_frame(tr_receiver_end *self, tr_message **out, tr_error *err)
@@ -213,8 +231,8 @@ tr_status tr_receiver_end_credit_frame(tr_receiver_end *self, tr_message **out, 
     message->frame.epoch = self->epoch;
     message->frame.source = self->spec->destination;
     message->frame.destination = self->spec->source;
-    message->frame.slot = self->pending_[0];
-    message->frame.sequence = self->credit_sequence_++;
+    message->frame.slot = self->pending_[0].slot;
+    message->frame.sequence = self->pending_[0].sequence;
     self->n_pending = 0;
     *out = message;
     return TR_OK;

@@ -40,6 +40,7 @@ static tr_status make_actor(tr__world *world, tr_node *node, const tr_actor_spec
     self->spec = spec;
     self->behavior = kind->behavior;
     self->worker = -1;
+    self->incarnation = node->options.incarnation << 16;
     self->record = node->options.activity ? tr_activity_record_for(node->options.activity, spec->id) : NULL;
     if (!self->record) self->record = &self->own_record;
     world->actors[spec->id - 1] = self;
@@ -75,9 +76,9 @@ static tr_status make_edge(tr__world *world, tr_node *node, uint32_t edge, tr_er
     return status;
 }
 
-static tr_status init_actor(tr_actor *self, const tr_registry *registry, tr_error *err)
+tr_status tr__actor_init(tr_actor *self, tr_error *err)
 {
-    const tr_actor_kind *kind = find_kind(registry, self->spec->behavior);
+    const tr_actor_kind *kind = find_kind(self->node->options.registry, self->spec->behavior);
     tr_status status = TR_OK;
     if (self->behavior->init)
         status = self->behavior->init(self, kind->context, self->spec->config, self->spec->config_bytes,
@@ -108,7 +109,7 @@ tr_status tr__world_new(tr__world **out, tr_node *node, const tr_topology *topol
     for (uint32_t i = 0; i < topology->n_edges && status == TR_OK; i++)
         status = make_edge(self, node, i, err);
     for (size_t i = 0; i < topology->n_actors && status == TR_OK; i++)
-        if (self->actors[i]) status = init_actor(self->actors[i], node->options.registry, err);
+        if (self->actors[i]) status = tr__actor_init(self->actors[i], err);
     if (status != TR_OK) {
         tr__world_stop(self);
         tr__world_destroy(&self);
@@ -134,6 +135,7 @@ static void destroy_actor(tr_actor *self)
     tr_mailbox_release(&self->mailbox);
     tr_free(self->watching.items);
     tr_free(self->watchers.items);
+    tr_free(self->elders);
     if (self->owns_region) tr_state_region_destroy(&self->region);
     tr_free(self);
 }

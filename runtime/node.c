@@ -16,6 +16,11 @@ enum {
     UNSENT_SLEEP_NS = 1000000     /* longest sleep while a transport has something to send */
 };
 
+uint64_t tr__node_now(const tr_node *self)
+{
+    return self->options.virtual_ns ? *self->options.virtual_ns : tr_clock_ns();
+}
+
 /* ---- the service: callbacks ---- */
 
 static void call_back(tr_node *self, const tr_message *message)
@@ -60,7 +65,7 @@ static bool run_service(tr_task *task, int worker)
     tr_poller_dispatch(&self->poller);
     if (__atomic_exchange_n(&self->tick_due, false, __ATOMIC_RELAXED) &&
         self->on_tick) /* ordered by the notify */
-        self->on_tick(self->options.context, tr_clock_ns());
+        self->on_tick(self->options.context, tr__node_now(self));
     return false;
 }
 
@@ -76,6 +81,7 @@ static bool expire(tr_node *self, uint64_t now_ns)
         message->frame.kind = TR_FRAME_CONTROL;
         message->frame.edge = TR_TOPIC_TIMER;
         message->frame.step = timer.tag;
+        message->frame.incarnation = timer.incarnation;
         message->frame.destination = timer.actor;
         tr__control_push(actor, &message);
     }
@@ -96,12 +102,17 @@ static void look_at_watched(tr_node *self, uint64_t now_ns)
     if (tr_poller_wait(&self->poller, NULL, 0, 0)) tr_scheduler_notify(self->scheduler, &self->service);
 }
 
+static bool progress_links(tr_node *self)
+{
+    bool some = tr__link_progress(&self->data) > 0;
+    return tr__link_progress(&self->control) > 0 || some;
+}
+
 static bool on_progress(void *context)
 {
     tr_node *self = context;
-    bool some = tr__link_progress(&self->data) > 0;
-    some = tr__link_progress(&self->control) > 0 || some;
-    uint64_t now_ns = tr_clock_ns();
+    bool some = progress_links(self);
+    uint64_t now_ns = tr__node_now(self);
     some = expire(self, now_ns) || some;
     look_at_watched(self, now_ns);
     return some;
@@ -135,7 +146,7 @@ static void on_sleep(void *context)
     bool unsent = false;
     if (arm(&self->data, descriptors, &n, &unsent) && arm(&self->control, descriptors, &n, &unsent)) {
         /* A timer set from now on rouses us; one set before is seen here. */
-        uint64_t due_ns = tr_timers_next(&self->timers), now_ns = tr_clock_ns();
+        uint64_t due_ns = tr_timers_next(&self->timers), now_ns = tr__node_now(self);
         uint64_t tick_ns = __atomic_load_n(&self->next_tick_ns, __ATOMIC_RELAXED), timeout_ns = UINT64_MAX;
         if (tick_ns < due_ns) due_ns = tick_ns;
         if (due_ns != UINT64_MAX) timeout_ns = due_ns > now_ns ? due_ns - now_ns : 0;
@@ -163,6 +174,7 @@ static tr_status open_link(tr__link *self, const char *kind, const tr_node_optio
         .incarnation = options->incarnation,
         .bind = is_control ? options->control_bind : NULL,
     };
+    transport.network = is_control ? options->control_network : options->data_network;
     memcpy(transport.job_key, options->job_key, sizeof transport.job_key);
     tr_transport_events events = {
         .context = self, .place = tr__on_place, .deliver = tr__on_deliver, .peer_lost = tr__on_peer_lost};
@@ -253,13 +265,34 @@ void tr_node_run(tr_node *self, uint32_t tick_ms, void (*on_tick)(void *context,
 {
     self->on_tick = on_tick;
     self->tick_ns = (uint64_t)tick_ms * 1000000;
-    uint64_t first = on_tick && tick_ms ? tr_clock_ns() + self->tick_ns : UINT64_MAX;
+    uint64_t first = on_tick && tick_ms ? tr__node_now(self) + self->tick_ns : UINT64_MAX;
     __atomic_store_n(&self->next_tick_ns, first, __ATOMIC_RELAXED);
     tr_error err;
     if (tr_scheduler_run(self->scheduler, &err) != TR_OK) tr_log(TR_LOG_ERROR, "%s", err.message);
     service_inbox(self, true);      /* whoever ended just before the stop is told of */
     tr__link_progress(&self->data); /* a last word that an actor or callback may have sent */
     tr__link_progress(&self->control);
+}
+
+uint32_t tr_node_runnable(const tr_node *self)
+{
+    return tr_scheduler_queued(self->scheduler);
+}
+
+void tr_node_step(tr_node *self, uint32_t which)
+{
+    tr_scheduler_step(self->scheduler, which);
+}
+
+bool tr_node_progress(tr_node *self)
+{
+    bool some = progress_links(self);
+    return expire(self, tr__node_now(self)) || some;
+}
+
+uint64_t tr_node_next_timer_ns(const tr_node *self)
+{
+    return tr_timers_next(&self->timers);
 }
 
 void tr_node_stop(tr_node *self)

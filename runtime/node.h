@@ -31,6 +31,11 @@ typedef struct tr_node_options {
     struct tr_activity_page *activity; /* what actors do is written there; NULL: own memory */
     /* false where the job alone has more threads than processors; true: while base/spin.h allows it */
     bool may_spin;
+    /* Simulation (runtime/simulation.h): a clock that somebody else moves on, and the networks of transport "sim". */
+    const uint64_t *virtual_ns; /* NULL: the monotonic clock */
+    struct tr_sim_network *data_network, *control_network;
+    /* Called with each message that an actor takes from its lanes, on its thread. NULL: not. */
+    void (*observe)(void *context, tr_actor_id to, const tr_message *message);
     /* For the callbacks, and those of watches and ticks: all called on a scheduler thread, never two at a time,
      * without locks held. */
     void *context;
@@ -69,6 +74,13 @@ void tr_node_send_system(tr_node *self, int32_t peer, uint32_t topic, const void
 void tr_node_post(tr_node *self, tr_actor_id to, uint32_t topic, const void *bytes, uint32_t size_bytes);
 /* An actor on another node ended, or its node was lost: tell monitors and links here. */
 void tr_node_actor_ended(tr_node *self, tr_actor_id who, const char *reason); /* any */
+
+/* Instead of tr_node_run, for one caller who plays all threads and chooses what comes next. */
+uint32_t tr_node_runnable(const tr_node *self);   /* activations that could come next */
+void tr_node_step(tr_node *self, uint32_t which); /* the which-th of them */
+bool tr_node_progress(tr_node *self); /* what has arrived, timers that are due; true: there was some */
+uint64_t tr_node_next_timer_ns(const tr_node *self); /* UINT64_MAX: none */
+
 void tr_node_destroy(tr_node **self);
 
 #ifdef __cplusplus

@@ -1,4 +1,5 @@
-/* runtime/node_internal.h - what node.c, route.c, activation.c and actor.c share; nobody else includes it.
+/* runtime/node_internal.h - what node.c, route.c, activation.c and actor.c share; nobody else includes it, but
+ * for the audits of simulation.c, which look and never write.
  * node.c: life, sleeping, callbacks. route.c: from a sender to a lane or a link, and from a link to a lane.
  * activation.c: one activation of an actor, links and monitors, its end. actor.c: what a handler may call.
  * Locks: each link has one, held while its transport is called; its callbacks push into lanes and never
@@ -20,9 +21,12 @@ enum {
     TR__TOPIC_FIRST = 0xffff0000u,   /* what actors may not use themselves */
     TR__TOPIC_MONITOR = 0xffff0100u, /* source wants to hear of destination's end */
     TR__TOPIC_LINK,                  /* and the other way round */
-    TR__TOPIC_DOWN,                  /* source has ended; step 1: abnormally; the body is the reason */
-                                     /* The rest never leaves a node. */
-    TR__TOPIC_NODE_LOST,             /* source is the node's number */
+    TR__TOPIC_DOWN,                  /* source has ended; step: a tr_end; the body is the reason */
+    TR__TOPIC_START,                 /* from its supervisor: begin (again); the body: tr_elders */
+    TR__TOPIC_TERMINATE,
+    TR__TOPIC_FORGET,    /* from its supervisor too */
+                         /* The rest never leaves a node. */
+    TR__TOPIC_NODE_LOST, /* source is the node's number */
     TR__TOPIC_ACTOR_END, /* to the inbox; source is the actor, step the status, the body the message */
     TR__TOPIC_JOB_END    /* the same */
 };
@@ -96,7 +100,12 @@ struct tr_actor {
     void *state;
     int worker;       /* scheduler thread of this activation; -1 outside of one */
     bool initialized; /* stop is owed */
-    bool started, ended, exiting, failed;
+    bool started, ended, exiting, failed, shut_down;
+    bool start_deferred;
+    bool forgotten;       /* ended, and its supervisor will not start it again for now */
+    uint32_t incarnation; /* the node's in the upper half, its restarts in the lower */
+    tr_elder *elders;     /* whose earlier lives it does not listen to */
+    uint32_t n_elders;
     bool overflowed; /* atomic, relaxed: its control quota was used up */
     int job_end;
     uint64_t now_ns; /* 0: not asked for in this handler */
@@ -109,6 +118,9 @@ struct tr_actor {
     tr_mailbox mailbox;
     tr_error error, job_error;
 };
+
+/* node.c */
+uint64_t tr__node_now(const tr_node *self); /* the node's clock */
 
 /* route.c */
 tr_message *tr__message_new(tr_node *self, int worker);
@@ -128,11 +140,36 @@ void tr__on_peer_lost(void *context, int32_t peer, const char *reason);
 /* activation.c */
 bool tr__actor_run(tr_task *task, int worker);
 void tr__credits_send(tr_actor *self, tr_receiver_end *in); /* what is pending; there must be something */
+
+/* actor.c */
+void tr__slot_give_back(tr_actor *self, uint32_t edge, uint16_t slot); /* one that it held */
+
+/* lifecycle.c */
+static inline bool tr__is_ending(const tr_actor *self)
+{
+    return self->exiting || self->failed || self->shut_down;
+}
+static inline bool tr__awaits_restart(const tr_actor *self)
+{
+    return self->ended && !self->forgotten && self->spec->supervisor;
+}
+tr_end tr__end_of(const tr_actor *self);
+void tr__down_send(tr_actor *self, tr_actor_id to); /* this actor has ended */
+void tr__report(tr_actor *self, uint32_t topic, const tr_error *error);
+void tr__actor_end(tr_actor *self);
+void tr__actor_begin(tr_actor *self, const tr_message *message); /* START */
+void tr__actor_terminate(tr_actor *self);
+void tr__children_lost(tr_actor *self, int32_t node, const char *reason);
+bool tr__is_of_earlier_life(const tr_actor *self, const tr_frame *frame);
+
+/* activation.c */
+void tr__end_job_if_asked(tr_actor *self);
 void tr__bond_add(tr__bonds *self, tr_actor_id other, bool linked);
 
 /* load.c */
 tr_status tr__world_new(tr__world **out, tr_node *node, const tr_topology *topology,
                         tr_state_region *const *states, tr_error *err);
+tr_status tr__actor_init(tr_actor *self, tr_error *err);
 void tr__world_stop(tr__world *self); /* calls stop of the actors that live */
 void tr__world_destroy(tr__world **self);
 

@@ -82,7 +82,7 @@ static void answer_down(tr_node *self, const tr__world *world, const tr_frame *a
     tr_message *down = tr__text_message(TR_FRAME_CONTROL, TR__TOPIC_DOWN, reason);
     down->frame.source = asked->destination;
     down->frame.destination = asked->source;
-    down->frame.step = 1;
+    down->frame.step = TR_END_FAILED;
     tr__control_route(self, world, &down);
 }
 
@@ -104,7 +104,7 @@ void tr__control_route(tr_node *self, const tr__world *world, tr_message **messa
     }
     (*message)->frame.kind = TR_FRAME_CONTROL;
     (*message)->frame.epoch = self->options.epoch;
-    (*message)->frame.incarnation = self->options.incarnation;
+    if (!frame.incarnation) (*message)->frame.incarnation = self->options.incarnation << 16; /* nobody's */
     bool lost = tr__peer_is_lost(self, spec->node);
     if (lost)
         tr_message_destroy(message);
@@ -122,7 +122,7 @@ void tr__notice_all(tr_node *self, uint32_t topic, uint64_t source, const char *
         tr_message *message = tr__text_message(TR_FRAME_CONTROL, topic, reason);
         message->frame.source = source;
         message->frame.destination = actor->spec->id;
-        message->frame.step = 1;
+        message->frame.step = TR_END_FAILED;
         tr__control_push(actor, &message);
     }
 }

@@ -362,6 +362,29 @@ tr_status tr_scheduler_run(tr_scheduler *self, tr_error *err)
     return status;
 }
 
+/* Without run nobody owns a queue, so that everything notified lies in the shared list. */
+uint32_t tr_scheduler_queued(const tr_scheduler *self)
+{
+    return atomic_load_explicit(&self->n_shared, memory_order_relaxed); /* one thread */
+}
+
+void tr_scheduler_step(tr_scheduler *self, uint32_t which)
+{
+    TR_ASSERT(which < tr_scheduler_queued(self) && !current);
+    tr_task **at = &self->shared_first;
+    for (; which > 0; which--) at = &(*at)->next_;
+    tr_task *task = *at;
+    *at = task->next_;
+    if (self->shared_last == &task->next_) self->shared_last = at;
+    atomic_fetch_sub_explicit(&self->n_shared, 1, memory_order_relaxed);
+    run_task(self, &self->workers[0], task);
+}
+
+bool tr_task_is_idle(const tr_task *self)
+{
+    return __atomic_load_n(&self->state_, __ATOMIC_RELAXED) == 0; /* one thread */
+}
+
 void tr_scheduler_stop(tr_scheduler *self)
 {
     pthread_mutex_lock(&self->lock);

@@ -58,6 +58,12 @@ int tr_scheduler_worker(
 
 tr_status tr_scheduler_run(tr_scheduler *self, tr_error *err); /* until stop. Errors: TR_EIO (no thread) */
 void tr_scheduler_stop(tr_scheduler *self); /* any: tasks that run now come to their end, no others */
+
+/* Instead of run, for one caller who plays all threads and chooses what comes next (runtime/simulation.h). */
+uint32_t tr_scheduler_queued(const tr_scheduler *self);     /* tasks that could run now */
+void tr_scheduler_step(tr_scheduler *self, uint32_t which); /* one activation of the which-th of them */
+bool tr_task_is_idle(const tr_task *self);                  /* neither runs nor waits to run */
+
 void tr_scheduler_destroy(tr_scheduler **self);
 
 #ifdef __cplusplus

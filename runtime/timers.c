@@ -35,15 +35,19 @@ void tr_timers_release(tr_timers *self)
     self->heap_ = NULL;
 }
 
-tr_status tr_timers_add(tr_timers *self, uint64_t due_ns, tr_actor_id actor, uint32_t tag, bool *earliest,
-                        tr_error *err)
+tr_status tr_timers_add(tr_timers *self, uint64_t due_ns, tr_actor_id actor, uint32_t incarnation,
+                        uint32_t tag, bool *earliest, tr_error *err)
 {
     pthread_mutex_lock(&self->lock_);
     tr_status status =
         tr_array_reserve((void **)&self->heap_, &self->capacity_, self->n_ + 1, sizeof *self->heap_, err);
     if (status == TR_OK) {
         size_t at = self->n_++;
-        self->heap_[at] = (tr_timer){.due_ns = due_ns, .order = self->n_set_++, .actor = actor, .tag = tag};
+        self->heap_[at] = (tr_timer){.due_ns = due_ns,
+                                     .order = self->n_set_++,
+                                     .actor = actor,
+                                     .tag = tag,
+                                     .incarnation = incarnation};
         for (; at > 0 && before(&self->heap_[at], &self->heap_[(at - 1) / 2]); at = (at - 1) / 2)
             swap(&self->heap_[at], &self->heap_[(at - 1) / 2]);
         publish(self);

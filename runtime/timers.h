@@ -17,6 +17,7 @@ typedef struct tr_timer {
     uint64_t order;
     tr_actor_id actor;
     uint32_t tag;
+    uint32_t incarnation; /* of the actor that set it */
 } tr_timer;
 
 typedef struct tr_timers {
@@ -30,8 +31,8 @@ typedef struct tr_timers {
 void tr_timers_init(tr_timers *self);
 void tr_timers_release(tr_timers *self);
 /* *earliest: it is the next one now. Errors: TR_ENOMEM. */
-tr_status tr_timers_add(tr_timers *self, uint64_t due_ns, tr_actor_id actor, uint32_t tag, bool *earliest,
-                        tr_error *err);
+tr_status tr_timers_add(tr_timers *self, uint64_t due_ns, tr_actor_id actor, uint32_t incarnation,
+                        uint32_t tag, bool *earliest, tr_error *err);
 uint64_t tr_timers_next(const tr_timers *self);                       /* UINT64_MAX: none */
 bool tr_timers_take(tr_timers *self, uint64_t now_ns, tr_timer *out); /* the next one, if it is due */
 

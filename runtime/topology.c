@@ -11,7 +11,7 @@
 #include <string.h>
 
 enum {
-    FORMAT = 1,
+    FORMAT = 2,
     MAX_NODES = 1 << 16,
     MAX_THREADS = 256,
     MAX_ACTORS = 1 << 20,
@@ -117,6 +117,17 @@ tr_status tr_topology_add_edge(tr_topology *self, const char *name, tr_actor_id 
     return TR_OK;
 }
 
+tr_status tr_topology_supervise(tr_topology *self, tr_actor_id supervisor, tr_actor_id child, tr_error *err)
+{
+    const tr_actor_spec *above = tr_topology_actor(self, supervisor), *below = tr_topology_actor(self, child);
+    if (!above || !below || above == below)
+        return tr_fail(err, TR_EINVAL, "actor %llu cannot supervise actor %llu: there are actors 1 .. %zu",
+                       (unsigned long long)supervisor, (unsigned long long)child, self->n_actors);
+    if (below->supervisor) return tr_fail(err, TR_EINVAL, "actor '%s' has a supervisor already", below->name);
+    self->actors[child - 1].supervisor = supervisor;
+    return TR_OK;
+}
+
 const tr_actor_spec *tr_topology_actor(const tr_topology *self, tr_actor_id id)
 {
     return id >= 1 && id <= self->n_actors ? &self->actors[id - 1] : NULL;
@@ -133,12 +144,13 @@ tr_status tr_topology_encode(const tr_topology *self, void **bytes, size_t *size
     tr_pack_array(&packer, self->n_actors);
     for (size_t i = 0; i < self->n_actors; i++) {
         const tr_actor_spec *actor = &self->actors[i];
-        tr_pack_array(&packer, 5);
+        tr_pack_array(&packer, 6);
         tr_pack_text(&packer, actor->name);
         tr_pack_text(&packer, actor->behavior);
         tr_pack_int(&packer, actor->node);
         tr_pack_bytes(&packer, actor->config, actor->config_bytes);
         tr_pack_uint(&packer, actor->state_bytes);
+        tr_pack_uint(&packer, actor->supervisor);
     }
     tr_pack_array(&packer, self->n_edges);
     for (size_t i = 0; i < self->n_edges; i++) {
@@ -157,14 +169,18 @@ static tr_status decode_actor(tr_topology *self, tr_unpacker *unpacker, tr_error
 {
     char name[TR_NAME_BYTES], behavior[TR_NAME_BYTES];
     size_t config_bytes;
-    if (tr_unpack_array(unpacker, 5) != 5) unpacker->bad = true;
+    if (tr_unpack_array(unpacker, 6) != 6) unpacker->bad = true;
     tr_unpack_text(unpacker, name, sizeof name);
     tr_unpack_text(unpacker, behavior, sizeof behavior);
     int32_t node = (int32_t)tr_unpack_int(unpacker, 0, MAX_NODES);
     const void *config = tr_unpack_bytes(unpacker, &config_bytes);
     uint64_t state_bytes = tr_unpack_uint(unpacker, UINT64_MAX);
+    uint64_t supervisor = tr_unpack_uint(unpacker, MAX_ACTORS);
     if (unpacker->bad) return TR_OK; /* told at the end */
-    return tr_topology_add_actor(self, name, behavior, node, config, config_bytes, state_bytes, NULL, err);
+    tr_status status =
+        tr_topology_add_actor(self, name, behavior, node, config, config_bytes, state_bytes, NULL, err);
+    if (status == TR_OK) self->actors[self->n_actors - 1].supervisor = supervisor;
+    return status;
 }
 
 static tr_status decode_edge(tr_topology *self, tr_unpacker *unpacker, tr_error *err)
@@ -198,6 +214,11 @@ tr_status tr_topology_decode(tr_topology *self, const void *bytes, size_t size_b
     uint32_t n_actors = tr_unpack_array(&unpacker, MAX_ACTORS);
     for (uint32_t i = 0; i < n_actors && !unpacker.bad && status == TR_OK; i++)
         status = decode_actor(&read, &unpacker, err);
+    for (size_t i = 0; i < read.n_actors && status == TR_OK; i++) {
+        tr_actor_id supervisor = read.actors[i].supervisor;
+        read.actors[i].supervisor = 0; /* set again, with the checks, now that all actors are there */
+        if (supervisor) status = tr_topology_supervise(&read, supervisor, i + 1, err);
+    }
     uint32_t n_edges = status == TR_OK ? tr_unpack_array(&unpacker, MAX_EDGES) : 0;
     for (uint32_t i = 0; i < n_edges && !unpacker.bad && status == TR_OK; i++)
         status = decode_edge(&read, &unpacker, err);

@@ -25,6 +25,8 @@ typedef struct tr_actor_spec {
     void *config; /* handed to init; owned by the topology */
     size_t config_bytes;
     uint64_t state_bytes; /* of one state slot; 0 for actors without durable state */
+    tr_actor_id
+        supervisor; /* who is told of its end and may start it again; 0: the end is told to who runs the node */
 } tr_actor_spec;
 
 typedef struct tr_edge_spec {
@@ -54,6 +56,9 @@ tr_status tr_topology_add_actor(tr_topology *self, const char *name, const char 
 tr_status tr_topology_add_edge(tr_topology *self, const char *name, tr_actor_id source,
                                tr_actor_id destination, uint32_t n_slots, uint32_t slot_bytes, uint32_t *edge,
                                tr_error *err);
+
+/* See runtime/supervisor.h. Errors: TR_EINVAL (no such actor, itself, the child has a supervisor already). */
+tr_status tr_topology_supervise(tr_topology *self, tr_actor_id supervisor, tr_actor_id child, tr_error *err);
 
 const tr_actor_spec *tr_topology_actor(const tr_topology *self, tr_actor_id id); /* NULL when there is none */
 

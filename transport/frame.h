@@ -22,9 +22,9 @@ enum {
 typedef enum tr_frame_kind {
     TR_FRAME_HELLO = 1, /* first frame on a link: MessagePack {job key, node, incarnation, version} */
     TR_FRAME_DATA,      /* a message along an edge; took one slot of it */
-    TR_FRAME_CREDIT,    /* slots given back to the sender of an edge; body: u16 slot numbers */
-    TR_FRAME_CONTROL,   /* actor to actor beside all edges: small, own quota; `edge` is the topic */
-    TR_FRAME_SYSTEM,    /* node to node: plans, starts, heartbeats, deaths; `edge` is the topic */
+    TR_FRAME_CREDIT, /* slots given back to the sender of an edge; slot and sequence, or more of both as body */
+    TR_FRAME_CONTROL, /* actor to actor beside all edges: small, own quota; `edge` is the topic */
+    TR_FRAME_SYSTEM,  /* node to node: plans, starts, heartbeats, deaths; `edge` is the topic */
     TR_FRAME_KIND_END
 } tr_frame_kind;
 
@@ -42,7 +42,8 @@ typedef struct tr_frame {
     uint32_t header_crc; /* CRC-32C of the 64 bytes with this field 0 */
     uint32_t epoch;
     uint64_t source, destination; /* identities of actors; of nodes for HELLO and SYSTEM */
-    uint32_t incarnation;         /* of the source */
+    uint32_t
+        incarnation; /* of the source: its node's in the upper half of an actor's, its restarts in the lower */
     uint32_t edge;
     uint32_t sequence; /* per (source incarnation, edge), from 0 */
     uint32_t step;

@@ -42,7 +42,7 @@ typedef struct tr_transport_kind {
     void (*close)(tr_transport *self); /* every link was dropped before; waits at most 100 ms */
 } tr_transport_kind;
 
-extern const tr_transport_kind tr__transport_inproc, tr__transport_ucx, tr__transport_zmq;
+extern const tr_transport_kind tr__transport_inproc, tr__transport_sim, tr__transport_ucx, tr__transport_zmq;
 
 struct tr_transport {
     const tr_transport_kind *kind;

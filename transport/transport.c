@@ -14,7 +14,7 @@
 enum { DEFAULT_MAX_BODY_BYTES = 1 << 30 };
 
 static const tr_transport_kind *const kinds[] = {&tr__transport_inproc, &tr__transport_ucx,
-                                                 &tr__transport_zmq};
+                                                 &tr__transport_zmq, &tr__transport_sim};
 
 static const tr_transport_kind *find_kind(const char *name)
 {

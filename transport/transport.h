@@ -1,6 +1,6 @@
 /* transport/transport.h - moves messages between nodes (processes, or threads that play one).
- * Three kinds behind one table: "inproc" (pointers through a queue), "ucx" (active messages; shared memory
- * and TCP; eager and rendezvous), "zmq" (ROUTER/DEALER over ipc and tcp). A transport never blocks, never
+ * Kinds behind one table: "inproc" (pointers through a queue), "ucx" (active messages; shared memory
+ * and TCP; eager and rendezvous), "zmq" (ROUTER/DEALER over ipc and tcp), and for tests "sim" (sim.h). A transport never blocks, never
  * retries on its own, and never decides what a message means. Back-pressure is the credits' business above:
  * what is sent is queued until it is gone. Order: frames of one kind of source and edge may arrive out of
  * order over ucx; receivers number them. A peer is named by its node number, which is the caller's choice
@@ -40,6 +40,7 @@ typedef struct tr_transport_options {
     const char *bind;        /* zmq: where to listen, "ipc://@name" or "tcp://127.0.0.1:*"; NULL: chosen */
     uint32_t max_body_bytes; /* larger frames are refused; 0: 1 GiB */
     bool hash_bodies;        /* send and verify body hashes */
+    struct tr_sim_network *network; /* sim only: what it goes through */
 } tr_transport_options;
 
 typedef struct tr_transport_counters {
@@ -47,7 +48,7 @@ typedef struct tr_transport_counters {
     uint64_t refused; /* frames that were damaged, foreign, or not placed */
 } tr_transport_counters;
 
-/* kind: "inproc", "ucx" or "zmq". events is copied.
+/* kind: "inproc", "ucx", "zmq" or "sim". events is copied.
  * Errors: TR_EINVAL (kind), TR_EIO (the library's words), TR_ENOMEM. */
 tr_status tr_transport_new(tr_transport **out, const char *kind, const tr_transport_options *options,
                            const tr_transport_events *events, tr_error *err);

@@ -1,0 +1,260 @@
+/* runtime/simulation.c - see simulation.h: the choice of what comes next, and the clock.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/simulation_internal.h"
+
+#include "base/memory.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+enum { EVENT_ACTIVATION = 1, EVENT_DATA, EVENT_CONTROL, EVENT_TIMER };
+
+static uint64_t draw(tr_simulation *self, uint64_t below)
+{
+    return below ? tr_rng_u64(&self->key, self->n_drawn++) % below : 0;
+}
+
+void tr_simulation_faults(uint64_t seed, tr_sim_faults *data, tr_sim_faults *control)
+{
+    tr_rng_key key = {.seed = seed, .stream = 0x666175};
+    uint64_t slowest[] = {0, 1000, 20000, 100000};
+    uint32_t permille[] = {0, 20, 100, 300};
+    *data = (tr_sim_faults){.delay_max_ns = slowest[tr_rng_u64(&key, 0) % 4],
+                            .lost_permille = permille[tr_rng_u64(&key, 1) % 4],
+                            .resend_ns = 200000,
+                            .repeated_permille = permille[tr_rng_u64(&key, 2) % 4]};
+    *control = (tr_sim_faults){.delay_max_ns = slowest[tr_rng_u64(&key, 3) % 4],
+                               .lost_permille = permille[tr_rng_u64(&key, 4) % 3],
+                               .resend_ns = 200000,
+                               .in_order = true};
+}
+
+/* ---- what the nodes tell ---- */
+
+static void on_job_end(void *context, const tr_error *error)
+{
+    tr_simulation *self = context;
+    if (self->finished || self->failed) return;
+    self->finished = !error;
+    self->failed = error != NULL;
+    if (error && !self->broken) self->error = *error;
+}
+
+static void on_actor_end(void *context, tr_actor_id who, const tr_error *error)
+{
+    tr_simulation *self = context;
+    if (self->options.on_actor_end) self->options.on_actor_end(self->options.context, who, error);
+}
+
+static void on_observed(void *context, tr_actor_id to, const tr_message *message)
+{
+    tr_simulation *self = context;
+    if (self->options.trace)
+        fprintf(self->options.trace,
+                "%12" PRIu64 "   '%s' handles %s %u, sequence %u, step %u, micro-batch %u\n", self->now_ns,
+                tr_topology_actor(self->options.topology, to)->name,
+                message->frame.kind == TR_FRAME_DATA ? "a message of edge" : "topic", message->frame.edge,
+                message->frame.sequence, message->frame.step, message->frame.microbatch);
+    tr__audit_message(self, to, message);
+    if (self->options.observe) self->options.observe(self->options.context, to, message);
+}
+
+/* ---- life ---- */
+
+static tr_status make_node(tr_simulation *self, int32_t node, tr_error *err)
+{
+    tr_node_options options = {.node = node,
+                               .incarnation = 1,
+                               .epoch = 1,
+                               .n_threads = 1,
+                               .data_transport = "sim",
+                               .control_transport = "sim",
+                               .registry = self->options.registry,
+                               .virtual_ns = &self->now_ns,
+                               .data_network = self->data,
+                               .control_network = self->control,
+                               .observe = on_observed,
+                               .context = self,
+                               .on_actor_end = on_actor_end,
+                               .on_job_end = on_job_end};
+    self->node_weights[node] = 1 + (uint32_t)draw(self, 4);
+    return tr_node_new(&self->nodes[node], &options, err);
+}
+
+static tr_status make(tr_simulation *self, tr_error *err)
+{
+    int32_t n_nodes = self->options.topology->n_nodes;
+    self->nodes = tr_alloc_zero((size_t)n_nodes, sizeof(void *));
+    self->node_weights = tr_alloc_zero((size_t)n_nodes, sizeof *self->node_weights);
+    if (!self->nodes || !self->node_weights)
+        return tr_fail(err, TR_ENOMEM, "no memory for %d nodes", n_nodes);
+    tr_status status =
+        tr_sim_network_new(&self->data, self->options.seed * 2, &self->now_ns, &self->options.data, err);
+    if (status == TR_OK)
+        status = tr_sim_network_new(&self->control, self->options.seed * 2 + 1, &self->now_ns,
+                                    &self->options.control, err);
+    if (status == TR_OK) status = tr__audit_init(self, err);
+    for (int32_t i = 0; i < n_nodes && status == TR_OK; i++) status = make_node(self, i, err);
+    for (int32_t i = 0; i < n_nodes; i++)
+        for (int32_t j = 0; j < i && status == TR_OK; j++)
+            status = tr_node_connect(self->nodes[i], j, tr_node_control_address(self->nodes[j]),
+                                     tr_node_data_address(self->nodes[j]), err);
+    for (int32_t i = 0; i < n_nodes && status == TR_OK; i++)
+        status = tr_node_load(self->nodes[i], self->options.topology, NULL, err);
+    return status;
+}
+
+tr_status tr_simulation_new(tr_simulation **out, const tr_simulation_options *options, tr_error *err)
+{
+    tr_simulation *self = tr_alloc_zero(1, sizeof *self);
+    if (!self) return tr_fail(err, TR_ENOMEM, "no memory for a simulation");
+    self->options = *options;
+    self->key = (tr_rng_key){.seed = options->seed, .stream = 0x73696d};
+    self->now_ns = 1000000000; /* 0 means "not asked for" to an actor */
+    self->landing_weight = 1 + (uint32_t)draw(self, 6);
+    tr_status status = make(self, err);
+    if (status != TR_OK) {
+        tr_simulation_destroy(&self);
+        return status;
+    }
+    for (int32_t i = 0; i < options->topology->n_nodes; i++) tr_node_start_actors(self->nodes[i]);
+    *out = self;
+    return TR_OK;
+}
+
+void tr_simulation_destroy(tr_simulation **out)
+{
+    tr_simulation *self = *out;
+    if (!self) return;
+    for (int32_t i = 0; self->nodes && i < self->options.topology->n_nodes; i++)
+        tr_node_destroy(&self->nodes[i]);
+    tr__audit_release(self);
+    tr_sim_network_destroy(&self->data);
+    tr_sim_network_destroy(&self->control);
+    tr_free(self->nodes);
+    tr_free(self->node_weights);
+    tr_free(self);
+    *out = NULL;
+}
+
+tr_node *tr_simulation_node(const tr_simulation *self, int32_t node)
+{
+    return self->nodes[node];
+}
+
+tr_simulation_counters tr_simulation_count(const tr_simulation *self)
+{
+    tr_simulation_counters counters = self->counters;
+    counters.virtual_ns = self->now_ns - 1000000000;
+    counters.data = tr_sim_network_count(self->data);
+    counters.control = tr_sim_network_count(self->control);
+    return counters;
+}
+
+/* ---- what comes next ---- */
+
+static void note(tr_simulation *self, uint32_t kind, uint64_t what)
+{
+    self->counters.n_events++;
+    self->counters.fingerprint =
+        (self->counters.fingerprint ^ (self->now_ns * 8 + kind + (what << 32))) * 0x9e3779b97f4a7c15u;
+    self->counters.fingerprint ^= self->counters.fingerprint >> 29;
+}
+
+static void activate(tr_simulation *self, int32_t node)
+{
+    uint32_t which = (uint32_t)draw(self, tr_node_runnable(self->nodes[node]));
+    note(self, EVENT_ACTIVATION, (uint64_t)node << 8 | which);
+    if (self->options.trace) fprintf(self->options.trace, "%12" PRIu64 " node %d runs\n", self->now_ns, node);
+    self->counters.n_activations++;
+    tr_node_step(self->nodes[node], which);
+    self->now_ns += draw(self, self->options.activation_max_ns + 1);
+}
+
+static void land(tr_simulation *self, tr_sim_network *network, uint32_t kind)
+{
+    tr_frame frame;
+    int32_t node = tr_sim_network_land(network, draw(self, tr_sim_network_due(network)), &frame);
+    note(self, kind, (uint64_t)frame.edge << 16 ^ frame.sequence);
+    static const char *const kinds[] = {"nothing", "HELLO", "DATA", "CREDIT", "CONTROL", "SYSTEM"};
+    if (self->options.trace)
+        fprintf(self->options.trace, "%12" PRIu64 " %s %u, sequence %u, reaches node %d\n", self->now_ns,
+                frame.kind < sizeof kinds / sizeof *kinds ? kinds[frame.kind] : "something", frame.edge,
+                frame.sequence, node);
+    if (node >= 0) tr_node_progress(self->nodes[node]);
+}
+
+static bool timer_is_due(const tr_simulation *self, int32_t node)
+{
+    return tr_node_next_timer_ns(self->nodes[node]) <= self->now_ns;
+}
+
+/* Weighs what could happen now and lets one of it happen; false: nothing could. */
+static bool happen(tr_simulation *self)
+{
+    int32_t n_nodes = self->options.topology->n_nodes;
+    uint64_t data = tr_sim_network_due(self->data) * self->landing_weight;
+    uint64_t control = tr_sim_network_due(self->control) * self->landing_weight, all = data + control;
+    for (int32_t i = 0; i < n_nodes; i++)
+        all += (uint64_t)tr_node_runnable(self->nodes[i]) * self->node_weights[i] + timer_is_due(self, i);
+    if (all == 0) return false;
+    uint64_t chosen = draw(self, all);
+    if (chosen < data) {
+        land(self, self->data, EVENT_DATA);
+        return true;
+    }
+    if ((chosen -= data) < control) {
+        land(self, self->control, EVENT_CONTROL);
+        return true;
+    }
+    chosen -= control;
+    for (int32_t i = 0; i < n_nodes; i++) {
+        uint64_t weight = (uint64_t)tr_node_runnable(self->nodes[i]) * self->node_weights[i];
+        if (chosen < weight) {
+            activate(self, i);
+            return true;
+        }
+        chosen -= weight;
+        if (timer_is_due(self, i) && chosen-- == 0) {
+            note(self, EVENT_TIMER, (uint64_t)i);
+            tr_node_progress(self->nodes[i]);
+            return true;
+        }
+    }
+    TR_ASSERT(!"a choice among what is there");
+    return false;
+}
+
+/* To the next frame or timer; false: there is none. After the end of the job timers count no more. */
+static bool wait(tr_simulation *self)
+{
+    uint64_t next = tr_sim_network_next_ns(self->data), control = tr_sim_network_next_ns(self->control);
+    if (control < next) next = control;
+    for (int32_t i = 0; !self->finished && i < self->options.topology->n_nodes; i++) {
+        uint64_t timer = tr_node_next_timer_ns(self->nodes[i]);
+        if (timer < next) next = timer;
+    }
+    if (next == UINT64_MAX) return false;
+    self->now_ns = next;
+    return true;
+}
+
+tr_status tr_simulation_run(tr_simulation *self, tr_error *err)
+{
+    char text[TR_ERROR_SIZE / 2];
+    while (!self->failed && !self->broken && self->counters.n_events < self->options.max_events) {
+        if (happen(self))
+            tr__audit(self);
+        else if (!wait(self))
+            break;
+    }
+    if (self->failed || self->broken) {
+        if (err) *err = self->error;
+        return self->error.status;
+    }
+    bool livelock = self->counters.n_events >= self->options.max_events;
+    if (self->finished && !livelock) return TR_OK;
+    tr__audit_describe(self, text, sizeof text);
+    return tr_fail(err, TR_ETIMEDOUT, "%s after %" PRIu64 " events%s", livelock ? "no rest" : "a deadlock",
+                   self->counters.n_events, text);
+}
