@@ -74,7 +74,10 @@ static void end_when_done(coordinator *self)
     if (self->n_updated < self->n_stages_all) return;
     self->ended = true;
     if (self->step < plan->n_steps) note(self, "stopped", "stopped early, as asked");
-    tr_actor_finish_job(self->actor);
+    tr_packer packer; /* the monitor ends the job, behind all records: ended here, the last could be lost */
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 0);
+    tr_send_packed(self->actor, self->monitor, TR_TOPIC_FINISH, self->step, &packer);
 }
 
 static void tell_record(coordinator *self)

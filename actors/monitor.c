@@ -80,6 +80,8 @@ static void monitor_receive(tr_actor *actor, void *state, tr_message **message)
             self->note(self->context, kind, text);
         else
             tr_fail_for_topic(actor, *message);
+    } else if (frame->edge == TR_TOPIC_FINISH) {
+        tr_actor_finish_job(actor);
     } else {
         tr_fail_for_topic(actor, *message);
     }

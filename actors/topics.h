@@ -25,7 +25,8 @@ enum {
     TR_TOPIC_CHECKPOINT,   /* coordinator -> stages of replica 0 and checkpoint actor: [last: 0 or 1] */
     TR_TOPIC_CHECKPOINTED, /* checkpoint actor -> coordinator: [1, path] or [0, what went wrong] */
     TR_TOPIC_RECORD,       /* coordinator -> monitor: see tr_step_record in monitor.h */
-    TR_TOPIC_NOTE          /* coordinator -> monitor: [kind, text]: for events.jsonl */
+    TR_TOPIC_NOTE,         /* coordinator -> monitor: [kind, text]: for events.jsonl */
+    TR_TOPIC_FINISH /* coordinator -> monitor: []: all is done; the monitor ends the job when it has told all */
 };
 
 /* Names of edges. */
@@ -33,11 +34,10 @@ enum {
 #define TR_EDGE_TARGETS "targets"       /* shard -> last stage: i32 (rows, sequence), negative: not counted */
 #define TR_EDGE_ACTIVATION "activation" /* stage -> next stage */
 #define TR_EDGE_GRADIENT "gradient"     /* stage -> stage before: gradient of the activation */
-#define TR_EDGE_SCATTER                                                                                      \
-    "scatter" /* replica -> owner of a shard of the gradient: one node of the reduction tree */
-#define TR_EDGE_GATHER "gather" /* owner -> replica: the reduced shard */
-#define TR_EDGE_TIED "tied"     /* stage -> stage: the reduced gradient of a use of a parameter both hold */
-#define TR_EDGE_STATE "state"   /* stage -> checkpoint actor: a chunk of state, see checkpoint.h */
+#define TR_EDGE_SCATTER "scatter"       /* replica -> owner of a shard: a node of the reduction tree */
+#define TR_EDGE_GATHER "gather"         /* owner -> replica: the reduced shard */
+#define TR_EDGE_TIED "tied"   /* stage -> stage: the reduced gradient of a use of a parameter both hold */
+#define TR_EDGE_STATE "state" /* stage -> checkpoint actor: a chunk of state, see checkpoint.h */
 
 /* Finishes a packed body and sends it as a control message; without memory for it the actor fails. */
 void tr_send_packed(tr_actor *self, tr_actor_id to, uint32_t topic, uint32_t step, tr_packer *packer);

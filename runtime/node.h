@@ -31,7 +31,7 @@ typedef struct tr_node_options {
     struct tr_activity_page *activity; /* what actors do is written there; NULL: own memory */
     /* false where the job alone has more threads than processors; true: while base/spin.h allows it */
     bool may_spin;
-    /* Simulation (runtime/simulation.h): a clock that somebody else moves on, and the networks of "sim". */
+    /* Simulation (runtime/simulation.h): a clock that somebody else moves on, and the networks of transport "sim". */
     const uint64_t *virtual_ns; /* NULL: the monotonic clock */
     struct tr_sim_network *data_network, *control_network;
     /* Called with each message that an actor takes from its lanes, on its thread. NULL: not. */

@@ -268,7 +268,7 @@ static void timers_come_in_the_order_of_their_times(void)
     CU_ASSERT(tr_timers_next(&timers) == UINT64_MAX && !tr_timers_take(&timers, UINT64_MAX - 1, &timer));
     for (uint32_t i = 0; i < 1000; i++) {
         seed = seed * 1664525u + 1013904223u;
-        CU_ASSERT(tr_timers_add(&timers, 1 + (seed >> 8) % 300, 1, 0, i, &earliest, NULL) == TR_OK);
+        CU_ASSERT(tr_timers_add(&timers, 1 + (seed >> 8) % 300, 1, 1, i, &earliest, NULL) == TR_OK);
     }
     for (uint64_t now = 0; now <= 300; now += 50) {
         for (; tr_timers_take(&timers, now, &timer); n++) {
