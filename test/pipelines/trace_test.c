@@ -289,6 +289,7 @@ static void the_trace_of_a_killed_run_is_whole(void)
 }
 
 static const check_test tests[] = {
+    CHECK_TEST(set_up),
     CHECK_TEST(every_microbatch_has_each_span_once_a_stage),
     CHECK_TEST(a_stage_holds_no_more_than_its_stash_credits),
     CHECK_TEST(weight_gradients_come_in_the_order_of_microbatches),
@@ -297,12 +298,7 @@ static const check_test tests[] = {
     CHECK_TEST(everything_an_actor_does_has_its_span),
     CHECK_TEST(a_trace_changes_no_bit_and_is_not_written_unasked),
     CHECK_TEST(the_trace_of_a_killed_run_is_whole),
+    CHECK_TEST(tear_down),
 };
 
-int main(void)
-{
-    set_up();
-    int result = check_run("trace", tests, sizeof tests / sizeof *tests);
-    tear_down();
-    return result;
-}
+CHECK_MAIN("trace", tests)
