@@ -174,7 +174,8 @@ static void note(tr_simulation *self, uint32_t kind, uint64_t what)
 
 static void activate(tr_simulation *self, int32_t node)
 {
-    uint32_t which = (uint32_t)draw(self, tr_node_runnable(self->nodes[node]));
+    uint64_t n_runnable = tr_node_runnable(self->nodes[node]);
+    uint32_t which = self->options.duration_ns ? 0 : (uint32_t)draw(self, n_runnable);
     note(self, EVENT_ACTIVATION, (uint64_t)node << 8 | which);
     if (self->options.trace) fprintf(self->options.trace, "%12" PRIu64 " node %d runs\n", self->now_ns, node);
     self->counters.n_activations++;

@@ -32,7 +32,7 @@ typedef struct tr_simulation_options {
     uint64_t max_events;        /* more of them are a livelock */
     /* NULL, or the virtual time that a piece of work takes, asked for when an actor says that it begins
      * (tr_actor_activity; what takes no time is 0). Then time is simulated, not interleavings: each node works for so
-     * long while the others go on, what it sends leaves when it is done, activation_max_ns is not drawn, and what has
+     * long while the others go on, what it sends leaves when it is done, its actors have their turns as in a scheduler, activation_max_ns is not drawn, and what has
      * arrived is handed over before anybody chooses. */
     uint64_t (*duration_ns)(void *context, tr_actor_id who, const char *what, uint32_t step,
                             uint32_t microbatch);
