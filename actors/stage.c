@@ -446,7 +446,7 @@ static tr_status stage_init(tr_actor *actor, void *context, const void *config, 
         stage_stop(actor, self);
         return status;
     }
-    tr_actor_activity(actor, "waiting", self->step, 0);
+    tr_actor_activity(actor, "waiting", self->step, TR_ACTIVITY_NONE);
     *state = self;
     return TR_OK;
 }

@@ -9,6 +9,7 @@
 #include "actors/trace.h"
 #include "base/memory.h"
 #include "ops/program.h"
+#include "runtime/activity.h"
 
 enum { TR__LINE_ELEMENTS = TR_CACHE_LINE / 4 };
 

@@ -367,7 +367,7 @@ static bool finish_tying(tr__stage *self)
     release_step(self, &self->tied);
     tr__update_report(self);
     self->phase = TR__COMMITTING;
-    tr_actor_activity(self->actor, "waiting for commit", self->step, 0);
+    tr_actor_activity(self->actor, "waiting for commit", self->step, TR_ACTIVITY_NONE);
     return true;
 }
 

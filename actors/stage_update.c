@@ -132,7 +132,7 @@ bool tr__update_apply(tr__stage *self)
          i++) /* not yet begun, and in the slot that would be overwritten */
         if (self->wanted[i] + 1 == self->step) return false;
     uint64_t traced_ns = tr_trace_begin(&self->trace);
-    tr_actor_activity(self->actor, "update", self->step, 0);
+    tr_actor_activity(self->actor, "update", self->step, TR_ACTIVITY_NONE);
     uint64_t begin = tr_clock_ns();
     tr_actor_slot_open(self->actor, into);
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) update_parameter(self, i, self->slot, into);
@@ -151,7 +151,7 @@ bool tr__update_apply(tr__stage *self)
     tr_packer_init(&packer);
     tr_pack_array(&packer, 0);
     tr_send_packed(self->actor, self->coordinator, TR_TOPIC_UPDATED, self->step - 1, &packer);
-    tr_actor_activity(self->actor, "waiting", self->step, 0);
+    tr_actor_activity(self->actor, "waiting", self->step, TR_ACTIVITY_NONE);
     return true;
 }
 

@@ -6,10 +6,14 @@
 #include "runtime/job.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static const command *const commands[] = {&command_train, &command_plan, &command_sample, &command_eval};
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
@@ -91,8 +95,30 @@ int command_usage(const char *format, ...)
     return EXIT_USAGE;
 }
 
+/* A closed standard stream would become the next file that is opened, a log or a checkpoint; and whoever reads our output
+ * may go away without ending a training. */
+static void guard_streams(void)
+{
+    int file;
+    while ((file = open("/dev/null", O_RDWR)) >= 0 && file <= STDERR_FILENO) {
+    }
+    if (file > STDERR_FILENO) close(file);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+/* What was printed and did not arrive is no success; save in a pipe, whose reader had enough. */
+static int finish_output(int code)
+{
+    struct stat about;
+    if (fflush(stdout) == 0 && !ferror(stdout)) return code;
+    if (code != EXIT_DONE || (fstat(STDOUT_FILENO, &about) == 0 && S_ISFIFO(about.st_mode))) return code;
+    fprintf(stderr, "troupe: could not write all of the output: %s\n", strerror(errno));
+    return EXIT_FAILED;
+}
+
 int main(int argc, char **argv)
 {
+    guard_streams();
     if (tr_job_is_child(argc, argv)) return tr_job_child_main(argc, argv, &tr_training_registry);
     if (argc < 2) {
         print_help(stderr);
@@ -100,7 +126,7 @@ int main(int argc, char **argv)
     }
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
         print_help(stdout);
-        return EXIT_DONE;
+        return finish_output(EXIT_DONE);
     }
     if (strcmp(argv[1], "--version") == 0) {
         puts("troupe " TROUPE_VERSION);
@@ -111,9 +137,9 @@ int main(int argc, char **argv)
         for (int a = 2; a < argc; a++) {
             if (strcmp(argv[a], "--help") != 0 && strcmp(argv[a], "-h") != 0) continue;
             commands[i]->help();
-            return EXIT_DONE;
+            return finish_output(EXIT_DONE);
         }
-        return commands[i]->run(argc - 2, argv + 2);
+        return finish_output(commands[i]->run(argc - 2, argv + 2));
     }
     return command_usage("there is no command '%s'; `troupe --help` lists them", argv[1]);
 }

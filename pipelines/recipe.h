@@ -110,6 +110,10 @@ tr_status tr_recipe_write_yaml(const tr_recipe *self, const char *path, tr_error
 tr_status tr_recipe_to_json(const tr_recipe *self, char **text, tr_error *err); /* one line, for shipping */
 tr_status tr_recipe_from_json(tr_recipe *out, const char *text, size_t size_bytes, tr_error *err);
 
+/* The first key by which two recipes would compute other numbers from the same state: of model, data and train all but the
+ * steps and the places of files; NULL when there is none. Layout, transport, learning rate and the like may change in a resumed run. */
+const char *tr_recipe_numerics_differ(const tr_recipe *a, const tr_recipe *b);
+
 void tr_recipe_describe(FILE *stream); /* all keys with type, default and meaning, for --help */
 
 /* The learning rate of step t (from 0), in double. With `values`: values[t]. Else, with W warm-up steps of S:

@@ -224,3 +224,25 @@ void tr_recipe_describe(FILE *stream)
         fputc('\n', stream);
     }
 }
+
+const char *tr_recipe_numerics_differ(const tr_recipe *a, const tr_recipe *b)
+{
+    static const char *const parts[] = {"model.", "data.", "train."};
+    static const char *const free_keys[] = {"model.hf", "data.text", "data.tokens",
+                                            "train.steps"}; /* files may move */
+    for (int field = 0; field < TR__RECIPE_FIELDS; field++) {
+        const char *key = tr__recipe_fields[field].key;
+        bool counts = false;
+        for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+            counts |= strncmp(key, parts[i], strlen(parts[i])) == 0;
+        for (size_t i = 0; i < sizeof free_keys / sizeof *free_keys; i++)
+            counts &= strcmp(key, free_keys[i]) != 0;
+        if (!counts) continue;
+        char *left = tr__recipe_value_text(a, field), *right = tr__recipe_value_text(b, field);
+        bool same = left && right && strcmp(left, right) == 0;
+        tr_free(left);
+        tr_free(right);
+        if (!same) return key;
+    }
+    return NULL;
+}

@@ -7,22 +7,25 @@
 #include "base/memory.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 static const uint64_t SECOND = 1000000000u;
 static const uint64_t PLAIN_EVERY_S = 5, TERMINAL_EVERY_MS = 200, QUIET_AT_MOST_S = 10;
 
 struct tr_run {
+    int lock; /* on the directory, for as long as this process trains in it; -1: none */
     FILE *log, *events, *progress;
     bool terminal;
     bool line_open; /* the terminal's changing line has no end yet */
     uint32_t n_steps, first_step;
-    uint64_t began_ns, said_ns;
-    double smooth_step_ms; /* moving mean, for the time left */
+    uint64_t began_ns, said_ns, heard_ns; /* heard: of the last record */
+    double smooth_step_ms;                /* moving mean, for the time left */
     tr_step_record last;
     bool has_last;
 };
@@ -59,6 +62,19 @@ static tr_status open_append(FILE **out, const char *path, tr_error *err)
     return *out ? TR_OK : tr_fail(err, TR_EIO, "could not write '%s': %s", path, strerror(errno));
 }
 
+/* One training in a directory at a time. The kernel lets go of the lock when the process ends, however it ends. */
+static tr_status lock_directory(tr_run *self, const char *path, tr_error *err)
+{
+    tr_status status = tr_directory_make(path, err);
+    if (status) return status;
+    self->lock = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (self->lock < 0) return tr_fail(err, TR_EIO, "could not open '%s': %s", path, strerror(errno));
+    if (flock(self->lock, LOCK_EX | LOCK_NB) != 0)
+        return tr_fail(err, TR_EEXIST,
+                       "another troupe trains in '%s'; wait for it, or name another with run=DIR", path);
+    return TR_OK;
+}
+
 static tr_status open_files(tr_run *self, const tr_recipe *recipe, uint32_t updates, tr_error *err)
 {
     char *checkpoints = tr_format("%s/checkpoints", recipe->run),
@@ -87,8 +103,10 @@ tr_status tr_run_open(tr_run **out, const tr_recipe *recipe, uint32_t updates, F
     self->terminal = progress && isatty(fileno(progress));
     self->n_steps = (uint32_t)recipe->train.steps;
     self->first_step = updates;
-    self->began_ns = self->said_ns = tr_clock_ns();
-    tr_status status = open_files(self, recipe, updates, err);
+    self->began_ns = self->said_ns = self->heard_ns = tr_clock_ns();
+    self->lock = -1;
+    tr_status status = lock_directory(self, recipe->run, err);
+    if (!status) status = open_files(self, recipe, updates, err);
     if (status)
         tr_run_close(&self);
     else
@@ -103,6 +121,7 @@ void tr_run_close(tr_run **out)
     if (self->line_open) fputc('\n', self->progress);
     if (self->log) fclose(self->log);
     if (self->events) fclose(self->events);
+    if (self->lock >= 0) close(self->lock);
     tr_free(self);
     *out = NULL;
 }
@@ -121,7 +140,11 @@ static void say(tr_run *self, const char *text, bool stays)
         fprintf(self->progress, "\r%s\x1b[K%s", text, stays ? "\n" : "");
     else
         fprintf(self->progress, "%s\n", text);
-    fflush(self->progress);
+    if (fflush(self->progress) != 0) { /* whoever looked is gone: the training is not */
+        clearerr(self->progress);
+        self->progress = NULL;
+        return;
+    }
     self->line_open = self->terminal && !stays;
     self->said_ns = tr_clock_ns();
 }
@@ -146,7 +169,7 @@ void tr_run_tick(tr_run *self)
     char text[128];
     uint32_t step = self->has_last ? self->last.step : self->first_step;
     snprintf(text, sizeof text, "step %u/%u  working for %" PRIu64 " s on the next", step, self->n_steps,
-             (now - self->said_ns) / SECOND);
+             (now - self->heard_ns) / SECOND);
     say(self, text, false);
 }
 
@@ -177,6 +200,7 @@ tr_status tr_run_record(tr_run *self, const tr_step_record *record, tr_error *er
     self->smooth_step_ms =
         self->has_last ? 0.95 * self->smooth_step_ms + 0.05 * record->step_ms : record->step_ms;
     self->last = *record;
+    self->heard_ns = tr_clock_ns();
     self->has_last = true;
     uint64_t quiet = tr_clock_ns() - self->said_ns;
     uint64_t often = self->terminal ? TERMINAL_EVERY_MS * SECOND / 1000 : PLAIN_EVERY_S * SECOND;
@@ -201,6 +225,8 @@ static void write_event(tr_run *self, const char *kind, uint64_t monotonic_ns, c
 void tr_run_note(tr_run *self, const char *kind, const char *text)
 {
     write_event(self, kind, tr_clock_ns(), NULL, text);
+    /* A resume needs the lines of all steps before its checkpoint. */
+    if (strcmp(kind, "checkpoint") == 0) (void)fsync(fileno(self->log));
     if (strcmp(kind, "checkpoint") == 0 || strcmp(kind, "stopped") == 0)
         return; /* told otherwise, or at the end */
     say(self, text, true);

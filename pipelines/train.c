@@ -90,6 +90,38 @@ static void on_event(void *context, const tr_job_event *event)
 
 /* --- before anything is created ----------------------------------------------------------------------------------- */
 
+/* What a resumed run must have in common with what it was: else it would be another run's second half. */
+static tr_status compare_with_run(const tr_recipe *recipe, tr_error *err)
+{
+    char *path = tr_format("%s/recipe.yaml", recipe->run);
+    if (!path) return tr_fail(err, TR_ENOMEM, "no memory for a path");
+    tr_recipe before;
+    bool there = tr_path_exists(path);
+    tr_status status = there ? tr_recipe_read(&before, path, NULL, 0, err) : TR_OK;
+    tr_free(path);
+    if (status || !there) return status;
+    const char *key = tr_recipe_numerics_differ(&before, recipe);
+    if (key)
+        status = tr_fail(
+            err, TR_EINVAL,
+            "%s is not what the run '%s' began with (see its recipe.yaml); leave it, or begin another run",
+            key, recipe->run);
+    tr_recipe_release(&before);
+    return status;
+}
+
+/* From what the recipe names, as if there were no run yet. */
+static tr_status start_fresh(training *self, tr_error *err)
+{
+    const char *source = self->recipe->model.hf;
+    if (!source) return TR_OK;
+    self->start.origin = TR_ORIGIN_MODEL;
+    if (snprintf(self->start.directory, sizeof self->start.directory, "%s", source) >=
+        (int)sizeof self->start.directory)
+        return tr_fail(err, TR_EINVAL, "the path of model.hf is too long: '%s'", source);
+    return TR_OK;
+}
+
 static tr_status find_start(training *self, bool resume, tr_error *err)
 {
     const tr_recipe *recipe = self->recipe;
@@ -104,18 +136,18 @@ static tr_status find_start(training *self, bool resume, tr_error *err)
     tr_trainer_state state = {0};
     char *path = self->start.directory;
     tr_status status = TR_OK;
-    if (exists) status = tr_checkpoint_find(recipe->run, path, sizeof self->start.directory, &state, err);
+    if (exists) status = compare_with_run(recipe, err);
+    if (exists && !status)
+        status = tr_checkpoint_find(recipe->run, path, sizeof self->start.directory, &state, err);
     if (status) return status;
     if (path[0]) {
         self->start.origin = TR_ORIGIN_CHECKPOINT;
         self->start.updates = state.updates;
         self->start.tokens = state.tokens;
-    } else if (recipe->model.hf) {
-        self->start.origin = TR_ORIGIN_MODEL;
-        if (snprintf(path, sizeof self->start.directory, "%s", recipe->model.hf) >=
-            (int)sizeof self->start.directory)
-            return tr_fail(err, TR_EINVAL, "the path of model.hf is too long: '%s'", recipe->model.hf);
+    } else {
+        status = start_fresh(self, err);
     }
+    if (status) return status;
     if (self->start.updates > (uint32_t)recipe->train.steps)
         return tr_fail(err, TR_EINVAL,
                        "the newest checkpoint '%s' has %u steps done, more than train.steps '%d'", path,
@@ -130,11 +162,10 @@ static tr_status read_config(const training *self, tr_model_config *config, tr_e
     return tr_model_config_from_recipe(config, self->recipe, err);
 }
 
-static tr_status prepare(training *self, bool resume, tr_error *err)
+static tr_status prepare(training *self, tr_error *err)
 {
     tr_model_config config = {0};
-    tr_status status = find_start(self, resume, err);
-    if (!status) status = read_config(self, &config, err);
+    tr_status status = read_config(self, &config, err);
     if (!status) status = tr_data_open(&self->data, self->recipe, config.vocabulary, err);
     if (!status) status = tr_job_plan_init(&self->plan, self->recipe, &config, self->data, &self->start, err);
     tr_model_config_release(&config);
@@ -242,7 +273,8 @@ tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, boo
 {
     training self = {.recipe = recipe};
     *started = false;
-    tr_status status = prepare(&self, options->resume, err);
+    tr_status status = find_start(&self, options->resume, err);
+    if (!status) status = prepare(&self, err);
     if (!status && self.start.updates == (uint32_t)recipe->train.steps) {
         if (options->progress)
             fprintf(options->progress, "%s has its %d steps already; nothing to do\n", recipe->run,
@@ -266,7 +298,8 @@ tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, boo
 tr_status tr_plan(const tr_recipe *recipe, FILE *stream, tr_error *err)
 {
     training self = {.recipe = recipe};
-    tr_status status = prepare(&self, true, err);
+    tr_status status = start_fresh(&self, err);
+    if (!status) status = prepare(&self, err);
     if (!status) tr_job_plan_print(&self.plan, stream);
     release(&self);
     return status;

@@ -324,6 +324,7 @@ static void on_early_end(tr_head *self, const tr_process_end *end)
     else
         snprintf(text, sizeof text, "%s ended with exit code %d before the job was done",
                  pid ? "the agent" : "every worker", end->exit_code);
+    tell(self, TR_JOB_WORKER_DIED, -1, pid, text);
     self->phase = TR_HEAD_ENDING;
     tr_fail(&self->cause, TR_ECLOSED, "%s", text);
 }
@@ -361,6 +362,7 @@ static void check_suspect(tr_head *self, uint64_t now_ns)
     if (!self->suspect || now_ns < self->suspect_since_ns + (uint64_t)SUSPICION_MS * 1000000) return;
     snprintf(text, sizeof text, "%s %d does not answer any more, though its process lives",
              self->suspect == self->topology->n_nodes ? "the agent, node" : "worker", self->suspect);
+    tell(self, TR_JOB_WORKER_DIED, self->suspect, 0, text);
     end_because(self, TR_ECLOSED, text);
 }
 

@@ -174,6 +174,8 @@ static tr_status open_link(tr__link *self, const char *kind, const tr_node_optio
         .incarnation = options->incarnation,
         .bind = is_control ? options->control_bind : NULL,
     };
+    /* Bodies on edges are held to their slots by tr__on_place. */
+    if (!is_control) transport.max_body_bytes = UINT32_MAX;
     transport.network = is_control ? options->control_network : options->data_network;
     memcpy(transport.job_key, options->job_key, sizeof transport.job_key);
     tr_transport_events events = {

@@ -111,7 +111,8 @@ bool tr_poller_wait(tr_poller *self, const int *others, int n_others, uint64_t t
                                .tv_nsec = (long)(timeout_ns % 1000000000)};
     if (n > 0 && ppoll(self->polled_, n, timeout_ns == UINT64_MAX ? NULL : &timeout, NULL) > 0) {
         uint64_t count;
-        if (self->polled_[0].revents && read(self->event_, &count, sizeof count) < 0)
+        /* A mere look leaves the rouse to the thread that it was meant for, which may be about to sleep. */
+        if (timeout_ns > 0 && self->polled_[0].revents && read(self->event_, &count, sizeof count) < 0)
             count = 0; /* was taken already */
         size_t first = 1 + (size_t)n_others;
         some = mark_readable(self, self->polled_ + first, n - first);

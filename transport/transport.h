@@ -37,9 +37,10 @@ typedef struct tr_transport_options {
     int32_t node;                      /* this node's number */
     uint32_t incarnation;              /* of this node */
     uint8_t job_key[TR_JOB_KEY_BYTES]; /* peers with another key are refused at the handshake */
-    const char *bind;        /* zmq: where to listen, "ipc://@name" or "tcp://127.0.0.1:*"; NULL: chosen */
-    uint32_t max_body_bytes; /* larger frames are refused; 0: 1 GiB */
-    bool hash_bodies;        /* send and verify body hashes */
+    const char *bind; /* zmq: where to listen, "ipc://@name" or "tcp://127.0.0.1:*"; NULL: chosen */
+    uint32_t heartbeat_timeout_ms;  /* zmq: a peer silent for so long is lost; 0: 30 s */
+    uint32_t max_body_bytes;        /* larger frames are refused; 0: 1 GiB */
+    bool hash_bodies;               /* send and verify body hashes */
     struct tr_sim_network *network; /* sim only: what it goes through */
 } tr_transport_options;
 

@@ -18,7 +18,7 @@ static const struct {
     const char *transports; /* parts of their names in UCX_TLS; NULL: whatever there is */
 } defaults[] = {
     {"NET_DEVICES", "lo", {"UCX_NET_DEVICES"}, NULL},
-    {"KEEPALIVE_INTERVAL", "200ms", {"UCX_KEEPALIVE_INTERVAL"}, NULL},
+    {"KEEPALIVE_INTERVAL", "2s", {"UCX_KEEPALIVE_INTERVAL"}, NULL},
     {"MM_ERROR_HANDLING",
      "y",
      {"UCX_POSIX_ERROR_HANDLING", "UCX_SYSV_ERROR_HANDLING", "UCX_MM_ERROR_HANDLING"},

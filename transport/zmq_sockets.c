@@ -10,7 +10,9 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { HEARTBEAT_MS = 500, HEARTBEAT_TIMEOUT_MS = 3000, LINGER_MS = 100 };
+/* A job that somebody stopped at the terminal for a while, or a machine that swaps, is not dead: its agent and the kernel
+ * tell of deaths at once, so heartbeats only have to find what nobody else sees. */
+enum { HEARTBEAT_MS = 500, HEARTBEAT_TIMEOUT_MS = 30000, LINGER_MS = 100 };
 
 tr_status tr__zmq_fail(tr_error *err, const char *what)
 {
@@ -22,12 +24,14 @@ static bool set_int(void *socket, int option, int value)
     return zmq_setsockopt(socket, option, &value, sizeof value) == 0;
 }
 
-static bool set_common(void *socket)
+static bool set_common(const tr__zmq *self, void *socket)
 {
+    uint32_t given = self->base.options.heartbeat_timeout_ms;
+    int timeout_ms = given ? (int)given : HEARTBEAT_TIMEOUT_MS;
     return set_int(socket, ZMQ_LINGER, LINGER_MS) && set_int(socket, ZMQ_SNDHWM, 0) &&
            set_int(socket, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS) &&
-           set_int(socket, ZMQ_HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS) &&
-           set_int(socket, ZMQ_HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS);
+           set_int(socket, ZMQ_HEARTBEAT_TIMEOUT, timeout_ms) &&
+           set_int(socket, ZMQ_HEARTBEAT_TTL, timeout_ms);
 }
 
 tr_status tr__zmq_router_bind(tr__zmq *self, tr_error *err)
@@ -36,7 +40,7 @@ tr_status tr__zmq_router_bind(tr__zmq *self, tr_error *err)
      * twice that cuts the connection before the memory is spent. */
     int64_t most_bytes = 2 * (int64_t)self->base.options.max_body_bytes + TR_HELLO_MAX_BYTES;
     self->router = zmq_socket(self->context, ZMQ_ROUTER);
-    if (!self->router || !set_common(self->router) || !set_int(self->router, ZMQ_ROUTER_MANDATORY, 1) ||
+    if (!self->router || !set_common(self, self->router) || !set_int(self->router, ZMQ_ROUTER_MANDATORY, 1) ||
         zmq_setsockopt(self->router, ZMQ_MAXMSGSIZE, &most_bytes, sizeof most_bytes) != 0)
         return tr__zmq_fail(err, "make a ROUTER");
     if (zmq_socket_monitor(self->router, "inproc://monitor", ZMQ_EVENT_DISCONNECTED) != 0)
@@ -139,15 +143,14 @@ tr_status tr__zmq_connect(tr_transport *base, tr_link *base_link, const char *ad
     tr__zmq *self = (tr__zmq *)base;
     tr__zmq_link *link = (tr__zmq_link *)base_link;
     if (strncmp(address, "ipc://", 6) != 0 && strncmp(address, "tcp://", 6) != 0)
-        return tr_fail(err, TR_EINVAL, "'%s' is no address for tr__zmq; give ipc://... or tcp://...",
-                       address);
+        return tr_fail(err, TR_EINVAL, "'%s' is no address for zmq; give ipc://... or tcp://...", address);
     tr_message *hello;
     tr_status status = tr__hello_new(base, base_link->peer, false, &hello, err);
     if (status != TR_OK) return status;
     uint8_t identity[TR__ZMQ_IDENTITY_BYTES];
     make_identity(self, identity);
     void *dealer = zmq_socket(self->context, ZMQ_DEALER);
-    if (!dealer || !set_common(dealer) || !set_int(dealer, ZMQ_RECONNECT_IVL, -1) ||
+    if (!dealer || !set_common(self, dealer) || !set_int(dealer, ZMQ_RECONNECT_IVL, -1) ||
         zmq_setsockopt(dealer, ZMQ_ROUTING_ID, identity, sizeof identity) != 0 ||
         zmq_connect(dealer, address) != 0 || !tr__zmq_transmit(self, dealer, hello)) {
         status = tr_fail(err, zmq_errno() == EINVAL ? TR_EINVAL : TR_EIO, "zmq cannot connect to '%s': %s",

@@ -55,8 +55,11 @@ static inline void lose(void *context, int32_t peer, const char *reason)
 
 static inline tr_transport_options options_of(int32_t number)
 {
-    return (tr_transport_options){
-        .node = number, .incarnation = 1, .job_key = "one job's key..", .max_body_bytes = MAX_BODY_BYTES};
+    return (tr_transport_options){.heartbeat_timeout_ms = 2000,
+                                  .node = number,
+                                  .incarnation = 1,
+                                  .job_key = "one job's key..",
+                                  .max_body_bytes = MAX_BODY_BYTES};
 }
 
 static inline node *node_with(const tr_transport_options *options)
