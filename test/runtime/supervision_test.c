@@ -13,8 +13,8 @@ enum {
     MAX_CHILDREN = 5,
     MAX_ACTIONS = 6,
     TOPIC_ACT = 1,
-    PAUSE_MS = 40,
-    PERIOD_MS = 100,
+    PAUSE_MS = 100,
+    PERIOD_MS = 250,
     MAX_EVENTS = 200000
 };
 
