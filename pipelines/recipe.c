@@ -77,8 +77,10 @@ static tr_status refuse_yaml(const yaml_problem *problem, const char *name, int 
     const char *words = strstr(problem->text, "error: ");
     char quoted[TR__QUOTED_SIZE];
     tr__quoted(words ? words + 7 : "no memory, or an unknown problem", quoted);
+    char assignment[TR__QUOTED_SIZE];
     if (line == TR__COMMAND_LINE)
-        return tr_fail(err, TR_EINVAL, "command line: %s is not valid YAML: %s", name, quoted);
+        return tr_fail(err, TR_EINVAL, "command line: %s is not valid YAML: %s", tr__quoted(name, assignment),
+                       quoted);
     const char *position = strstr(problem->text, ">:");
     int at = position ? atoi(position + 2) : 1;
     return tr_fail(err, TR_EINVAL, "%s:%d: not valid YAML: %s", name, at < 1 ? 1 : at, quoted);
@@ -336,6 +338,16 @@ static tr_status read_key(tr__recipe_reading *self, const char *key, struct fy_n
     return read_section(self, key, node, line, err);
 }
 
+/* "SECTION.NAME", or NAME where the section is "": escaped as in quotes, since it goes into messages. */
+enum { KEY_SIZE = 2 * TR__QUOTED_SIZE };
+static void escape_key(const char *section, const char *name, char key[KEY_SIZE])
+{
+    char safe[TR__QUOTED_SIZE];
+    tr__quoted(name, safe);
+    safe[strlen(safe) - 1] = 0; /* without the quotes */
+    snprintf(key, KEY_SIZE, "%s%s%s", section, *section ? "." : "", safe + 1);
+}
+
 static tr_status read_pair_of_mapping(tr__recipe_reading *self, const char *section,
                                       struct fy_node_pair *pair, int line, tr_error *err)
 {
@@ -346,11 +358,8 @@ static tr_status read_pair_of_mapping(tr__recipe_reading *self, const char *sect
                                  "has a key that is no text");
     struct fy_token *token = fy_node_get_scalar_token(node);
     if (line != TR__COMMAND_LINE && token) line = fy_token_start_mark(token)->line + 1;
-    char safe[TR__QUOTED_SIZE];
-    tr__quoted(name, safe);
-    safe[strlen(safe) - 1] = 0; /* escaped, without the quotes */
-    char key[2 * TR__QUOTED_SIZE];
-    snprintf(key, sizeof key, "%s%s%s", section, *section ? "." : "", safe + 1);
+    char key[KEY_SIZE];
+    escape_key(section, name, key);
     if (strchr(name, '.')) return refuse_key(self, key, line, err);
     return read_key(self, key, fy_node_pair_value(pair), line, err);
 }
@@ -396,8 +405,9 @@ static tr_status apply_override(tr__recipe_reading *self, const char *assignment
     if (!equals || equals == assignment || equals - assignment >= LONGEST_KEY)
         return tr_fail(err, TR_EINVAL, "command line: %s is not of the form key=value, as in layout.data=4",
                        tr__quoted(assignment, quoted));
-    char key[LONGEST_KEY];
-    snprintf(key, sizeof key, "%.*s", (int)(equals - assignment), assignment);
+    char name[LONGEST_KEY], key[KEY_SIZE];
+    snprintf(name, sizeof name, "%.*s", (int)(equals - assignment), assignment);
+    escape_key("", name, key);
     yaml_text text;
     tr_status status;
     if (yaml_text_open(&text, equals + 1, strlen(equals + 1)))

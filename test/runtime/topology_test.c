@@ -126,8 +126,8 @@ static void hostile_bytes_never_crash(void)
 static void a_huge_count_allocates_nothing(void)
 {
     /* [1, 1, 1, array of 2^32 - 1 ... and the same for a text and for bytes. */
-    static const uint8_t actors[] = {0x95, 1, 1, 1, 0xdd, 0xff, 0xff, 0xff, 0xff};
-    static const uint8_t text[] = {0x95, 1, 1, 1, 0x91, 0x95, 0xdb, 0xff, 0xff, 0xff, 0xff};
+    static const uint8_t actors[] = {0x95, 2, 1, 1, 0xdd, 0xff, 0xff, 0xff, 0xff};
+    static const uint8_t text[] = {0x95, 2, 1, 1, 0x91, 0x96, 0xdb, 0xff, 0xff, 0xff, 0xff};
     CU_ASSERT_FALSE(decodes(actors, sizeof actors));
     CU_ASSERT_FALSE(decodes(text, sizeof text));
 }
