@@ -204,6 +204,13 @@ static void what_is_no_yaml_is_refused_with_its_line(void)
     CU_ASSERT(message_has(&err, "r.yaml:2: not valid YAML: 'duplicate key'"));
     CU_ASSERT_EQUAL(parse(&r, "run: a\n---\nrun: b\n", NULL), TR_EINVAL);
     CU_ASSERT(message_has(&err, "more than one document"));
+    /* libfyaml would never return from these */
+    CU_ASSERT_EQUAL(parse(&r, "run: a\n%un: \xa4 ?", NULL), TR_EINVAL);
+    CU_ASSERT(message_is(&err, "r.yaml:2: not valid YAML: 'a directive (%), which a recipe does not have'"));
+    CU_ASSERT_EQUAL(parse(&r, "run: a\nmodel: \xed\xa0\x80", NULL), TR_EINVAL);
+    CU_ASSERT(message_is(&err, "r.yaml:2: not valid YAML: 'a byte that is no text in UTF-8'"));
+    CU_ASSERT_EQUAL(parse(&r, smallest, "run=\xc3"), TR_EINVAL);
+    CU_ASSERT(message_has(&err, "is not valid YAML: 'a byte that is no text in UTF-8'"));
     CU_ASSERT_EQUAL(parse(&r, "", NULL), TR_EINVAL);
     CU_ASSERT(message_has(&err, "r.yaml:1: run is missing"));
     CU_ASSERT_EQUAL(parse(&r, "just words", NULL), TR_EINVAL);

@@ -166,6 +166,8 @@ static void broken_rules_are_told(void)
     long_name[79] = '\0';
     tr_topology_init(&topology, 2);
     CU_ASSERT_EQUAL(tr_topology_add_actor(&topology, long_name, "x", 0, NULL, 0, 0, NULL, &err), TR_EINVAL);
+    CU_ASSERT_EQUAL(tr_topology_add_actor(&topology, "a\nb", "x", 0, NULL, 0, 0, NULL, &err), TR_EINVAL);
+    CU_ASSERT_STRING_EQUAL(err.message, "the name of an actor has a control character, byte 10");
     CU_ASSERT_EQUAL(tr_topology_add_actor(&topology, "a", "x", 2, NULL, 0, 0, NULL, &err), TR_EINVAL);
     CHECK_OK(tr_topology_add_actor(&topology, "a", "x", 0, NULL, 0, 0, &a, &err));
     CHECK_OK(tr_topology_add_actor(&topology, "b", "x", 1, NULL, 0, 0, &b, &err));
