@@ -5,6 +5,7 @@
 
 #include "actors/roles.h"
 #include "actors/topics.h"
+#include "actors/trace.h"
 #include "base/memory.h"
 
 #include <string.h>
@@ -20,6 +21,7 @@ typedef struct shard {
     uint32_t next;      /* micro-batch of the step, or evaluation */
     bool evaluating;    /* after `step` updates */
     uint32_t announced; /* steps whose targets the coordinator knows, from first_step */
+    tr_trace trace;
 } shard;
 
 static void begin_step(shard *self)
@@ -90,11 +92,16 @@ static bool send_microbatch(shard *self)
         tr_actor_fail(self->actor, &error);
         return false;
     }
+    uint32_t step = self->step + !self->evaluating; /* as spans count them */
+    uint64_t begin_ns = tr_trace_begin(&self->trace);
     tr_actor_activity(self->actor, "reading", self->step, self->next);
     fill(self, tokens->data, targets->data);
+    tr_trace_end(&self->trace, TR_SPAN_READING, begin_ns, step, self->next);
+    begin_ns = tr_trace_begin(&self->trace);
     uint16_t flags = self->evaluating ? TR_FRAME_EVALUATION : 0;
     tr_edge_send(self->actor, self->tokens, tokens, size, self->step, self->next, flags);
     tr_edge_send(self->actor, self->targets, targets, size, self->step, self->next, flags);
+    tr_trace_end(&self->trace, TR_SPAN_SENDING, begin_ns, step, self->next);
     return true;
 }
 
@@ -110,6 +117,8 @@ static bool settle(shard *self)
         if (self->step >= plan->n_steps) return false;
         if (self->next < self->microbatches.end) return true;
         self->step++;
+        self->trace.eager = self->step == plan->n_steps;
+        tr_trace_ship(&self->trace);
         begin_evaluation(self);
     }
 }
@@ -148,6 +157,12 @@ static tr_status shard_init(tr_actor *actor, void *context, const void *config, 
         tr_free(self);
         return status;
     }
+    status = tr_trace_init(&self->trace, actor, self->spec.plan.trace, err);
+    if (status) {
+        self->source->close(&self->spec);
+        tr_free(self);
+        return status;
+    }
     const tr_topology *topology = tr_actor_topology(actor);
     const tr_training_plan *plan = &self->spec.plan;
     uint32_t replica = self->spec.replica;
@@ -164,8 +179,11 @@ static tr_status shard_init(tr_actor *actor, void *context, const void *config, 
 
 static void shard_receive(tr_actor *actor, void *state, tr_message **message)
 {
-    (void)state;
-    tr_fail_for_topic(actor, *message); /* nobody has anything to tell a data shard */
+    shard *self = state;
+    if ((*message)->frame.kind == TR_FRAME_CONTROL && (*message)->frame.edge == TR_TOPIC_TRACED)
+        tr_trace_answered(&self->trace);
+    else
+        tr_fail_for_topic(actor, *message); /* nobody has anything else to tell a data shard */
 }
 
 static void shard_stop(tr_actor *actor, void *state)
@@ -174,6 +192,7 @@ static void shard_stop(tr_actor *actor, void *state)
     shard *self = state;
     if (!self) return;
     self->source->close(&self->spec);
+    tr_trace_release(&self->trace);
     tr_free(self);
 }
 

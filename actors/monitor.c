@@ -47,6 +47,18 @@ static tr_status monitor_init(tr_actor *actor, void *context, const void *config
 
 enum { TICK_MS = 1000 };
 
+static bool take_trace(tr_actor *actor, const tr_monitor_context *self, tr_actor_id who, uint32_t n_fields,
+                       tr_unpacker *body)
+{
+    tr_span spans[TR_TRACE_FRAME_SPANS];
+    uint32_t n_spans;
+    uint64_t n_dropped;
+    if (!tr_trace_unpack(body, n_fields, spans, &n_spans, &n_dropped)) return false;
+    if (self->trace) self->trace(self->context, who, spans, n_spans, n_dropped);
+    tr_actor_send(actor, who, TR_TOPIC_TRACED, 0, NULL, 0);
+    return true;
+}
+
 static void monitor_start(tr_actor *actor, void *state)
 {
     (void)state;
@@ -64,7 +76,7 @@ static void monitor_receive(tr_actor *actor, void *state, tr_message **message)
     }
     tr_unpacker body;
     tr_unpacker_init(&body, tr_message_bytes(*message), frame->body_bytes);
-    (void)tr_unpack_array(&body, UINT32_MAX);
+    uint32_t n_fields = tr_unpack_array(&body, UINT32_MAX);
     tr_error error;
     if (frame->edge == TR_TOPIC_RECORD) {
         tr_step_record record;
@@ -80,6 +92,8 @@ static void monitor_receive(tr_actor *actor, void *state, tr_message **message)
             self->note(self->context, kind, text);
         else
             tr_fail_for_topic(actor, *message);
+    } else if (frame->edge == TR_TOPIC_TRACE) {
+        if (!take_trace(actor, self, frame->source, n_fields, &body)) tr_fail_for_topic(actor, *message);
     } else if (frame->edge == TR_TOPIC_FINISH) {
         tr_actor_finish_job(actor);
     } else {

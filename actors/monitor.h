@@ -5,6 +5,7 @@
 #ifndef TROUPE_ACTORS_MONITOR_H
 #define TROUPE_ACTORS_MONITOR_H
 
+#include "actors/trace.h"
 #include "base/pack.h"
 #include "runtime/actor.h"
 
@@ -35,6 +36,8 @@ typedef struct tr_monitor_context {
     tr_status (*record)(void *context, const tr_step_record *record, tr_error *err);
     void (*note)(void *context, const char *kind, const char *text); /* for events.jsonl */
     void (*tick)(void *context); /* about once a second, also when no step ends: nobody should wonder */
+    /* What `who` did, in order; n_dropped in all, since the run began. NULL: nobody wants to know. */
+    void (*trace)(void *context, tr_actor_id who, const tr_span *spans, uint32_t n_spans, uint64_t n_dropped);
 } tr_monitor_context;
 
 extern const tr_behavior tr_monitor_behavior;

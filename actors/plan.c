@@ -69,7 +69,7 @@ uint32_t tr_plan_blocks(const tr_training_plan *plan, uint32_t replica, tr_range
 uint32_t tr_plan_stash_credits(const tr_training_plan *plan, uint32_t replica, uint32_t stage)
 {
     tr_range own = tr_plan_microbatches(plan, replica);
-    uint32_t credits = plan->n_stages == 1 ? 1 : plan->n_stages - stage + 1;
+    uint32_t credits = plan->n_stages == 1 ? 1 : plan->n_stages - stage + plan->extra_stash;
     return credits < own.end - own.begin ? credits : own.end - own.begin;
 }
 

@@ -24,6 +24,8 @@ typedef struct tr_training_plan {
     uint32_t validation_windows; /* measured while training */
     uint32_t all_windows;        /* measured after the last update; 0: there is no held-out part */
     uint32_t checkpoint_every;   /* updates; 0: only after the last */
+    uint32_t extra_stash;        /* see tr_plan_stash_credits */
+    uint32_t trace;              /* 1: actors tell the monitor what they did when */
     float clip_norm;             /* 0: off */
 } tr_training_plan;
 
@@ -48,8 +50,9 @@ bool tr_tree_siblings(uint32_t n_groups, tr_range left, tr_range right);
 enum { TR_MAX_BLOCKS = 64, TR_MAX_GROUPS = 256 };
 uint32_t tr_plan_blocks(const tr_training_plan *plan, uint32_t replica, tr_range blocks[TR_MAX_BLOCKS]);
 
-/* Micro-batches that a stage may hold between forward and weight gradient. P-s at stage s of P is exactly
- * 1F1B; one more hides the time that messages take. Never more than the replica has in a step. */
+/* Micro-batches that a stage may hold between forward and weight gradient: P-s at stage s of P, which is exactly
+ * 1F1B, and extra_stash, one of which hides the time that messages take. Never more than the replica has in a
+ * step; a stage that is alone needs only one. */
 uint32_t tr_plan_stash_credits(const tr_training_plan *plan, uint32_t replica, uint32_t stage);
 /* Micro-batches that a data shard may have under way to its first stage. */
 uint32_t tr_plan_token_slots(const tr_training_plan *plan, uint32_t replica);

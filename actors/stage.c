@@ -51,10 +51,19 @@ static void bind(tr__stage *self, tr_value value, const void *memory)
     if (value != TR_NO_VALUE) self->bound[value] = (void *)(uintptr_t)memory;
 }
 
+static void trace_phase(tr__stage *self, const tr__flight *flight, tr_phase phase, uint64_t begin_ns)
+{
+    static const tr_span_kind kinds[] = {TR_SPAN_FORWARD, TR_SPAN_BACKWARD, TR_SPAN_WEIGHT};
+    bool evaluation = phase == TR_PHASE_FORWARD && flight->input->frame.flags & TR_FRAME_EVALUATION;
+    tr_trace_end(&self->trace, evaluation ? TR_SPAN_EVALUATION : kinds[phase], begin_ns,
+                 flight->step + !evaluation, flight->microbatch);
+}
+
 static void run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
 {
     static const char *const names[] = {"forward", "backward", "weight"};
     const tr_stage_spec *spec = &self->spec;
+    uint64_t traced_ns = tr_trace_begin(&self->trace);
     tr_actor_activity(self->actor, names[phase], flight->step, flight->microbatch);
     bind(self, spec->tokens, self->first && flight->input ? tr_message_bytes(flight->input) : NULL);
     bind(self, spec->activation_in, !self->first && flight->input ? tr_message_bytes(flight->input) : NULL);
@@ -69,6 +78,16 @@ static void run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
     uint64_t begin = tr_clock_ns();
     tr_program_run(self->program, phase, &bindings);
     self->busy_ns += tr_clock_ns() - begin;
+    trace_phase(self, flight, phase, traced_ns);
+}
+
+static void send_on(tr__stage *self, uint32_t edge, const tr__flight *flight, tr_buffer *body, uint16_t flags)
+{
+    uint64_t begin = tr_trace_begin(&self->trace);
+    tr_edge_send(self->actor, edge, tr_buffer_retain(body), (uint32_t)body->size_bytes, flight->step,
+                 flight->microbatch, flags);
+    tr_trace_end(&self->trace, TR_SPAN_SENDING, begin, flight->step + !(flags & TR_FRAME_EVALUATION),
+                 flight->microbatch);
 }
 
 static void drop_message(tr__stage *self, tr_message **message, tr_value value, tr_phase done)
@@ -163,9 +182,7 @@ static bool try_forward(tr__stage *self)
     flight->microbatch = frame.microbatch;
     run_phase(self, flight, TR_PHASE_FORWARD);
     if (!self->last)
-        tr_edge_send(self->actor, self->out_activation, tr_buffer_retain(flight->output),
-                     (uint32_t)flight->output->size_bytes, frame.step, frame.microbatch,
-                     evaluation ? TR_FRAME_EVALUATION : 0);
+        send_on(self, self->out_activation, flight, flight->output, evaluation ? TR_FRAME_EVALUATION : 0);
     if (evaluation) {
         finish_evaluation(self, flight);
         return true;
@@ -198,9 +215,7 @@ static bool try_backward(tr__stage *self)
                   flight->gradient->frame.microbatch == flight->microbatch);
     }
     run_phase(self, flight, TR_PHASE_BACKWARD);
-    if (!self->first)
-        tr_edge_send(self->actor, self->out_gradient, tr_buffer_retain(flight->input_gradient),
-                     (uint32_t)flight->input_gradient->size_bytes, flight->step, flight->microbatch, 0);
+    if (!self->first) send_on(self, self->out_gradient, flight, flight->input_gradient, 0);
     let_go(self, flight, TR_PHASE_BACKWARD);
     flight->state = TR__BACKWARD_DONE;
     return true;
@@ -239,6 +254,10 @@ static void receive_control(tr__stage *self, const tr_message *message)
     tr_unpacker_init(&body, tr_message_bytes(message), message->frame.body_bytes);
     (void)tr_unpack_array(&body, UINT32_MAX);
     uint32_t step = message->frame.step;
+    if (message->frame.edge == TR_TOPIC_TRACED) {
+        tr_trace_answered(&self->trace);
+        return;
+    }
     switch (message->frame.edge) {
     case TR_TOPIC_TOKENS:
         TR_ASSERT(step - self->step < self->ring);
@@ -321,6 +340,7 @@ static void stage_stop(tr_actor *actor, void *state)
     tr__buffers_release(&self->input_gradients);
     tr__buffers_release(&self->chunks);
     tr__reduce_release(self);
+    tr_trace_release(&self->trace);
     tr_program_destroy(&self->program);
     tr_thread_pool_destroy(&self->pool);
     tr_free(self->flights);
@@ -419,6 +439,7 @@ static tr_status stage_init(tr_actor *actor, void *context, const void *config, 
     if (!status) status = tr_thread_pool_new(&self->pool, spec->n_threads, err);
     if (!status) status = find_edges(self, err);
     if (!status) status = allocate(self, err);
+    if (!status) status = tr_trace_init(&self->trace, actor, spec->plan.trace, err);
     if (!status) status = tr__reduce_init(self, err);
     if (!status) status = tr__update_init(self, err);
     if (status) {

@@ -6,6 +6,7 @@
 
 #include "actors/message_queue.h"
 #include "actors/stage.h"
+#include "actors/trace.h"
 #include "base/memory.h"
 #include "ops/program.h"
 
@@ -93,6 +94,7 @@ typedef struct tr__stage {
     uint64_t *tokens; /* target tokens of step, at step % ring; 0: not yet known */
     float factor;     /* 1 / tokens of this step */
     uint64_t busy_ns;
+    tr_trace trace;
 
     /* reduction */
     tr__phase phase;

@@ -107,7 +107,7 @@ bool tr__reduce_begin_group(tr__stage *self, uint32_t group)
 
 void tr__reduce_end_group(tr__stage *self)
 {
-    uint64_t begin = tr_clock_ns();
+    uint64_t begin = tr_clock_ns(), traced_ns = tr_trace_begin(&self->trace);
     tr__block *blocks = self->blocks;
     TR_ASSERT(self->n_blocks < TR_MAX_BLOCKS);
     blocks[self->n_blocks++] = (tr__block){{self->group, self->group + 1}, self->accumulating};
@@ -123,6 +123,7 @@ void tr__reduce_end_group(tr__stage *self)
         self->n_blocks--;
     }
     self->busy_ns += tr_clock_ns() - begin;
+    tr_trace_end(&self->trace, TR_SPAN_REDUCE, traced_ns, self->step + 1, 0);
 }
 
 /* --- between replicas
@@ -370,7 +371,7 @@ static bool finish_tying(tr__stage *self)
     return true;
 }
 
-bool tr__reduce_advance(tr__stage *self)
+static bool advance(tr__stage *self)
 {
     switch (self->phase) {
     case TR__STARTING: return start_scatter(self);
@@ -381,6 +382,14 @@ bool tr__reduce_advance(tr__stage *self)
     case TR__COMMITTING: return false;
     }
     return false;
+}
+
+bool tr__reduce_advance(tr__stage *self)
+{
+    uint64_t begin = tr_trace_begin(&self->trace);
+    if (!advance(self)) return false;
+    tr_trace_end(&self->trace, TR_SPAN_REDUCE, begin, self->step + 1, 0);
+    return true;
 }
 
 void tr__reduce_finish_step(tr__stage *self)

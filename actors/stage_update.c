@@ -131,6 +131,7 @@ bool tr__update_apply(tr__stage *self)
     for (uint32_t i = 0; i < self->n_wanted;
          i++) /* not yet begun, and in the slot that would be overwritten */
         if (self->wanted[i] + 1 == self->step) return false;
+    uint64_t traced_ns = tr_trace_begin(&self->trace);
     tr_actor_activity(self->actor, "update", self->step, 0);
     uint64_t begin = tr_clock_ns();
     tr_actor_slot_open(self->actor, into);
@@ -143,6 +144,9 @@ bool tr__update_apply(tr__stage *self)
     bind_parameters(self);
     tr__reduce_finish_step(self);
     self->busy_ns += tr_clock_ns() - begin;
+    tr_trace_end(&self->trace, TR_SPAN_UPDATE, traced_ns, self->step, 0);
+    self->trace.eager = self->step == self->spec.plan.n_steps;
+    tr_trace_ship(&self->trace); /* before the vote: the job may end with it */
     tr_packer packer;
     tr_packer_init(&packer);
     tr_pack_array(&packer, 0);
@@ -194,6 +198,7 @@ bool tr__stream_advance(tr__stage *self)
     if (tr_edge_credits(self->actor, self->out_state) == 0) return false;
     tr_buffer *body = tr__buffers_take(&self->chunks);
     if (!body) return false; /* tried again with the next message */
+    uint64_t begin = tr_trace_begin(&self->trace);
     const tr_stage_parameter *parameter = &self->spec.parameters[self->stream_parameter];
     uint64_t total = (uint64_t)parameter->n_elements * sizeof(float);
     uint64_t size = total - self->stream_offset;
@@ -206,6 +211,7 @@ bool tr__stream_advance(tr__stage *self)
     memcpy((char *)body->data + sizeof head, (const char *)tensor + self->stream_offset, size);
     uint32_t updates = (uint32_t)(tr_actor_slot_generation(self->actor, self->stream_slot) - 1);
     tr_edge_send(self->actor, self->out_state, body, (uint32_t)(size + sizeof head), updates, 0, 0);
+    tr_trace_end(&self->trace, TR_SPAN_SAVING, begin, updates, 0);
     advance_stream(self, size, total);
     return true;
 }

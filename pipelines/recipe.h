@@ -76,10 +76,12 @@ typedef struct tr_recipe {
         bool processes;            /* a process for each actor; false: one process */
         int32_t threads;           /* of each worker's pool */
         tr_recipe_integers stages; /* decoder layers of each stage; none: balanced by cost */
+        int32_t stash;             /* stash credits of a stage beyond those of 1F1B */
     } layout;
     tr_recipe_dtype dtype;
     tr_reduction reduction;
     tr_transport_kind transport;
+    bool trace; /* writes RUN/trace.json */
     struct {
         int32_t every;   /* steps; 0: only at the end (and only where something is held out) */
         int32_t windows; /* held-out windows evaluated while training; at the end all of them are */

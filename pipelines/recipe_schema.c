@@ -83,10 +83,12 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"layout.processes", AT(layout.processes), .type = TR__FLAG, BY_DEFAULT("true"), .help = "a process for each worker; false: all in one"},
     {"layout.threads", AT(layout.threads), .type = TR__INTEGER, TO(1, 256), BY_DEFAULT("1"), .help = "of each worker; changes no bit"},
     {"layout.stages", AT(layout.stages), .type = TR__INTEGERS, TO(1, 4096), ELSE("balanced by cost"), .help = "decoder layers of each stage"},
+    {"layout.stash", AT(layout.stash), .type = TR__INTEGER, TO(0, 4096), BY_DEFAULT("1"), .help = "micro-batches a stage may hold beyond those of 1F1B: memory for less idling"},
 
     {"dtype", AT(dtype), .type = TR__CHOICE, .choices = dtypes, BY_DEFAULT("float32"), .help = "of weights and arithmetic"},
     {"reduction", AT(reduction), .type = TR__CHOICE, .choices = reductions, BY_DEFAULT("exact"), .help = "exact: equal bits in every layout"},
     {"transport", AT(transport), .type = TR__CHOICE, .choices = transports, ELSE("ucx; inproc in one process"), .help = "what carries messages between workers"},
+    {"trace", AT(trace), .type = TR__FLAG, BY_DEFAULT("false"), .help = "write what each actor did when into trace.json, for Perfetto"},
 
     {"validate.every", AT(validate.every), .type = TR__INTEGER, UP(0), BY_DEFAULT("0"), .help = "steps; 0: only at the end"},
     {"validate.windows", AT(validate.windows), .type = TR__INTEGER, UP(1), BY_DEFAULT("16"), .help = "held-out windows evaluated while training"},

@@ -9,12 +9,15 @@
 #include "actors/monitor.h"
 #include "actors/roles.h"
 #include "actors/stage.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "pipelines/checkpoint_files.h"
 #include "pipelines/job_plan.h"
 #include "pipelines/run_directory.h"
 #include "pipelines/sources.h"
+#include "pipelines/trace_file.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -36,6 +39,8 @@ typedef struct training {
     tr_weights *weights; /* of a directory: for the names it gives its tensors */
     tr_checkpoint_files *files;
     tr_run *run;
+    tr_trace_file *trace; /* NULL: not wanted, or it could not be written */
+    uint64_t n_dropped;   /* spans of it that people know to be missing */
 } training;
 
 static double learning_rate(void *context, uint32_t step)
@@ -59,6 +64,22 @@ static void on_tick(void *context)
 {
     training *self = context;
     tr_run_tick(self->run);
+}
+
+/* Training goes on without a trace that cannot be written. */
+static void on_trace(void *context, tr_actor_id who, const tr_span *spans, uint32_t n_spans,
+                     uint64_t n_dropped)
+{
+    training *self = context;
+    tr_error error;
+    if (!self->trace) return;
+    if (tr_trace_file_add(self->trace, who, spans, n_spans, n_dropped, &error)) {
+        tr_run_note(self->run, "trace_failed", error.message);
+        tr_trace_file_close(&self->trace);
+    } else if (self->n_dropped == 0 && (self->n_dropped = tr_trace_file_dropped(self->trace)) > 0) {
+        tr_run_note(self->run, "trace_incomplete",
+                    "trace.json lacks spans: actors are faster than it is written");
+    }
 }
 
 static void on_event(void *context, const tr_job_event *event)
@@ -125,6 +146,7 @@ static tr_status prepare(training *self, bool resume, tr_error *err)
 
 static void release(training *self)
 {
+    tr_trace_file_close(&self->trace);
     tr_run_close(&self->run);
     tr_checkpoint_files_destroy(&self->files);
     tr_weights_close(&self->weights);
@@ -133,6 +155,16 @@ static void release(training *self)
 }
 
 /* --- the run ------------------------------------------------------------------------------------------------------ */
+
+static tr_status open_trace(training *self, tr_error *err)
+{
+    if (!self->recipe->trace) return TR_OK;
+    char *path = tr_format("%s/trace.json", self->recipe->run);
+    if (!path) return tr_fail(err, TR_ENOMEM, "no memory for a path");
+    tr_status status = tr_trace_file_open(&self->trace, path, &self->plan.topology, tr_clock_ns(), err);
+    tr_free(path);
+    return status;
+}
 
 static tr_status open_checkpoints(training *self, tr_error *err)
 {
@@ -158,7 +190,8 @@ static tr_status run_job(training *self, tr_error *err)
                                           .tokens_before = self->start.tokens,
                                           .context = (void *)(uintptr_t)self->recipe,
                                           .learning_rate = learning_rate};
-    tr_monitor_context monitor = {.context = self, .record = on_record, .note = on_note, .tick = on_tick};
+    tr_monitor_context monitor = {
+        .context = self, .record = on_record, .note = on_note, .tick = on_tick, .trace = on_trace};
     tr_actor_kind kinds[] = {
         worker_kinds[0],
         worker_kinds[1],
@@ -219,6 +252,7 @@ tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, boo
     }
     if (!status) status = open_checkpoints(&self, err);
     if (!status) status = tr_run_open(&self.run, recipe, self.start.updates, options->progress, err);
+    if (!status) status = open_trace(&self, err);
     if (!status) {
         *started = true;
         say_beginning(&self, options->progress);

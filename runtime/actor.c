@@ -42,6 +42,11 @@ uint64_t tr_actor_now_ns(const tr_actor *self)
     return owner->now_ns;
 }
 
+uint64_t tr_actor_clock_ns(const tr_actor *self)
+{
+    return tr__node_now(self->node);
+}
+
 static void send_control(tr_actor *self, tr_actor_id to, uint32_t topic, uint32_t step, tr_message *message)
 {
     TR_ASSERT(self->started); /* not from init: the others may not be there yet */
@@ -268,6 +273,8 @@ void tr_actor_fail_job(tr_actor *self, const tr_error *error)
 void tr_actor_activity(tr_actor *self, const char *what, uint32_t step, uint32_t microbatch)
 {
     tr_activity_write(self->record, what, step, microbatch);
+    const tr_node_options *options = &self->node->options;
+    if (options->on_activity) options->on_activity(options->context, self->spec->id, what, step, microbatch);
 }
 
 void *tr_actor_slot(tr_actor *self, int slot)

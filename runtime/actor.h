@@ -77,6 +77,8 @@ void tr_actor_defer_start(tr_actor *self);
 void tr_actor_started(tr_actor *self);
 uint32_t tr_actor_epoch(const tr_actor *self);
 uint64_t tr_actor_now_ns(const tr_actor *self); /* monotonic, as of when the handler was called */
+/* The same clock as it is now. For traces alone: what an actor does must not depend on it. */
+uint64_t tr_actor_clock_ns(const tr_actor *self);
 
 /* Control: small, on its own lane, ordered by sender; never waits for credits. bytes are copied. Sending to
  * an actor that is gone is no error: monitors tell. */

@@ -131,6 +131,19 @@ void tr_receiver_end_release(tr_receiver_end *self)
     *self = (tr_receiver_end){0};
 }
 
+/* Relaxed: who changes a slot's state is told by that state (out of NOT_HELD the one who delivers, out of the others the
+ * receiver), and handed over with the message or its credit. Others only ask whether
+ * a slot is theirs, and nothing that happens meanwhile makes it so. */
+static uint8_t held(const tr_receiver_end *self, uint16_t slot)
+{
+    return __atomic_load_n(&self->held_[slot], __ATOMIC_RELAXED);
+}
+
+static void set_held(tr_receiver_end *self, uint16_t slot, uint8_t state)
+{
+    __atomic_store_n(&self->held_[slot], state, __ATOMIC_RELAXED);
+}
+
 /* May this frame still come in? Counts why not. */
 static bool admit(tr_receiver_end *self, const tr_frame *frame)
 {
@@ -150,7 +163,7 @@ static bool admit(tr_receiver_end *self, const tr_frame *frame)
         self->n_duplicates++;
         return false;
     }
-    if (self->held_[frame->slot]) { /* its sender did not have this slot */
+    if (held(self, frame->slot) != NOT_HELD) { /* its sender did not have this slot */
         self->n_foreign++;
         return false;
     }
@@ -194,27 +207,27 @@ tr_message *tr_receiver_end_accept(tr_receiver_end *self, tr_message **message)
 
 void tr_receiver_end_hold(tr_receiver_end *self, uint16_t slot)
 {
-    TR_ASSERT(self->held_[slot] == NOT_HELD);
-    self->held_[slot] = IN_LANE;
+    TR_ASSERT(held(self, slot) == NOT_HELD);
+    set_held(self, slot, IN_LANE);
 }
 
 void tr_receiver_end_hand_over(tr_receiver_end *self, uint16_t slot)
 {
-    TR_ASSERT(self->held_[slot] == IN_LANE);
-    self->held_[slot] = IN_HAND;
+    TR_ASSERT(held(self, slot) == IN_LANE);
+    set_held(self, slot, IN_HAND);
 }
 
 bool tr_receiver_end_is_in_hand(const tr_receiver_end *self, uint16_t slot)
 {
-    return self->held_[slot] == IN_HAND;
+    return held(self, slot) == IN_HAND;
 }
 
 void tr_receiver_end_done(tr_receiver_end *self, uint16_t slot)
 {
-    TR_ASSERT(slot < self->spec->n_slots && self->held_[slot] != NOT_HELD);
+    TR_ASSERT(slot < self->spec->n_slots && held(self, slot) != NOT_HELD);
     if (self->remote)
         self->pending_[self->n_pending++] = (tr_credit){.sequence = self->sequences_[slot], .slot = slot};
-    self->held_[slot] = NOT_HELD;
+    set_held(self, slot, NOT_HELD);
 }
 
 tr_status tr_receiver_end_credit_frame(tr_receiver_end *self, tr_message **out, tr_error *err)

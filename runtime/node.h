@@ -34,6 +34,8 @@ typedef struct tr_node_options {
     /* Simulation (runtime/simulation.h): a clock that somebody else moves on, and the networks of transport "sim". */
     const uint64_t *virtual_ns; /* NULL: the monotonic clock */
     struct tr_sim_network *data_network, *control_network;
+    /* Called when an actor says what it does (tr_actor_activity), on its thread. NULL: not. */
+    void (*on_activity)(void *context, tr_actor_id who, const char *what, uint32_t step, uint32_t microbatch);
     /* Called with each message that an actor takes from its lanes, on its thread. NULL: not. */
     void (*observe)(void *context, tr_actor_id to, const tr_message *message);
     /* For the callbacks, and those of watches and ticks: all called on a scheduler thread, never two at a time,

@@ -59,6 +59,14 @@ static void on_observed(void *context, tr_actor_id to, const tr_message *message
     if (self->options.observe) self->options.observe(self->options.context, to, message);
 }
 
+/* Within the handler the clock goes on by what the work takes; activate() takes it back for the others. */
+static void on_activity(void *context, tr_actor_id who, const char *what, uint32_t step, uint32_t microbatch)
+{
+    tr_simulation *self = context;
+    if (self->is_activating && self->options.duration_ns)
+        self->now_ns += self->options.duration_ns(self->options.context, who, what, step, microbatch);
+}
+
 /* ---- life ---- */
 
 static tr_status make_node(tr_simulation *self, int32_t node, tr_error *err)
@@ -73,6 +81,7 @@ static tr_status make_node(tr_simulation *self, int32_t node, tr_error *err)
                                .virtual_ns = &self->now_ns,
                                .data_network = self->data,
                                .control_network = self->control,
+                               .on_activity = self->options.duration_ns ? on_activity : NULL,
                                .observe = on_observed,
                                .context = self,
                                .on_actor_end = on_actor_end,
@@ -86,7 +95,8 @@ static tr_status make(tr_simulation *self, tr_error *err)
     int32_t n_nodes = self->options.topology->n_nodes;
     self->nodes = tr_alloc_zero((size_t)n_nodes, sizeof(void *));
     self->node_weights = tr_alloc_zero((size_t)n_nodes, sizeof *self->node_weights);
-    if (!self->nodes || !self->node_weights)
+    self->busy_until_ns = tr_alloc_zero((size_t)n_nodes, sizeof *self->busy_until_ns);
+    if (!self->nodes || !self->node_weights || !self->busy_until_ns)
         return tr_fail(err, TR_ENOMEM, "no memory for %d nodes", n_nodes);
     tr_status status =
         tr_sim_network_new(&self->data, self->options.seed * 2, &self->now_ns, &self->options.data, err);
@@ -133,6 +143,7 @@ void tr_simulation_destroy(tr_simulation **out)
     tr_sim_network_destroy(&self->control);
     tr_free(self->nodes);
     tr_free(self->node_weights);
+    tr_free(self->busy_until_ns);
     tr_free(self);
     *out = NULL;
 }
@@ -163,12 +174,21 @@ static void note(tr_simulation *self, uint32_t kind, uint64_t what)
 
 static void activate(tr_simulation *self, int32_t node)
 {
-    uint32_t which = (uint32_t)draw(self, tr_node_runnable(self->nodes[node]));
+    uint64_t n_runnable = tr_node_runnable(self->nodes[node]);
+    uint32_t which = self->options.duration_ns ? 0 : (uint32_t)draw(self, n_runnable);
     note(self, EVENT_ACTIVATION, (uint64_t)node << 8 | which);
     if (self->options.trace) fprintf(self->options.trace, "%12" PRIu64 " node %d runs\n", self->now_ns, node);
     self->counters.n_activations++;
+    uint64_t began_ns = self->now_ns;
+    self->is_activating = true;
     tr_node_step(self->nodes[node], which);
-    self->now_ns += draw(self, self->options.activation_max_ns + 1);
+    self->is_activating = false;
+    if (self->options.duration_ns) {
+        self->busy_until_ns[node] = self->now_ns;
+        self->now_ns = began_ns;
+    } else {
+        self->now_ns += draw(self, self->options.activation_max_ns + 1);
+    }
 }
 
 static void land(tr_simulation *self, tr_sim_network *network, uint32_t kind)
@@ -184,6 +204,13 @@ static void land(tr_simulation *self, tr_sim_network *network, uint32_t kind)
     if (node >= 0) tr_node_progress(self->nodes[node]);
 }
 
+/* How much its activations weigh now. */
+static uint64_t weight_of(const tr_simulation *self, int32_t node)
+{
+    if (self->busy_until_ns[node] > self->now_ns) return 0;
+    return (uint64_t)tr_node_runnable(self->nodes[node]) * self->node_weights[node];
+}
+
 static bool timer_is_due(const tr_simulation *self, int32_t node)
 {
     return tr_node_next_timer_ns(self->nodes[node]) <= self->now_ns;
@@ -195,8 +222,8 @@ static bool happen(tr_simulation *self)
     int32_t n_nodes = self->options.topology->n_nodes;
     uint64_t data = tr_sim_network_due(self->data) * self->landing_weight;
     uint64_t control = tr_sim_network_due(self->control) * self->landing_weight, all = data + control;
-    for (int32_t i = 0; i < n_nodes; i++)
-        all += (uint64_t)tr_node_runnable(self->nodes[i]) * self->node_weights[i] + timer_is_due(self, i);
+    bool landing_first = self->options.duration_ns && all > 0;
+    for (int32_t i = 0; i < n_nodes && !landing_first; i++) all += weight_of(self, i) + timer_is_due(self, i);
     if (all == 0) return false;
     uint64_t chosen = draw(self, all);
     if (chosen < data) {
@@ -209,7 +236,7 @@ static bool happen(tr_simulation *self)
     }
     chosen -= control;
     for (int32_t i = 0; i < n_nodes; i++) {
-        uint64_t weight = (uint64_t)tr_node_runnable(self->nodes[i]) * self->node_weights[i];
+        uint64_t weight = weight_of(self, i);
         if (chosen < weight) {
             activate(self, i);
             return true;
@@ -225,7 +252,7 @@ static bool happen(tr_simulation *self)
     return false;
 }
 
-/* To the next frame or timer; false: there is none. After the end of the job timers count no more. */
+/* To the next frame, timer or end of work; false: there is none. After the end of the job timers count no more. */
 static bool wait(tr_simulation *self)
 {
     uint64_t next = tr_sim_network_next_ns(self->data), control = tr_sim_network_next_ns(self->control);
@@ -234,6 +261,8 @@ static bool wait(tr_simulation *self)
         uint64_t timer = tr_node_next_timer_ns(self->nodes[i]);
         if (timer < next) next = timer;
     }
+    for (int32_t i = 0; i < self->options.topology->n_nodes; i++)
+        if (tr_node_runnable(self->nodes[i]) && self->busy_until_ns[i] < next) next = self->busy_until_ns[i];
     if (next == UINT64_MAX) return false;
     self->now_ns = next;
     return true;

@@ -30,7 +30,13 @@ typedef struct tr_simulation_options {
         control; /* control keeps its order, as the transports chosen for it do: set in_order */
     uint64_t activation_max_ns; /* virtual time that an activation takes: from 0 to this, drawn */
     uint64_t max_events;        /* more of them are a livelock */
-    FILE *trace;                /* NULL, or where every event is told */
+    /* NULL, or the virtual time that a piece of work takes, asked for when an actor says that it begins
+     * (tr_actor_activity; what takes no time is 0). Then time is simulated, not interleavings: each node works for so
+     * long while the others go on, what it sends leaves when it is done, its actors have their turns as in a scheduler, activation_max_ns is not drawn, and what has
+     * arrived is handed over before anybody chooses. */
+    uint64_t (*duration_ns)(void *context, tr_actor_id who, const char *what, uint32_t step,
+                            uint32_t microbatch);
+    FILE *trace; /* NULL, or where every event is told */
     void *context;
     void (*on_actor_end)(void *context, tr_actor_id who, const tr_error *error); /* may be NULL */
     void (*observe)(void *context, tr_actor_id to, const tr_message *message);   /* may be NULL; see node.h */

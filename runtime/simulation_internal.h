@@ -23,6 +23,8 @@ struct tr_simulation {
     tr_sim_network *data, *control;
     tr_node **nodes;
     uint32_t *node_weights, landing_weight; /* how often each is chosen: some nodes are slow */
+    uint64_t *busy_until_ns;                /* of each node; 0 where work has no duration */
+    bool is_activating;                     /* now_ns is the active node's own */
     tr__edge_watch *edges;
     bool finished, failed, broken;
     tr_error error; /* the first that made it fail or broke an invariant */

@@ -128,6 +128,12 @@ tr_status tr_topology_supervise(tr_topology *self, tr_actor_id supervisor, tr_ac
         return tr_fail(err, TR_EINVAL, "actor %llu cannot supervise actor %llu: there are actors 1 .. %zu",
                        (unsigned long long)supervisor, (unsigned long long)child, self->n_actors);
     if (below->supervisor) return tr_fail(err, TR_EINVAL, "actor '%s' has a supervisor already", below->name);
+    /* While a topology is decoded those further on are not checked yet: there may be rings elsewhere. */
+    for (size_t i = 0; above && i < self->n_actors; i++, above = tr_topology_actor(self, above->supervisor))
+        if (above == below)
+            return tr_fail(err, TR_EINVAL, "actor '%s' would be its own supervisor's supervisor",
+                           below->name);
+
     self->actors[child - 1].supervisor = supervisor;
     return TR_OK;
 }

@@ -57,7 +57,8 @@ tr_status tr_topology_add_edge(tr_topology *self, const char *name, tr_actor_id 
                                tr_actor_id destination, uint32_t n_slots, uint32_t slot_bytes, uint32_t *edge,
                                tr_error *err);
 
-/* See runtime/supervisor.h. Errors: TR_EINVAL (no such actor, itself, the child has a supervisor already). */
+/* See runtime/supervisor.h. Errors: TR_EINVAL (no such actor, itself, above its
+ * own supervisor, the child has one already). */
 tr_status tr_topology_supervise(tr_topology *self, tr_actor_id supervisor, tr_actor_id child, tr_error *err);
 
 const tr_actor_spec *tr_topology_actor(const tr_topology *self, tr_actor_id id); /* NULL when there is none */

@@ -168,9 +168,24 @@ static void check_credits(const tr_training_plan *plan)
     }
 }
 
+static void check_extra_credits(const tr_training_plan *plan)
+{
+    for (uint32_t extra = 0; extra <= 3; extra++) {
+        tr_training_plan more = *plan;
+        more.extra_stash = extra;
+        check_credits(&more);
+        for (uint32_t r = 0; r < plan->n_replicas; r++)
+            for (uint32_t s = 0; s < plan->n_stages; s++) {
+                uint32_t own = size_of(tr_plan_microbatches(plan, r)), credits = plan->n_stages - s + extra;
+                if (plan->n_stages == 1) credits = 1;
+                CU_ASSERT_EQUAL(tr_plan_stash_credits(&more, r, s), credits < own ? credits : own);
+            }
+    }
+}
+
 static void credits_fit_the_pipeline_and_the_step(void)
 {
-    for_each_plan(16, check_credits);
+    for_each_plan(16, check_extra_credits);
 }
 
 static void windows_are_measured_when_the_plan_says(void)

@@ -300,6 +300,7 @@ static tiny_job tiny_new(uint32_t replicas, uint32_t stages, uint32_t microbatch
                                           .n_groups = groups,
                                           .rows = 2,
                                           .sequence = 6,
+                                          .extra_stash = 1,
                                           .clip_norm = 0.1f},
                                  .vocabulary = 7,
                                  .width = 5}};

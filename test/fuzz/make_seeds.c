@@ -125,8 +125,8 @@ static void make_messages(const char *recipe)
     seed_packed("note", 'n', &packer);
 
     tr_packer_init(&packer);
-    tr_pack_array(&packer, 20);
-    for (unsigned i = 1; i <= 12; i++) tr_pack_uint(&packer, i);
+    tr_pack_array(&packer, 22);
+    for (unsigned i = 1; i <= 14; i++) tr_pack_uint(&packer, i);
     tr_pack_f64(&packer, 1);
     tr_pack_uint(&packer, 0);
     tr_pack_text(&packer, "");
@@ -137,6 +137,11 @@ static void make_messages(const char *recipe)
     tr_step_record record = {.step = 1, .loss = 5.5, .tokens = 512, .has_validation = true};
     tr_step_record_pack(&packer, &record);
     seed_packed("record", 'r', &packer);
+
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 6); /* none dropped; kind, step, micro-batch, begin, length */
+    for (unsigned i = 0; i < 6; i++) tr_pack_uint(&packer, i);
+    seed_packed("spans", 's', &packer);
 }
 
 static void make_recipes(void)

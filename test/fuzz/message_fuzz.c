@@ -2,6 +2,7 @@
  * What is taken gives the same bytes each time it is written.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/monitor.h"
+#include "actors/trace.h"
 #include "fuzz.h"
 #include "pipelines/job_plan.h"
 #include "runtime/control_messages.h"
@@ -101,6 +102,20 @@ static void check_record(const uint8_t *bytes, size_t size_bytes)
     tr_free(written);
 }
 
+static void check_spans(const uint8_t *bytes, size_t size_bytes)
+{
+    tr_unpacker body;
+    tr_span spans[TR_TRACE_FRAME_SPANS];
+    uint32_t n = 0;
+    uint64_t n_dropped;
+    tr_unpacker_init(&body, bytes, size_bytes);
+    uint32_t n_fields = tr_unpack_array(&body, UINT32_MAX);
+    if (!tr_trace_unpack(&body, n_fields, spans, &n, &n_dropped)) return;
+    FUZZ_PROMISE(n <= TR_TRACE_FRAME_SPANS);
+    for (uint32_t i = 0; i < n; i++)
+        FUZZ_PROMISE(spans[i].begin_ns <= spans[i].end_ns && tr_span_name(spans[i].kind));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size_bytes)
 {
     if (size_bytes < 1) return 0;
@@ -114,6 +129,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size_bytes)
     case 'c': check_launch(body, size_bytes); break;
     case 'p': check_place(body, size_bytes); break;
     case 'r': check_record(body, size_bytes); break;
+    case 's': check_spans(body, size_bytes); break;
     default: return -1; /* not worth keeping */
     }
     return 0;

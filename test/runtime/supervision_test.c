@@ -162,6 +162,7 @@ typedef struct stage {
     int at; /* in the script */
     tr_node *nodes[2];
     int n_nodes;
+    bool loses_a_node; /* the second, instead of the script */
 } stage;
 
 static void note(stage *self, char what, char who)
@@ -228,7 +229,12 @@ static void prompter_receive(tr_actor *actor, void *state, tr_message **message)
 {
     (void)message;
     stage *self = state;
-    if (self->at == MAX_ACTIONS || self->act->script[self->at].what == NOTHING) {
+    if (self->loses_a_node && !self->at++) {
+        tr_node_stop(self->nodes[1]);
+        tr_actor_timer(actor, 4 * PAUSE_MS, 0);
+        return;
+    }
+    if (self->loses_a_node || self->at == MAX_ACTIONS || self->act->script[self->at].what == NOTHING) {
         tr_actor_finish_job(actor);
         return;
     }
@@ -345,7 +351,7 @@ static void on_job_end(void *context, const tr_error *error)
 {
     (void)error;
     stage *self = context;
-    for (int i = 0; i < self->n_nodes; i++) tr_node_stop(self->nodes[i]);
+    for (int i = 0; i < (self->loses_a_node ? 1 : self->n_nodes); i++) tr_node_stop(self->nodes[i]);
 }
 
 static void *run_node(void *node)
@@ -354,12 +360,22 @@ static void *run_node(void *node)
     return NULL;
 }
 
-static bool play_on_nodes(const act *what, int n_nodes)
+/* A node that stops before the others is gone. */
+static void *run_second(void *context)
+{
+    stage *self = context;
+    run_node(self->nodes[1]);
+    if (self->loses_a_node) tr_node_destroy(&self->nodes[1]);
+    return NULL;
+}
+
+static bool play_on_nodes(const act *what, int n_nodes, bool lose_one)
 {
     stage self;
     pthread_t thread;
     char log[sizeof self.log];
     build(&self, what, n_nodes);
+    self.loses_a_node = lose_one;
     const tr_actor_kind kinds[] = {
         {"child", &child, &self}, {"prompter", &prompter, &self}, TR_SUPERVISOR_KIND};
     const tr_registry registry = {kinds, 3};
@@ -381,7 +397,7 @@ static bool play_on_nodes(const act *what, int n_nodes)
                              tr_node_data_address(self.nodes[1 - i]), err));
     for (int i = 0; i < n_nodes; i++) MUST(tr_node_load(self.nodes[i], &self.topology, NULL, err));
     for (int i = 0; i < n_nodes; i++) tr_node_start_actors(self.nodes[i]);
-    if (n_nodes > 1) pthread_create(&thread, NULL, run_node, self.nodes[1]);
+    if (n_nodes > 1) pthread_create(&thread, NULL, run_second, &self);
     run_node(self.nodes[0]);
     if (n_nodes > 1) pthread_join(thread, NULL);
     memcpy(log, self.log, sizeof log);
@@ -394,7 +410,19 @@ static bool supervisors_do_so_on_real_nodes(uint64_t seed, FILE *trace)
 {
     (void)trace;
     size_t n = sizeof acts / sizeof *acts;
-    return play_on_nodes(&acts[seed % n], 1 + (int)(seed / n % 2));
+    return play_on_nodes(&acts[seed % n], 1 + (int)(seed / n % 2), false);
+}
+
+/* Of A, B, C the second is on the lost node. */
+static bool a_supervisor_gives_up_when_a_childs_node_is_lost(uint64_t seed, FILE *trace)
+{
+    (void)seed, (void)trace;
+    static const act loss = {.name = "a_supervisor_gives_up_when_a_childs_node_is_lost",
+                             .strategy = TR_ONE_FOR_ONE,
+                             .intensity = 5,
+                             .kinds = "ppp",
+                             .expected = "-B-C-A!"};
+    return play_on_nodes(&loss, 2, true);
 }
 
 int main(int argc, char **argv)
@@ -402,6 +430,8 @@ int main(int argc, char **argv)
     enum { ACTS = sizeof acts / sizeof *acts };
     static const simulate_case cases[] = {
         {"supervisors_do_what_otp_documents", 200 * ACTS, supervisors_do_what_otp_documents},
+        {"a_supervisor_gives_up_when_a_childs_node_is_lost", 5,
+         a_supervisor_gives_up_when_a_childs_node_is_lost},
         {"supervisors_do_so_on_real_nodes", 2 * ACTS, supervisors_do_so_on_real_nodes},
     };
     return simulate_main(cases, sizeof cases / sizeof *cases, argc, argv);

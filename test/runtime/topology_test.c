@@ -20,6 +20,8 @@ static void fill(tr_topology *topology)
                                    &err));
     CHECK_OK(
         tr_topology_add_actor(topology, "stage 1 of replica 0", "stage", 2, "config", 6, 1, &ids[2], &err));
+    CHECK_OK(tr_topology_supervise(topology, ids[0], ids[2], &err));
+    CHECK_OK(tr_topology_supervise(topology, ids[2], ids[1], &err));
     CHECK_OK(tr_topology_add_edge(topology, "activation", ids[1], ids[2], 4, 70000, NULL, &err));
     CHECK_OK(tr_topology_add_edge(topology, "gradient", ids[2], ids[1], 65535, 0, NULL, &err));
     CHECK_OK(tr_topology_add_edge(topology, "loss", ids[2], ids[0], 1, 4, NULL, &err));
@@ -43,7 +45,8 @@ static void decoding_gives_what_was_encoded(void)
               read.edges[1].n_slots == 65535);
     for (size_t i = 0; i < made.n_actors; i++) {
         const tr_actor_spec *a = &made.actors[i], *b = &read.actors[i];
-        CU_ASSERT(a->id == b->id && a->node == b->node && a->state_bytes == b->state_bytes);
+        CU_ASSERT(a->id == b->id && a->node == b->node && a->state_bytes == b->state_bytes &&
+                  a->supervisor == b->supervisor);
         CU_ASSERT(strcmp(a->name, b->name) == 0 && strcmp(a->behavior, b->behavior) == 0);
         CU_ASSERT_FATAL(a->config_bytes == b->config_bytes);
         CU_ASSERT(a->config_bytes == 0 || memcmp(a->config, b->config, a->config_bytes) == 0);
@@ -218,10 +221,30 @@ static void lost_memory_is_told(void)
     tr_topology_release(&made);
 }
 
+static void nobody_is_above_his_own_supervisor(void)
+{
+    tr_error err = {0};
+    tr_topology topology;
+    fill(&topology); /* 1 above 3 above 2 */
+    CU_ASSERT_EQUAL(tr_topology_supervise(&topology, 1, 1, &err), TR_EINVAL);
+    CU_ASSERT_EQUAL(tr_topology_supervise(&topology, 1, 4, &err), TR_EINVAL);
+    CU_ASSERT_EQUAL(tr_topology_supervise(&topology, 1, 2, &err), TR_EINVAL);
+    CU_ASSERT(strstr(err.message, "already") != NULL);
+    CU_ASSERT_EQUAL(tr_topology_supervise(&topology, 2, 1, &err), TR_EINVAL);
+    CU_ASSERT(strstr(err.message, "would be its own") != NULL);
+    CU_ASSERT(topology.actors[0].supervisor == 0);
+    tr_topology_release(&topology);
+}
+
 static const check_test tests[] = {
-    CHECK_TEST(decoding_gives_what_was_encoded), CHECK_TEST(every_truncation_is_refused),
-    CHECK_TEST(trailing_bytes_are_refused),      CHECK_TEST(hostile_bytes_never_crash),
-    CHECK_TEST(a_huge_count_allocates_nothing),  CHECK_TEST(integers_of_every_length_are_read),
-    CHECK_TEST(broken_rules_are_told),           CHECK_TEST(lost_memory_is_told),
+    CHECK_TEST(nobody_is_above_his_own_supervisor),
+    CHECK_TEST(decoding_gives_what_was_encoded),
+    CHECK_TEST(every_truncation_is_refused),
+    CHECK_TEST(trailing_bytes_are_refused),
+    CHECK_TEST(hostile_bytes_never_crash),
+    CHECK_TEST(a_huge_count_allocates_nothing),
+    CHECK_TEST(integers_of_every_length_are_read),
+    CHECK_TEST(broken_rules_are_told),
+    CHECK_TEST(lost_memory_is_told),
 };
 CHECK_MAIN("topology", tests)
