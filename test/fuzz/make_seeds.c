@@ -5,6 +5,7 @@
 #include "actors/monitor.h"
 #include "base/hash.h"
 #include "fuzz.h"
+#include "pipelines/job_plan.h"
 #include "pipelines/run_directory.h"
 #include "pipelines/safetensors.h"
 #include "runtime/control_messages.h"
@@ -49,6 +50,11 @@ static void seed_packed(const char *name, char kind, tr_packer *packer)
     size_t size;
     MUST(tr_packer_take(packer, &bytes, &size, &err));
     seed("message", name, &kind, 1, bytes, size);
+    if (kind == 'p') { /* the form that changes most */
+        tr_place place;
+        MUST(tr_place_unpack(&place, bytes, size, &err));
+        tr_recipe_release(&place.recipe);
+    }
     tr_free(bytes);
 }
 
