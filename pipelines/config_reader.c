@@ -4,7 +4,7 @@
 
 #include "pipelines/text.h"
 
-#include <math.h>
+#include <float.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,8 +13,10 @@ void tr__config_refuse(tr_config_reader *self, tr_status status, const char *key
     if (self->status) return;
     json_t *value = json_object_get(self->object, key);
     char *text = value ? json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(15)) : NULL;
-    char quoted[TR__QUOTED_SIZE];
-    self->status = tr_fail(self->err, status, "%s: %s%s%s%s %s", self->path, self->prefix, key,
+    char quoted[TR__QUOTED_SIZE], name[TR__QUOTED_SIZE];
+    tr__quoted(key, name);
+    name[strlen(name) - 1] = 0; /* escaped, without the quotes */
+    self->status = tr_fail(self->err, status, "%s: %s%s%s%s %s", self->path, self->prefix, name + 1,
                            text ? " " : "", text ? tr__quoted(text, quoted) : "", words);
     free(text); /* jansson's */
 }
@@ -66,7 +68,9 @@ double tr__config_number(tr_config_reader *self, const char *key, double fallbac
 {
     json_t *value = tr__config_look(self, key);
     if (!value) return fallback;
-    if (json_is_number(value) && json_number_value(value) >= low && isfinite(json_number_value(value)))
+    /* Numbers are computed with as float32 somewhere: what that cannot hold would become infinity. */
+    if (json_is_number(value) && json_number_value(value) >= low &&
+        json_number_value(value) <= (double)FLT_MAX)
         return json_number_value(value);
     tr__config_refuse(self, TR_EINVAL, key, "is not a number this option can have");
     return fallback;

@@ -213,6 +213,25 @@ static void read_all(tr_config_reader *self, tr_model_config *config)
     check_rest(self);
 }
 
+/* Sizes of a hostile file multiply to more than 64 bits, never to more than 128. */
+static __int128 count_parameters(const tr_model_config *self)
+{
+    __int128 width = self->width, inner = self->inner;
+    __int128 q = (__int128)self->heads * self->head_size, kv = (__int128)self->kv_heads * self->head_size;
+    __int128 attention =
+        width * q + 2 * width * kv + q * width + (self->attention_bias ? q + 2 * kv + width : 0);
+    __int128 embedding = width * self->vocabulary, head = self->tied ? 0 : embedding;
+    if (self->family == TR_FAMILY_GPT2) {
+        __int128 layer =
+            4 * width + attention + 2 * width * inner + inner + width; /* two norms with biases */
+        return embedding + width * self->positions + layer * self->layers + 2 * width + head;
+    }
+    __int128 layer = 2 * width + attention + 3 * width * inner + (self->mlp_bias ? 2 * inner + width : 0);
+    return embedding + layer * self->layers + width + head;
+}
+
+enum { MOST_PARAMETERS_LOG2 = 56 }; /* their bytes, also of several copies, still fit 64 bits */
+
 tr_status tr_model_config_parse(tr_model_config *out, const char *json, const char *path, tr_error *err)
 {
     json_error_t problem;
@@ -229,6 +248,9 @@ tr_status tr_model_config_parse(tr_model_config *out, const char *json, const ch
         reader.status = tr_fail(err, TR_ENOMEM, "no memory to read '%s'", path);
     else
         read_all(&reader, &config);
+    if (!reader.status && count_parameters(&config) >> MOST_PARAMETERS_LOG2)
+        reader.status =
+            tr_fail(err, TR_EINVAL, "%s: its sizes make more parameters than any machine holds", path);
     json_decref(reader.seen);
     json_decref(root);
     if (reader.status)
@@ -242,9 +264,11 @@ tr_status tr_model_config_read(tr_model_config *out, const char *directory, tr_e
 {
     char *path = tr_format("%s/config.json", directory);
     char *text = NULL;
-    size_t size_bytes;
+    size_t size_bytes = 0;
     tr_status status = path ? tr_file_read(path, &text, &size_bytes, err)
                             : tr_fail(err, TR_ENOMEM, "no memory to read '%s'", directory);
+    if (!status && strlen(text) != size_bytes) /* what stands behind it would be ignored */
+        status = tr_fail(err, TR_EINVAL, "%s: not valid JSON: there is a NUL byte in it", path);
     if (!status) status = tr_model_config_parse(out, text, path, err);
     tr_free(text);
     tr_free(path);
@@ -288,17 +312,7 @@ tr_status tr_model_config_write(const tr_model_config *self, const char *directo
 
 int64_t tr_model_config_parameter_count(const tr_model_config *self)
 {
-    int64_t width = self->width, inner = self->inner;
-    int64_t q = (int64_t)self->heads * self->head_size, kv = (int64_t)self->kv_heads * self->head_size;
-    int64_t attention =
-        width * q + 2 * width * kv + q * width + (self->attention_bias ? q + 2 * kv + width : 0);
-    int64_t embedding = width * self->vocabulary, head = self->tied ? 0 : embedding;
-    if (self->family == TR_FAMILY_GPT2) {
-        int64_t layer = 4 * width + attention + 2 * width * inner + inner + width; /* two norms with biases */
-        return embedding + width * self->positions + layer * self->layers + 2 * width + head;
-    }
-    int64_t layer = 2 * width + attention + 3 * width * inner + (self->mlp_bias ? 2 * inner + width : 0);
-    return embedding + layer * self->layers + width + head;
+    return (int64_t)count_parameters(self);
 }
 
 float tr_model_config_attention_scale(const tr_model_config *self, int32_t layer)

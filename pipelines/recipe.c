@@ -9,77 +9,26 @@
 #include "base/memory.h"
 #include "pipelines/recipe_schema.h"
 #include "pipelines/text.h"
+#include "pipelines/yaml_text.h"
 
 #include <errno.h>
-#include <libfyaml.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { LONGEST_KEY = 64 };
 
-/* What libfyaml had to say first; all else follows from that. */
-typedef struct yaml_problem {
-    char text[256];
-} yaml_problem;
-
-static void keep_first_problem(struct fy_diag *diag, void *user, const char *text, size_t size_bytes)
-{
-    (void)diag;
-    yaml_problem *problem = user;
-    if (problem->text[0]) return;
-    snprintf(problem->text, sizeof problem->text, "%.*s", (int)size_bytes, text);
-    problem->text[strcspn(problem->text, "\n")] = 0;
-}
-
-typedef struct yaml_text {
-    struct fy_diag *diag;
-    struct fy_parser *parser;
-    struct fy_document *document;
-    yaml_problem problem;
-} yaml_text;
-
-static void yaml_text_close(yaml_text *self)
-{
-    if (self->document) fy_document_destroy(self->document);
-    if (self->parser) fy_parser_destroy(self->parser);
-    if (self->diag) fy_diag_destroy(self->diag);
-}
-
-/* False when the text is no YAML: self->problem has the words.
- * An empty text has a NULL document. Close it in any case. */
-static bool yaml_text_open(yaml_text *self, const char *text, size_t size_bytes)
-{
-    *self = (yaml_text){0};
-    struct fy_diag_cfg diag;
-    fy_diag_cfg_default(&diag);
-    diag.fp = NULL;
-    diag.output_fn = keep_first_problem;
-    diag.user = &self->problem;
-    diag.level = FYET_ERROR;
-    diag.colorize = false;
-    self->diag = fy_diag_create(&diag);
-    struct fy_parse_cfg config = {.flags = FYPCF_DEFAULT_PARSE, .diag = self->diag};
-    self->parser = self->diag ? fy_parser_create(&config) : NULL;
-    if (!self->parser || fy_parser_set_string(self->parser, text, size_bytes) != 0) return false;
-    self->document = fy_parse_load_document(self->parser);
-    if (self->problem.text[0]) return false;
-    struct fy_document *second = self->document ? fy_parse_load_document(self->parser) : NULL;
-    if (!second) return !self->problem.text[0];
-    fy_document_destroy(second);
-    snprintf(self->problem.text, sizeof self->problem.text, ":1:1: error: more than one document (---)");
-    return false;
-}
-
 /* libfyaml writes "<memory...>:LINE:COLUMN: error: words". */
-static tr_status refuse_yaml(const yaml_problem *problem, const char *name, int line, tr_error *err)
+static tr_status refuse_yaml(const char *problem, const char *name, int line, tr_error *err)
 {
-    const char *words = strstr(problem->text, "error: ");
+    const char *words = strstr(problem, "error: ");
     char quoted[TR__QUOTED_SIZE];
     tr__quoted(words ? words + 7 : "no memory, or an unknown problem", quoted);
+    char assignment[TR__QUOTED_SIZE];
     if (line == TR__COMMAND_LINE)
-        return tr_fail(err, TR_EINVAL, "command line: %s is not valid YAML: %s", name, quoted);
-    const char *position = strstr(problem->text, ">:");
+        return tr_fail(err, TR_EINVAL, "command line: %s is not valid YAML: %s", tr__quoted(name, assignment),
+                       quoted);
+    const char *position = strstr(problem, ">:");
     int at = position ? atoi(position + 2) : 1;
     return tr_fail(err, TR_EINVAL, "%s:%d: not valid YAML: %s", name, at < 1 ? 1 : at, quoted);
 }
@@ -336,6 +285,16 @@ static tr_status read_key(tr__recipe_reading *self, const char *key, struct fy_n
     return read_section(self, key, node, line, err);
 }
 
+/* "SECTION.NAME", or NAME where the section is "": escaped as in quotes, since it goes into messages. */
+enum { KEY_SIZE = 2 * TR__QUOTED_SIZE };
+static void escape_key(const char *section, const char *name, char key[KEY_SIZE])
+{
+    char safe[TR__QUOTED_SIZE];
+    tr__quoted(name, safe);
+    safe[strlen(safe) - 1] = 0; /* without the quotes */
+    snprintf(key, KEY_SIZE, "%s%s%s", section, *section ? "." : "", safe + 1);
+}
+
 static tr_status read_pair_of_mapping(tr__recipe_reading *self, const char *section,
                                       struct fy_node_pair *pair, int line, tr_error *err)
 {
@@ -346,11 +305,8 @@ static tr_status read_pair_of_mapping(tr__recipe_reading *self, const char *sect
                                  "has a key that is no text");
     struct fy_token *token = fy_node_get_scalar_token(node);
     if (line != TR__COMMAND_LINE && token) line = fy_token_start_mark(token)->line + 1;
-    char safe[TR__QUOTED_SIZE];
-    tr__quoted(name, safe);
-    safe[strlen(safe) - 1] = 0; /* escaped, without the quotes */
-    char key[2 * TR__QUOTED_SIZE];
-    snprintf(key, sizeof key, "%s%s%s", section, *section ? "." : "", safe + 1);
+    char key[KEY_SIZE];
+    escape_key(section, name, key);
     if (strchr(name, '.')) return refuse_key(self, key, line, err);
     return read_key(self, key, fy_node_pair_value(pair), line, err);
 }
@@ -379,13 +335,13 @@ static tr_status read_section(tr__recipe_reading *self, const char *section, str
 
 tr_status tr__recipe_set(tr__recipe_reading *self, int field, const char *yaml, int line, tr_error *err)
 {
-    yaml_text text;
+    tr__yaml_text text;
     tr_status status;
-    if (yaml_text_open(&text, yaml, strlen(yaml)))
+    if (tr__yaml_text_open(&text, yaml, strlen(yaml)))
         status = read_field(self, field, text.document ? fy_document_root(text.document) : NULL, line, err);
     else
-        status = refuse_yaml(&text.problem, yaml, line, err);
-    yaml_text_close(&text);
+        status = refuse_yaml(text.problem, yaml, line, err);
+    tr__yaml_text_close(&text);
     return status;
 }
 
@@ -396,16 +352,17 @@ static tr_status apply_override(tr__recipe_reading *self, const char *assignment
     if (!equals || equals == assignment || equals - assignment >= LONGEST_KEY)
         return tr_fail(err, TR_EINVAL, "command line: %s is not of the form key=value, as in layout.data=4",
                        tr__quoted(assignment, quoted));
-    char key[LONGEST_KEY];
-    snprintf(key, sizeof key, "%.*s", (int)(equals - assignment), assignment);
-    yaml_text text;
+    char name[LONGEST_KEY], key[KEY_SIZE];
+    snprintf(name, sizeof name, "%.*s", (int)(equals - assignment), assignment);
+    escape_key("", name, key);
+    tr__yaml_text text;
     tr_status status;
-    if (yaml_text_open(&text, equals + 1, strlen(equals + 1)))
+    if (tr__yaml_text_open(&text, equals + 1, strlen(equals + 1)))
         status = read_key(self, key, text.document ? fy_document_root(text.document) : NULL, TR__COMMAND_LINE,
                           err);
     else
-        status = refuse_yaml(&text.problem, assignment, TR__COMMAND_LINE, err);
-    yaml_text_close(&text);
+        status = refuse_yaml(text.problem, assignment, TR__COMMAND_LINE, err);
+    tr__yaml_text_close(&text);
     return status;
 }
 
@@ -413,13 +370,13 @@ tr_status tr_recipe_parse(tr_recipe *out, const char *text, size_t size_bytes, c
                           const char *const *overrides, size_t n_overrides, tr_error *err)
 {
     tr__recipe_reading reading = {.name = name};
-    yaml_text yaml;
+    tr__yaml_text yaml;
     tr_status status = TR_OK;
-    if (!yaml_text_open(&yaml, text, size_bytes))
-        status = refuse_yaml(&yaml.problem, name, 1, err);
+    if (!tr__yaml_text_open(&yaml, text, size_bytes))
+        status = refuse_yaml(yaml.problem, name, 1, err);
     else
         status = read_section(&reading, "", yaml.document ? fy_document_root(yaml.document) : NULL, 1, err);
-    yaml_text_close(&yaml);
+    tr__yaml_text_close(&yaml);
     for (size_t i = 0; !status && i < n_overrides; i++) status = apply_override(&reading, overrides[i], err);
     if (!status) status = tr__recipe_resolve(&reading, err);
     if (status)

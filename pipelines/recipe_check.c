@@ -190,6 +190,24 @@ static tr_status check_heads(const reading *self, tr_error *err)
     return TR_OK;
 }
 
+/* What was found from other keys obeys the ranges as well: it is written, and read again by workers. */
+static tr_status check_found(const reading *self, tr_error *err)
+{
+    for (int i = 0; i < TR__RECIPE_FIELDS; i++) {
+        const tr__recipe_field *about = &tr__recipe_fields[i];
+        if (self->lines[i] || about->type != TR__INTEGER || !tr__recipe_field_applies(&self->recipe, i))
+            continue;
+        int32_t value;
+        memcpy(&value, (const char *)&self->recipe + about->offset, sizeof value);
+        if (value >= about->low && value <= about->high) continue;
+        char expected[160];
+        tr__recipe_expectation(i, expected);
+        return tr__recipe_refuse(self, section_line(self, about->key), about->key, NULL, err,
+                                 "follows from other keys, but is out of range; give %s", expected);
+    }
+    return TR_OK;
+}
+
 static tr_status check_sizes(const reading *self, tr_error *err)
 {
     const tr_recipe *recipe = &self->recipe;
@@ -293,6 +311,7 @@ tr_status tr__recipe_resolve(tr__recipe_reading *self, tr_error *err)
         status = check_sizes(self, err);
         if (!status) status = check_layers(self, recipe->model.layers, err);
     }
+    if (!status) status = check_found(self, err);
     if (!status) status = check_steps(self, err);
     if (!status) status = check_layout(self, err);
     if (!status && recipe->model.preset) status = check_preset(self, err);

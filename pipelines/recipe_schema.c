@@ -60,7 +60,7 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"data.key", AT(data.key), .type = TR__TEXT, .use = TR__WITH_TOKENS, BY_DEFAULT("tokens"), .help = "the tensor in it: (rows, sequence + 1)"},
 
     {"train.steps", AT(train.steps), .type = TR__INTEGER, UP(1), ELSE("required"), .help = "updates"},
-    {"train.sequence", AT(train.sequence), .type = TR__INTEGER, UP(1), ELSE("required"), .help = "predictions a row"},
+    {"train.sequence", AT(train.sequence), .type = TR__INTEGER, TO(1, 268435456), ELSE("required"), .help = "predictions a row"},
     {"train.microbatch", AT(train.microbatch), .type = TR__INTEGER, UP(1), ELSE("required"), .help = "rows of a micro-batch"},
     {"train.accumulate", AT(train.accumulate), .type = TR__INTEGER, UP(1), BY_DEFAULT("1"), .help = "micro-batches a step, over all replicas"},
     {"train.groups", AT(train.groups), .type = TR__INTEGER, TO(1, TR_MAX_GROUPS), ELSE("accumulate, at most 8"), .help = "reduction groups: what the bits depend on"},

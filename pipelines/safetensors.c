@@ -9,6 +9,7 @@
 #include "pipelines/text.h"
 
 #include <jansson.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -297,6 +298,15 @@ static bool has_shard(const tr_safetensors *self, const char *path)
     return false;
 }
 
+/* A shard lies beside its index, never elsewhere; and its name goes into messages, which are one line. */
+static bool is_plain_file_name(const char *name)
+{
+    if (!name || !*name || strlen(name) > NAME_MAX) return false;
+    for (const unsigned char *c = (const unsigned char *)name; *c; c++)
+        if (*c < 0x20 || *c == 0x7F || *c == '/') return false;
+    return true;
+}
+
 static tr_status add_indexed_shards(tr_safetensors *self, json_t *map, const char *directory,
                                     const char *index_path, tr_error *err)
 {
@@ -306,7 +316,7 @@ static tr_status add_indexed_shards(tr_safetensors *self, json_t *map, const cha
     {
         char quoted[TR__QUOTED_SIZE], quoted_file[TR__QUOTED_SIZE];
         const char *base = json_string_value(file);
-        if (!base || !*base || strchr(base, '/')) /* a shard lies beside its index, never elsewhere */
+        if (!is_plain_file_name(base))
             return tr_fail(err, TR_ECORRUPT, "%s: tensor %s is in %s, which is no plain file name",
                            index_path, tr__quoted(name, quoted), tr__quoted(base ? base : "", quoted_file));
         char *path = tr_format("%s/%s", directory, base);

@@ -12,8 +12,9 @@ const char *tr__quoted(const char *text, char buffer[TR__QUOTED_SIZE])
     size_t used = 0;
     buffer[used++] = '\'';
     for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
-        bool starts_character = (*c & 0xC0) != 0x80; /* never cut inside a UTF-8 sequence */
-        if (starts_character && used > TR__QUOTED_SIZE - 16) {
+        bool starts_character = (*c & 0xC0) != 0x80; /* never cut inside a UTF-8 sequence, if it is one */
+        size_t most = starts_character ? TR__QUOTED_SIZE - 16 : TR__QUOTED_SIZE - 8;
+        if (used > most) {
             memcpy(buffer + used, "...", 3);
             used += 3;
             break;

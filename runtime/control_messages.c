@@ -113,7 +113,10 @@ tr_status tr_control_decode_load(tr_control_load *self, const void *bytes, size_
     if (status != TR_OK) return status;
 
     size_t n_nodes = (size_t)load.topology.n_nodes;
-    if (tr_unpack_array(&unpacker, UINT32_MAX) != 2 * n_nodes) unpacker.bad = true;
+    if (tr_unpack_array(&unpacker, UINT32_MAX) != 2 * n_nodes) { /* before memory for so many is asked for */
+        tr_control_load_release(&load);
+        return tr_fail(err, TR_ECORRUPT, "a plan for %zu nodes without an address for each", n_nodes);
+    }
     load.addresses = tr_alloc_zero(n_nodes, sizeof *load.addresses);
     if (!load.addresses)
         status = tr_fail(err, TR_ENOMEM, "no memory for the addresses of %zu nodes", n_nodes);

@@ -24,7 +24,7 @@ enum { FIELDS = 12, MAX_LAUNCH_BYTES = 1 << 30, MAX_INHERITED = 4096 };
 
 extern char **environ;
 
-static tr_status encode(const tr_launch *self, void **bytes, size_t *size_bytes, tr_error *err)
+tr_status tr__launch_encode(const tr_launch *self, void **bytes, size_t *size_bytes, tr_error *err)
 {
     tr_packer packer;
     tr_packer_init(&packer);
@@ -44,12 +44,13 @@ static tr_status encode(const tr_launch *self, void **bytes, size_t *size_bytes,
     return tr_packer_take(&packer, bytes, size_bytes, err);
 }
 
-static tr_status decode(tr_launch *self, const void *bytes, size_t size_bytes, tr_error *err)
+tr_status tr__launch_decode(tr_launch *self, const void *bytes, size_t size_bytes, tr_error *err)
 {
     tr_unpacker unpacker;
     tr_unpacker_init(&unpacker, bytes, size_bytes);
     if (tr_unpack_array(&unpacker, FIELDS) != FIELDS) unpacker.bad = true;
     self->role = (tr_launch_role)tr_unpack_uint(&unpacker, TR_LAUNCH_WORKER);
+    if (self->role < TR_LAUNCH_AGENT) unpacker.bad = true;
     self->parent_pid = (int32_t)tr_unpack_int(&unpacker, 1, INT32_MAX);
     self->node = (int32_t)tr_unpack_int(&unpacker, 1, INT32_MAX);
     self->incarnation = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
@@ -90,7 +91,7 @@ static tr_status write_launch(const tr_launch *self, int *descriptor, tr_error *
 {
     void *bytes = NULL;
     size_t size_bytes = 0;
-    tr_status status = encode(self, &bytes, &size_bytes, err);
+    tr_status status = tr__launch_encode(self, &bytes, &size_bytes, err);
     if (status != TR_OK) return status;
     int made = memfd_create("troupe launch", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (made < 0 || write_all(made, bytes, size_bytes) != TR_OK ||
@@ -206,7 +207,7 @@ tr_status tr_launch_receive(tr_launch *self, tr_error *err)
     tr_status status = TR_OK;
     if (pread(TR_LAUNCH_DESCRIPTOR, bytes, size_bytes, 0) != (ssize_t)size_bytes)
         status = tr_fail(err, TR_EIO, "cannot read the launch: %s", strerror(errno));
-    if (status == TR_OK) status = decode(self, bytes, size_bytes, err);
+    if (status == TR_OK) status = tr__launch_decode(self, bytes, size_bytes, err);
     tr_free(bytes);
     close(TR_LAUNCH_DESCRIPTOR);
     if (status == TR_OK) status = tie_to_parent(self->parent_pid, err);

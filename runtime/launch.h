@@ -45,6 +45,10 @@ tr_status tr_launch_spawn(const tr_launch *self, const int *descriptors, int cou
 tr_status tr_launch_receive(tr_launch *self, tr_error *err);
 void tr_launch_release(tr_launch *self);
 
+/* Private: the launch as MessagePack. Release what decode gave, also after a failure. Errors: TR_ENOMEM, TR_ECORRUPT. */
+tr_status tr__launch_encode(const tr_launch *self, void **bytes, size_t *size_bytes, tr_error *err);
+tr_status tr__launch_decode(tr_launch *self, const void *bytes, size_t size_bytes, tr_error *err);
+
 typedef struct tr_process_end {
     int32_t exit_code, signal; /* signal 0: it exited */
 } tr_process_end;

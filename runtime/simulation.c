@@ -248,7 +248,7 @@ static bool happen(tr_simulation *self)
             return true;
         }
     }
-    TR_ASSERT(!"a choice among what is there");
+    TR_ASSERT(false && "a choice among what is there");
     return false;
 }
 

@@ -41,6 +41,10 @@ static tr_status check_name(const char *what, const char *name, tr_error *err)
     if (strlen(name) >= TR_NAME_BYTES)
         return tr_fail(err, TR_EINVAL, "the name of %s '%.80s' is longer than %d characters", what, name,
                        TR_NAME_BYTES - 1);
+    for (const unsigned char *c = (const unsigned char *)name; *c;
+         c++) /* names go into messages of one line */
+        if (*c < 0x20 || *c == 0x7F)
+            return tr_fail(err, TR_EINVAL, "the name of %s has a control character, byte %d", what, *c);
     return TR_OK;
 }
 

@@ -143,6 +143,15 @@ static void what_is_not_computed_is_refused_by_name(void)
         {"{" LLAMA_SIZES ",\"mlp_bias\":1}", "mlp_bias '1' is neither true nor false", TR_EINVAL},
         {"{" LLAMA_SIZES ",\"rms_norm_eps\":-1}", "rms_norm_eps '-1' is not a number this option can have",
          TR_EINVAL},
+        {"{" LLAMA_SIZES ",\"rms_norm_eps\":1e39}",
+         "rms_norm_eps '1e39' is not a number this option can have", TR_EINVAL}, /* infinite as a float32 */
+        {"{" LLAMA_SIZES ",\"a\\nb\":1}", "d/config.json: a\\x0ab '1' is an option", TR_EUNSUPPORTED},
+        {"{" LLAMA_SIZES ",\"initializer_range\":1e300}", "initializer_range '1e300' is not a number",
+         TR_EINVAL},
+        {"{\"model_type\":\"llama\",\"num_hidden_layers\":268435456,\"hidden_size\":268435456,"
+         "\"num_attention_heads\":65536,\"intermediate_size\":268435456,\"vocab_size\":9,"
+         "\"max_position_embeddings\":16}",
+         "d/config.json: its sizes make more parameters than any machine holds", TR_EINVAL},
         {"{\"model_type\":\"gpt2\",\"n_layer\":2}", "n_embd is missing", TR_EINVAL},
         {"[]", "d/config.json: not a JSON object", TR_EINVAL},
         {"{\"a\":\n}", "d/config.json:2: not valid JSON", TR_EINVAL},
@@ -281,6 +290,18 @@ static void the_layout_is_checked_against_the_model_read(void)
     CU_ASSERT_EQUAL(from_recipe(&c, "{hf: test/golden/none}", NULL), TR_ENOTFOUND);
 }
 
+static void nothing_stands_unread_behind_a_nul(void)
+{
+    char *directory = enter_directory(), *path = path_in(directory, "config.json");
+    static const char json[] = "{" GPT2_SIZES "}\0, \"n_layer\": 3}";
+    CHECK_OK(tr_file_write(path, json, sizeof json - 1, &err));
+    tr_model_config c;
+    CU_ASSERT_EQUAL(tr_model_config_read(&c, directory, &err), TR_EINVAL);
+    CU_ASSERT(message_has(&err, "there is a NUL byte in it"));
+    leave_directory(directory);
+    tr_free(path);
+}
+
 static void dropout_is_read_for_evaluation_and_refused_for_training(void)
 {
     char *directory = enter_directory(), *path = path_in(directory, "config.json");
@@ -347,6 +368,7 @@ int main(void)
         CHECK_TEST(old_and_new_key_names_mean_the_same),
         CHECK_TEST(what_is_not_computed_is_refused_by_name),
         CHECK_TEST(rotary_options_that_mean_nothing_are_refused_by_name),
+        CHECK_TEST(nothing_stands_unread_behind_a_nul),
         CHECK_TEST(lack_of_memory_is_an_error),
         CHECK_TEST(sizes_in_a_recipe_make_a_configuration),
         CHECK_TEST(the_layout_is_checked_against_the_model_read),

@@ -168,7 +168,18 @@ static const struct {
     {"", "layout.dta=4", "command line: layout.dta is no key of a recipe; did you mean 'layout.data'?"},
     {"", "layout.data", "command line: 'layout.data' is not of the form key=value, as in layout.data=4"},
     {"", "layout.stages=[1",
-     "command line: layout.stages=[1 is not valid YAML: 'flow sequence without a closing bracket'"},
+     "command line: 'layout.stages=[1' is not valid YAML: 'flow sequence without a closing bracket'"},
+    {"", "layout.stages=\n[1",
+     "command line: 'layout.stages=\\x0a[1' is not valid YAML: 'flow sequence without a closing bracket'"},
+    {"", "no\nkey=1", "command line: no\\x0akey is no key of a recipe; `troupe train --help` lists them all"},
+    {"", "train.sequence=2147483647",
+     "command line: train.sequence '2147483647' is out of range; give a whole number from 1 to 268435456"},
+    {"", "train.sequence=16777217",
+     "r.yaml:2: model.positions '16777217' follows from other keys, but is out of range; give a whole "
+     "number from 1 to 16777216"},
+    {"", "model={heads: 1, width: 1048576}",
+     "r.yaml:2: model.head_size '1048576' follows from other keys, but is out of range; give a whole "
+     "number from 1 to 65536"},
 };
 
 static void every_refusal_is_one_line_with_place_and_remedy(void)
@@ -193,12 +204,30 @@ static void what_is_no_yaml_is_refused_with_its_line(void)
     CU_ASSERT(message_has(&err, "r.yaml:2: not valid YAML: 'duplicate key'"));
     CU_ASSERT_EQUAL(parse(&r, "run: a\n---\nrun: b\n", NULL), TR_EINVAL);
     CU_ASSERT(message_has(&err, "more than one document"));
+    /* libfyaml would never return from these */
+    CU_ASSERT_EQUAL(parse(&r, "run: a\n%un: \xa4 ?", NULL), TR_EINVAL);
+    CU_ASSERT(message_is(&err, "r.yaml:2: not valid YAML: 'a directive (%), which a recipe does not have'"));
+    CU_ASSERT_EQUAL(parse(&r, "run: a\nmodel: \xed\xa0\x80", NULL), TR_EINVAL);
+    CU_ASSERT(message_is(&err, "r.yaml:2: not valid YAML: 'a byte that is no text in UTF-8'"));
+    CU_ASSERT_EQUAL(parse(&r, smallest, "run=\xc3"), TR_EINVAL);
+    CU_ASSERT(message_has(&err, "is not valid YAML: 'a byte that is no text in UTF-8'"));
     CU_ASSERT_EQUAL(parse(&r, "", NULL), TR_EINVAL);
     CU_ASSERT(message_has(&err, "r.yaml:1: run is missing"));
     CU_ASSERT_EQUAL(parse(&r, "just words", NULL), TR_EINVAL);
     CU_ASSERT(message_has(&err, "r.yaml:1: recipe is not a mapping"));
     CU_ASSERT_EQUAL(parse(&r, "[1]: 3\n", NULL), TR_EINVAL);
     CU_ASSERT_EQUAL(tr_recipe_read(&r, "/nonexistent/r.yaml", NULL, 0, &err), TR_ENOTFOUND);
+}
+
+/* A message is cut between characters; bytes that begin none must not keep it from being cut. */
+static void bytes_that_are_no_utf8_fit_a_message(void)
+{
+    char *long_override = tr_format("layout.%0400d", 0);
+    tr_recipe r;
+    memset(long_override + 7, 0x80, 400);
+    CU_ASSERT_EQUAL(parse(&r, smallest, long_override), TR_EINVAL);
+    CU_ASSERT(message_has(&err, "...' is not of the form key=value"));
+    tr_free(long_override);
 }
 
 static void presets_are_known_by_name(void)
@@ -345,6 +374,7 @@ int main(void)
         CHECK_TEST(defaults_follow_the_other_keys),
         CHECK_TEST(every_refusal_is_one_line_with_place_and_remedy),
         CHECK_TEST(what_is_no_yaml_is_refused_with_its_line),
+        CHECK_TEST(bytes_that_are_no_utf8_fit_a_message),
         CHECK_TEST(presets_are_known_by_name),
         CHECK_TEST(a_resolved_recipe_reads_back_equal),
         CHECK_TEST(a_recipe_and_its_file_are_the_same),

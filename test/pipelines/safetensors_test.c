@@ -319,6 +319,9 @@ static void shards_are_one_model_and_must_match_their_index(void)
     CU_ASSERT(message_has(&err, "'c' is not in model-1.safetensors"));
     CU_ASSERT_EQUAL(open_sharded("{\"a\":\"../model-1.safetensors\"}"), TR_ECORRUPT);
     CU_ASSERT(message_has(&err, "no plain file name"));
+    CU_ASSERT_EQUAL(open_sharded("{\"a\":\"model-1\\n.safetensors\"}"),
+                    TR_ECORRUPT); /* a message is one line */
+    CU_ASSERT(message_has(&err, "'model-1\\x0a.safetensors', which is no plain file name"));
     CU_ASSERT_EQUAL(open_sharded("{\"a\":\"model-3.safetensors\"}"), TR_ENOTFOUND);
     CU_ASSERT_EQUAL(open_sharded("7"), TR_ECORRUPT);
 }

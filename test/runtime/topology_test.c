@@ -129,8 +129,8 @@ static void hostile_bytes_never_crash(void)
 static void a_huge_count_allocates_nothing(void)
 {
     /* [1, 1, 1, array of 2^32 - 1 ... and the same for a text and for bytes. */
-    static const uint8_t actors[] = {0x95, 1, 1, 1, 0xdd, 0xff, 0xff, 0xff, 0xff};
-    static const uint8_t text[] = {0x95, 1, 1, 1, 0x91, 0x95, 0xdb, 0xff, 0xff, 0xff, 0xff};
+    static const uint8_t actors[] = {0x95, 2, 1, 1, 0xdd, 0xff, 0xff, 0xff, 0xff};
+    static const uint8_t text[] = {0x95, 2, 1, 1, 0x91, 0x96, 0xdb, 0xff, 0xff, 0xff, 0xff};
     CU_ASSERT_FALSE(decodes(actors, sizeof actors));
     CU_ASSERT_FALSE(decodes(text, sizeof text));
 }
@@ -169,6 +169,8 @@ static void broken_rules_are_told(void)
     long_name[79] = '\0';
     tr_topology_init(&topology, 2);
     CU_ASSERT_EQUAL(tr_topology_add_actor(&topology, long_name, "x", 0, NULL, 0, 0, NULL, &err), TR_EINVAL);
+    CU_ASSERT_EQUAL(tr_topology_add_actor(&topology, "a\nb", "x", 0, NULL, 0, 0, NULL, &err), TR_EINVAL);
+    CU_ASSERT_STRING_EQUAL(err.message, "the name of an actor has a control character, byte 10");
     CU_ASSERT_EQUAL(tr_topology_add_actor(&topology, "a", "x", 2, NULL, 0, 0, NULL, &err), TR_EINVAL);
     CHECK_OK(tr_topology_add_actor(&topology, "a", "x", 0, NULL, 0, 0, &a, &err));
     CHECK_OK(tr_topology_add_actor(&topology, "b", "x", 1, NULL, 0, 0, &b, &err));

@@ -1,0 +1,293 @@
+/* test/fuzz/make_seeds.c - writes the inputs that fuzzing starts from, each made by Troupe's own writers:
+ * `make_seeds DIRECTORY` puts seeds/<target>/<name> there. Run it again when a format changes.
+ * Files named finding-* beside them were found by fuzzing and stay.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "actors/monitor.h"
+#include "base/hash.h"
+#include "fuzz.h"
+#include "pipelines/job_plan.h"
+#include "pipelines/run_directory.h"
+#include "pipelines/safetensors.h"
+#include "runtime/control_messages.h"
+#include "runtime/launch.h"
+#include "transport/handshake.h"
+
+static const char *home;
+static tr_error err;
+
+#define MUST(call)                                                                                           \
+    do {                                                                                                     \
+        if ((call) != TR_OK) {                                                                               \
+            fprintf(stderr, "%s: %s\n", #call, err.message);                                                 \
+            exit(1);                                                                                         \
+        }                                                                                                    \
+    } while (0)
+
+/* `head` bytes first, then the bytes. */
+static void seed(const char *target, const char *name, const void *head, size_t head_bytes, const void *bytes,
+                 size_t size_bytes)
+{
+    char *directory = tr_format("%s/%s", home, target), *path = tr_format("%s/%s", directory, name);
+    char *whole = tr_alloc(head_bytes + size_bytes);
+    FUZZ_PROMISE(directory && path && whole);
+    if (head_bytes) memcpy(whole, head, head_bytes);
+    memcpy(whole + head_bytes, bytes, size_bytes);
+    MUST(tr_directory_make(directory, &err));
+    MUST(tr_file_write(path, whole, head_bytes + size_bytes, &err));
+    tr_free(whole);
+    tr_free(path);
+    tr_free(directory);
+}
+
+static void seed_text(const char *target, const char *name, const char *text)
+{
+    seed(target, name, NULL, 0, text, strlen(text));
+}
+
+static void seed_packed(const char *name, char kind, tr_packer *packer)
+{
+    void *bytes;
+    size_t size;
+    MUST(tr_packer_take(packer, &bytes, &size, &err));
+    seed("message", name, &kind, 1, bytes, size);
+    if (kind == 'p') { /* the form that changes most */
+        tr_place place;
+        MUST(tr_place_unpack(&place, bytes, size, &err));
+        tr_recipe_release(&place.recipe);
+    }
+    tr_free(bytes);
+}
+
+static void make_frames(void)
+{
+    tr_hello hello = {
+        .node = 3, .incarnation = 7, .version = TR_HANDSHAKE_VERSION, .job_key = "0123456789abcde"};
+    strcpy(hello.address, "tcp://127.0.0.1:5555");
+    void *body;
+    size_t size;
+    MUST(tr_hello_write(&hello, &body, &size, &err));
+    tr_frame frame = {
+        .kind = TR_FRAME_HELLO, .flags = TR_FRAME_HASHED, .source = 3, .body_bytes = (uint32_t)size};
+    frame.body_hash = tr_hash64(body, size);
+    tr_frame_seal(&frame);
+    seed("frame", "hello", &frame, sizeof frame, body, size);
+    tr_free(body);
+    frame = (tr_frame){.kind = TR_FRAME_CREDIT, .edge = 5, .sequence = 9, .slot = 2, .epoch = 1};
+    tr_frame_seal(&frame);
+    seed("frame", "credit", NULL, 0, &frame, sizeof frame);
+}
+
+static void make_topology(void)
+{
+    tr_topology topology;
+    tr_actor_id head, stage;
+    tr_topology_init(&topology, 2);
+    MUST(tr_topology_add_actor(&topology, "monitor", "monitor", 0, NULL, 0, 0, &head, &err));
+    MUST(tr_topology_add_actor(&topology, "stage 0", "stage", 1, "config", 6, 4096, &stage, &err));
+    MUST(tr_topology_add_edge(&topology, "loss", stage, head, 2, 64, NULL, &err));
+    MUST(tr_topology_supervise(&topology, head, stage, &err));
+    void *bytes;
+    size_t size;
+    MUST(tr_topology_encode(&topology, &bytes, &size, &err));
+    seed("message", "topology", "t", 1, bytes, size);
+
+    tr_launch launch = {
+        .role = TR_LAUNCH_WORKER, .node = 1, .n_threads = 1, .topology = bytes, .topology_bytes = size};
+    strcpy(launch.control_transport, "zmq");
+    strcpy(launch.data_transport, "ucx");
+    strcpy(launch.head_address, "ipc:///tmp/head");
+    void *written;
+    size_t n_written;
+    MUST(tr__launch_encode(&launch, &written, &n_written, &err));
+    seed("message", "launch", "c", 1, written, n_written);
+    tr_free(written);
+
+    const tr_control_address addresses[2] = {{"ipc:///tmp/head", ""}, {"ipc:///tmp/worker", "00ff"}};
+    MUST(tr_control_encode_load(&topology, addresses, &written, &n_written, &err));
+    seed("message", "load", "l", 1, written, n_written);
+    tr_free(written);
+    tr_free(bytes);
+    tr_topology_release(&topology);
+}
+
+/* These are written on their way to a node only, so field by field here: see control_messages.c, job_plan.c. */
+static void make_messages(const char *recipe)
+{
+    tr_packer packer;
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 3);
+    tr_pack_int(&packer, 4711);
+    tr_pack_text(&packer, "ipc:///tmp/head");
+    tr_pack_text(&packer, "");
+    seed_packed("hello", 'h', &packer);
+
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 8);
+    tr_pack_int(&packer, 1);
+    tr_pack_int(&packer, 4711);
+    tr_pack_int(&packer, -1);
+    for (int i = 0; i < 4; i++) tr_pack_uint(&packer, 9);
+    tr_pack_text(&packer, "killed by signal 9");
+    seed_packed("note", 'n', &packer);
+
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 22);
+    for (unsigned i = 1; i <= 14; i++) tr_pack_uint(&packer, i);
+    tr_pack_f64(&packer, 1);
+    tr_pack_uint(&packer, 0);
+    tr_pack_text(&packer, "");
+    for (int i = 0; i < 4; i++) tr_pack_uint(&packer, 0);
+    tr_pack_bytes(&packer, recipe, strlen(recipe));
+    seed_packed("place", 'p', &packer);
+
+    tr_step_record record = {.step = 1, .loss = 5.5, .tokens = 512, .has_validation = true};
+    tr_step_record_pack(&packer, &record);
+    seed_packed("record", 'r', &packer);
+
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 6); /* none dropped; kind, step, micro-batch, begin, length */
+    for (unsigned i = 0; i < 6; i++) tr_pack_uint(&packer, i);
+    seed_packed("spans", 's', &packer);
+}
+
+static void make_recipes(void)
+{
+    static const char *const recipes[][2] = {
+        {"llama",
+         "run: runs/one\nmodel: {family: llama, layers: 4, width: 128, heads: 4, kv_heads: 2, inner: 352}\n"
+         "data: {text: data/bible.txt, tokenizer: bytes, holdout: 0.05}\n"
+         "train: {steps: 35, sequence: 256, microbatch: 2, accumulate: 4, seed: 1}\n"
+         "lr: {peak: 3e-3, warmup: 5, decay: linear, floor: 0.03}\nlayout: {data: 2, stages: [1, 3]}\n"
+         "transport: zmq\nvalidate: {every: 5}\ncheckpoint: {every: 10, keep: 2}\n"},
+        {"preset",
+         "run: \"a\\u0001b\"\nmodel: {preset: gpt2-124m}\ndata: {tokens: t.safetensors, key: 'ids'}\n"
+         "train:\n  steps: 2\n  sequence: 8\n  microbatch: 1\nlr: {values: [1e-3, 2.5E-4]}\n"
+         "layout: {processes: false, threads: 2}\noptimizer: {betas: [0.9, 0.99], clip_norm: 0}\n"},
+    };
+    for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++) {
+        tr_recipe recipe;
+        char *json;
+        const char *text = recipes[i][1];
+        seed_text("recipe", recipes[i][0], text);
+        MUST(tr_recipe_parse(&recipe, text, strlen(text), "recipe", NULL, 0, &err));
+        MUST(tr_recipe_to_json(&recipe, &json, &err));
+        char *name = tr_format("%s.json", recipes[i][0]);
+        static const char overrides[] = "\0layout.data=1\0lr.peak=1e-4"; /* behind a NUL each */
+        seed("recipe", name, json, strlen(json), overrides, i == 0 ? sizeof overrides - 1 : 0);
+        if (i == 0) make_messages(json);
+        tr_free(name);
+        tr_free(json);
+        tr_recipe_release(&recipe);
+    }
+}
+
+static void make_configs(void)
+{
+    static const char *const presets[] = {"gpt2-124m", "llama-15m"};
+    for (int i = 0; i < 2; i++) {
+        tr_model_config config;
+        MUST(tr_model_config_preset(&config, presets[i], &err));
+        seed_text("config", presets[i], config.json);
+        tr_model_config_release(&config);
+    }
+    static const char sizes[] = "{\"model_type\": \"llama\", \"num_hidden_layers\": 1, \"hidden_size\": 8, "
+                                "\"num_attention_heads\": 2, "
+                                "\"intermediate_size\": 8, \"vocab_size\": 8, \"max_position_embeddings\": "
+                                "64, \"torch_dtype\": \"bfloat16\", "
+                                "\"rope_scaling\": %s}";
+    static const char *const ropes[][2] = {
+        {"yarn",
+         "{\"rope_type\": \"yarn\", \"factor\": 4.0, \"beta_fast\": 32, \"beta_slow\": 1, \"mscale\": 1.0, "
+         "\"original_max_position_embeddings\": 16}"},
+        {"longrope", "{\"type\": \"longrope\", \"short_factor\": [1, 1.5], \"long_factor\": [2, 4], "
+                     "\"original_max_position_embeddings\": 16}"},
+        {"llama3",
+         "{\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 4, "
+         "\"original_max_position_embeddings\": 16}"},
+        {"dynamic", "{\"rope_type\": \"dynamic\", \"factor\": 2.0}"},
+    };
+    for (size_t i = 0; i < sizeof ropes / sizeof *ropes; i++) {
+        tr_model_config config;
+        const char *between = strstr(sizes, "%s");
+        char *text = tr_format("%.*s%s%s", (int)(between - sizes), sizes, ropes[i][1], between + 2);
+        MUST(tr_model_config_parse(&config, text, ropes[i][0], &err));
+        seed_text("config", ropes[i][0], text);
+        tr_model_config_release(&config);
+        tr_free(text);
+    }
+}
+
+static void make_tensors(const char *target, const char *name, tr_dtype dtype, const char *tensor,
+                         const tr_shape *shape, const void *values)
+{
+    char *path = tr_format("%s/tensors", fuzz_directory());
+    tr_safetensors_writer *writer;
+    size_t size_bytes = (size_t)tr_shape_elements(shape) * tr_dtype_bytes(dtype);
+    MUST(tr_safetensors_writer_new(&writer, path, &err));
+    MUST(tr_safetensors_writer_declare(writer, tensor, dtype, shape, &err));
+    if (dtype == TR_F32) MUST(tr_safetensors_writer_declare(writer, "second", dtype, shape, &err));
+    MUST(tr_safetensors_writer_begin(writer, TR_TENSORS_SORTED, &err));
+    MUST(tr_safetensors_writer_put(writer, 0, 0, values, size_bytes, &err));
+    if (dtype == TR_F32) MUST(tr_safetensors_writer_put(writer, 1, 0, values, size_bytes, &err));
+    MUST(tr_safetensors_writer_commit(&writer, &err));
+    char *bytes;
+    size_t size;
+    MUST(tr_file_read(path, &bytes, &size, &err));
+    seed(target, name, NULL, 0, bytes, size);
+    tr_free(bytes);
+    tr_free(path);
+}
+
+static void make_files(void)
+{
+    static const float reals[8] = {0, 1, -1, 0.5f, 3, 4, 5, 6};
+    static const int32_t ids[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+    static const int64_t wide[8] = {7, 6, 5, 4, 3, 2, 1, 0};
+    const tr_shape rows = {.rank = 2, .dims = {2, 4}};
+    make_tensors("safetensors", "f32", TR_F32, "wte.weight", &rows, reals);
+    make_tensors("safetensors", "i64", TR_I64, "ids", &rows, wide);
+    make_tensors("tokens", "i32", TR_I32, "tokens", &rows, ids);
+    make_tensors("tokens", "i64", TR_I64, "tokens", &rows, wide);
+    seed_text("index", "two",
+              "{\"metadata\": {\"total_size\": 16}, "
+              "\"weight_map\": {\"x\": \"a.safetensors\", \"y\": \"b.safetensors\"}}");
+    seed_text("index", "one", "{\"weight_map\": {\"x\": \"a.safetensors\"}}");
+}
+
+static void make_log(void)
+{
+    char *directory = tr_format("%s/run", fuzz_directory()), *path = tr_format("%s/log.jsonl", directory);
+    tr_recipe recipe = {.run = directory, .train = {.steps = 3}};
+    tr_run *run;
+    MUST(tr_run_open(&run, &recipe, 0, NULL, &err));
+    for (uint32_t step = 1; step <= 3; step++) {
+        tr_step_record record = {
+            .step = step, .loss = 1.0 / step, .tokens = 64u * step, .has_validation = step == 3};
+        MUST(tr_run_record(run, &record, &err));
+    }
+    tr_run_close(&run);
+    char *text;
+    size_t size;
+    MUST(tr_file_read(path, &text, &size, &err));
+    seed("log", "three", "\2", 1, text, size);
+    seed("log", "cut", "\3", 1, text, size - 20);
+    tr_free(text);
+    tr_free(path);
+    tr_free(directory);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 2) {
+        fprintf(stderr, "usage: make_seeds DIRECTORY\n");
+        return 2;
+    }
+    home = argv[1];
+    make_frames();
+    make_topology();
+    make_recipes(); /* and the messages: a place holds a recipe */
+    make_configs();
+    make_files();
+    make_log();
+    return 0;
+}

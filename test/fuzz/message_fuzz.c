@@ -1,0 +1,136 @@
+/* test/fuzz/message_fuzz.c - the MessagePack bodies: the first byte says whose, the rest is the body.
+ * What is taken gives the same bytes each time it is written.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "actors/monitor.h"
+#include "actors/trace.h"
+#include "fuzz.h"
+#include "pipelines/job_plan.h"
+#include "runtime/control_messages.h"
+#include "runtime/launch.h"
+
+static void check_topology(const uint8_t *bytes, size_t size_bytes)
+{
+    tr_topology first, second;
+    tr_error err = {0};
+    tr_status status = tr_topology_decode(&first, bytes, size_bytes, &err);
+    if (status) {
+        fuzz_refused(status, &err);
+        return;
+    }
+    void *written, *again;
+    size_t n_written, n_again;
+    FUZZ_PROMISE(tr_topology_encode(&first, &written, &n_written, &err) == TR_OK);
+    FUZZ_PROMISE(tr_topology_decode(&second, written, n_written, &err) == TR_OK);
+    FUZZ_PROMISE(tr_topology_encode(&second, &again, &n_again, &err) == TR_OK);
+    FUZZ_PROMISE(n_written == n_again && memcmp(written, again, n_again) == 0);
+    for (size_t i = 0; i < first.n_edges; i++)
+        FUZZ_PROMISE(tr_topology_actor(&first, first.edges[i].source) &&
+                     tr_topology_actor(&first, first.edges[i].destination));
+    tr_free(written);
+    tr_free(again);
+    tr_topology_release(&first);
+    tr_topology_release(&second);
+}
+
+static void check_load(const uint8_t *bytes, size_t size_bytes)
+{
+    tr_control_load load;
+    tr_error err = {0};
+    tr_status status = tr_control_decode_load(&load, bytes, size_bytes, &err);
+    if (status)
+        fuzz_refused(status, &err);
+    else
+        tr_control_load_release(&load);
+}
+
+/* Greetings and notes come as messages. */
+static void check_message(const uint8_t *bytes, size_t size_bytes, bool note)
+{
+    tr_message *message;
+    tr_error err = {0};
+    FUZZ_PROMISE(tr_message_copy(&message, bytes, (uint32_t)size_bytes, &err) == TR_OK);
+    tr_control_note said;
+    tr_control_hello hello;
+    tr_status status =
+        note ? tr_control_read_note(message, &said, &err) : tr_control_read_hello(message, &hello, &err);
+    if (status)
+        fuzz_refused(status, &err);
+    else if (!note)
+        FUZZ_PROMISE(strlen(hello.control_address) < TR_ADDRESS_CHARS && hello.pid > 0);
+    tr_message_destroy(&message);
+}
+
+static void check_launch(const uint8_t *bytes, size_t size_bytes)
+{
+    tr_launch launch = {0};
+    tr_error err = {0};
+    tr_status status = tr__launch_decode(&launch, bytes, size_bytes, &err);
+    if (status)
+        fuzz_refused(status, &err);
+    else
+        FUZZ_PROMISE(launch.role == TR_LAUNCH_AGENT || launch.role == TR_LAUNCH_WORKER);
+    tr_launch_release(&launch);
+}
+
+static void check_place(const uint8_t *bytes, size_t size_bytes)
+{
+    tr_place place;
+    tr_error err = {0};
+    tr_status status = tr_place_unpack(&place, bytes, size_bytes, &err);
+    if (status) fuzz_refused(status, &err);
+    tr_recipe_release(&place.recipe);
+}
+
+static void check_record(const uint8_t *bytes, size_t size_bytes)
+{
+    tr_unpacker body;
+    tr_step_record record, again;
+    tr_unpacker_init(&body, bytes, size_bytes);
+    (void)tr_unpack_array(&body, UINT32_MAX);
+    if (!tr_step_record_unpack(&body, &record)) return;
+    tr_packer packer;
+    void *written;
+    size_t n_written;
+    tr_error err = {0};
+    tr_step_record_pack(&packer, &record);
+    FUZZ_PROMISE(tr_packer_take(&packer, &written, &n_written, &err) == TR_OK);
+    tr_unpacker_init(&body, written, n_written);
+    (void)tr_unpack_array(&body, UINT32_MAX);
+    FUZZ_PROMISE(tr_step_record_unpack(&body, &again));
+    FUZZ_PROMISE(again.step == record.step && again.tokens == record.tokens && again.epoch == record.epoch);
+    FUZZ_PROMISE(memcmp(&again.loss, &record.loss, sizeof record.loss) == 0); /* a NaN too */
+    tr_free(written);
+}
+
+static void check_spans(const uint8_t *bytes, size_t size_bytes)
+{
+    tr_unpacker body;
+    tr_span spans[TR_TRACE_FRAME_SPANS];
+    uint32_t n = 0;
+    uint64_t n_dropped;
+    tr_unpacker_init(&body, bytes, size_bytes);
+    uint32_t n_fields = tr_unpack_array(&body, UINT32_MAX);
+    if (!tr_trace_unpack(&body, n_fields, spans, &n, &n_dropped)) return;
+    FUZZ_PROMISE(n <= TR_TRACE_FRAME_SPANS);
+    for (uint32_t i = 0; i < n; i++)
+        FUZZ_PROMISE(spans[i].begin_ns <= spans[i].end_ns && tr_span_name(spans[i].kind));
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size_bytes)
+{
+    if (size_bytes < 1) return 0;
+    const uint8_t *body = bytes + 1;
+    size_bytes--;
+    switch (bytes[0]) {
+    case 't': check_topology(body, size_bytes); break;
+    case 'l': check_load(body, size_bytes); break;
+    case 'h': check_message(body, size_bytes, false); break;
+    case 'n': check_message(body, size_bytes, true); break;
+    case 'c': check_launch(body, size_bytes); break;
+    case 'p': check_place(body, size_bytes); break;
+    case 'r': check_record(body, size_bytes); break;
+    case 's': check_spans(body, size_bytes); break;
+    default: return -1; /* not worth keeping */
+    }
+    return 0;
+}
