@@ -1,5 +1,5 @@
 /* actors/coordinator.c - see coordinator.h. It holds the numbers of one step at a time: no stage can be ahead
- * of a commit, only the shards' announcements run one step ahead.
+ * of a commit, only the shards' announcements run ahead (tr_plan_steps_ahead).
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/coordinator.h"
 
@@ -104,8 +104,7 @@ static void ask_checkpoint(coordinator *self)
     self->n_checkpoints++;
 }
 
-/* --- the end of a step
- * ------------------------------------------------------------------------------------------ */
+/* --- the end of a step --- */
 
 static double sum_losses(const coordinator *self)
 {
@@ -188,8 +187,7 @@ static void commit_when_ready(coordinator *self)
     if (tr_plan_evaluations_after(plan, self->step) == 0) tell_record(self);
 }
 
-/* --- what arrives
- * ----------------------------------------------------------------------------------------------- */
+/* --- what arrives --- */
 
 static void take_count(coordinator *self, uint32_t step, tr_unpacker *body)
 {
@@ -314,8 +312,7 @@ static void coordinator_receive(tr_actor *actor, void *state, tr_message **messa
         commit_when_ready(self);
 }
 
-/* --- beginning and end
- * ------------------------------------------------------------------------------------------ */
+/* --- beginning and end --- */
 
 static void coordinator_stop(tr_actor *actor, void *state)
 {

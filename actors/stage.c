@@ -13,8 +13,7 @@
 
 #include <string.h>
 
-/* --- small parts
- * ------------------------------------------------------------------------------------------------ */
+/* --- small parts --- */
 
 tr_buffer *tr__buffers_take(tr__buffers *self)
 {
@@ -43,8 +42,7 @@ static void fail_for_memory(tr__stage *self)
     tr_actor_fail(self->actor, &error);
 }
 
-/* --- running phases
- * --------------------------------------------------------------------------------------------- */
+/* --- running phases --- */
 
 static void bind(tr__stage *self, tr_value value, const void *memory)
 {
@@ -245,8 +243,7 @@ static bool stage_idle(tr_actor *actor, void *state)
            try_backward(self) || try_forward(self) || try_weight(self);
 }
 
-/* --- messages
- * --------------------------------------------------------------------------------------------------- */
+/* --- messages --- */
 
 static void receive_control(tr__stage *self, const tr_message *message)
 {
@@ -310,8 +307,7 @@ static void stage_receive(tr_actor *actor, void *state, tr_message **message)
     *message = NULL;
 }
 
-/* --- beginning and end
- * ------------------------------------------------------------------------------------------ */
+/* --- beginning and end --- */
 
 static void empty(tr__stage *self, tr_message_queue *queue)
 {

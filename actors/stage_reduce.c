@@ -86,8 +86,7 @@ void tr__reduce_release(tr__stage *self)
     tr_free(self->parameters);
 }
 
-/* --- within the replica
- * ----------------------------------------------------------------------------------------- */
+/* --- within the replica --- */
 
 bool tr__reduce_begin_group(tr__stage *self, uint32_t group)
 {
@@ -126,8 +125,7 @@ void tr__reduce_end_group(tr__stage *self)
     tr_trace_end(&self->trace, TR_SPAN_REDUCE, traced_ns, self->step + 1, 0);
 }
 
-/* --- between replicas
- * ------------------------------------------------------------------------------------------- */
+/* --- between replicas --- */
 
 static void shard_of(const tr__stage *self, uint32_t replica, int64_t *begin, int64_t *end)
 {
@@ -337,8 +335,7 @@ static bool finish_gather(tr__stage *self)
     return true;
 }
 
-/* --- uses of tied parameters
- * ------------------------------------------------------------------------------------ */
+/* --- uses of tied parameters --- */
 
 static const float *use_gradient(const tr__stage *self, const tr__parameter *parameter, uint32_t u)
 {

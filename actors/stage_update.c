@@ -155,8 +155,7 @@ bool tr__update_apply(tr__stage *self)
     return true;
 }
 
-/* --- checkpoints
- * ------------------------------------------------------------------------------------------------ */
+/* --- checkpoints --- */
 
 /* Skips parameters that go into the checkpoint from another stage. */
 static void settle_stream(tr__stage *self)

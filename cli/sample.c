@@ -125,7 +125,7 @@ static void help_sample(void)
          "  --threads N           kernel threads (all processors)");
 }
 
-/* --- eval --------------------------------------------------------------------------------------------------------- */
+/* --- eval --- */
 
 typedef struct eval_request {
     const char *checkpoint, *text;

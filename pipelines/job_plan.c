@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* --- the model, cut ---------------------------------------------------------------------------------------------- */
+/* --- the model, cut --- */
 
 tr_status tr_model_plan_init(tr_model_plan *self, tr_model_config *config, const tr_recipe *recipe,
                              tr_error *err)
@@ -47,7 +47,7 @@ void tr_model_plan_release(tr_model_plan *self)
     *self = (tr_model_plan){0};
 }
 
-/* --- the numbers that all share ----------------------------------------------------------------------------------- */
+/* --- the numbers that all share --- */
 
 tr_status tr_training_plan_from_recipe(tr_training_plan *out, const tr_recipe *recipe, const tr_data *data,
                                        uint32_t first_step, tr_error *err)
@@ -74,7 +74,7 @@ tr_status tr_training_plan_from_recipe(tr_training_plan *out, const tr_recipe *r
     return TR_OK;
 }
 
-/* --- a stage ------------------------------------------------------------------------------------------------------ */
+/* --- a stage --- */
 
 static uint32_t count_uses(const tr_model_plan *self, int32_t parameter)
 {
@@ -160,7 +160,7 @@ void tr_stage_spec_release(tr_stage_spec *spec)
     *spec = (tr_stage_spec){0};
 }
 
-/* --- what travels to an actor ------------------------------------------------------------------------------------- */
+/* --- what travels to an actor --- */
 
 /* All numbers of the training plan as one list, so that packing and unpacking cannot disagree. */
 enum { PLAN_NUMBERS = 14 };

@@ -20,7 +20,7 @@ static uint64_t value_bytes(const tr_graph *graph, tr_value value)
     return (uint64_t)tr_shape_elements(&info->shape) * tr_dtype_bytes(info->dtype);
 }
 
-/* --- memory ------------------------------------------------------------------------------------------------------- */
+/* --- memory --- */
 
 static tr_status budget_stage(const tr_job_plan *plan, const tr_stage_spec *spec, tr_stage_budget *out,
                               tr_error *err)
@@ -54,7 +54,7 @@ static tr_status budget_stage(const tr_job_plan *plan, const tr_stage_spec *spec
     return TR_OK;
 }
 
-/* --- actors and edges --------------------------------------------------------------------------------------------- */
+/* --- actors and edges --- */
 
 static int32_t node_of(const tr_training_plan *plan, uint32_t replica, uint32_t stage)
 {
@@ -262,7 +262,7 @@ void tr_job_plan_release(tr_job_plan *self)
     *self = (tr_job_plan){0};
 }
 
-/* --- for people --------------------------------------------------------------------------------------------------- */
+/* --- for people --- */
 
 static void print_size(FILE *stream, uint64_t bytes)
 {

@@ -30,7 +30,7 @@ struct tr_run {
     bool has_last;
 };
 
-/* --- files -------------------------------------------------------------------------------------------------------- */
+/* --- files --- */
 
 /* Keeps the lines of steps 1 .. updates, in a new file that replaces the old one. */
 static tr_status cut_log(const char *path, uint32_t updates, tr_error *err)
@@ -131,7 +131,7 @@ const tr_step_record *tr_run_last(const tr_run *self)
     return self->has_last ? &self->last : NULL;
 }
 
-/* --- what people see ---------------------------------------------------------------------------------------------- */
+/* --- what people see --- */
 
 static void say(tr_run *self, const char *text, bool stays)
 {
@@ -173,7 +173,7 @@ void tr_run_tick(tr_run *self)
     say(self, text, false);
 }
 
-/* --- records and events ------------------------------------------------------------------------------------------- */
+/* --- records and events --- */
 
 static tr_status write_line(FILE *stream, json_t *object, tr_error *err)
 {

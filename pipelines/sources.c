@@ -17,7 +17,7 @@ static tr_status read_config(const tr_place *place, tr_model_config *out, tr_err
     return tr_model_config_from_recipe(out, &place->recipe, err);
 }
 
-/* --- stages ------------------------------------------------------------------------------------------------------- */
+/* --- stages --- */
 
 typedef struct stage_source {
     tr_place place;
@@ -100,7 +100,7 @@ static void stage_close(tr_stage_spec *spec)
 const tr_stage_source tr_pipeline_stage_source = {
     .open = stage_open, .load = stage_load, .close = stage_close};
 
-/* --- data shards -------------------------------------------------------------------------------------------------- */
+/* --- data shards --- */
 
 typedef struct shard_source {
     tr_place place;

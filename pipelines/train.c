@@ -88,7 +88,7 @@ static void on_event(void *context, const tr_job_event *event)
     tr_run_event(self->run, event);
 }
 
-/* --- before anything is created ----------------------------------------------------------------------------------- */
+/* --- before anything is created --- */
 
 /* What a resumed run must have in common with what it was: else it would be another run's second half. */
 static tr_status compare_with_run(const tr_recipe *recipe, tr_error *err)
@@ -185,7 +185,7 @@ static void release(training *self)
     tr_data_close(&self->data);
 }
 
-/* --- the run ------------------------------------------------------------------------------------------------------ */
+/* --- the run --- */
 
 static tr_status open_trace(training *self, tr_error *err)
 {

@@ -127,7 +127,7 @@ static inline bool command_succeeds(const char *const *arguments)
     return good;
 }
 
-/* --- files a command leaves --------------------------------------------------------------------------------------- */
+/* --- files a command leaves --- */
 
 static inline void write_text(const char *path, const char *text)
 {

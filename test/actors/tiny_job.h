@@ -80,7 +80,7 @@ static uint32_t notes_of(const tiny_job *self, const char *kind)
     return n;
 }
 
-/* --- the writer --------------------------------------------------------------------------------------------------- */
+/* --- the writer --- */
 
 static bool fails(const tiny_job *self, writer_fault fault, uint32_t updates)
 {
@@ -136,7 +136,7 @@ static void writer_abandon(void *context)
     self->abandoned++;
 }
 
-/* --- topology: edges and slots as pipelines/job_topology.c makes them ---------------------------------------------- */
+/* --- topology: edges and slots as pipelines/job_topology.c makes them --- */
 
 static void link_actors(tr_topology *t, const char *name, tr_actor_id from, tr_actor_id to, uint32_t slots,
                         uint64_t bytes)
@@ -230,7 +230,7 @@ static void build_topology(tr_topology *t, const tiny_config *config)
             }
 }
 
-/* --- the run ------------------------------------------------------------------------------------------------------ */
+/* --- the run --- */
 
 #define TINY_CONTEXT(source) ((void *)(uintptr_t) & (source))
 

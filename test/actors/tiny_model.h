@@ -45,7 +45,7 @@ static void tiny_fresh(const tiny_config *c, uint32_t parameter, float *p)
     for (int64_t i = 0; i < n; i++) p[i] *= 0.5f;
 }
 
-/* --- data: function of the row alone; every fifth place has no target --------------------------------------------- */
+/* --- data: function of the row alone; every fifth place has no target --- */
 
 static void tiny_row(const tiny_config *c, uint64_t stream, uint32_t a, uint32_t b, uint32_t row,
                      int32_t *tokens, int32_t *targets)
@@ -102,7 +102,7 @@ static const tr_shard_source tiny_shard_source = {.open = tiny_shard_open,
 /* From where a stage is opened until it loads its first parameter or is closed, this allocation fails; 0: none. */
 static uint64_t tiny_fail_after;
 
-/* --- stages ------------------------------------------------------------------------------------------------------- */
+/* --- stages --- */
 
 static void tiny_set_use(tr_graph *g, int32_t use)
 {

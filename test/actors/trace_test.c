@@ -14,7 +14,7 @@
 
 enum { FITS = TR_TRACE_SPANS + TR_TRACE_FRAMES_UNDER_WAY * TR_TRACE_FRAME_SPANS, FINISH = 100 };
 
-/* --- an actor with much to tell, and what was heard of it --------------------------------------------------------- */
+/* --- an actor with much to tell, and what was heard of it --- */
 
 typedef struct teller {
     tr_trace trace;
@@ -130,7 +130,7 @@ static void run(bool on, uint32_t at_once, uint32_t rounds)
     tr_topology_release(&topology);
 }
 
-/* --- promises ----------------------------------------------------------------------------------------------------- */
+/* --- promises --- */
 
 static void all_spans_arrive_in_order(void)
 {

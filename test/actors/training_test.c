@@ -13,7 +13,7 @@ static void run_well(tiny_job *job)
     CU_ASSERT_EQUAL(job->n_records, job->config.plan.n_steps - job->config.plan.first_step);
 }
 
-/* --- numbers ------------------------------------------------------------------------------------------------------ */
+/* --- numbers --- */
 
 /* Sums of about a hundred float products: 2e-5 absolute and relative leaves room for steps that feed on one another. */
 static void expect_near(double got, double wanted, double tolerance)
@@ -141,7 +141,7 @@ static void threads_of_time_change_nothing(void)
     tiny_release(&first);
 }
 
-/* --- checkpoints -------------------------------------------------------------------------------------------------- */
+/* --- checkpoints --- */
 
 static void every_byte_of_a_checkpoint_comes_once(void)
 {
@@ -216,7 +216,7 @@ static void a_failed_last_checkpoint_fails_the_job(void)
     }
 }
 
-/* --- ends --------------------------------------------------------------------------------------------------------- */
+/* --- ends --- */
 
 static void expect_stop(tiny_job *job)
 {
@@ -293,7 +293,7 @@ static void shards_far_ahead_do_not_hang(void)
     tiny_release(&job);
 }
 
-/* --- no memory ---------------------------------------------------------------------------------------------------- */
+/* --- no memory --- */
 
 static void no_memory_for_a_stage_ends_the_job_with_a_message(void)
 {

@@ -117,7 +117,7 @@ static void try_all(const bad_case *cases, size_t n, const char *first)
     }
 }
 
-/* --- the files ---------------------------------------------------------------------------------------------------- */
+/* --- the files --- */
 
 static char *directory, *before_it;
 
@@ -194,7 +194,7 @@ static void tear_down(void)
     tr_free(before_it);
 }
 
-/* --- the promises ------------------------------------------------------------------------------------------------- */
+/* --- the promises --- */
 
 /* Else the refusals prove nothing. */
 static void what_the_cases_begin_from_is_fine(void)

@@ -16,7 +16,7 @@ typedef struct job {
     int32_t agent;
 } job;
 
-/* --- what there is ------------------------------------------------------------------------------------------------ */
+/* --- what there is --- */
 
 /* State and parent of a process; false where there is none (or only its zombie: no init here need reap it). */
 static bool process_lives(int32_t pid, int32_t *parent)
@@ -120,7 +120,7 @@ static bool no_segment_is_left(const job *self)
     return count_segments(self) == 0;
 }
 
-/* --- a job in the middle of its training -------------------------------------------------------------------------- */
+/* --- a job in the middle of its training --- */
 
 static void read_pids(job *self)
 {

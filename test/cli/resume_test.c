@@ -185,7 +185,7 @@ static void as_many_checkpoints_are_kept_as_asked(void)
     tr_free(checkpoints);
 }
 
-/* --- damage ------------------------------------------------------------------------------------------------------- */
+/* --- damage --- */
 
 static void flip(const char *path)
 {

@@ -43,7 +43,7 @@ static const durations uneven = {{1009, 1213, 907}, {1511, 1733, 1319}, {701, 81
 static const durations slow_first = {
     {3001, 3203, 2801}, {1009, 1103, 907}, {1013, 1109, 911}, {1019, 1117, 919}};
 
-/* --- the real stages ---------------------------------------------------------------------------------------------- */
+/* --- the real stages --- */
 
 typedef struct job {
     tr_recipe recipe;
@@ -199,7 +199,7 @@ static void release(job *self)
     tr_recipe_release(&self->recipe);
 }
 
-/* --- the rule, in a few lines ------------------------------------------------------------------------------------- */
+/* --- the rule, in a few lines --- */
 
 /* When the m-th action of a kind ended at a stage; UINT64_MAX: it has not begun. */
 typedef uint64_t ends[STAGES][KINDS][MICROBATCHES];
@@ -244,7 +244,7 @@ static void follow_rule(const durations takes, uint32_t extra, schedule *out)
     }
 }
 
-/* --- comparing ---------------------------------------------------------------------------------------------------- */
+/* --- comparing --- */
 
 static uint64_t first_begin(const schedule *self)
 {
@@ -363,7 +363,7 @@ static void check_1f1b(const job *self, uint32_t extra)
     expect_1f1b(self);
 }
 
-/* --- promises ----------------------------------------------------------------------------------------------------- */
+/* --- promises --- */
 
 static void credits_of_the_distance_to_the_end_and_a_fused_backward_are_1f1b(void)
 {

@@ -146,7 +146,7 @@ static void for_each_step(void (*check)(int layout, int replica, int stage, int 
     }
 }
 
-/* --- promises ----------------------------------------------------------------------------------------------------- */
+/* --- promises --- */
 
 static void check_once(int layout, int r, int s, int step, int first, int end)
 {
