@@ -105,8 +105,13 @@ tr_status tr_run_open(tr_run **out, const tr_recipe *recipe, uint32_t updates, F
     self->first_step = updates;
     self->began_ns = self->said_ns = self->heard_ns = tr_clock_ns();
     self->lock = -1;
+    bool existed = tr_path_exists(recipe->run);
     tr_status status = lock_directory(self, recipe->run, err);
+    /* Another troupe may have made it since we looked; then it has the lock. */
+    bool ours = !status && !existed;
     if (!status) status = open_files(self, recipe, updates, err);
+    /* A start that failed leaves nothing: the next one should not be told that the run exists. */
+    if (status && ours) (void)tr_directory_remove_tree(recipe->run, NULL);
     if (status)
         tr_run_close(&self);
     else

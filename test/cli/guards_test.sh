@@ -44,6 +44,11 @@ fails_with 2 train.seed "$troupe" train recipe.yaml --resume train.steps=9 train
 # Output that does not arrive is no success.
 fails_with 1 'could not write' bash -c "'$troupe' sample run/checkpoints/step-9 --tokens 5 >/dev/full"
 
+# A start that cannot write leaves nothing behind.
+code=0
+(trap '' XFSZ && ulimit -f 0 && exec "$troupe" train recipe.yaml run=full) >/dev/null 2>&1 || code=$?
+[ "$code" = 2 ] && [ ! -e full ]
+
 # One training in a directory at a time.
 "$troupe" train recipe.yaml run=busy train.steps=1000000 checkpoint.every=5 >out2 &
 background=$!
