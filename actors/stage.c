@@ -426,7 +426,8 @@ static tr_status stage_init(tr_actor *actor, void *context, const void *config, 
     const tr_stage_spec *spec = &self->spec;
     self->first = spec->stage == 0;
     self->last = spec->stage + 1 == spec->plan.n_stages;
-    self->step = spec->plan.first_step;
+    uint64_t generation = tr_actor_generation(actor);
+    self->step = generation ? (uint32_t)generation - 1 : spec->plan.first_step;
     self->microbatches = tr_plan_microbatches(&spec->plan, spec->replica);
     self->next_weight = self->microbatches.begin;
     self->group = tr_plan_groups(&spec->plan, spec->replica).begin;

@@ -33,12 +33,26 @@ static void bind_parameters(tr__stage *self)
         self->bound[self->spec.parameters[i].value] = values + self->parameters[i].offset;
 }
 
+/* After a change of epoch: the slot that holds the generation, wherever it is. */
+static tr_status adopt_slot(tr__stage *self, uint64_t generation, tr_error *err)
+{
+    self->slot = 0;
+    while (self->slot < 2 && tr_actor_slot_generation(self->actor, self->slot) != generation) self->slot++;
+    if (self->slot == 2)
+        return tr_fail(err, TR_ENOTFOUND, "no state slot holds generation %llu",
+                       (unsigned long long)generation);
+    bind_parameters(self);
+    return TR_OK;
+}
+
 tr_status tr__update_init(tr__stage *self, tr_error *err)
 {
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
         self->parameters[i].offset = self->slot_elements;
         self->slot_elements += tr__stage_aligned(self->spec.parameters[i].n_elements);
     }
+    uint64_t generation = tr_actor_generation(self->actor);
+    if (generation) return adopt_slot(self, generation, err);
     self->slot = 0;
     tr_actor_slot_open(self->actor, 0);
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) {

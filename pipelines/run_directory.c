@@ -18,6 +18,11 @@
 static const uint64_t SECOND = 1000000000u;
 static const uint64_t PLAIN_EVERY_S = 5, TERMINAL_EVERY_MS = 200, QUIET_AT_MOST_S = 10;
 
+/* What a step that is run again must have in common with what was logged. */
+typedef struct tr_told {
+    double loss, grad_norm, validation_loss;
+} tr_told;
+
 struct tr_run {
     int lock; /* on the directory, for as long as this process trains in it; -1: none */
     FILE *log, *events, *progress;
@@ -28,6 +33,8 @@ struct tr_run {
     double smooth_step_ms;                /* moving mean, for the time left */
     tr_step_record last;
     bool has_last;
+    tr_told *told; /* of the steps from first_step + 1 on, to compare with when one is run again */
+    size_t told_capacity;
 };
 
 /* --- files --- */
@@ -127,6 +134,7 @@ void tr_run_close(tr_run **out)
     if (self->log) fclose(self->log);
     if (self->events) fclose(self->events);
     if (self->lock >= 0) close(self->lock);
+    tr_free(self->told);
     tr_free(self);
     *out = NULL;
 }
@@ -190,8 +198,40 @@ static tr_status write_line(FILE *stream, json_t *object, tr_error *err)
     return good ? TR_OK : tr_fail(err, TR_EIO, "could not write a log of the run: %s", strerror(errno));
 }
 
+/* Bit for bit: where the state and the data are the same, so is this. */
+static tr_status compare_again(const tr_told *told, const tr_told *again, uint32_t step, tr_error *err)
+{
+    if (memcmp(told, again, sizeof *told) == 0) return TR_OK;
+    return tr_fail(
+        err, TR_ECORRUPT,
+        "step %u was run again and gave a loss of %a, gradient norm %a, held-out %a, where %a, %a, %a were "
+        "logged: some memory or processor makes mistakes",
+        step, again->loss, again->grad_norm, again->validation_loss, told->loss, told->grad_norm,
+        told->validation_loss);
+}
+
+/* *again: it was logged before. */
+static tr_status remember(tr_run *self, const tr_step_record *record, bool *again, tr_error *err)
+{
+    const tr_told now = {record->loss, record->grad_norm,
+                         record->has_validation ? record->validation_loss : 0};
+    uint32_t at = record->step - self->first_step - 1,
+             next = self->has_last ? self->last.step + 1 : self->first_step + 1;
+    *again = record->step < next;
+    if (record->step <= self->first_step || record->step > next)
+        return tr_fail(err, TR_ECORRUPT, "step %u is to be logged, but %u comes next", record->step, next);
+    if (*again) return compare_again(&self->told[at], &now, record->step, err);
+    tr_status status =
+        tr_array_reserve((void **)&self->told, &self->told_capacity, at + 1, sizeof *self->told, err);
+    if (!status) self->told[at] = now;
+    return status;
+}
+
 tr_status tr_run_record(tr_run *self, const tr_step_record *record, tr_error *err)
 {
+    bool again;
+    tr_status remembered = remember(self, record, &again, err);
+    if (remembered || again) return remembered;
     char hex[40];
     snprintf(hex, sizeof hex, "%a", record->loss);
     json_t *object =
@@ -243,7 +283,11 @@ void tr_run_event(tr_run *self, const tr_job_event *event)
                                         [TR_JOB_RUNNING] = "running",
                                         [TR_JOB_WORKER_DIED] = "worker_died",
                                         [TR_JOB_ACTOR_FAILED] = "actor_failed",
-                                        [TR_JOB_STOPPING] = "stopping"};
+                                        [TR_JOB_STOPPING] = "stopping",
+                                        [TR_JOB_EPOCH] = "epoch",
+                                        [TR_JOB_RECOVERED] = "recovered"};
     write_event(self, kinds[event->kind], event->monotonic_ns, event, event->text);
-    if (event->kind == TR_JOB_STOPPING) say(self, event->text, true);
+    bool told = event->kind == TR_JOB_STOPPING || event->kind == TR_JOB_WORKER_DIED ||
+                event->kind == TR_JOB_RECOVERED;
+    if (told) say(self, event->text, true);
 }

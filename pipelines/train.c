@@ -41,6 +41,7 @@ typedef struct training {
     tr_run *run;
     tr_trace_file *trace; /* NULL: not wanted, or it could not be written */
     uint64_t n_dropped;   /* spans of it that people know to be missing */
+    tr_coordinator_journal journal;
 } training;
 
 static double learning_rate(void *context, uint32_t step)
@@ -220,7 +221,8 @@ static tr_status run_job(training *self, tr_error *err)
                                           .n_parameters = (uint32_t)self->plan.model.parameters.count,
                                           .tokens_before = self->start.tokens,
                                           .context = (void *)(uintptr_t)self->recipe,
-                                          .learning_rate = learning_rate};
+                                          .learning_rate = learning_rate,
+                                          .journal = &self->journal};
     tr_monitor_context monitor = {
         .context = self, .record = on_record, .note = on_note, .tick = on_tick, .trace = on_trace};
     tr_actor_kind kinds[] = {
@@ -237,6 +239,7 @@ static tr_status run_job(training *self, tr_error *err)
                               .processes = self->recipe->layout.processes,
                               .transport = tr_transport_kind_name(self->recipe->transport),
                               .stop_actor = tr_role_find(&self->plan.topology, TR_ROLE_COORDINATOR),
+                              .recovery = {.max_restarts = 10, .within_ms = 60000},
                               .context = self,
                               .on_event = on_event};
     return tr_job_run(&options, err);

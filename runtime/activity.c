@@ -53,6 +53,11 @@ tr_status tr_activity_page_open(tr_activity_page **out, int descriptor, tr_error
     return map(out, descriptor, err);
 }
 
+void tr_activity_clear(tr_activity_page *self)
+{
+    memset(self, 0, sizeof *self);
+}
+
 void tr_activity_page_unmap(tr_activity_page **self)
 {
     if (*self) munmap(*self, sizeof **self);

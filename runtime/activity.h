@@ -34,6 +34,7 @@ typedef struct tr_activity_page {
 
 tr_status tr_activity_page_new(tr_activity_page **out, int *descriptor, tr_error *err); /* in a new memfd */
 tr_status tr_activity_page_open(tr_activity_page **out, int descriptor, tr_error *err);
+void tr_activity_clear(tr_activity_page *self); /* nobody writes it: it is for another process now */
 void tr_activity_page_unmap(tr_activity_page **self);
 /* Its own or a free one; NULL: full. */
 tr_activity_record *tr_activity_record_for(tr_activity_page *self, tr_actor_id actor);

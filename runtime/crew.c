@@ -94,7 +94,6 @@ static tr_status start_thread(tr_crew *self, int32_t node, tr_error *err)
     tr_status status = tr_activity_page_new(&worker->activity, &worker->activity_descriptor, err);
     if (status != TR_OK) return status;
     worker->options = (tr_worker_options){.node = node,
-                                          .incarnation = launch->incarnation,
                                           .epoch = launch->epoch,
                                           .n_threads = self->options.topology->threads_per_node,
                                           .may_spin = tr_worker_may_spin(self->options.topology),
@@ -102,8 +101,7 @@ static tr_status start_thread(tr_crew *self, int32_t node, tr_error *err)
                                           .data_transport = launch->data_transport,
                                           .head_address = launch->head_address,
                                           .registry = self->options.registry,
-                                          .activity = worker->activity,
-                                          .first_state_descriptor = -1};
+                                          .activity = worker->activity};
     memcpy(worker->options.job_key, launch->job_key, sizeof launch->job_key);
     atomic_fetch_add_explicit(&self->n_running, 1, memory_order_relaxed);
     int result = pthread_create(&worker->thread, NULL, run_thread, worker);

@@ -3,7 +3,8 @@
  * loads the same topology. The program is executed again for them, so its main must begin with
  *     if (tr_job_is_child(argc, argv)) return tr_job_child_main(argc, argv, &registry);
  * Without processes the nodes are threads of this one, joined by "inproc".
- * When a worker dies or an actor fails the job ends within two seconds: everything is stopped, nothing is left behind.
+ * When a worker dies it is replaced (tr_job_recovery), or the job ends, as it does when an actor fails: within two seconds,
+ * everything is stopped, nothing is left behind.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_JOB_H
 #define TROUPE_RUNTIME_JOB_H
@@ -19,8 +20,23 @@ typedef enum tr_job_event_kind {
     TR_JOB_RUNNING, /* every node is ready, actors start */
     TR_JOB_WORKER_DIED,
     TR_JOB_ACTOR_FAILED,
-    TR_JOB_STOPPING /* a person asked for it */
+    TR_JOB_STOPPING, /* a person asked for it */
+    TR_JOB_EPOCH,    /* a new one begins, for the reason in the text */
+    TR_JOB_RECOVERED /* every node is ready again */
 } tr_job_event_kind;
+
+/* What happens when a worker ends that should not have: it is replaced, everybody goes back to the newest generation that
+ * every state slot holds whole, in a new epoch. Only with processes. */
+typedef struct tr_job_recovery {
+    uint32_t max_restarts; /* 0: a death ends the job */
+    uint32_t within_ms;    /* more restarts than that in so long a time end it too */
+    uint32_t first_epoch;  /* one more than any that was ever begun; at least 1 */
+    /* Before an epoch begins: must be durable on return, so that no epoch is ever used twice. May be NULL. */
+    tr_status (*record_epoch)(void *context, uint32_t epoch, tr_error *err);
+    /* Before actors begin again from `generation` (0: no slot is left that all could go on from). May refuse: then the job
+     * ends. May be NULL. */
+    tr_status (*begin_again)(void *context, uint32_t epoch, uint64_t generation, tr_error *err);
+} tr_job_recovery;
 
 typedef struct tr_job_event {
     tr_job_event_kind kind;
@@ -38,6 +54,7 @@ typedef struct tr_job_options {
     const char *transport; /* of the edges: "ucx" or "zmq"; without processes "inproc" */
     /* Gets TR_TOPIC_STOP_REQUESTED at SIGINT or SIGTERM; 0: the job just ends. A second signal ends it at once. */
     tr_actor_id stop_actor;
+    tr_job_recovery recovery;
     void *context;
     void (*on_event)(void *context, const tr_job_event *event); /* on the head's thread; may be NULL */
 } tr_job_options;

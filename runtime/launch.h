@@ -26,6 +26,7 @@ typedef struct tr_launch {
     int32_t node; /* the agent's is the first number behind the workers' */
     uint32_t incarnation, epoch;
     int32_t n_threads;
+    int32_t n_states; /* state regions among the inherited descriptors, behind the activity page */
     bool may_spin;
     uint8_t job_key[TR_JOB_KEY_BYTES];
     char control_transport[TR_KIND_BYTES], data_transport[TR_KIND_BYTES];

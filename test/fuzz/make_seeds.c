@@ -103,7 +103,7 @@ static void make_topology(void)
     tr_free(written);
 
     const tr_control_address addresses[2] = {{"ipc:///tmp/head", ""}, {"ipc:///tmp/worker", "00ff"}};
-    MUST(tr_control_encode_load(&topology, addresses, &written, &n_written, &err));
+    MUST(tr_control_encode_load(&topology, addresses, 7, &written, &n_written, &err));
     seed("message", "load", "l", 1, written, n_written);
     tr_free(written);
     tr_free(bytes);

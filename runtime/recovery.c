@@ -1,0 +1,128 @@
+/* runtime/recovery.c - what the head does when a worker is gone: a new epoch.
+ * Recorded first, so that no epoch is used twice. Then everybody begins anew: the head's own actors end, the living workers
+ * are told, the agent replaces the dead, all greet in the new epoch, go back to the newest generation that every state slot
+ * holds whole, and start when all are ready. Nothing of the old epoch can reach the new one: workers make new nodes with new
+ * links, and every frame carries its epoch. Who dies on the way only makes it begin again, in one epoch more.
+ * Why everybody and not only the dead one: what the others have done since that generation rests on messages that are gone.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/head.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+
+#include <stdio.h>
+
+enum {
+    REJOIN_MS = 10000,   /* who lives and does not greet in the new epoch after this is killed */
+    LAST_EPOCH = 0xffff, /* actors' incarnations have 16 bits for it */
+    LINE_BYTES = TR_ERROR_SIZE + 256
+};
+
+bool tr_head_can_recover(const tr_head *self)
+{
+    return self->options->recovery.max_restarts > 0 && self->crew && tr_crew_agent_pid(self->crew);
+}
+
+/* Has there been a change of epoch too many within the window? */
+static bool too_often(tr_head *self, uint64_t now_ns)
+{
+    const tr_job_recovery *recovery = &self->options->recovery;
+    uint64_t *oldest = &self->restarts_ns[self->n_restarts % recovery->max_restarts];
+    bool full = self->n_restarts >= recovery->max_restarts;
+    bool often = full && now_ns - *oldest < (uint64_t)recovery->within_ms * 1000000;
+    *oldest = now_ns;
+    self->n_restarts++;
+    return often;
+}
+
+static void call_everybody(tr_head *self)
+{
+    const tr_control_note note = {.epoch = self->epoch};
+    for (int32_t i = 1; i < self->topology->n_nodes; i++)
+        tr_control_send_note(self->node, i, TR_CONTROL_EPOCH, &note);
+    tr_control_send_note(self->node, self->topology->n_nodes, TR_CONTROL_EPOCH, &note);
+}
+
+static void begin_epoch(tr_head *self)
+{
+    for (int32_t i = 0; i < self->topology->n_nodes; i++)
+        self->workers[i].greeted = self->workers[i].ready = self->workers[i].fenced = false;
+    self->workers[TR_NODE_HEAD].greeted = true;
+    self->suspect = 0;
+    self->held.status = TR_OK;
+    self->phase = TR_HEAD_GREETING;
+    tr_node_unload(self->node);
+    call_everybody(self);
+}
+
+void tr_head_recover(tr_head *self, const char *text)
+{
+    const tr_job_recovery *recovery = &self->options->recovery;
+    char line[LINE_BYTES];
+    tr_error err;
+    uint64_t now_ns = tr_clock_ns();
+    if (!tr_head_can_recover(self)) {
+        tr_head_end_because(self, TR_ECLOSED, text);
+        return;
+    }
+    if (too_often(self, now_ns) || self->epoch == LAST_EPOCH) {
+        snprintf(line, sizeof line,
+                 "%s; that was death number %llu, and %u within %u s are the most that are mended", text,
+                 (unsigned long long)self->n_restarts, recovery->max_restarts, recovery->within_ms / 1000);
+        tr_head_end_because(self, TR_ECLOSED, line);
+        return;
+    }
+    self->epoch++;
+    self->changed_ns = now_ns;
+    if (recovery->record_epoch &&
+        recovery->record_epoch(self->options->context, self->epoch, &err) != TR_OK) {
+        snprintf(line, sizeof line, "%s; and epoch %u could not be recorded: %s", text, self->epoch,
+                 err.message);
+        tr_head_end_because(self, err.status, line);
+        return;
+    }
+    tr_head_tell(self, TR_JOB_EPOCH, -1, 0, text);
+    self->greeting_until_ns = now_ns + (self->greeting_until_ns - self->greeted_from_ns);
+    self->greeted_from_ns = now_ns;
+    begin_epoch(self);
+}
+
+void tr_head_fence(tr_head *self, int32_t node)
+{
+    char text[96];
+    const tr_control_note note = {.node = node};
+    if (self->workers[node].fenced) return;
+    self->workers[node].fenced = true;
+    snprintf(text, sizeof text, "worker %d does not answer any more and is killed", node);
+    tr_log(TR_LOG_WARNING, "%s", text);
+    tr_control_send_note(self->node, self->topology->n_nodes, TR_CONTROL_FENCE, &note);
+}
+
+void tr_head_check_rejoin(tr_head *self, uint64_t now_ns)
+{
+    if (self->phase != TR_HEAD_GREETING || !self->changed_ns ||
+        now_ns < self->changed_ns + (uint64_t)REJOIN_MS * 1000000)
+        return;
+    for (int32_t i = 1; i < self->topology->n_nodes; i++)
+        if (!self->workers[i].greeted) tr_head_fence(self, i);
+}
+
+static bool holds(const tr_control_hello *hello, uint64_t generation)
+{
+    return hello->generations[0] == generation || hello->generations[1] == generation;
+}
+
+uint64_t tr_head_common_generation(const tr_head *self)
+{
+    const tr_control_hello *first = NULL;
+    for (int32_t i = 1; i < self->topology->n_nodes && !first; i++)
+        if (self->workers[i].hello.has_state) first = &self->workers[i].hello;
+    for (int k = 0; first && k < 2; k++) {
+        uint64_t generation = first->generations[k];
+        bool common = generation > 0;
+        for (int32_t i = 1; i < self->topology->n_nodes && common; i++)
+            common = !self->workers[i].hello.has_state || holds(&self->workers[i].hello, generation);
+        if (common) return generation;
+    }
+    return 0;
+}
