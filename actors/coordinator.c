@@ -44,6 +44,7 @@ typedef struct coordinator {
     uint32_t n_checkpoints;   /* asked for and not yet answered */
     uint32_t last_checkpoint; /* updates; NO_CHECKPOINT before the first */
     bool stopping, ended;
+    bool again; /* this is not its first life */
 } coordinator;
 
 static void fail(coordinator *self, tr_status status, const char *text)
@@ -260,6 +261,7 @@ static bool take_evaluation(coordinator *self, uint32_t updates, tr_unpacker *bo
     self->evaluated_loss[microbatch] = loss;
     self->evaluated_tokens[microbatch] = tokens;
     if (++self->n_evaluated < expected) return true;
+    if (!self->record_held) return true; /* measured once more */
     double sum = 0;
     uint64_t count = 0;
     for (uint32_t j = 0; j < expected; j++) {
@@ -365,30 +367,31 @@ static bool allocate(coordinator *self)
            self->evaluated_loss && self->evaluated_tokens;
 }
 
-/* Goes on where every stage has a whole slot. Everybody has voted for the update before, since they hold it. */
+/* Goes on where every stage has a whole slot, or where the plan begins once more. Everybody has voted for the update before,
+ * since they hold it. */
 static tr_status begin_again(coordinator *self, tr_error *err)
 {
     const tr_coordinator_journal *journal = self->known->journal;
-    uint32_t first = self->known->plan.first_step;
+    const tr_training_plan *plan = &self->known->plan;
     uint64_t generation = tr_actor_generation(self->actor);
-    if (generation == 0 && (!journal || journal->records[(first + 1) % 2].step == 0)) return TR_OK;
-    if (generation == 0)
-        return tr_fail(err, TR_ENOTFOUND, "no generation of the state is left that all stages hold");
-    if (!journal || generation - 1 < first || generation - 1 > self->known->plan.n_steps)
+    if (generation && (generation - 1 < plan->first_step || generation - 1 > plan->n_steps))
         return tr_fail(err, TR_ECORRUPT, "the state slots hold generation %llu, which this run did not make",
                        (unsigned long long)generation);
-    self->step = (uint32_t)(generation - 1);
-    if (self->step == first) return TR_OK;
+    if (generation) self->step = (uint32_t)(generation - 1);
+    self->again = journal && (self->step > plan->first_step || plan->again);
+    if (!self->again) return TR_OK;
+    self->n_updated = self->n_stages_all;
+    if (journal->saved == self->step) self->last_checkpoint = self->step;
     const tr_step_record *record = &journal->records[self->step % 2];
-    if (record->step != self->step)
+    self->record_held = record->step == self->step; /* otherwise it is long in the log */
+    if (self->record_held) {
+        self->record = *record;
+        self->tokens = record->tokens;
+    } else if (generation) {
         return tr_fail(err, TR_ECORRUPT,
                        "the state slots hold step %u, but the last ones committed were %u and %u", self->step,
                        journal->records[0].step, journal->records[1].step);
-    self->record = *record;
-    self->record_held = true;
-    self->tokens = record->tokens;
-    self->n_updated = self->n_stages_all;
-    if (journal->saved == self->step) self->last_checkpoint = self->step;
+    }
     return TR_OK;
 }
 
@@ -430,14 +433,15 @@ static void coordinator_start(tr_actor *actor, void *state)
     const tr_training_plan *plan = &self->known->plan;
     const tr_coordinator_journal *journal = self->known->journal;
     self->began_ns = tr_actor_now_ns(actor);
-    if (!self->record_held) return;
+    if (!self->again) return;
     const tr_step_record *before = &journal->records[(self->step + 1) % 2];
     if (before->step + 1 == self->step)
         send_record(self, before); /* it may have died on its way to the log too */
     bool lost = journal->asked > journal->saved && journal->asked <= self->step;
     if (self->last_checkpoint != self->step && (lost || tr_plan_checkpoint_after(plan, self->step)))
         ask_checkpoint(self);
-    if (tr_plan_evaluations_after(plan, self->step) == 0) tell_record(self);
+    if (self->record_held && tr_plan_evaluations_after(plan, self->step) == 0) tell_record(self);
+    end_when_done(self);
 }
 
 const tr_behavior tr_coordinator_behavior = {.name = "coordinator",

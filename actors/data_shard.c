@@ -173,7 +173,7 @@ static tr_status shard_init(tr_actor *actor, void *context, const void *config, 
     self->microbatches = tr_plan_microbatches(plan, replica);
     uint64_t generation = tr_actor_generation(actor);
     self->step = self->announced = generation ? (uint32_t)generation - 1 : plan->first_step;
-    if (self->step > plan->first_step) /* what was to be measured then may have been lost */
+    if (self->step > plan->first_step || plan->again) /* what was to be measured then may have been lost */
         begin_evaluation(self);
     else
         begin_step(self);

@@ -25,7 +25,8 @@ typedef struct tr_told {
 
 struct tr_run {
     int lock; /* on the directory, for as long as this process trains in it; -1: none */
-    FILE *log, *events, *progress;
+    FILE *log, *events, *epochs, *progress;
+    uint32_t first_epoch;
     bool terminal;
     bool line_open; /* the terminal's changing line has no end yet */
     uint32_t n_steps, first_step;
@@ -63,6 +64,25 @@ static tr_status cut_log(const char *path, uint32_t updates, tr_error *err)
     return status ? status : tr_file_writer_commit(&writer, err);
 }
 
+/* A line that was cut short counts too: its epoch may have begun. */
+static tr_status find_first_epoch(tr_run *self, const char *path, tr_error *err)
+{
+    self->first_epoch = 1;
+    if (!tr_path_exists(path)) return TR_OK;
+    char *text;
+    size_t size;
+    tr_status status = tr_file_read(path, &text, &size, err);
+    if (status) return status;
+    uint32_t epoch;
+    for (const char *line = text; line && *line; line = strchr(line, '\n')) {
+        line += *line == '\n';
+        if (sscanf(line, "{\"epoch\":%u", &epoch) == 1 && epoch >= self->first_epoch)
+            self->first_epoch = epoch + 1;
+    }
+    tr_free(text);
+    return TR_OK;
+}
+
 static tr_status open_append(FILE **out, const char *path, tr_error *err)
 {
     *out = fopen(path, "ae");
@@ -88,13 +108,17 @@ static tr_status open_files(tr_run *self, const tr_recipe *recipe, uint32_t upda
          *yaml = tr_format("%s/recipe.yaml", recipe->run);
     char *log = tr_format("%s/log.jsonl", recipe->run), *events = tr_format("%s/events.jsonl", recipe->run);
     tr_status status = TR_OK;
-    if (!checkpoints || !yaml || !log || !events)
+    char *epochs = tr_format("%s/epochs.jsonl", recipe->run);
+    if (!checkpoints || !yaml || !log || !events || !epochs)
         status = tr_fail(err, TR_ENOMEM, "no memory for a run's paths");
     if (!status) status = tr_directory_make(checkpoints, err);
     if (!status) status = tr_recipe_write_yaml(recipe, yaml, err);
     if (!status) status = cut_log(log, updates, err);
     if (!status) status = open_append(&self->log, log, err);
     if (!status) status = open_append(&self->events, events, err);
+    if (!status) status = find_first_epoch(self, epochs, err);
+    if (!status) status = open_append(&self->epochs, epochs, err);
+    tr_free(epochs);
     tr_free(checkpoints);
     tr_free(yaml);
     tr_free(log);
@@ -133,6 +157,7 @@ void tr_run_close(tr_run **out)
     if (self->line_open) fputc('\n', self->progress);
     if (self->log) fclose(self->log);
     if (self->events) fclose(self->events);
+    if (self->epochs) fclose(self->epochs);
     if (self->lock >= 0) close(self->lock);
     tr_free(self->told);
     tr_free(self);
@@ -251,6 +276,30 @@ tr_status tr_run_record(tr_run *self, const tr_step_record *record, tr_error *er
     uint64_t often = self->terminal ? TERMINAL_EVERY_MS * SECOND / 1000 : PLAIN_EVERY_S * SECOND;
     if (quiet >= often || record->has_validation || record->step == self->n_steps) say_step(self, record);
     return status;
+}
+
+uint32_t tr_run_first_epoch(const tr_run *self)
+{
+    return self->first_epoch;
+}
+
+static tr_status sync_epochs(tr_run *self, json_t *object, tr_error *err)
+{
+    tr_status status = write_line(self->epochs, object, err);
+    if (!status && fsync(fileno(self->epochs)) != 0)
+        status = tr_fail(err, TR_EIO, "could not write the log of epochs: %s", strerror(errno));
+    return status;
+}
+
+tr_status tr_run_epoch(tr_run *self, uint32_t epoch, tr_error *err)
+{
+    return sync_epochs(self, json_pack("{s:I}", "epoch", (json_int_t)epoch), err);
+}
+
+tr_status tr_run_epoch_from(tr_run *self, uint32_t epoch, uint64_t generation, tr_error *err)
+{
+    return sync_epochs(
+        self, json_pack("{s:I, s:I}", "epoch", (json_int_t)epoch, "generation", (json_int_t)generation), err);
 }
 
 static void write_event(tr_run *self, const char *kind, uint64_t monotonic_ns, const tr_job_event *event,

@@ -138,7 +138,8 @@ static void load(tr_head *self)
     self->generation = self->changed_ns ? tr_head_common_generation(self) : 0;
     const tr_job_recovery *recovery = &self->options->recovery;
     if (self->changed_ns && recovery->begin_again &&
-        recovery->begin_again(self->options->context, self->epoch, self->generation, &err) != TR_OK) {
+        recovery->begin_again(self->options->context, self->epoch, self->generation, &self->topology, &err) !=
+            TR_OK) {
         tr_head_end(self, &err, GRACE_MS);
         return;
     }
@@ -184,6 +185,14 @@ static void greeted(tr_head *self, int32_t node, const tr_message *message)
     tr_node_found(self->node, node);
     if (!all(self, offsetof(tr_head_worker, greeted))) return;
     load(self);
+}
+
+static void agent_greeted(tr_head *self, int32_t node, const tr_message *message)
+{
+    tr_control_hello hello;
+    if (tr_control_read_hello(message, &hello, NULL) != TR_OK || hello.epoch < self->agent_epoch) return;
+    self->agent_is_here = true;
+    tr_node_found(self->node, node);
 }
 
 void tr_head_run(tr_head *self)
@@ -324,7 +333,10 @@ void tr_head_on_system(void *context, int32_t peer, const tr_message *message)
     if (peer < 1 || peer > self->topology->n_nodes) return;
     bool from_agent = peer == self->topology->n_nodes;
     if (message->frame.edge == TR_CONTROL_HELLO) {
-        if (!from_agent) greeted(self, peer, message);
+        if (from_agent)
+            agent_greeted(self, peer, message);
+        else
+            greeted(self, peer, message);
     } else if (tr_control_read_note(message, &note, &err) != TR_OK) {
         tr_log(TR_LOG_WARNING, "from node %d: %s", peer, err.message);
     } else if (from_agent) {
@@ -339,7 +351,8 @@ void tr_head_on_peer_lost(void *context, int32_t peer, bool control, const char 
     (void)control;
     tr_head *self = context;
     bool a_worker = peer >= 1 && peer < self->topology->n_nodes;
-    if (a_worker && !self->workers[peer].greeted) return; /* the last word of its life in the epoch before */
+    bool here = a_worker ? self->workers[peer].greeted : self->agent_is_here;
+    if (!here) return; /* the last word of its life in an epoch before */
     suspect(self, peer, reason);
 }
 
@@ -359,6 +372,20 @@ void tr_head_on_job_end(void *context, const tr_error *error)
     tr_head_end(context, error, GRACE_MS);
 }
 
+/* The agent's death, with all workers: they end when it does. */
+static void agent_ended(tr_head *self, const char *text)
+{
+    tr_error err;
+    tr_head_recover(self, text);
+    if (self->phase == TR_HEAD_ENDING) return;
+    self->agent_is_here = false;
+    self->agent_epoch = self->epoch;
+    tr_status status = tr_crew_replace_agent(self->crew, self->epoch, &err);
+    if (status == TR_OK)
+        status = tr_node_watch(self->node, tr_crew_descriptor(self->crew), tr_head_on_crew, self, &err);
+    if (status != TR_OK) tr_head_end(self, &err, 0);
+}
+
 static void on_early_end(tr_head *self, const tr_process_end *end)
 {
     char text[LINE_BYTES];
@@ -370,6 +397,10 @@ static void on_early_end(tr_head *self, const tr_process_end *end)
         snprintf(text, sizeof text, "%s ended with exit code %d before the job was done",
                  pid ? "the agent" : "every worker", end->exit_code);
     tr_head_tell(self, TR_JOB_WORKER_DIED, -1, pid, text);
+    if (tr_head_can_recover(self)) {
+        agent_ended(self, text);
+        return;
+    }
     self->phase = TR_HEAD_ENDING;
     tr_fail(&self->cause, TR_ECLOSED, "%s", text);
 }
@@ -386,6 +417,7 @@ void tr_head_on_crew(void *context)
     tr_node_unwatch(self->node, tr_crew_descriptor(self->crew));
     bool farewell_comes = tr_crew_agent_pid(self->crew) && !end.signal && !self->farewell_heard;
     if (self->phase != TR_HEAD_ENDING) on_early_end(self, &end);
+    if (self->phase != TR_HEAD_ENDING) return; /* there is another one */
     self->crew_ended_ns = tr_clock_ns();
     if (!farewell_comes) quit(self);
 }
@@ -437,6 +469,7 @@ void tr_head_on_tick(void *context, uint64_t now_ns)
     check_greeting(self, now_ns);
     tr_head_check_rejoin(self, now_ns);
     check_held(self, now_ns);
+    tr_head_strike(self, now_ns);
     check_suspect(self, now_ns);
 }
 

@@ -39,7 +39,9 @@ typedef struct tr_head {
     tr_head_phase phase;
     bool quit; /* before it ran */
     int signals;
-    uint64_t generation;   /* that this epoch began with */
+    uint64_t generation; /* that this epoch began with */
+    uint64_t strike_ns;  /* the next kill by chance; 0: not drawn */
+    uint32_t n_strikes;
     uint64_t *restarts_ns; /* the last recovery.max_restarts changes of epoch, a ring */
     uint64_t n_restarts;
     uint64_t changed_ns; /* when this epoch began; 0: it is the first */
@@ -50,6 +52,8 @@ typedef struct tr_head {
     uint64_t greeted_from_ns, greeting_until_ns;
     uint64_t explained_until_ns; /* ending: until then a death may still explain the cause */
     bool death_told, farewell_heard;
+    bool agent_is_here;
+    uint32_t agent_epoch; /* in which it was started */
     uint64_t crew_ended_ns;
     uint64_t deadline_ns; /* ending: after this the agent is killed */
     tr_error cause;       /* status TR_OK: it ended well */
@@ -70,6 +74,7 @@ void tr_head_fence(tr_head *self, int32_t node); /* it does not answer: has it k
 bool tr_head_can_recover(const tr_head *self);
 /* The newest generation that all workers hold; 0: none. */
 uint64_t tr_head_common_generation(const tr_head *self);
+void tr_head_strike(tr_head *self, uint64_t now_ns); /* chaos by chance */
 void tr_head_check_rejoin(tr_head *self, uint64_t now_ns);
 
 /* head.c */

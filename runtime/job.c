@@ -35,7 +35,10 @@ static tr_status check(const tr_job_options *options, tr_error *err)
     if (!options->processes && strcmp(transport, "inproc") != 0)
         return tr_fail(err, TR_EINVAL, "transport '%s' without processes; give inproc, or processes",
                        transport);
-    return TR_OK;
+    tr_chaos chaos;
+    if (options->chaos.points && strlen(options->chaos.points) >= TR_CHAOS_CHARS)
+        return tr_fail(err, TR_EINVAL, "chaos with more than %d characters of points", TR_CHAOS_CHARS - 1);
+    return tr_chaos_parse(&chaos, options->chaos.points, err);
 }
 
 static void on_signal(void *context)
@@ -105,6 +108,8 @@ static tr_status make_crew(job *self, tr_error *err)
     memcpy(crew.launch.job_key, self->key, sizeof self->key);
     snprintf(crew.launch.control_transport, TR_KIND_BYTES, "%s", options->processes ? "zmq" : "inproc");
     snprintf(crew.launch.data_transport, TR_KIND_BYTES, "%s", options->transport);
+    snprintf(crew.launch.chaos, sizeof crew.launch.chaos, "%s",
+             options->chaos.points ? options->chaos.points : "");
     snprintf(crew.launch.head_address, TR_ADDRESS_CHARS, "%s", tr_node_control_address(head->node));
     tr_status status = tr_crew_new(&head->crew, &crew, err);
     if (!head->crew || tr_crew_descriptor(head->crew) < 0) return status;
@@ -182,7 +187,8 @@ static tr_status run_worker(const tr_launch *launch, const tr_registry *registry
                                  .registry = registry,
                                  .activity = activity,
                                  .first_state_descriptor = TR_LAUNCH_FIRST_INHERITED + 1,
-                                 .n_states = launch->n_states};
+                                 .n_states = launch->n_states,
+                                 .chaos = launch->chaos};
     memcpy(options.job_key, launch->job_key, sizeof options.job_key);
     status = tr_worker_run(&options, err);
     tr_activity_page_unmap(&activity);

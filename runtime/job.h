@@ -33,9 +33,11 @@ typedef struct tr_job_recovery {
     uint32_t first_epoch;  /* one more than any that was ever begun; at least 1 */
     /* Before an epoch begins: must be durable on return, so that no epoch is ever used twice. May be NULL. */
     tr_status (*record_epoch)(void *context, uint32_t epoch, tr_error *err);
-    /* Before actors begin again from `generation` (0: no slot is left that all could go on from). May refuse: then the job
-     * ends. May be NULL. */
-    tr_status (*begin_again)(void *context, uint32_t epoch, uint64_t generation, tr_error *err);
+    /* Before actors begin again from `generation` (0: no slot is left that all could go on from). *topology is the
+     * job's; another one, with the same nodes, may be put there and must outlive the job: to begin from elsewhere. May
+     * refuse: then the job ends. May be NULL. */
+    tr_status (*begin_again)(void *context, uint32_t epoch, uint64_t generation, const tr_topology **topology,
+                             tr_error *err);
 } tr_job_recovery;
 
 typedef struct tr_job_event {
@@ -47,6 +49,13 @@ typedef struct tr_job_event {
     const char *text; /* one line */
 } tr_job_event;
 
+/* Faults on purpose (runtime/chaos.h); only with processes. */
+typedef struct tr_job_chaos {
+    const char *points; /* NULL: none */
+    uint64_t seed;
+    double kills_per_minute;
+} tr_job_chaos;
+
 typedef struct tr_job_options {
     const tr_topology *topology;
     const tr_registry *registry; /* of the head's own actors, and of all without processes */
@@ -55,6 +64,7 @@ typedef struct tr_job_options {
     /* Gets TR_TOPIC_STOP_REQUESTED at SIGINT or SIGTERM; 0: the job just ends. A second signal ends it at once. */
     tr_actor_id stop_actor;
     tr_job_recovery recovery;
+    tr_job_chaos chaos;
     void *context;
     void (*on_event)(void *context, const tr_job_event *event); /* on the head's thread; may be NULL */
 } tr_job_options;

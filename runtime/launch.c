@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { FIELDS = 13, MAX_LAUNCH_BYTES = 1 << 30, MAX_INHERITED = 4096 };
+enum { FIELDS = 14, MAX_LAUNCH_BYTES = 1 << 30, MAX_INHERITED = 4096 };
 
 extern char **environ;
 
@@ -41,6 +41,7 @@ tr_status tr__launch_encode(const tr_launch *self, void **bytes, size_t *size_by
     tr_pack_text(&packer, self->control_transport);
     tr_pack_text(&packer, self->data_transport);
     tr_pack_text(&packer, self->head_address);
+    tr_pack_text(&packer, self->chaos);
     tr_pack_bytes(&packer, self->topology, self->topology_bytes);
     return tr_packer_take(&packer, bytes, size_bytes, err);
 }
@@ -68,6 +69,7 @@ tr_status tr__launch_decode(tr_launch *self, const void *bytes, size_t size_byte
     tr_unpack_text(&unpacker, self->control_transport, sizeof self->control_transport);
     tr_unpack_text(&unpacker, self->data_transport, sizeof self->data_transport);
     tr_unpack_text(&unpacker, self->head_address, sizeof self->head_address);
+    tr_unpack_text(&unpacker, self->chaos, sizeof self->chaos);
     const void *topology = tr_unpack_bytes(&unpacker, &self->topology_bytes);
     tr_status status = tr_unpacker_done(&unpacker, "launch", err);
     if (status != TR_OK) return status;

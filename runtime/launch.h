@@ -7,6 +7,7 @@
 #ifndef TROUPE_RUNTIME_LAUNCH_H
 #define TROUPE_RUNTIME_LAUNCH_H
 
+#include "runtime/chaos.h"
 #include "runtime/topology.h"
 #include "transport/transport.h"
 
@@ -31,6 +32,7 @@ typedef struct tr_launch {
     uint8_t job_key[TR_JOB_KEY_BYTES];
     char control_transport[TR_KIND_BYTES], data_transport[TR_KIND_BYTES];
     char head_address[TR_ADDRESS_CHARS];
+    char chaos[TR_CHAOS_CHARS]; /* points, see tr_chaos_parse */
     void *topology; /* encoded; the agent's, to know whom to start and how they are called; owned */
     size_t topology_bytes;
 } tr_launch;

@@ -107,6 +107,22 @@ void tr_head_check_rejoin(tr_head *self, uint64_t now_ns)
         if (!self->workers[i].greeted) tr_head_fence(self, i);
 }
 
+void tr_head_strike(tr_head *self, uint64_t now_ns)
+{
+    const tr_chaos chaos = {.seed = self->options->chaos.seed,
+                            .kills_per_minute = self->options->chaos.kills_per_minute};
+    if (!(chaos.kills_per_minute > 0) || !tr_head_can_recover(self)) return;
+    if (self->strike_ns && now_ns >= self->strike_ns) {
+        const tr_control_note note = {
+            .node =
+                1 + (int32_t)tr_chaos_victim(&chaos, self->n_strikes, (uint32_t)self->topology->n_nodes - 1)};
+        tr_control_send_note(self->node, self->topology->n_nodes, TR_CONTROL_FENCE, &note);
+        self->n_strikes++;
+        self->strike_ns = 0;
+    }
+    if (!self->strike_ns) self->strike_ns = now_ns + tr_chaos_pause_ns(&chaos, self->n_strikes);
+}
+
 static bool holds(const tr_control_hello *hello, uint64_t generation)
 {
     return hello->generations[0] == generation || hello->generations[1] == generation;

@@ -7,8 +7,10 @@
 #include "base/memory.h"
 #include "base/spin.h"
 #include "base/thread_pool.h"
+#include "runtime/chaos.h"
 #include "runtime/control_messages.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -20,6 +22,7 @@ typedef struct worker {
     tr_state_region **regions;  /* of this node's actors, in the topology's order */
     tr_state_region **states;   /* the same by actor */
     uint32_t epoch, next_epoch; /* 0: the job ends */
+    tr_chaos chaos;
     bool heard_load, loaded, head_lost;
 } worker;
 
@@ -163,6 +166,15 @@ static void on_system(void *context, int32_t peer, const tr_message *message)
     }
 }
 
+static void on_activity(void *context, tr_actor_id who, const char *what, uint32_t step, uint32_t microbatch)
+{
+    (void)microbatch;
+    worker *self = context;
+    const tr_actor_spec *actor = tr_topology_actor(&self->load.topology, who);
+    int signal = actor ? tr_chaos_strikes(&self->chaos, self->epoch, actor->name, what, step) : 0;
+    if (signal) kill(getpid(), signal);
+}
+
 static void on_tick(void *context, uint64_t now_ns)
 {
     (void)context, (void)now_ns;
@@ -186,6 +198,7 @@ static tr_status greet(worker *self, tr_error *err)
                             .on_peer_lost = on_peer_lost,
                             .on_actor_end = on_actor_end,
                             .on_job_end = on_job_end};
+    if (self->chaos.n_points) node.on_activity = on_activity;
     memcpy(node.job_key, options->job_key, sizeof node.job_key);
     tr_status status = tr_node_new(&self->node, &node, err);
     if (status == TR_OK) status = tr_node_connect(self->node, TR_NODE_HEAD, options->head_address, NULL, err);
@@ -213,7 +226,8 @@ static tr_status run_epoch(worker *self, tr_error *err)
 tr_status tr_worker_run(const tr_worker_options *options, tr_error *err)
 {
     worker self = {.options = options, .next_epoch = options->epoch};
-    tr_status status = open_regions(&self, err);
+    tr_status status = tr_chaos_parse(&self.chaos, options->chaos, err);
+    if (status == TR_OK) status = open_regions(&self, err);
     while (status == TR_OK && self.next_epoch) {
         self.epoch = self.next_epoch;
         self.next_epoch = 0;
