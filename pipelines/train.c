@@ -281,14 +281,18 @@ static tr_status begin_from_disk(training *self, const tr_topology **topology, t
     return TR_OK;
 }
 
-static tr_status begin_again(void *context, uint32_t epoch, uint64_t generation, const tr_topology **topology,
-                             tr_error *err)
+/* The newest state there is; the one before it where its checkpoint was still being written: that one is made again then. */
+static tr_status begin_again(void *context, tr_job_beginning *beginning, tr_error *err)
 {
     training *self = context;
-    tr_status status = tr_run_epoch_from(self->run, epoch, generation, err);
-    bool has_begun = self->journal.records[0].step || self->journal.records[1].step;
-    if (!status && generation == 0 && has_begun) status = begin_from_disk(self, topology, err);
-    return status;
+    const tr_coordinator_journal *journal = &self->journal;
+    bool has_begun = journal->records[0].step || journal->records[1].step;
+    tr_status status = TR_OK;
+    if (beginning->held[1] && journal->asked > journal->saved &&
+        beginning->held[1] == (uint64_t)journal->asked + 1)
+        beginning->generation = beginning->held[1];
+    if (beginning->generation == 0 && has_begun) status = begin_from_disk(self, &beginning->topology, err);
+    return status ? status : tr_run_epoch_from(self->run, beginning->epoch, beginning->generation, err);
 }
 
 static tr_status run_job(training *self, tr_error *err)

@@ -135,11 +135,7 @@ static void load(tr_head *self)
 {
     tr_error err = {0};
     self->phase = TR_HEAD_LOADING;
-    self->generation = self->changed_ns ? tr_head_common_generation(self) : 0;
-    const tr_job_recovery *recovery = &self->options->recovery;
-    if (self->changed_ns && recovery->begin_again &&
-        recovery->begin_again(self->options->context, self->epoch, self->generation, &self->topology, &err) !=
-            TR_OK) {
+    if (self->changed_ns && tr_head_begin_again(self, &err) != TR_OK) {
         tr_head_end(self, &err, GRACE_MS);
         return;
     }

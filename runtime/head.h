@@ -72,9 +72,8 @@ void tr_head_on_signal(tr_head *self, int signal);
 void tr_head_recover(tr_head *self, const char *text);
 void tr_head_fence(tr_head *self, int32_t node); /* it does not answer: has it killed; then it is replaced */
 bool tr_head_can_recover(const tr_head *self);
-/* The newest generation that all workers hold; 0: none. */
-uint64_t tr_head_common_generation(const tr_head *self);
-void tr_head_strike(tr_head *self, uint64_t now_ns); /* chaos by chance */
+tr_status tr_head_begin_again(tr_head *self, tr_error *err); /* all have greeted: from where? */
+void tr_head_strike(tr_head *self, uint64_t now_ns);         /* chaos by chance */
 void tr_head_check_rejoin(tr_head *self, uint64_t now_ns);
 
 /* head.c */

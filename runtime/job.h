@@ -25,6 +25,16 @@ typedef enum tr_job_event_kind {
     TR_JOB_RECOVERED /* every node is ready again */
 } tr_job_event_kind;
 
+/* From where an epoch goes on. */
+typedef struct tr_job_beginning {
+    uint32_t epoch;
+    uint64_t held[2]; /* the generations that all state slots hold whole, the newest first; 0: none */
+    uint64_t
+        generation; /* that it goes on from: the newest, or the other; 0: from the topology's beginning */
+    /* Another one, with the same nodes, may be put here: to begin from elsewhere. It must outlive the job. */
+    const tr_topology *topology;
+} tr_job_beginning;
+
 /* What happens when a worker ends that should not have: it is replaced, everybody goes back to the newest generation that
  * every state slot holds whole, in a new epoch. Only with processes. */
 typedef struct tr_job_recovery {
@@ -33,11 +43,8 @@ typedef struct tr_job_recovery {
     uint32_t first_epoch;  /* one more than any that was ever begun; at least 1 */
     /* Before an epoch begins: must be durable on return, so that no epoch is ever used twice. May be NULL. */
     tr_status (*record_epoch)(void *context, uint32_t epoch, tr_error *err);
-    /* Before actors begin again from `generation` (0: no slot is left that all could go on from). *topology is the
-     * job's; another one, with the same nodes, may be put there and must outlive the job: to begin from elsewhere. May
-     * refuse: then the job ends. May be NULL. */
-    tr_status (*begin_again)(void *context, uint32_t epoch, uint64_t generation, const tr_topology **topology,
-                             tr_error *err);
+    /* Before actors begin again: may change *beginning, or refuse; then the job ends. May be NULL. */
+    tr_status (*begin_again)(void *context, tr_job_beginning *beginning, tr_error *err);
 } tr_job_recovery;
 
 typedef struct tr_job_event {

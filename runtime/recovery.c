@@ -128,9 +128,11 @@ static bool holds(const tr_control_hello *hello, uint64_t generation)
     return hello->generations[0] == generation || hello->generations[1] == generation;
 }
 
-uint64_t tr_head_common_generation(const tr_head *self)
+static void common_generations(const tr_head *self, uint64_t out[2])
 {
     const tr_control_hello *first = NULL;
+    int n = 0;
+    out[0] = out[1] = 0;
     for (int32_t i = 1; i < self->topology->n_nodes && !first; i++)
         if (self->workers[i].hello.has_state) first = &self->workers[i].hello;
     for (int k = 0; first && k < 2; k++) {
@@ -138,7 +140,21 @@ uint64_t tr_head_common_generation(const tr_head *self)
         bool common = generation > 0;
         for (int32_t i = 1; i < self->topology->n_nodes && common; i++)
             common = !self->workers[i].hello.has_state || holds(&self->workers[i].hello, generation);
-        if (common) return generation;
+        if (common) out[n++] = generation;
     }
-    return 0;
+}
+
+tr_status tr_head_begin_again(tr_head *self, tr_error *err)
+{
+    const tr_job_recovery *recovery = &self->options->recovery;
+    tr_job_beginning beginning = {.epoch = self->epoch, .topology = self->topology};
+    common_generations(self, beginning.held);
+    beginning.generation = beginning.held[0];
+    if (recovery->begin_again) {
+        tr_status status = recovery->begin_again(self->options->context, &beginning, err);
+        if (status != TR_OK) return status;
+    }
+    self->generation = beginning.generation;
+    self->topology = beginning.topology;
+    return TR_OK;
 }
