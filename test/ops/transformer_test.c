@@ -124,7 +124,7 @@ static void attend_cached(const float *q, const float *k, const float *v, float 
     in[4] = tr_graph_state(g, "cache_v", TR_F32, TR_SHAPE2(MAX_TIME, KV_HEADS * SIZE));
     in[5] = tr_graph_input(g, "position", TR_I32, TR_SHAPE1(1));
     tr_value out = tr_attention_cached(g, in[0], in[1], in[2], in[3], in[4], in[5],
-                                       &(tr_attention_options){HEADS, KV_HEADS, SIZE, 0.4f});
+                                       &(tr_attention_options){HEADS, KV_HEADS, SIZE, 0.4f, 0});
     tr_graph_mark_output(g, out);
     CHECK_OK(tr_program_new(&program, g, &(tr_program_options){.n_threads = 1}, &err));
     void *values[16] = {0};
