@@ -7,6 +7,7 @@
 #include "pipelines/recipe.h"
 #include "pipelines/safetensors.h"
 
+#include <jansson.h>
 #include <math.h>
 
 static tr_error err;
