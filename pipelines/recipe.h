@@ -43,6 +43,7 @@ typedef struct tr_recipe {
             positions; /* all 0 unless inline */
         double rope_theta, norm_eps, initializer_range;
         bool tie, bias; /* bias: llama's projections have biases */
+        double dropout; /* [0, 1); NaN: as the model's config.json says */
     } model;
     struct { /* exactly one of text and tokens */
         char *text;
