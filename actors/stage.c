@@ -49,10 +49,16 @@ static void bind(tr__stage *self, tr_value value, const void *memory)
     if (value != TR_NO_VALUE) self->bound[value] = (void *)(uintptr_t)memory;
 }
 
+/* Only a forward may be an evaluation's; later phases have let the input go. */
+static bool is_evaluation(const tr__flight *flight, tr_phase phase)
+{
+    return phase == TR_PHASE_FORWARD && flight->input->frame.flags & TR_FRAME_EVALUATION;
+}
+
 static void trace_phase(tr__stage *self, const tr__flight *flight, tr_phase phase, uint64_t begin_ns)
 {
     static const tr_span_kind kinds[] = {TR_SPAN_FORWARD, TR_SPAN_BACKWARD, TR_SPAN_WEIGHT};
-    bool evaluation = phase == TR_PHASE_FORWARD && flight->input->frame.flags & TR_FRAME_EVALUATION;
+    bool evaluation = is_evaluation(flight, phase);
     tr_trace_end(&self->trace, evaluation ? TR_SPAN_EVALUATION : kinds[phase], begin_ns,
                  flight->step + !evaluation, flight->microbatch);
 }
@@ -73,8 +79,14 @@ static void run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
     bind(self, spec->gradient_out, flight->input_gradient ? flight->input_gradient->data : NULL);
     bind(self, spec->factor, &self->factor);
     bind(self, spec->loss, &flight->loss);
-    tr_bindings bindings = {
-        .values = self->bound, .stash = flight->stash, .scratch = self->scratch, .pool = self->pool};
+    tr_bindings bindings = {.values = self->bound,
+                            .stash = flight->stash,
+                            .scratch = self->scratch,
+                            .pool = self->pool,
+                            .random = {.training = !is_evaluation(flight, phase),
+                                       .seed = spec->seed,
+                                       .step = flight->step,
+                                       .microbatch = flight->microbatch}};
     uint64_t begin = tr_clock_ns();
     tr_program_run(self->program, phase, &bindings);
     self->busy_ns += tr_clock_ns() - begin;

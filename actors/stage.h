@@ -45,6 +45,7 @@ typedef struct tr_stage_spec {
     uint32_t replica, stage;
     uint32_t stash_credits; /* micro-batches it may hold between forward and weight gradient, at least 1 */
     int n_threads;          /* of kernels */
+    uint64_t seed;          /* of what kernels draw: dropout */
     tr_graph *graph;        /* the piece with its backward */
     /* Values of the graph, TR_NO_VALUE where this stage has none. */
     tr_value tokens, targets, activation_in, activation_out, gradient_in, gradient_out, factor, loss;

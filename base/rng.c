@@ -22,11 +22,17 @@ void tr_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]
     out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
 }
 
-static void block_at(const tr_rng_key *key, uint64_t index, uint32_t out[4])
+void tr_rng_fold(const tr_rng_key *key, uint32_t folded[2])
 {
     uint64_t parts[3] = {key->seed, key->stream, (uint64_t)key->step << 32 | key->microbatch};
-    uint64_t folded = tr_hash64(parts, sizeof parts);
-    uint32_t words[2] = {(uint32_t)folded, (uint32_t)(folded >> 32)};
+    uint64_t hash = tr_hash64(parts, sizeof parts);
+    folded[0] = (uint32_t)hash, folded[1] = (uint32_t)(hash >> 32);
+}
+
+static void block_at(const tr_rng_key *key, uint64_t index, uint32_t out[4])
+{
+    uint32_t words[2];
+    tr_rng_fold(key, words);
     uint32_t counter[4] = {(uint32_t)index, (uint32_t)(index >> 32), 0, 0};
     tr_philox(counter, words, out);
 }

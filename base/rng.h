@@ -22,6 +22,10 @@ typedef struct tr_rng_key {
 /* The bare block function: 128 bits from a 128-bit counter and a 64-bit key. */
 void tr_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
 
+/* The key folded to the 64 bits that Philox takes: what every number below is made with, for kernels that count
+ * by themselves. */
+void tr_rng_fold(const tr_rng_key *key, uint32_t folded[2]);
+
 uint64_t tr_rng_u64(const tr_rng_key *key, uint64_t index);
 double tr_rng_uniform(const tr_rng_key *key, uint64_t index); /* [0, 1), 53 bits */
 /* Writes the `count` standard normal numbers with indices first .. first+count-1.

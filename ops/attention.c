@@ -38,6 +38,13 @@ static void reference_place(const tr_attention_shape *s, int64_t b, int64_t h, i
     *kv_at = (b * (s->first + s->time) * s->kv_heads + h / (s->heads / s->kv_heads)) * s->head_size;
 }
 
+/* What dropout multiplies a probability by. */
+static double kept(const tr_attention_shape *s, int64_t plane, int64_t query, int64_t key)
+{
+    if (!s->dropout) return 1;
+    return (double)tr_dropout_factor(s->dropout, (uint32_t)plane, (uint32_t)query, (uint64_t)key);
+}
+
 void tr_attention_reference(const float *q, const float *k, const float *v, float *y, float *lse,
                             const tr_attention_shape *s)
 {
@@ -49,6 +56,7 @@ void tr_attention_reference(const float *q, const float *k, const float *v, floa
         reference_place(s, r / s->time / s->heads, h, t, &q_at, &kv_at);
         double log_sum = reference_row(q + q_at, k + kv_at, p, n, stride, size, (double)s->scale);
         if (lse) lse[r] = (float)log_sum;
+        for (int64_t j = 0; j < n; j++) p[j] *= kept(s, r / s->time, s->first + t, j);
         for (int64_t d = 0; d < size; d++) {
             double sum = 0;
             for (int64_t j = 0; j < n; j++) sum += p[j] * (double)v[kv_at + j * stride + d];
@@ -72,25 +80,32 @@ void tr_attention_backward_reference(const tr_attention_tensors *x, const tr_att
         double delta = 0;
         for (int64_t d = 0; d < size; d++) {
             double y = 0;
-            for (int64_t j = 0; j <= t; j++) y += p[j] * (double)x->v[kv_at + j * stride + d];
+            for (int64_t j = 0; j <= t; j++)
+                y += p[j] * kept(s, r / s->time, t, j) * (double)x->v[kv_at + j * stride + d];
             delta += y * (double)x->dy[q_at + d];
             x->dq[q_at + d] = 0;
         }
         for (int64_t j = 0; j <= t; j++) {
-            double dp = 0;
+            double dp = 0, factor = kept(s, r / s->time, t, j);
             for (int64_t d = 0; d < size; d++)
-                dp += (double)x->dy[q_at + d] * (double)x->v[kv_at + j * stride + d];
+                dp += factor * (double)x->dy[q_at + d] * (double)x->v[kv_at + j * stride + d];
             double ds = scale * p[j] * (dp - delta);
             for (int64_t d = 0; d < size; d++) {
                 x->dq[q_at + d] += (float)(ds * (double)x->k[kv_at + j * stride + d]);
                 dk[kv_at + j * stride + d] += ds * (double)x->q[q_at + d];
-                dv[kv_at + j * stride + d] += p[j] * (double)x->dy[q_at + d];
+                dv[kv_at + j * stride + d] += factor * p[j] * (double)x->dy[q_at + d];
             }
         }
     }
     for (size_t i = 0; i < kv_elements; i++) x->dk[i] = (float)dk[i], x->dv[i] = (float)dv[i];
     tr_free(dv), tr_free(dk), tr_free(p);
 }
+
+/* What the backward has for attributes; the forward and the cached one have the options alone. */
+typedef struct backward_attributes {
+    tr_attention_options options;
+    int32_t use; /* of the forward node: dropout draws by it */
+} backward_attributes;
 
 static const tr_attention_options *options_of(const tr_node *node)
 {
@@ -143,6 +158,10 @@ static size_t backward_workspace(const tr_graph *graph, const tr_node *node, int
 static void backward_run(const tr_call *call)
 {
     tr_attention_shape s = attention_shape(call->graph, call->node);
+    const backward_attributes *attributes = tr_node_attributes(call->node);
+    tr_dropout_mask mask;
+    if (tr_dropout_mask_init(&mask, call->random, attributes->options.dropout, attributes->use))
+        s.dropout = &mask;
     tr_attention_tensors tensors = {.q = call->inputs[0],
                                     .k = call->inputs[1],
                                     .v = call->inputs[2],
@@ -172,6 +191,9 @@ static tr_status check_options(const tr_node *node, tr_error *err)
         return tr_fail(err, TR_EINVAL,
                        "%s: %d heads of size %d with %d key-value heads; these must divide the heads",
                        node->op->name, options->heads, options->head_size, options->kv_heads);
+    if (!(options->dropout >= 0 && options->dropout < 1))
+        return tr_fail(err, TR_EINVAL, "%s: the dropout rate %g is not in [0, 1)", node->op->name,
+                       options->dropout);
     return TR_OK;
 }
 
@@ -205,8 +227,8 @@ static void gradient(tr_graph *graph, const tr_node *node, const tr_value *outpu
     if (output_gradients[0] == TR_NO_VALUE) return;
     tr_value inputs[] = {node->inputs[0],  node->inputs[1],  node->inputs[2],
                          node->outputs[0], node->outputs[1], output_gradients[0]};
-    int32_t added =
-        tr_graph_add(graph, &backward_op, inputs, 6, options_of(node), sizeof(tr_attention_options), NULL, 0);
+    backward_attributes attributes = {.options = *options_of(node), .use = node->use};
+    int32_t added = tr_graph_add(graph, &backward_op, inputs, 6, &attributes, sizeof attributes, NULL, 0);
     if (added < 0) return;
     tr_value outputs[3];
     memcpy(outputs, tr_graph_node(graph, added)->outputs, sizeof outputs);
@@ -223,6 +245,9 @@ static size_t workspace(const tr_graph *graph, const tr_node *node, int n_thread
 static void run(const tr_call *call)
 {
     tr_attention_shape s = attention_shape(call->graph, call->node);
+    tr_dropout_mask mask;
+    if (tr_dropout_mask_init(&mask, call->random, options_of(call->node)->dropout, call->node->use))
+        s.dropout = &mask;
     tr_cpu_attention(call->inputs[0], call->inputs[1], call->inputs[2], call->outputs[0], call->outputs[1],
                      call->workspace, &s, call->pool);
 }

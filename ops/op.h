@@ -13,6 +13,14 @@ extern "C" {
 
 typedef enum tr_device_kind { TR_DEVICE_CPU, TR_DEVICE_CUDA, TR_DEVICE_KIND_COUNT } tr_device_kind;
 
+/* What random operations draw their numbers by, beside the `use` of their node; the same in all phases of a
+ * micro-batch. All zero: nothing is drawn, as evaluation and generation want it. */
+typedef struct tr_random {
+    bool training; /* false: dropout passes everything on */
+    uint64_t seed;
+    uint32_t step, microbatch;
+} tr_random;
+
 /* What a kernel gets. Pointers are cache-line aligned and never overlap, save where op->aliases says so. */
 typedef struct tr_call {
     const tr_node *node;
@@ -22,6 +30,7 @@ typedef struct tr_call {
     void *workspace;               /* op->workspace bytes, contents undefined */
     void *prepared;                /* what op->prepare made, or NULL */
     tr_thread_pool *pool;          /* may be NULL; how work is cut into tiles must not depend on it */
+    const tr_random *random;       /* of the run */
 } tr_call;
 
 struct tr_op {

@@ -30,6 +30,11 @@ tr_value tr_linear(tr_graph *g, tr_value x, tr_value w, tr_value b, tr_weight_la
 /* y = a + b, equal shapes. */
 tr_value tr_add(tr_graph *g, tr_value a, tr_value b);
 
+/* y = x / (1 - rate) with probability 1 - rate, else 0, element by element; y = x in runs that do not train. The
+ * mask is a function of tr_random, the node's `use` and the element's index (ops/dropout.h); the backward makes
+ * it again. rate in [0,1); 0 adds no node and returns x. Source: Srivastava et al., 2014. */
+tr_value tr_dropout(tr_graph *g, tr_value x, double rate);
+
 /* y = (x - mean) * rstd * w + b over the last dimension.   x, y (...,C); w, b (C). Source: Ba et al., 2016. */
 tr_value tr_layernorm(tr_graph *g, tr_value x, tr_value w, tr_value b, float eps);
 
@@ -62,6 +67,7 @@ typedef struct tr_attention_options {
     int32_t kv_heads;  /* K, divides H; head h reads key-value head h / (H/K) */
     int32_t head_size; /* D */
     float scale;       /* mostly 1/sqrt(D) */
+    double dropout;    /* rate of tr_dropout on the probabilities, in runs that train; tr_attention only */
 } tr_attention_options;
 
 /* Causal softmax attention.   q (B,T,H*D), k, v (B,T,K*D), y (B,T,H*D). Never holds T x T: blocks of keys

@@ -159,7 +159,11 @@ static void run_node(tr_program *self, int32_t n, const tr_bindings *bindings)
 {
     const tr_node *node = tr_graph_node(self->graph, n);
     const node_state *step = &self->steps[n];
-    tr_call call = {.node = node, .graph = self->graph, .prepared = step->prepared, .pool = bindings->pool};
+    tr_call call = {.node = node,
+                    .graph = self->graph,
+                    .prepared = step->prepared,
+                    .pool = bindings->pool,
+                    .random = &bindings->random};
     for (int i = 0; i < node->n_inputs; i++) call.inputs[i] = address(self, bindings, node->inputs[i]);
     for (int i = 0; i < node->n_outputs; i++) call.outputs[i] = address(self, bindings, node->outputs[i]);
     if (step->workspace_bytes > 0) call.workspace = (char *)bindings->scratch + self->plan.workspaces[n];

@@ -41,6 +41,7 @@ typedef struct tr_bindings {
     void *stash;         /* cache-line aligned, tr_program_stash_bytes */
     void *scratch;       /* cache-line aligned, tr_program_scratch_bytes */
     tr_thread_pool *pool;
+    tr_random random; /* what dropout draws by; the same for all phases of a micro-batch */
 } tr_bindings;
 
 /* Runs all nodes of a phase in order. Every bound value that the phase touches must be bound. */

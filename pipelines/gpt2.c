@@ -44,7 +44,8 @@ static tr_value embed(tr_model_builder *b)
     tr_value x = tr_embedding(b->graph, b->tokens, embedding_table(b));
     tr_value positions = tr__model_parameter(
         b, TR_INIT_NORMAL, TR_SHAPE2(b->config->positions, b->config->width), "%s", "transformer.wpe.weight");
-    return tr_position_embedding(b->graph, x, positions, b->position);
+    x = tr_position_embedding(b->graph, x, positions, b->position);
+    return tr__model_dropout(b, x, b->config->embedding_dropout);
 }
 
 /* x (B,T,C) -> (B,T,C), before the residual is added. */
@@ -55,14 +56,16 @@ static tr_value attention(tr_model_builder *b, tr_value x, int32_t n)
     tr_value parts[3] = {TR_NO_VALUE, TR_NO_VALUE, TR_NO_VALUE};
     tr_split(b->graph, linear(b, x, 3 * width, TR_INIT_NORMAL, n, "attn.c_attn"), widths, 3, parts);
     tr_value y = tr__model_attention(b, parts[0], parts[1], parts[2], n);
-    return linear(b, y, width, TR_INIT_RESIDUAL, n, "attn.c_proj");
+    y = linear(b, y, width, TR_INIT_RESIDUAL, n, "attn.c_proj");
+    return tr__model_dropout(b, y, b->config->residual_dropout);
 }
 
 static tr_value feed_forward(tr_model_builder *b, tr_value x, int32_t n)
 {
     tr_value y = linear(b, x, b->config->inner, TR_INIT_NORMAL, n, "mlp.c_fc");
     y = tr_activate(b->graph, y, b->config->activation);
-    return linear(b, y, b->config->width, TR_INIT_RESIDUAL, n, "mlp.c_proj");
+    y = linear(b, y, b->config->width, TR_INIT_RESIDUAL, n, "mlp.c_proj");
+    return tr__model_dropout(b, y, b->config->residual_dropout);
 }
 
 static tr_value layer(tr_model_builder *b, tr_value x, int32_t n)

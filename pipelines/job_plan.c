@@ -18,12 +18,7 @@ tr_status tr_model_plan_init(tr_model_plan *self, tr_model_config *config, const
     *config = (tr_model_config){0};
     tr_model_options options = {
         .kind = TR_MODEL_TRAINING, .batch = recipe->train.microbatch, .sequence = recipe->train.sequence};
-    tr_status status = TR_OK;
-    if (self->config.dropout > 0)
-        status = tr_fail(err, TR_EUNSUPPORTED,
-                         "the model's '%s' is %g; training with dropout is not supported, set it to 0",
-                         self->config.dropout_key, self->config.dropout);
-    if (!status) status = tr_model_graph(&self->config, &options, &self->whole, &self->values, err);
+    tr_status status = tr_model_graph(&self->config, &options, &self->whole, &self->values, err);
     if (!status) status = tr_model_parameters_list(&self->parameters, &self->config, err);
     if (!status) {
         const tr_recipe_integers *stages = &recipe->layout.stages;
@@ -133,6 +128,7 @@ tr_status tr_model_plan_stage(const tr_model_plan *self, const tr_recipe *recipe
                             .stage = stage,
                             .stash_credits = tr_plan_stash_credits(plan, replica, stage),
                             .n_threads = recipe->layout.threads,
+                            .seed = recipe->train.seed,
                             .graph = piece.graph,
                             .tokens = piece.tokens,
                             .targets = piece.targets,

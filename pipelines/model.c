@@ -74,6 +74,11 @@ tr_value tr__model_linear(tr_model_builder *b, tr_value x, int64_t outputs, tr_w
     return tr_linear(b->graph, x, w, bias, layout);
 }
 
+tr_value tr__model_dropout(tr_model_builder *b, tr_value x, double rate)
+{
+    return b->options->kind == TR_MODEL_TRAINING ? tr_dropout(b->graph, x, rate) : x;
+}
+
 tr_value tr__model_attention(tr_model_builder *b, tr_value q, tr_value k, tr_value v, int32_t layer)
 {
     const tr_model_config *c = b->config;
@@ -81,6 +86,7 @@ tr_value tr__model_attention(tr_model_builder *b, tr_value q, tr_value k, tr_val
                                     .kv_heads = c->kv_heads,
                                     .head_size = c->head_size,
                                     .scale = tr_model_config_attention_scale(c, layer)};
+    if (b->options->kind == TR_MODEL_TRAINING) options.dropout = c->attention_dropout;
     if (b->options->kind != TR_MODEL_GENERATION) return tr_attention(b->graph, q, k, v, &options);
     tr_shape shape = TR_SHAPE2(b->options->cache_rows, (int64_t)c->kv_heads * c->head_size);
     char name[32];

@@ -87,12 +87,12 @@ static const char *const harmless_keys[] = {
     "use_cache",
 };
 
-static void read_dropout(tr_config_reader *self, tr_model_config *config, const char *key, double fallback)
+static double read_dropout(tr_config_reader *self, const char *key, double fallback)
 {
-    double dropout = tr__config_number(self, key, fallback, 0);
-    if (dropout <= config->dropout) return;
-    config->dropout = dropout;
-    config->dropout_key = key;
+    double rate = tr__config_number(self, key, fallback, 0);
+    if (rate < 1) return rate;
+    tr__config_refuse(self, TR_EINVAL, key, "is not below 1; it is the share that training drops");
+    return fallback;
 }
 
 static tr_activation read_activation(tr_config_reader *self, const char *key, tr_activation fallback)
@@ -146,9 +146,9 @@ static void read_gpt2(tr_config_reader *self, tr_model_config *config)
     config->scale_attention_by_layer = tr__config_flag(self, "scale_attn_by_inverse_layer_idx", false);
     tr__config_must_be_off(self, "add_cross_attention");
     tr__config_flag(self, "reorder_and_upcast_attn", false); /* the same numbers where all is float32 */
-    read_dropout(self, config, "attn_pdrop", 0.1); /* what is not written is transformers' default */
-    read_dropout(self, config, "embd_pdrop", 0.1);
-    read_dropout(self, config, "resid_pdrop", 0.1);
+    config->attention_dropout = read_dropout(self, "attn_pdrop", 0.1); /* transformers' defaults */
+    config->embedding_dropout = read_dropout(self, "embd_pdrop", 0.1);
+    config->residual_dropout = read_dropout(self, "resid_pdrop", 0.1);
 }
 
 enum { LARGEST_HEAD = 1 << 16 };
@@ -183,7 +183,7 @@ static void read_llama(tr_config_reader *self, tr_model_config *config)
     if (!self->status) tr__rope_config_read(self, config->positions, config->head_size, &config->rope);
     tr__config_must_be_off(self, "rope_interleaved"); /* other programs turn neighbours instead of halves */
     tr__config_size(self, "pretraining_tp", 1);       /* another way to split the same product */
-    read_dropout(self, config, "attention_dropout", 0);
+    config->attention_dropout = read_dropout(self, "attention_dropout", 0);
 }
 
 static void check_rest(tr_config_reader *self)
@@ -282,6 +282,19 @@ void tr_model_config_release(tr_model_config *self)
     *self = (tr_model_config){0};
 }
 
+/* With as few digits as give the same numbers back: 0.1 and not 0.10000000000000001. Free it with free. */
+static char *dump(const json_t *root)
+{
+    char *text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
+    json_t *again = text ? json_loads(text, 0, NULL) : NULL;
+    if (!json_equal(root, again)) {
+        free(text); /* jansson's */
+        text = json_dumps(root, JSON_INDENT(2));
+    }
+    json_decref(again);
+    return text;
+}
+
 /* Checkpoints hold float32, and transformers loads as the dtype that config.json names. NULL: the text is right as it is. */
 static char *as_float32(const char *text)
 {
@@ -293,9 +306,37 @@ static char *as_float32(const char *text)
         if (value && strcmp(value, "float32") != 0)
             changed |= json_object_set_new(root, keys[i], json_string("float32")) == 0;
     }
-    char *out = changed ? json_dumps(root, JSON_INDENT(2)) : NULL;
+    char *out = changed ? dump(root) : NULL;
     json_decref(root);
     return out;
+}
+
+static bool drops(const tr_model_config *self, double rate)
+{
+    if (self->attention_dropout != rate) return false;
+    return self->family != TR_FAMILY_GPT2 ||
+           (self->embedding_dropout == rate && self->residual_dropout == rate);
+}
+
+tr_status tr_model_config_set_dropout(tr_model_config *self, double rate, tr_error *err)
+{
+    static const char *const gpt2_keys[] = {"attn_pdrop", "embd_pdrop", "resid_pdrop", NULL};
+    static const char *const llama_keys[] = {"attention_dropout", NULL};
+    if (drops(self, rate)) return TR_OK;
+    json_t *root = json_loads(self->json, 0, NULL);
+    bool good = root != NULL;
+    for (const char *const *key = self->family == TR_FAMILY_GPT2 ? gpt2_keys : llama_keys; *key; key++)
+        good &= json_object_set_new(root, *key, json_real(rate)) == 0;
+    char *text = good ? dump(root) : NULL;
+    json_decref(root);
+    tr_model_config changed;
+    tr_status status = text ? tr_model_config_parse(&changed, text, "config.json", err)
+                            : tr_fail(err, TR_ENOMEM, "no memory for the model's configuration");
+    free(text); /* jansson's */
+    if (status) return status;
+    tr_model_config_release(self);
+    *self = changed;
+    return TR_OK;
 }
 
 tr_status tr_model_config_write(const tr_model_config *self, const char *directory, tr_error *err)

@@ -36,10 +36,10 @@ typedef struct tr_model_config {
     bool mlp_bias;                 /* llama: gate, up, down have biases (gpt2 always has) */
     bool scale_attention;          /* gpt2: scores are divided by sqrt(D); llama: true */
     bool scale_attention_by_layer; /* gpt2: scores are further divided by layer + 1 */
-    double dropout; /* the largest share of any dropout; what trains refuses it, what evaluates ignores it */
-    const char *dropout_key; /* its name in config.json; NULL when dropout is 0 */
-    float initializer_range; /* standard deviation of fresh weights */
-    char *json;              /* the text of config.json as it was read or made; owned */
+    double attention_dropout; /* shares in [0,1) that are dropped in training; evaluation drops nothing */
+    double embedding_dropout, residual_dropout; /* gpt2; llama: 0 */
+    float initializer_range;                    /* standard deviation of fresh weights */
+    char *json;                                 /* the text of config.json as it was read or made; owned */
 } tr_model_config;
 
 /* Reads DIRECTORY/config.json. Errors: TR_ENOTFOUND, TR_EIO, TR_ENOMEM, TR_EINVAL (not JSON, a size missing
@@ -57,7 +57,11 @@ const char *tr_model_config_preset_name(size_t i); /* NULL behind the last */
 tr_status tr_model_config_from_recipe(tr_model_config *out, const struct tr_recipe *recipe, tr_error *err);
 void tr_model_config_release(tr_model_config *self);
 
-/* DIRECTORY/config.json, byte for byte as it was read (save a dtype, which becomes float32), or made such that transformers
+/* Every dropout of the family becomes `rate`, also in the text, which stays as it is where they are that already.
+ * Errors: TR_ENOMEM, and self is as it was. */
+tr_status tr_model_config_set_dropout(tr_model_config *self, double rate, tr_error *err);
+
+/* DIRECTORY/config.json, byte for byte as it was read (save a dtype, which becomes float32, and dropout that was set), or made such that transformers
  * loads it. */
 tr_status tr_model_config_write(const tr_model_config *self, const char *directory, tr_error *err);
 

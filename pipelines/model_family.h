@@ -47,6 +47,9 @@ tr_value tr__model_parameter(tr_model_builder *b, tr_model_init init, tr_shape s
 tr_value tr__model_linear(tr_model_builder *b, tr_value x, int64_t outputs, tr_weight_layout layout,
                           tr_model_init init, bool has_bias, const char *name);
 
+/* x with dropout where the model is built for training. */
+tr_value tr__model_dropout(tr_model_builder *b, tr_value x, double rate);
+
 /* Causal attention of a layer over whole sequences, or over the layer's caches when generating. */
 tr_value tr__model_attention(tr_model_builder *b, tr_value q, tr_value k, tr_value v, int32_t layer);
 

@@ -10,6 +10,7 @@
 #include "pipelines/text.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <string.h>
 
 typedef struct sizes {
@@ -110,16 +111,6 @@ tr_status tr_model_config_preset(tr_model_config *out, const char *name, tr_erro
 
 static tr_status check_against(const tr_model_config *config, const tr_recipe *recipe, tr_error *err)
 {
-    const char *all = config->family == TR_FAMILY_GPT2
-                          ? "\"attn_pdrop\": 0, \"embd_pdrop\": 0, \"resid_pdrop\": 0"
-                          : "\"attention_dropout\": 0";
-    if (config->dropout > 0)
-        return tr_fail(
-            err, TR_EUNSUPPORTED,
-            "the model's %s '%g' is not supported: nothing is dropped in training; put %s into its "
-            "config.json%s",
-            config->dropout_key, config->dropout, all,
-            config->family == TR_FAMILY_GPT2 ? " (a key that is absent means 0.1)" : "");
     if (recipe->train.sequence > tr_model_config_longest_sequence(config))
         return tr_fail(err, TR_EINVAL,
                        "train.sequence '%d' is longer than the model's %d positions; shorten it",
@@ -155,7 +146,9 @@ tr_status tr_model_config_from_recipe(tr_model_config *out, const struct tr_reci
         status = from_sizes(&config, &model, err);
     }
     if (status) return status;
-    status = check_against(&config, recipe, err);
+    if (!isnan(recipe->model.dropout))
+        status = tr_model_config_set_dropout(&config, recipe->model.dropout, err);
+    if (!status) status = check_against(&config, recipe, err);
     if (status)
         tr_model_config_release(&config);
     else

@@ -44,6 +44,7 @@ typedef struct tr_recipe {
             positions; /* all 0 unless inline */
         double rope_theta, norm_eps, initializer_range;
         bool tie, bias; /* bias: llama's projections have biases */
+        double dropout; /* [0, 1); NaN: as the model's config.json says */
     } model;
     struct { /* exactly one of text and tokens */
         char *text;
@@ -86,6 +87,7 @@ typedef struct tr_recipe {
     tr_recovery recovery;
     struct {
         int32_t intensity, period; /* deaths, seconds: see tr_job_recovery */
+        int32_t hung_after;        /* seconds */
     } supervision;
     struct { /* see runtime/chaos.h */
         char *at;

@@ -156,6 +156,7 @@ static void fill_dependent(reading *self)
 {
     tr_recipe *recipe = &self->recipe;
     if (!recipe->model.hf && !recipe->model.preset) fill_sizes(self);
+    if (!is_given(self, "model.dropout")) recipe->model.dropout = recipe->model.hf ? (double)NAN : 0;
     if (!is_given(self, "data.holdout")) recipe->data.holdout = recipe->data.text ? 0.05 : 0;
     int32_t accumulate = recipe->train.accumulate;
     fill_integer(self, "train.groups", &recipe->train.groups, accumulate < 8 ? accumulate : 8);

@@ -53,6 +53,7 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"model.initializer_range", AT(model.initializer_range), .type = TR__REAL, ABOVE_0, SIZES, BY_DEFAULT("0.02"), .help = "standard deviation of fresh weights"},
     {"model.tie", AT(model.tie), .type = TR__FLAG, SIZES, ELSE("gpt2: true, llama: false"), .help = "the output projection is the embedding"},
     {"model.bias", AT(model.bias), .type = TR__FLAG, LLAMA, BY_DEFAULT("false"), .help = "biases in llama's projections (gpt2 always has them)"},
+    {"model.dropout", AT(model.dropout), .type = TR__REAL, SHARE, ELSE("config.json's; else 0"), .help = "share dropped in training: of attention; gpt2: also of embeddings and residual branches"},
 
     {"data.text", AT(data.text), .type = TR__TEXT, .help = "a text file"},
     {"data.tokenizer", AT(data.tokenizer), .type = TR__CHOICE, .choices = tokenizers, .use = TR__WITH_TEXT, BY_DEFAULT("bytes"), .help = "how text becomes ids"},
@@ -97,6 +98,7 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"recovery", AT(recovery), .type = TR__CHOICE, .choices = recoveries, BY_DEFAULT("step"), .help = "after a worker's death: step goes back to the newest state that all hold; off ends the run"},
     {"supervision.intensity", AT(supervision.intensity), .type = TR__INTEGER, TO(1, 65536), BY_DEFAULT("10"), .help = "deaths that are mended within the period; one more ends the run"},
     {"supervision.period", AT(supervision.period), .type = TR__INTEGER, TO(1, 86400), BY_DEFAULT("60"), .help = "seconds"},
+    {"supervision.hung_after", AT(supervision.hung_after), .type = TR__INTEGER, TO(1, 86400), BY_DEFAULT("60"), .help = "seconds without a sign of work after which a worker is killed and replaced"},
     {"chaos.at", AT(chaos.at), .type = TR__TEXT, .help = "faults on purpose: EPOCH/ACTOR/ACTIVITY/STEP/SIGNAL, ..."},
     {"chaos.seed", AT(chaos.seed), .type = TR__SEED, REAL_UP, BY_DEFAULT("1"), .help = "of the moments and victims of kills by chance"},
     {"chaos.kills_per_minute", AT(chaos.kills_per_minute), .type = TR__REAL, REAL_UP, BY_DEFAULT("0"), .help = "workers killed on purpose"},
@@ -174,6 +176,7 @@ bool tr__recipe_field_is_empty(const tr_recipe *recipe, int field)
     if (about->type == TR__TEXT) return !*(char *const *)at;
     if (about->type == TR__REALS) return !((const tr_recipe_numbers *)at)->count;
     if (about->type == TR__INTEGERS) return !((const tr_recipe_integers *)at)->count;
+    if (about->type == TR__REAL) return isnan(*(const double *)(const void *)at);
     return false;
 }
 

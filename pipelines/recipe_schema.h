@@ -46,14 +46,14 @@ typedef struct tr__recipe_field {
     bool low_open, high_open; /* the bound itself is outside */
 } tr__recipe_field;
 
-enum { TR__RECIPE_FIELDS = 58 };
+enum { TR__RECIPE_FIELDS = 60 };
 extern const tr__recipe_field tr__recipe_fields[TR__RECIPE_FIELDS];
 
 int tr__recipe_field_index(const char *key); /* -1 for an unknown key */
 bool tr__recipe_is_section(const char *key); /* "train" */
 bool tr__recipe_field_applies(const tr_recipe *recipe, int field);
 void tr__recipe_clear_field(tr_recipe *recipe, int field);          /* to zero, freeing what it owned */
-bool tr__recipe_field_is_empty(const tr_recipe *recipe, int field); /* a NULL string, an empty list */
+bool tr__recipe_field_is_empty(const tr_recipe *recipe, int field); /* NULL, no items, NaN */
 
 /* What the field would accept, for remedies: "a whole number from 1 up". */
 void tr__recipe_expectation(int field, char buffer[160]);

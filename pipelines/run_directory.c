@@ -330,13 +330,14 @@ void tr_run_event(tr_run *self, const tr_job_event *event)
 {
     static const char *const kinds[] = {[TR_JOB_WORKER_STARTED] = "worker_started",
                                         [TR_JOB_RUNNING] = "running",
+                                        [TR_JOB_WORKER_FENCED] = "worker_fenced",
                                         [TR_JOB_WORKER_DIED] = "worker_died",
                                         [TR_JOB_ACTOR_FAILED] = "actor_failed",
                                         [TR_JOB_STOPPING] = "stopping",
                                         [TR_JOB_EPOCH] = "epoch",
                                         [TR_JOB_RECOVERED] = "recovered"};
     write_event(self, kinds[event->kind], event->monotonic_ns, event, event->text);
-    bool told = event->kind == TR_JOB_STOPPING || event->kind == TR_JOB_WORKER_DIED ||
+    bool told = event->kind == TR_JOB_STOPPING || event->kind == TR_JOB_WORKER_DIED || event->kind == TR_JOB_WORKER_FENCED ||
                 event->kind == TR_JOB_RECOVERED;
     if (told) say(self, event->text, true);
 }

@@ -319,6 +319,7 @@ static tr_status run_job(training *self, tr_error *err)
                                                                ? 0
                                                                : (uint32_t)recipe->supervision.intensity,
                                            .within_ms = (uint32_t)recipe->supervision.period * 1000,
+                                           .hung_after_ms = (uint32_t)recipe->supervision.hung_after * 1000,
                                            .first_epoch = tr_run_first_epoch(self->run),
                                            .record_epoch = record_epoch,
                                            .begin_again = begin_again},

@@ -18,7 +18,7 @@
 #include <sys/shm.h>
 #include <unistd.h>
 
-enum { TICK_MS = 50 };
+enum { TICK_MS = 50, STOPPED_MS = 2000 };
 
 struct agent;
 
@@ -28,6 +28,8 @@ typedef struct ward { /* one worker in the agent's care */
     int pidfd; /* -1: not started, or reaped */
     int activity_descriptor;
     tr_activity_page *activity;
+    uint64_t pulse, moved_ns; /* as last seen to change, and when */
+    bool is_hung;             /* told */
 } ward;
 
 typedef struct agent {
@@ -95,9 +97,48 @@ static void on_worker_end(void *context)
     finish_when_alone(self);
 }
 
+/* State T of proc(5): somebody stopped it. What a debugger holds (t) is left in peace. */
+static bool is_stopped(const ward *worker)
+{
+    char path[64], line[256], state = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", worker->pid);
+    FILE *file = fopen(path, "re");
+    if (!file) return false;
+    const char *end = fgets(line, sizeof line, file) ? strrchr(line, ')') : NULL;
+    if (end) sscanf(end + 1, " %c", &state);
+    fclose(file);
+    return state == 'T';
+}
+
+/* The watchdog. A worker beats ten times a second whatever its actors do, unless one of them keeps its only thread; then the
+ * actor's own activities are the sign of life: a slow one goes on to the next, a hung one does not. */
+static void watch_over(agent *self, ward *worker, uint64_t now_ns)
+{
+    uint64_t limit_ns = (uint64_t)self->launch->hung_after_ms * 1000000, since_ns = tr_activity_longest_ns(worker->activity);
+    uint64_t pulse = tr_activity_pulse(worker->activity);
+    if (worker->pidfd < 0 || worker->is_hung || !limit_ns) return;
+    if (pulse != worker->pulse || !worker->moved_ns) {
+        worker->pulse = pulse;
+        worker->moved_ns = now_ns;
+    }
+    bool stuck = since_ns != UINT64_MAX && now_ns > since_ns + limit_ns;
+    uint64_t still_ns = now_ns - worker->moved_ns;
+    bool stopped = still_ns > STOPPED_MS * 1000000ull && is_stopped(worker);
+    if (!stuck && !stopped && still_ns < limit_ns) return;
+    worker->is_hung = true;
+    char doing[TR_ERROR_SIZE / 2];
+    tr_control_note note = {.node = worker->node, .pid = worker->pid};
+    tr_activity_describe(worker->activity, &self->topology, doing, sizeof doing);
+    snprintf(note.text, sizeof note.text, "worker %d (pid %d) %s for %.1f s%s%s", worker->node, worker->pid,
+             stopped ? "was stopped and has not moved" : "has not moved",
+             (double)(stuck ? now_ns - since_ns : still_ns) * 1e-9, doing[0] ? "; " : "", doing);
+    send_note(self, TR_CONTROL_HUNG, &note);
+}
+
 static void on_tick(void *context, uint64_t now_ns)
 {
     agent *self = context;
+    for (int32_t i = 1; i < self->topology.n_nodes && !self->stopping; i++) watch_over(self, &self->wards[i], now_ns);
     if (!self->stopping || now_ns < self->kill_at_ns) return;
     for (int32_t i = 1; i < self->topology.n_nodes; i++)
         if (self->wards[i].pidfd >= 0) tr_process_kill(self->wards[i].pidfd, SIGKILL);
@@ -163,6 +204,8 @@ static tr_status start_worker(agent *self, int32_t node, tr_error *err)
     tr_free(descriptors);
     if (status != TR_OK) return tr_fail_within(err, status, "cannot start worker %d", node);
     self->n_alive++;
+    worker->moved_ns = 0;
+    worker->is_hung = false;
     const tr_control_note note = {.node = node, .pid = worker->pid, .epoch = self->epoch};
     send_note(self, TR_CONTROL_WORKER_STARTED, &note);
     return tr_node_watch(self->node, worker->pidfd, on_worker_end, worker, err);

@@ -43,7 +43,8 @@ typedef enum tr_control_topic {
     TR_CONTROL_WORKER_ENDED,
     TR_CONTROL_FAREWELL,
     TR_CONTROL_EPOCH, /* to workers and agent: note.epoch begins */
-    TR_CONTROL_FENCE  /* to the agent: kill worker note.node */
+    TR_CONTROL_FENCE, /* to the agent: kill worker note.node */
+    TR_CONTROL_HUNG   /* from the agent: worker note.node gives no sign of work; the text says of what */
 } tr_control_topic;
 
 /* One shape for all that is small. What does not apply is 0. */

@@ -301,6 +301,8 @@ static void note_from_agent(tr_head *self, uint32_t topic, const tr_control_note
         worker_started(self, note);
     else if (topic == TR_CONTROL_WORKER_ENDED && a_worker)
         worker_ended(self, note);
+    else if (topic == TR_CONTROL_HUNG && a_worker)
+        tr_head_fence(self, note->node, note->text);
     else if (topic == TR_CONTROL_JOB_ENDED)
         job_ended(self, note);
     else if (topic == TR_CONTROL_FAREWELL)
@@ -436,7 +438,8 @@ static void check_suspect(tr_head *self, uint64_t now_ns)
     int32_t node = self->suspect;
     if (node < self->topology->n_nodes && tr_head_can_recover(self)) {
         self->suspect = 0;
-        tr_head_fence(self, node);
+        snprintf(text, sizeof text, "worker %d does not answer any more", node);
+        tr_head_fence(self, node, text);
         return;
     }
     snprintf(text, sizeof text, "%s %d does not answer any more, though its process lives",

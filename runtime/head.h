@@ -70,7 +70,8 @@ void tr_head_on_signal(tr_head *self, int signal);
 
 /* recovery.c. A worker is gone: a new epoch, or the end where recovery is off or has been tried too often. */
 void tr_head_recover(tr_head *self, const char *text);
-void tr_head_fence(tr_head *self, int32_t node); /* it does not answer: has it killed; then it is replaced */
+/* For the reason in the text a worker is to be replaced: it is killed first. */
+void tr_head_fence(tr_head *self, int32_t node, const char *text);
 bool tr_head_can_recover(const tr_head *self);
 tr_status tr_head_begin_again(tr_head *self, tr_error *err); /* all have greeted: from where? */
 void tr_head_strike(tr_head *self, uint64_t now_ns);         /* chaos by chance */

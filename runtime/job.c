@@ -105,6 +105,7 @@ static tr_status make_crew(job *self, tr_error *err)
         .topology = head->topology, .registry = options->registry, .processes = options->processes};
     crew.launch.incarnation = head->epoch;
     crew.launch.epoch = head->epoch;
+    crew.launch.hung_after_ms = options->recovery.max_restarts ? options->recovery.hung_after_ms : 0;
     memcpy(crew.launch.job_key, self->key, sizeof self->key);
     snprintf(crew.launch.control_transport, TR_KIND_BYTES, "%s", options->processes ? "zmq" : "inproc");
     snprintf(crew.launch.data_transport, TR_KIND_BYTES, "%s", options->transport);

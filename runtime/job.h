@@ -18,6 +18,7 @@ extern "C" {
 typedef enum tr_job_event_kind {
     TR_JOB_WORKER_STARTED,
     TR_JOB_RUNNING, /* every node is ready, actors start */
+    TR_JOB_WORKER_FENCED, /* is killed because it does not answer or does not move */
     TR_JOB_WORKER_DIED,
     TR_JOB_ACTOR_FAILED,
     TR_JOB_STOPPING, /* a person asked for it */
@@ -40,6 +41,7 @@ typedef struct tr_job_beginning {
 typedef struct tr_job_recovery {
     uint32_t max_restarts; /* 0: a death ends the job */
     uint32_t within_ms;    /* more restarts than that in so long a time end it too */
+    uint32_t hung_after_ms; /* a worker without a sign of work for so long is killed; 0: never */
     uint32_t first_epoch;  /* one more than any that was ever begun; at least 1 */
     /* Before an epoch begins: must be durable on return, so that no epoch is ever used twice. May be NULL. */
     tr_status (*record_epoch)(void *context, uint32_t epoch, tr_error *err);

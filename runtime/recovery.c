@@ -87,14 +87,12 @@ void tr_head_recover(tr_head *self, const char *text)
     begin_epoch(self);
 }
 
-void tr_head_fence(tr_head *self, int32_t node)
+void tr_head_fence(tr_head *self, int32_t node, const char *text)
 {
-    char text[96];
     const tr_control_note note = {.node = node};
-    if (self->workers[node].fenced) return;
+    if (self->workers[node].fenced || self->phase == TR_HEAD_ENDING) return;
     self->workers[node].fenced = true;
-    snprintf(text, sizeof text, "worker %d does not answer any more and is killed", node);
-    tr_log(TR_LOG_WARNING, "%s", text);
+    tr_head_tell(self, TR_JOB_WORKER_FENCED, node, self->workers[node].pid, text);
     tr_control_send_note(self->node, self->topology->n_nodes, TR_CONTROL_FENCE, &note);
 }
 
@@ -103,8 +101,11 @@ void tr_head_check_rejoin(tr_head *self, uint64_t now_ns)
     if (self->phase != TR_HEAD_GREETING || !self->changed_ns ||
         now_ns < self->changed_ns + (uint64_t)REJOIN_MS * 1000000)
         return;
-    for (int32_t i = 1; i < self->topology->n_nodes; i++)
-        if (!self->workers[i].greeted) tr_head_fence(self, i);
+    for (int32_t i = 1; i < self->topology->n_nodes; i++) {
+        char text[96];
+        snprintf(text, sizeof text, "worker %d did not come back within %d s", i, REJOIN_MS / 1000);
+        if (!self->workers[i].greeted) tr_head_fence(self, i, text);
+    }
 }
 
 void tr_head_strike(tr_head *self, uint64_t now_ns)

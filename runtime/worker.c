@@ -177,7 +177,9 @@ static void on_activity(void *context, tr_actor_id who, const char *what, uint32
 
 static void on_tick(void *context, uint64_t now_ns)
 {
-    (void)context, (void)now_ns;
+    (void)now_ns;
+    const worker *self = context;
+    if (self->options->activity) tr_activity_beat(self->options->activity);
     tr_spin_sample();
 }
 

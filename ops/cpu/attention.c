@@ -7,6 +7,7 @@
 #include "ops/cpu/attention.h"
 
 #include "ops/cpu/attention_block.h"
+#include "ops/cpu/attention_dropout.h"
 
 #include <math.h>
 
@@ -84,9 +85,11 @@ TR_INLINE void softmax_strip(float *scores, int64_t columns, float *most, float 
     }
 }
 
-/* One block of keys for one block of queries, strip by strip. */
+/* One block of keys for one block of queries, strip by strip. Sums are those of all probabilities, `out` of those
+ * that dropout (NULL: none) keeps in this plane. */
 TR_INLINE void attend_block(const forward_space *space, int64_t head_size, int64_t width, int64_t queries,
-                            int64_t first_position, int64_t first_key)
+                            int64_t first_position, int64_t first_key, const tr_dropout_mask *dropout,
+                            int64_t plane)
 {
     const float *keys = space->keys + first_key * head_size, *values = space->values + first_key * width;
     for (int64_t i = 0; i < queries; i += STRIP) {
@@ -97,6 +100,11 @@ TR_INLINE void attend_block(const forward_space *space, int64_t head_size, int64
         float factor[STRIP];
         softmax_strip(space->scores, columns, space->most + i, space->sums + i * TR_LANES, factor,
                       first_position + i, first_key);
+        if (dropout) {
+            float factors[STRIP * BLOCK];
+            draw_strip(dropout, plane, first_position + i, first_key, factors);
+            multiply_strip(space->scores, factors, columns);
+        }
         float *out = space->out + i * width;
         for (int r = 0; r < STRIP; r++)
             for (int64_t d = 0; d < width; d += TR_LANES)
@@ -142,7 +150,7 @@ TR_MULTIVERSION static void forward_tile(void *context, int64_t tile, int thread
         memset(space.sums, 0, BLOCK * TR_LANES * sizeof(float));
         for (int r = 0; r < BLOCK; r++) space.most[r] = -INFINITY;
         for (int64_t key = 0; key <= s->first + i + queries - 1; key += BLOCK)
-            attend_block(&space, size, width, queries, s->first + i, key);
+            attend_block(&space, size, width, queries, s->first + i, key, s->dropout, tile);
         store_rows(&space, width, queries, size, c->y + q_at + i * q_stride, q_stride,
                    c->lse ? c->lse + tile * s->time + i : NULL);
     }

@@ -4,6 +4,7 @@
 #define TROUPE_OPS_CPU_ATTENTION_H
 
 #include "base/thread_pool.h"
+#include "ops/dropout.h"
 
 /* q, y (B,T,H*D); k, v (B,first+T,K*D).
  * Query row t stands at position first + t and sees keys 0 .. first+t. */
@@ -12,13 +13,14 @@ typedef struct tr_attention_shape {
     int64_t first; /* 0 in training; the rows in the cache before the new ones in generation */
     int64_t heads, kv_heads, head_size;
     float scale;
+    const tr_dropout_mask *dropout; /* of the probabilities, NULL for none; not for tr_cpu_attention_rows */
 } tr_attention_shape;
 
 /* Bytes for n_threads threads; in proportion to first + T. */
 size_t tr_cpu_attention_workspace(const tr_attention_shape *shape, int n_threads);
 size_t tr_cpu_attention_backward_workspace(const tr_attention_shape *shape, int n_threads);
 
-/* y = softmax(scale q k^T) v; lse (B,H,T), or NULL: the log of the sum of exp(scale q k^T). */
+/* y = dropout(softmax(scale q k^T)) v; lse (B,H,T), or NULL: the log of the sum of exp(scale q k^T). */
 void tr_cpu_attention(const float *q, const float *k, const float *v, float *y, float *lse, void *workspace,
                       const tr_attention_shape *shape, tr_thread_pool *pool);
 

@@ -2,11 +2,14 @@
  * with all its query heads, so that dk and dv are summed by one thread in the heads' order. Probabilities are
  * recomputed block by block from the kept log-sum-exp:
  *   P = exp(scale q k^T - lse), dv = P^T dy, dP = dy v^T, dS = P (dP - rowsum(dy y)),
- *   dq = scale dS k, dk = scale dS^T q.   Source: Dao et al., "FlashAttention", 2022.
+ *   dq = scale dS k, dk = scale dS^T q.
+ * With dropout's factors F: dv = (F P)^T dy, dP = F (dy v^T); the row sums are the same, as y has F in it.
+ * Source: Dao et al., "FlashAttention", 2022.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/attention.h"
 
 #include "ops/cpu/attention_block.h"
+#include "ops/cpu/attention_dropout.h"
 
 /* One thread's memory. S: rows rounded up to BLOCK; W: the padded head size. */
 typedef struct backward_space {
@@ -15,6 +18,8 @@ typedef struct backward_space {
     float *queries, *dy, *dq;       /* (S, W) of one query head; queries scaled */
     float *lse, *delta;             /* (S); delta: the row sums of dy y */
     float *probabilities, *dscores; /* (BLOCK, BLOCK) */
+    const tr_dropout_mask *dropout; /* NULL: none */
+    int64_t plane;                  /* of the query head, for dropout */
 } backward_space;
 
 static size_t backward_floats(const tr_attention_shape *s)
@@ -27,7 +32,7 @@ static backward_space backward_space_of(const tr_attention_shape *s, void *works
 {
     int64_t rows = round_up(s->time, BLOCK), plane = rows * round_up(s->head_size, TR_LANES);
     float *at = (float *)workspace + (size_t)thread * backward_floats(s);
-    backward_space space = {.keys = at, .dk = at + plane, .dv = at + 2 * plane};
+    backward_space space = {.keys = at, .dk = at + plane, .dv = at + 2 * plane, .dropout = s->dropout};
     space.keys_t = at + 3 * plane;
     space.values_t = at + 4 * plane;
     space.queries = at + 5 * plane;
@@ -53,6 +58,11 @@ TR_INLINE void recompute_strip(const backward_space *space, int64_t size, int64_
                   size, false);
     strip_product(space->dy + i * width, width, 1, space->values_t + key * size, BLOCK, ds, BLOCK, columns,
                   size, false);
+    float factors[STRIP * BLOCK];
+    if (space->dropout) {
+        draw_strip(space->dropout, space->plane, i, key, factors);
+        multiply_strip(ds, factors, columns);
+    }
     for (int r = 0; r < STRIP; r++) {
         tr_f32x16 lse = tr_splat_f32x16(space->lse[i + r]), delta = tr_splat_f32x16(space->delta[i + r]);
         for (int64_t j = 0; j < columns; j += TR_LANES) {
@@ -63,6 +73,7 @@ TR_INLINE void recompute_strip(const backward_space *space, int64_t size, int64_
             tr_store_f32x16(ds + r * BLOCK + j, x * dp);
         }
     }
+    if (space->dropout) multiply_strip(p, factors, columns);
 }
 
 /* Queries i .. i + BLOCK - 1 and keys key .. key + BLOCK - 1; `rows` of the queries are there. */
@@ -145,6 +156,7 @@ TR_MULTIVERSION static void backward_tile(void *context, int64_t tile, int threa
     memset(space.dv, 0, plane * sizeof(float));
     for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head++) {
         load_head(&space, x, s, batch, head);
+        space.plane = batch * s->heads + head;
         for (int64_t key = 0; key < s->time; key += BLOCK)
             for (int64_t i = key; i < s->time; i += BLOCK)
                 backward_block(&space, size, width, i, s->time - i < BLOCK ? s->time - i : BLOCK, key);

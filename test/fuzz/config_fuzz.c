@@ -14,7 +14,9 @@ static void check_numbers(const tr_model_config *config)
                  config->positions > 0);
     FUZZ_PROMISE(config->heads % config->kv_heads == 0);
     FUZZ_PROMISE(isfinite(config->norm_eps) && isfinite(config->initializer_range));
-    FUZZ_PROMISE(isfinite(config->dropout) && (config->dropout > 0) == (config->dropout_key != NULL));
+    FUZZ_PROMISE(config->attention_dropout >= 0 && config->attention_dropout < 1);
+    FUZZ_PROMISE(config->embedding_dropout >= 0 && config->embedding_dropout < 1);
+    FUZZ_PROMISE(config->residual_dropout >= 0 && config->residual_dropout < 1);
     FUZZ_PROMISE(isfinite(tr_model_config_attention_scale(config, config->layers - 1)));
     FUZZ_PROMISE(tr_model_config_parameter_count(config) > 0);
     FUZZ_PROMISE(tr_model_config_longest_sequence(config) >= config->positions);
@@ -37,7 +39,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size_bytes)
     FUZZ_PROMISE(again.family == config.family && again.layers == config.layers &&
                  again.width == config.width);
     FUZZ_PROMISE(again.head_size == config.head_size && again.inner == config.inner);
-    FUZZ_PROMISE(again.norm_eps == config.norm_eps && again.dropout == config.dropout);
+    FUZZ_PROMISE(again.norm_eps == config.norm_eps && again.attention_dropout == config.attention_dropout);
+    FUZZ_PROMISE(again.embedding_dropout == config.embedding_dropout &&
+                 again.residual_dropout == config.residual_dropout);
     FUZZ_PROMISE(again.rope.kind == config.rope.kind && again.rope.theta == config.rope.theta);
     FUZZ_PROMISE(again.tied == config.tied && again.activation == config.activation);
     tr_model_config_release(&config);

@@ -7,9 +7,9 @@
 #include "kernel_check.h"
 
 static const tr_attention_shape shapes[] = {
-    {1, 1, 0, 1, 1, 2, 0.7f},    {2, 5, 0, 2, 2, 6, 0.4f},    {1, 17, 0, 4, 2, 12, 0.3f},
-    {2, 33, 0, 4, 1, 64, 0.5f},  {1, 130, 0, 2, 1, 16, 1.0f}, {1, 64, 0, 2, 2, 32, 0.2f},
-    {1, 65, 0, 2, 2, 128, 0.1f}, {1, 200, 0, 3, 3, 48, 0.2f}, {3, 3, 0, 8, 2, 10, 3.0f},
+    {1, 1, 0, 1, 1, 2, 0.7f, NULL},    {2, 5, 0, 2, 2, 6, 0.4f, NULL},    {1, 17, 0, 4, 2, 12, 0.3f, NULL},
+    {2, 33, 0, 4, 1, 64, 0.5f, NULL},  {1, 130, 0, 2, 1, 16, 1.0f, NULL}, {1, 64, 0, 2, 2, 32, 0.2f, NULL},
+    {1, 65, 0, 2, 2, 128, 0.1f, NULL}, {1, 200, 0, 3, 3, 48, 0.2f, NULL}, {3, 3, 0, 8, 2, 10, 3.0f, NULL},
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -67,10 +67,11 @@ static void backward(problem *p, tr_thread_pool *pool)
     tr_cpu_attention_backward(&tensors, p->workspace, &p->shape, pool);
 }
 
-static void forward_and_backward_agree_with_the_reference(void)
+static void agree_with_the_reference(const tr_dropout_mask *dropout)
 {
     for (int c = 0; c < N_SHAPES; c++) {
         problem p = problem_new(shapes[c]), right = problem_new(shapes[c]);
+        p.shape.dropout = right.shape.dropout = dropout;
         forward(&p, NULL);
         backward(&p, NULL);
         tr_attention_tensors tensors = tensors_of(&right);
@@ -84,11 +85,25 @@ static void forward_and_backward_agree_with_the_reference(void)
     }
 }
 
+static void forward_and_backward_agree_with_the_reference(void)
+{
+    agree_with_the_reference(NULL);
+}
+
+static const tr_dropout_mask mask = {.key = {1234, 5678}, .threshold = 0x40000000, .scale = 4.0f / 3};
+
+/* The reference asks for the factor of each place by itself. */
+static void with_dropout_they_agree_as_well(void)
+{
+    agree_with_the_reference(&mask);
+}
+
 static void threads_do_not_change_a_bit(void)
 {
     pools threads = pools_new();
     for (int c = 0; c < N_SHAPES; c++) {
         problem first = problem_new(shapes[c]), p = problem_new(shapes[c]);
+        first.shape.dropout = p.shape.dropout = c % 2 ? &mask : NULL;
         forward(&first, NULL);
         backward(&first, NULL);
         for (int t = 0; t < 3; t++) {
@@ -113,7 +128,7 @@ static double loss(void *context)
 /* Steps of 1e-2: truncation near 1e-4 of third derivatives, which are small; rounding near 1e-7 / 1e-2. */
 static void gradients_agree_with_differences(void)
 {
-    problem p = problem_new((tr_attention_shape){1, 5, 0, 4, 2, 6, 0.4f});
+    problem p = problem_new((tr_attention_shape){1, 5, 0, 4, 2, 6, 0.4f, NULL});
     forward(&p, NULL);
     backward(&p, NULL);
     for (int i = 0; i < 3; i++)
@@ -128,7 +143,7 @@ static void rows_behind_a_cache_agree_with_the_reference(void)
     const int64_t firsts[] = {0, 1, 15, 16, 59, 63, 64, 100, 127};
     for (size_t c = 0; c < sizeof firsts / sizeof *firsts; c++)
         for (int64_t time = 1; time <= 81; time += 16) {
-            problem p = problem_new((tr_attention_shape){1, time, firsts[c], 4, 2, 20, 0.4f});
+            problem p = problem_new((tr_attention_shape){1, time, firsts[c], 4, 2, 20, 0.4f, NULL});
             float *right = guarded_floats(p.n[Y]);
             tr_attention_reference(p.x[Q], p.x[K], p.x[V], right, NULL, &p.shape);
             tr_cpu_attention(p.x[Q], p.x[K], p.x[V], p.x[Y], NULL, p.workspace, &p.shape, NULL);
@@ -144,7 +159,7 @@ static void rows_behind_a_cache_agree_with_the_reference(void)
 /* Scores of +-600 must neither overflow nor lose the row. */
 static void large_scores_stay_finite(void)
 {
-    problem p = problem_new((tr_attention_shape){1, 70, 0, 2, 1, 16, 100.0f});
+    problem p = problem_new((tr_attention_shape){1, 70, 0, 2, 1, 16, 100.0f, NULL});
     problem right = problem_new(p.shape);
     forward(&p, NULL);
     backward(&p, NULL);
@@ -158,7 +173,8 @@ static void large_scores_stay_finite(void)
 
 static void memory_grows_in_proportion_to_time(void)
 {
-    tr_attention_shape half = {1, 4096, 0, 6, 6, 64, 0.125f}, whole = {1, 8192, 0, 6, 6, 64, 0.125f};
+    tr_attention_shape half = {1, 4096, 0, 6, 6, 64, 0.125f, NULL},
+                       whole = {1, 8192, 0, 6, 6, 64, 0.125f, NULL};
     double forward_ratio =
         (double)tr_cpu_attention_workspace(&whole, 2) / (double)tr_cpu_attention_workspace(&half, 2);
     double backward_ratio = (double)tr_cpu_attention_backward_workspace(&whole, 2) /
@@ -169,6 +185,7 @@ static void memory_grows_in_proportion_to_time(void)
 
 static const check_test tests[] = {
     CHECK_TEST(forward_and_backward_agree_with_the_reference),
+    CHECK_TEST(with_dropout_they_agree_as_well),
     CHECK_TEST(threads_do_not_change_a_bit),
     CHECK_TEST(gradients_agree_with_differences),
     CHECK_TEST(rows_behind_a_cache_agree_with_the_reference),

@@ -100,6 +100,7 @@ typedef struct graph_case {
     bool away_from_zero;       /* values keep 1/8 away from 0, where ReLU has its kink */
     double scale;              /* of parameters and inputs; 0 means 1 */
     double absolute, relative; /* tolerances; 0 means 5e-4, 1e-3 */
+    tr_random random;          /* of all runs */
 } graph_case;
 
 typedef struct graph_check {
@@ -228,7 +229,8 @@ static inline void check_run_phases(graph_check *self, tr_phase last, tr_thread_
     tr_bindings bindings = {.values = (void *const *)self->pointers,
                             .stash = self->stash.data,
                             .scratch = self->scratch.data,
-                            .pool = pool};
+                            .pool = pool,
+                            .random = self->of->random};
     for (int phase = TR_PHASE_FORWARD; phase <= (int)last; phase++)
         tr_program_run(self->program, (tr_phase)phase, &bindings);
     CU_ASSERT(guard_intact(&self->stash));

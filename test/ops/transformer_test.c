@@ -54,10 +54,10 @@ static int build_attention(tr_graph *g, const void *context, tr_value outputs[CH
 static void attention_and_rope_have_the_gradients_of_differences(void)
 {
     static const attention_case cases[] = {
-        {{2, 2, 6, 0.4f}, 2, 5, false, false},
-        {{4, 2, 2, 0.7f}, 1, 7, true, false},
-        {{4, 1, 12, 0.3f}, 2, 3, true, true},
-        {{1, 1, 2, 0.5f}, 1, 1, false, false},
+        {{2, 2, 6, 0.4f, 0}, 2, 5, false, false},
+        {{4, 2, 2, 0.7f, 0}, 1, 7, true, false},
+        {{4, 1, 12, 0.3f, 0}, 2, 3, true, true},
+        {{1, 1, 2, 0.5f, 0}, 1, 1, false, false},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         check_graph(&(graph_case){
@@ -73,7 +73,7 @@ static int build_language_model(tr_graph *g, const void *context, tr_value outpu
     tr_value table = tr_graph_parameter(g, "table", TR_F32, TR_SHAPE2(7, 6));
     tr_value hidden = tr_embedding(g, ids, table);
     hidden =
-        tr_add(g, hidden, tr_attention(g, hidden, hidden, hidden, &(tr_attention_options){3, 3, 2, 0.7f}));
+        tr_add(g, hidden, tr_attention(g, hidden, hidden, hidden, &(tr_attention_options){3, 3, 2, 0.7f, 0}));
     outputs[0] = tr_cross_entropy(g, tr_linear(g, hidden, table, TR_NO_VALUE, TR_WEIGHT_OUT_IN), targets);
     return 1;
 }
@@ -98,7 +98,7 @@ static void wrong_shapes_are_told(void)
     CU_ASSERT(tr_graph_check(g, &err) == TR_EINVAL);
     CU_ASSERT(strstr(err.message, "head.weight") && strstr(err.message, "(7, 6)"));
     tr_graph_destroy(&g);
-    const tr_attention_options three_of_two = {3, 2, 2, 1};
+    const tr_attention_options three_of_two = {3, 2, 2, 1, 0};
     CHECK_OK(tr_graph_new(&g, &err));
     x = tr_graph_input(g, "x", TR_F32, TR_SHAPE3(2, 3, 6));
     CU_ASSERT(tr_attention(g, x, x, x, &three_of_two) == TR_NO_VALUE);
@@ -124,7 +124,7 @@ static void attend_cached(const float *q, const float *k, const float *v, float 
     in[4] = tr_graph_state(g, "cache_v", TR_F32, TR_SHAPE2(MAX_TIME, KV_HEADS * SIZE));
     in[5] = tr_graph_input(g, "position", TR_I32, TR_SHAPE1(1));
     tr_value out = tr_attention_cached(g, in[0], in[1], in[2], in[3], in[4], in[5],
-                                       &(tr_attention_options){HEADS, KV_HEADS, SIZE, 0.4f});
+                                       &(tr_attention_options){HEADS, KV_HEADS, SIZE, 0.4f, 0});
     tr_graph_mark_output(g, out);
     CHECK_OK(tr_program_new(&program, g, &(tr_program_options){.n_threads = 1}, &err));
     void *values[16] = {0};

@@ -1,5 +1,6 @@
 /* test/pipelines/layout_test.c - where a job runs changes nothing it computes: every layout, in one process and in
  * several, over each transport, gives the losses and the bytes of one replica with one stage.
+ * With dropout too, and when a run goes on in the middle.
  * Each layout runs over each transport; threads alternate, and differently for the two models.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "command.h"
@@ -145,9 +146,58 @@ static void layouts_of_a_gpt2_agree_on_rows_of_tokens(void)
     leave_directory(directory);
 }
 
+/* Goes on, as another layout, from the checkpoint in the middle: the last one is taken away. */
+static void resume_in_the_middle(const char *run, const char *recipe)
+{
+    char *last = tr_format("%s/checkpoints/step-%d", run, STEPS), *run_key = tr_format("run=%s", run);
+    const char *arguments[] = {"train",
+                               recipe,
+                               "--resume",
+                               run_key,
+                               "layout.data=1",
+                               "layout.pipeline=4",
+                               "layout.threads=3",
+                               "layout.processes=false",
+                               NULL};
+    CU_ASSERT_EQUAL(tr_directory_remove_tree(last, NULL), TR_OK);
+    CU_ASSERT(command_succeeds(arguments));
+    tr_free(run_key);
+    tr_free(last);
+}
+
+/* Masks are functions of what no layout changes. */
+static void layouts_with_dropout_agree_and_resume(void)
+{
+    static const layout some[] = {{2, 1}, {1, 2}, {2, 2}};
+    char *directory = enter_directory(), *tokens = path_in(directory, "rows.safetensors"),
+         *recipe = path_in(directory, "recipe.yaml");
+    write_rows(tokens);
+    char *yaml =
+        tr_format("run: unused\n"
+                  "model: {family: gpt2, layers: 4, width: 24, heads: 2, vocabulary: %d, dropout: 0.1}\n"
+                  "data: {tokens: %s, key: tokens, holdout: 0.2}\n%s",
+                  VOCABULARY, tokens, rest);
+    write_text(recipe, yaml);
+    char *reference = train(directory, recipe, &layouts[0], "inproc", 1);
+    check_reference(reference);
+    for (int i = 0; i < N_TRANSPORTS; i++) {
+        char *run = train(directory, recipe, &some[i], transports[i], 2);
+        compare(reference, run);
+        resume_in_the_middle(run, recipe);
+        compare(reference, run);
+        tr_free(run);
+    }
+    tr_free(reference);
+    tr_free(yaml);
+    tr_free(recipe);
+    tr_free(tokens);
+    leave_directory(directory);
+}
+
 static const check_test tests[] = {
     CHECK_TEST(layouts_of_a_tied_llama_agree_on_text),
     CHECK_TEST(layouts_of_a_gpt2_agree_on_rows_of_tokens),
+    CHECK_TEST(layouts_with_dropout_agree_and_resume),
 };
 
 CHECK_MAIN("pipelines/layout", tests)

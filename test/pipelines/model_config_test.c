@@ -7,6 +7,7 @@
 #include "pipelines/recipe.h"
 #include "pipelines/safetensors.h"
 
+#include <jansson.h>
 #include <math.h>
 
 static tr_error err;
@@ -23,6 +24,11 @@ static tr_status parse(tr_model_config *out, const char *json)
     return tr_model_config_parse(out, json, "d/config.json", &err);
 }
 
+static bool drops_nothing(const tr_model_config *c)
+{
+    return c->attention_dropout == 0 && c->embedding_dropout == 0 && c->residual_dropout == 0;
+}
+
 static void golden_gpt2_is_read_as_it_is(void)
 {
     tr_model_config c;
@@ -30,7 +36,7 @@ static void golden_gpt2_is_read_as_it_is(void)
     CU_ASSERT(c.family == TR_FAMILY_GPT2 && c.layers == 4 && c.width == 48 && c.heads == 4 &&
               c.kv_heads == 4);
     CU_ASSERT(c.head_size == 12 && c.inner == 192 && c.vocabulary == 320 && c.positions == 64);
-    CU_ASSERT(c.tied && c.activation == TR_GELU_TANH && c.attention_bias && c.mlp_bias && c.dropout == 0);
+    CU_ASSERT(c.tied && c.activation == TR_GELU_TANH && c.attention_bias && c.mlp_bias && drops_nothing(&c));
     CU_ASSERT(c.norm_eps == 1e-5f && c.initializer_range == 0.02f);
     CU_ASSERT_EQUAL(tr_model_config_attention_scale(&c, 2), (float)(1 / sqrt(12.0)));
     tr_model_config_release(&c);
@@ -86,11 +92,12 @@ static void what_is_absent_has_the_default_of_transformers(void)
     tr_model_config c;
     CHECK_OK(parse(&c, "{" GPT2_SIZES ",\"n_inner\":null}"));
     CU_ASSERT(c.inner == 32 && c.tied && c.activation == TR_GELU_TANH && c.norm_eps == 1e-5f);
-    CU_ASSERT(c.dropout == 0.1 && c.scale_attention && !c.scale_attention_by_layer);
+    CU_ASSERT(c.attention_dropout == 0.1 && c.embedding_dropout == 0.1 && c.residual_dropout == 0.1);
+    CU_ASSERT(c.scale_attention && !c.scale_attention_by_layer);
     tr_model_config_release(&c);
     CHECK_OK(parse(&c, "{" LLAMA_SIZES ",\"head_dim\":null}"));
     CU_ASSERT(c.kv_heads == 2 && c.head_size == 4 && !c.tied && c.norm_eps == 1e-6f && c.rope.theta == 10000);
-    CU_ASSERT(c.dropout == 0 && c.activation == TR_SILU);
+    CU_ASSERT(drops_nothing(&c) && c.activation == TR_SILU);
     tr_model_config_release(&c);
 }
 
@@ -267,13 +274,14 @@ static void sizes_in_a_recipe_make_a_configuration(void)
     CU_ASSERT(c.family == TR_FAMILY_LLAMA && c.layers == 3 && c.kv_heads == 2 && c.inner == 128 &&
               c.vocabulary == 256);
     CU_ASSERT(c.norm_eps == 1e-6f && c.rope.theta == 5000 && c.attention_bias && c.mlp_bias && !c.tied &&
-              c.dropout == 0);
+              drops_nothing(&c));
     CHECK_OK(parse(&again, c.json)); /* what is written is what is computed */
     CU_ASSERT(again.norm_eps == c.norm_eps && again.inner == c.inner && again.tied == c.tied);
     tr_model_config_release(&again);
     tr_model_config_release(&c);
     CHECK_OK(from_recipe(&c, "{family: gpt2, layers: 2, width: 48, heads: 4, positions: 32}", NULL));
-    CU_ASSERT(c.family == TR_FAMILY_GPT2 && c.inner == 192 && c.positions == 32 && c.tied && c.dropout == 0);
+    CU_ASSERT(c.family == TR_FAMILY_GPT2 && c.inner == 192 && c.positions == 32 && c.tied &&
+              drops_nothing(&c));
     tr_model_config_release(&c);
 }
 
@@ -302,19 +310,62 @@ static void nothing_stands_unread_behind_a_nul(void)
     tr_free(path);
 }
 
-static void dropout_is_read_for_evaluation_and_refused_for_training(void)
+static void each_dropout_is_read_by_itself(void)
+{
+    tr_model_config c;
+    CHECK_OK(parse(&c, "{" GPT2_SIZES ",\"attn_pdrop\":0.0,\"embd_pdrop\":0.2,\"resid_pdrop\":0.3}"));
+    CU_ASSERT(c.attention_dropout == 0 && c.embedding_dropout == 0.2 && c.residual_dropout == 0.3);
+    tr_model_config_release(&c);
+    CHECK_OK(parse(&c, "{" LLAMA_SIZES ",\"attention_dropout\":0.25}"));
+    CU_ASSERT(c.attention_dropout == 0.25 && c.embedding_dropout == 0 && c.residual_dropout == 0);
+    tr_model_config_release(&c);
+    CU_ASSERT_EQUAL(parse(&c, "{" GPT2_SIZES ",\"embd_pdrop\":1.0}"), TR_EINVAL);
+    CU_ASSERT(message_has(&err, "embd_pdrop"));
+    CU_ASSERT(message_has(&err, "is not below 1; it is the share that training drops"));
+    CU_ASSERT_EQUAL(parse(&c, "{" GPT2_SIZES ",\"embd_pdrop\":-0.1}"), TR_EINVAL);
+}
+
+static bool has_rate(const char *json, const char *key, double rate)
+{
+    json_t *root = json_loads(json, 0, NULL);
+    bool has = root && json_number_value(json_object_get(root, key)) == rate;
+    json_decref(root);
+    return has;
+}
+
+/* Else the checkpoint would go on with another dropout than it was trained with. */
+static void dropout_of_a_recipe_is_written_into_the_configuration(void)
 {
     char *directory = enter_directory(), *path = path_in(directory, "config.json");
-    static const char json[] = "{" GPT2_SIZES ",\"attn_pdrop\":0.0,\"embd_pdrop\":0.2,\"resid_pdrop\":0}";
+    static const char json[] =
+        "{" GPT2_SIZES ",\"attn_pdrop\":0.0,\"embd_pdrop\":0.2,\"layer_norm_epsilon\":1e-05}";
     CHECK_OK(tr_file_write(path, json, strlen(json), &err));
+    char *model = tr_format("{hf: %s}", directory), *off = tr_format("{hf: %s, dropout: 0}", directory),
+         *on = tr_format("{hf: %s, dropout: 0.1}", directory);
     tr_model_config c;
-    CHECK_OK(tr_model_config_read(&c, directory, &err));
-    CU_ASSERT(c.dropout == 0.2 && strcmp(c.dropout_key, "embd_pdrop") == 0);
+    CHECK_OK(from_recipe(&c, model, NULL)); /* as the file says, and as transformers does where it does not */
+    CU_ASSERT(c.attention_dropout == 0 && c.embedding_dropout == 0.2 && c.residual_dropout == 0.1);
+    CU_ASSERT_STRING_EQUAL(c.json, json);
     tr_model_config_release(&c);
-    char *model = tr_format("{hf: %s}", directory);
-    CU_ASSERT_EQUAL(from_recipe(&c, model, NULL), TR_EUNSUPPORTED);
-    CU_ASSERT(message_has(&err, "embd_pdrop '0.2' is not supported: nothing is dropped in training; put"));
+    CHECK_OK(from_recipe(&c, off, NULL));
+    CU_ASSERT(drops_nothing(&c) && c.norm_eps == 1e-5f && c.layers == 2);
+    CU_ASSERT(has_rate(c.json, "attn_pdrop", 0) && has_rate(c.json, "embd_pdrop", 0) &&
+              has_rate(c.json, "resid_pdrop", 0));
+    tr_model_config_release(&c);
+    CHECK_OK(from_recipe(&c, on, NULL));
+    CU_ASSERT(c.attention_dropout == 0.1 && c.embedding_dropout == 0.1 && c.residual_dropout == 0.1);
+    CU_ASSERT(strstr(c.json, "\"resid_pdrop\": 0.1,") || strstr(c.json, "\"resid_pdrop\": 0.1\n"));
+    tr_model_config_release(&c);
+    CHECK_OK(from_recipe(&c, "{layers: 3, width: 48, heads: 4, dropout: 0.15}", NULL));
+    CU_ASSERT(c.attention_dropout == 0.15 && c.residual_dropout == 0 &&
+              has_rate(c.json, "attention_dropout", 0.15));
+    tr_model_config_release(&c);
+    CHECK_OK(from_recipe(&c, "{preset: gpt2-124m, dropout: 0.1}", NULL));
+    CU_ASSERT(c.residual_dropout == 0.1 && has_rate(c.json, "embd_pdrop", 0.1));
+    tr_model_config_release(&c);
     leave_directory(directory);
+    tr_free(on);
+    tr_free(off);
     tr_free(model);
     tr_free(path);
 }
@@ -349,7 +400,7 @@ static void every_preset_can_be_made(void)
     for (size_t i = 0; tr_model_config_preset_name(i); i++) {
         tr_model_config c;
         CHECK_OK(tr_model_config_preset(&c, tr_model_config_preset_name(i), &err));
-        CU_ASSERT(c.width == c.heads * c.head_size && c.dropout == 0);
+        CU_ASSERT(c.width == c.heads * c.head_size && drops_nothing(&c));
         tr_model_config_release(&c);
     }
     tr_model_config c;
@@ -372,7 +423,8 @@ int main(void)
         CHECK_TEST(lack_of_memory_is_an_error),
         CHECK_TEST(sizes_in_a_recipe_make_a_configuration),
         CHECK_TEST(the_layout_is_checked_against_the_model_read),
-        CHECK_TEST(dropout_is_read_for_evaluation_and_refused_for_training),
+        CHECK_TEST(each_dropout_is_read_by_itself),
+        CHECK_TEST(dropout_of_a_recipe_is_written_into_the_configuration),
         CHECK_TEST(only_dynamic_frequencies_go_beyond_the_positions),
         CHECK_TEST(every_preset_can_be_made),
     };

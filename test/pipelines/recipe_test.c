@@ -282,7 +282,7 @@ static void check_reads_back(const tr_recipe *r)
 static void a_resolved_recipe_reads_back_equal(void)
 {
     static const char *const recipes[] = {
-        "run: 'a \"b\" \\ c'\nmodel: {hf: d}\ndata: {tokens: f, key: ids, holdout: 0.3}\n"
+        "run: 'a \"b\" \\ c'\nmodel: {hf: d, dropout: 0.1}\ndata: {tokens: f, key: ids, holdout: 0.3}\n"
         "train: {steps: 3, sequence: 8, microbatch: 2, accumulate: 6, groups: 4, seed: 9223372036854775807}\n"
         "lr: {values: [0.1, 0.30000000000000004, 1e-300]}\nlayout: {data: 3, processes: false}\n",
         "{\"run\": \"r\", \"model\": {\"family\": \"gpt2\", \"layers\": 3, \"width\": 8, \"heads\": 2},"
