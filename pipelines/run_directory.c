@@ -337,7 +337,7 @@ void tr_run_event(tr_run *self, const tr_job_event *event)
                                         [TR_JOB_EPOCH] = "epoch",
                                         [TR_JOB_RECOVERED] = "recovered"};
     write_event(self, kinds[event->kind], event->monotonic_ns, event, event->text);
-    bool told = event->kind == TR_JOB_STOPPING || event->kind == TR_JOB_WORKER_DIED || event->kind == TR_JOB_WORKER_FENCED ||
-                event->kind == TR_JOB_RECOVERED;
+    bool told = event->kind == TR_JOB_STOPPING || event->kind == TR_JOB_WORKER_DIED ||
+                event->kind == TR_JOB_WORKER_FENCED || event->kind == TR_JOB_RECOVERED;
     if (told) say(self, event->text, true);
 }

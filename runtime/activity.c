@@ -114,7 +114,8 @@ uint64_t tr_activity_longest_ns(const tr_activity_page *self)
     for (int i = 0; i < TR_ACTIVITY_RECORDS; i++) {
         const tr_activity_record *record = &self->records[i];
         uint64_t since_ns = __atomic_load_n(&record->since_ns, __ATOMIC_RELAXED);
-        if (__atomic_load_n(&record->running, __ATOMIC_RELAXED) && since_ns && since_ns < longest) longest = since_ns;
+        if (__atomic_load_n(&record->running, __ATOMIC_RELAXED) && since_ns && since_ns < longest)
+            longest = since_ns;
     }
     return longest;
 }

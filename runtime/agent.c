@@ -114,7 +114,8 @@ static bool is_stopped(const ward *worker)
  * actor's own activities are the sign of life: a slow one goes on to the next, a hung one does not. */
 static void watch_over(agent *self, ward *worker, uint64_t now_ns)
 {
-    uint64_t limit_ns = (uint64_t)self->launch->hung_after_ms * 1000000, since_ns = tr_activity_longest_ns(worker->activity);
+    uint64_t limit_ns = (uint64_t)self->launch->hung_after_ms * 1000000,
+             since_ns = tr_activity_longest_ns(worker->activity);
     uint64_t pulse = tr_activity_pulse(worker->activity);
     if (worker->pidfd < 0 || worker->is_hung || !limit_ns) return;
     if (pulse != worker->pulse || !worker->moved_ns) {
@@ -138,7 +139,8 @@ static void watch_over(agent *self, ward *worker, uint64_t now_ns)
 static void on_tick(void *context, uint64_t now_ns)
 {
     agent *self = context;
-    for (int32_t i = 1; i < self->topology.n_nodes && !self->stopping; i++) watch_over(self, &self->wards[i], now_ns);
+    for (int32_t i = 1; i < self->topology.n_nodes && !self->stopping; i++)
+        watch_over(self, &self->wards[i], now_ns);
     if (!self->stopping || now_ns < self->kill_at_ns) return;
     for (int32_t i = 1; i < self->topology.n_nodes; i++)
         if (self->wards[i].pidfd >= 0) tr_process_kill(self->wards[i].pidfd, SIGKILL);

@@ -28,7 +28,7 @@ typedef struct tr_launch {
     uint32_t incarnation, epoch;
     int32_t n_threads;
     uint32_t hung_after_ms; /* the agent's: see watchdog in agent.c; 0: never */
-    int32_t n_states; /* state regions among the inherited descriptors, behind the activity page */
+    int32_t n_states;       /* state regions among the inherited descriptors, behind the activity page */
     bool may_spin;
     uint8_t job_key[TR_JOB_KEY_BYTES];
     char control_transport[TR_KIND_BYTES], data_transport[TR_KIND_BYTES];

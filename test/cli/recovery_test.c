@@ -21,6 +21,7 @@ static const case_ cases[] = {
     {"vote of the update", "1/stage 0 of replica 0/voting/12/KILL", 1},
     {"checkpointing", "1/stage 1 of replica 0/saving/12/KILL", 1},
     {"measuring", "1/stage 1 of replica 0/evaluation/12/KILL", 1},
+    {"stopped by somebody", "1/stage 1 of replica 0/forward/12/STOP", 1},
     {"three at once",
      "1/stage 0 of replica 0/forward/12/KILL,1/stage 1 of replica 0/forward/12/KILL,"
      "1/stage 0 of replica 1/forward/12/KILL",
@@ -67,6 +68,26 @@ static int count_events(const char *run, const char *kind)
     return n;
 }
 
+static int32_t parent_of_worker(const char *run)
+{
+    int32_t pid = 0, parent = 0;
+    json_t *events = events_of(run), *event;
+    size_t i;
+    json_array_foreach(events, i, event)
+    {
+        if (strcmp(json_string_value(json_object_get(event, "event")), "worker_started") == 0)
+            pid = (int32_t)json_integer_value(json_object_get(event, "pid"));
+    }
+    json_decref(events);
+    char path[64], line[512] = "";
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    FILE *stream = fopen(path, "re");
+    CU_ASSERT_FATAL(stream && fgets(line, sizeof line, stream));
+    fclose(stream);
+    CU_ASSERT_FATAL(sscanf(strrchr(line, ')') + 1, " %*c %d", &parent) == 1 && parent > 1);
+    return parent;
+}
+
 static bool same_run(const char *run)
 {
     json_t *left = log_of(undisturbed), *right = log_of(run);
@@ -111,6 +132,44 @@ static void a_death_at_any_moment_changes_no_bit_over_zmq(void)
     all_cases("zmq");
 }
 
+/* The agent holds the state, so it is lost with it: the newest checkpoint is what there is. */
+static void the_agents_death_changes_no_bit_either(void)
+{
+    char *run = path_in(directory, "run"), *recipe = write_recipe(run, "ucx", "");
+    command_run command;
+    command_start(&command, (const char *const[]){"train", recipe, NULL});
+    CU_ASSERT_FATAL(wait_for_steps(&command, run, 6));
+    kill(parent_of_worker(run), SIGKILL);
+    command_wait(&command, COMMAND_SECONDS);
+    CU_ASSERT(command_ended(&command, 0));
+    CU_ASSERT(same_run(run));
+    CU_ASSERT(count_events(run, "from_disk") == 1);
+    command_release(&command);
+    tr_directory_remove_tree(run, NULL);
+    tr_free(recipe);
+    tr_free(run);
+}
+
+static void too_many_deaths_end_the_run(void)
+{
+    char *run = path_in(directory, "run");
+    char *recipe = write_recipe(
+        run, "zmq", "1/stage 0 of replica 0/forward/5/KILL,2/stage 0 of replica 0/forward/5/KILL");
+    command_run command;
+    command_start(&command, (const char *const[]){"train", recipe, "supervision.intensity=1", NULL});
+    command_wait(&command, COMMAND_SECONDS);
+    CU_ASSERT(command_ended(&command, 1));
+    CU_ASSERT(text_has(command.err_text, "1 within 60 s are the most that are mended"));
+    CU_ASSERT_EQUAL(count_events(run, "worker_died"), 2);
+    command_release(&command);
+    /* The run goes on from its checkpoint, in an epoch that no earlier one had. */
+    CU_ASSERT(command_succeeds((const char *const[]){"train", recipe, "--resume", NULL}));
+    CU_ASSERT(same_run(run));
+    tr_directory_remove_tree(run, NULL);
+    tr_free(recipe);
+    tr_free(run);
+}
+
 int main(void)
 {
     directory = enter_directory();
@@ -124,6 +183,8 @@ int main(void)
     static const check_test tests[] = {
         CHECK_TEST(a_death_at_any_moment_changes_no_bit_over_ucx),
         CHECK_TEST(a_death_at_any_moment_changes_no_bit_over_zmq),
+        CHECK_TEST(the_agents_death_changes_no_bit_either),
+        CHECK_TEST(too_many_deaths_end_the_run),
     };
     int result = check_run("cli/recovery", tests, sizeof tests / sizeof *tests);
     tr_free(undisturbed);
