@@ -267,6 +267,17 @@ tr_link *tr__hello_admit(tr_transport *self, const tr_frame *frame, const void *
     return link;
 }
 
+void tr__link_replace(tr_transport *self, tr_link *link)
+{
+    tr_log(TR_LOG_WARNING,
+           "node %d: another connection greets as node %d, incarnation %u; it takes the place of the first, "
+           "whose "
+           "frames are refused from now on",
+           self->options.node, link->peer, link->incarnation);
+    tr__link_fail(self, link, "the peer connected anew");
+    if (link->state == TR_LINK_FAILED) tr__link_report(self, link);
+}
+
 void tr__refuse(tr_transport *self, const char *format, ...)
 {
     self->counters.refused++;
