@@ -22,6 +22,7 @@ typedef struct tr_link {
     uint32_t incarnation; /* as its last greeting said; older ones are refused from then on */
     bool was_greeted;     /* incarnation means something */
     tr_link_state state;
+    bool is_replaced; /* another took its place: the peer is told, as it may live */
     char reason[200]; /* why it failed */
 } tr_link;
 

@@ -184,6 +184,8 @@ static void handle_hello(tr__zmq *self, arrival *in, const tr_frame *frame)
     size_t identity_bytes = zmq_msg_size(&in->parts[0]);
     if (identity_bytes == TR__ZMQ_IDENTITY_BYTES)
         base_link = tr__hello_admit(&self->base, frame, zmq_msg_data(&in->parts[2]), &hello);
+    else
+        tr__refuse(&self->base, "it greets with a name of %zu bytes, as no node does", identity_bytes);
     if (!base_link) {
         turn_away(self, in);
         return;
