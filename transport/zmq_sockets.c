@@ -168,8 +168,7 @@ tr_status tr__zmq_connect(tr_transport *base, tr_link *base_link, const char *ad
     if (!dealer || !set_common(self, address, dealer) || !set_int(dealer, ZMQ_RECONNECT_IVL, -1) ||
         zmq_setsockopt(dealer, ZMQ_MAXMSGSIZE, &most_bytes, sizeof most_bytes) != 0 ||
         zmq_setsockopt(dealer, ZMQ_ROUTING_ID, identity, sizeof identity) != 0 ||
-        !tr__zmq_secure_dealer(self, dealer) || zmq_connect(dealer, address) != 0 ||
-        !tr__zmq_transmit(self, dealer, hello)) {
+        !tr__zmq_secure_dealer(self, dealer) || zmq_connect(dealer, address) != 0) {
         status = tr_fail(err, zmq_errno() == EINVAL ? TR_EINVAL : TR_EIO, "zmq cannot connect to '%s': %s",
                          address, zmq_strerror(zmq_errno()));
         tr__zmq_unwatch_dealer(link);
@@ -178,6 +177,8 @@ tr_status tr__zmq_connect(tr_transport *base, tr_link *base_link, const char *ad
         tr_message_destroy(&hello);
         return status;
     }
+    /* Where the handshake has failed already there is nothing to send through; its monitor tells. */
+    if (!tr__zmq_transmit(self, dealer, hello)) enqueue(self, link, hello);
     link->opened_ns = tr_clock_ns();
     link->descriptor = -1;
     return TR_OK;

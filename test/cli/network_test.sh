@@ -14,13 +14,19 @@ if [ "${2:-}" = inside ]; then # in a namespace of its own: an address that is n
     ip link set there up
     "$troupe" train recipe.yaml run=apart network.address=10.77.0.1 network.key=troupe.key >out 2>err &
     background=$!
-    for _ in $(seq 200); do [ -s apart/log.jsonl ] && break || sleep 0.05; done
+    trap 'kill -KILL "$background" 2>/dev/null || true' EXIT
+    for _ in $(seq 400); do [ -s apart/log.jsonl ] && break || sleep 0.02; done
+    kill -STOP "$background" # it shall not end while we look
     ss -Hltn >listening # while it trains
     secret=$(sed -n 's/^secret //p' troupe.key)
-    for process in $(pgrep -s 0 troupe); do # of this session: head, agent, workers, and maybe others' jobs
-        ! grep -aqF -- "$secret" "/proc/$process/cmdline" "/proc/$process/environ" 2>/dev/null ||
-            { echo "a key shows"; exit 1; }
+    seen=0
+    for process in /proc/[0-9]*; do # head, agent, two workers
+        [ "$(readlink "$process/exe" 2>/dev/null)" = "$troupe" ] || continue
+        seen=$((seen + 1))
+        ! grep -aqF -- "$secret" "$process/cmdline" "$process/environ" 2>/dev/null || { echo "a key shows"; exit 1; }
     done
+    [ "$seen" -ge 4 ] || { echo "saw $seen processes instead of 4"; exit 1; }
+    kill -CONT "$background"
     wait "$background" || { cat err; exit 1; }
     grep -q '10\.77\.0\.1:' listening || { echo "nobody listens at the address"; cat listening; exit 1; }
     ! grep -v '10\.77\.0\.1:' listening || { echo "somebody listens elsewhere"; exit 1; }
@@ -34,7 +40,7 @@ cat >recipe.yaml <<END
 run: run
 model: {layers: 2, width: 16, heads: 2}
 data: {text: text}
-train: {steps: 30, sequence: 8, microbatch: 1, accumulate: 2}
+train: {steps: 100, sequence: 8, microbatch: 1, accumulate: 2}
 lr: {peak: 1e-3}
 layout: {pipeline: 2}
 transport: zmq
@@ -80,11 +86,11 @@ fails_with 2 'No such file' "$troupe" train recipe.yaml network.key=missing
 # The same bits, whatever carries them.
 "$troupe" train recipe.yaml >out
 "$troupe" train recipe.yaml run=keyed network.address=127.0.0.1 network.key=troupe.key >out
-cmp run/checkpoints/step-30/model.safetensors keyed/checkpoints/step-30/model.safetensors
+cmp run/checkpoints/step-100/model.safetensors keyed/checkpoints/step-100/model.safetensors
 ! grep -rqF -- "$(sed -n 's/^secret //p' troupe.key)" keyed || { echo "the run directory has the key"; exit 1; }
 if unshare --user --map-root-user --net true 2>/dev/null && command -v ip ss >/dev/null; then
     unshare --user --map-root-user --net "$self" "$troupe" inside
-    cmp run/checkpoints/step-30/model.safetensors apart/checkpoints/step-30/model.safetensors
+    cmp run/checkpoints/step-100/model.safetensors apart/checkpoints/step-100/model.safetensors
 else
     echo "no network namespace here: the part beyond loopback was left out"
 fi
