@@ -15,7 +15,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const command *const commands[] = {&command_train, &command_plan, &command_sample, &command_eval};
+static const command *const commands[] = {&command_train, &command_plan, &command_sample, &command_eval,
+                                          &command_keygen};
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 static void print_help(FILE *stream)

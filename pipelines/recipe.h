@@ -83,6 +83,11 @@ typedef struct tr_recipe {
     tr_recipe_dtype dtype;
     tr_reduction reduction;
     tr_transport_kind transport;
+    struct { /* with transport zmq */
+        char *
+            address; /* of this machine, in numbers, where processes listen; NULL: unseen by other machines */
+        char *key;   /* a file of `troupe keygen`; NULL only where the address is of loopback */
+    } network;
     bool trace; /* writes RUN/trace.json */
     tr_recovery recovery;
     struct {

@@ -3,6 +3,7 @@
  * contradicts another.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/recipe_schema.h"
+#include "transport/address.h"
 
 #include <math.h>
 #include <string.h>
@@ -285,6 +286,30 @@ static tr_status check_layout(const reading *self, tr_error *err)
     return TR_OK;
 }
 
+/* Only zmq has addresses and keys, and what others could reach has to have a key. */
+static tr_status check_network(const reading *self, tr_error *err)
+{
+    const tr_recipe *recipe = &self->recipe;
+    const char *address = recipe->network.address, *used = address ? "network.address" : "network.key";
+    if (!address && !recipe->network.key) return TR_OK;
+    if (recipe->transport != TR_TRANSPORT_ZMQ)
+        return tr__recipe_refuse(
+            self, line_of(self, used), used, NULL, err,
+            "is of transport zmq, but the transport is %s; give transport: zmq, or leave it out",
+            tr_transport_kind_name(recipe->transport));
+    char bind[TR_BIND_CHARS];
+    tr_error problem = {0};
+    if (address && tr_address_bind(bind, address, &problem) != TR_OK)
+        return tr__recipe_refuse(self, line_of(self, "network.address"), "network.address", "", err, "%s",
+                                 problem.message);
+    if (address && !recipe->network.key && !tr_host_is_local(address))
+        return tr__recipe_refuse(
+            self, line_of(self, "network.address"), "network.address", NULL, err,
+            "can be reached from other machines; make a key with `troupe keygen`, and give it as "
+            "network.key");
+    return TR_OK;
+}
+
 static tr_status check_preset(const reading *self, tr_error *err)
 {
     tr_model_config config;
@@ -315,6 +340,7 @@ tr_status tr__recipe_resolve(tr__recipe_reading *self, tr_error *err)
     if (!status) status = check_found(self, err);
     if (!status) status = check_steps(self, err);
     if (!status) status = check_layout(self, err);
+    if (!status) status = check_network(self, err);
     if (!status && recipe->model.preset) status = check_preset(self, err);
     return status;
 }

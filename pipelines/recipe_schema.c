@@ -90,6 +90,9 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"dtype", AT(dtype), .type = TR__CHOICE, .choices = dtypes, BY_DEFAULT("float32"), .help = "of weights and arithmetic"},
     {"reduction", AT(reduction), .type = TR__CHOICE, .choices = reductions, BY_DEFAULT("exact"), .help = "exact: equal bits in every layout"},
     {"transport", AT(transport), .type = TR__CHOICE, .choices = transports, ELSE("ucx; inproc in one process"), .help = "what carries messages between workers"},
+    {"network.address", AT(network.address), .type = TR__TEXT, ELSE("none: within this machine"), .help = "zmq: the address of this machine, such as 10.0.0.5, at which processes listen"},
+    {"network.key", AT(network.key), .type = TR__TEXT, ELSE("none: only on loopback"), .help = "zmq: the key file (troupe keygen) by which processes know one another"},
+
     {"trace", AT(trace), .type = TR__FLAG, BY_DEFAULT("false"), .help = "write what each actor did when into trace.json, for Perfetto"},
 
     {"validate.every", AT(validate.every), .type = TR__INTEGER, UP(0), BY_DEFAULT("0"), .help = "steps; 0: only at the end"},

@@ -18,6 +18,7 @@
 #include "pipelines/run_directory.h"
 #include "pipelines/sources.h"
 #include "pipelines/trace_file.h"
+#include "transport/address.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -42,8 +43,10 @@ typedef struct training {
     tr_weights *weights; /* of a directory: for the names it gives its tensors */
     tr_checkpoint_files *files;
     tr_run *run;
-    tr_trace_file *trace; /* NULL: not wanted, or it could not be written */
-    uint64_t n_dropped;   /* spans of it that people know to be missing */
+    tr_trace_file *trace;     /* NULL: not wanted, or it could not be written */
+    uint64_t n_dropped;       /* spans of it that people know to be missing */
+    char bind[TR_BIND_CHARS]; /* "": nodes choose */
+    tr_curve_key key;         /* where the recipe names one */
     tr_coordinator_journal journal;
 } training;
 
@@ -166,6 +169,20 @@ static tr_status read_config(const training *self, tr_model_config *config, tr_e
     return tr_model_config_from_recipe(config, self->recipe, err);
 }
 
+/* An address that is not ours and a key that cannot be read are found here and not by a child. */
+static tr_status read_network(training *self, tr_error *err)
+{
+    const tr_recipe *recipe = self->recipe;
+    tr_status status = TR_OK;
+    if (recipe->network.address) {
+        status = tr_address_bind(self->bind, recipe->network.address, err);
+        if (!status) status = tr_address_try(self->bind, err);
+        if (status) return tr_fail_within(err, status, "network.address");
+    }
+    if (recipe->network.key) status = tr_curve_key_read(&self->key, recipe->network.key, err);
+    return status ? tr_fail_within(err, status, "network.key") : TR_OK;
+}
+
 static tr_status prepare(training *self, tr_error *err)
 {
     tr_model_config config = {0};
@@ -189,6 +206,7 @@ static void release(training *self)
     while (self->n_plans_before) tr_job_plan_release(&self->plans_before[--self->n_plans_before]);
     tr_free(self->plans_before);
     tr_data_close(&self->data);
+    tr_curve_key_wipe(&self->key);
 }
 
 /* --- the run --- */
@@ -314,6 +332,8 @@ static tr_status run_job(training *self, tr_error *err)
                               .registry = &registry,
                               .processes = self->recipe->layout.processes,
                               .transport = tr_transport_kind_name(self->recipe->transport),
+                              .bind = self->bind[0] ? self->bind : NULL,
+                              .key = self->recipe->network.key ? &self->key : NULL,
                               .stop_actor = tr_role_find(&self->plan.topology, TR_ROLE_COORDINATOR),
                               .recovery = {.max_restarts = recipe->recovery == TR_RECOVERY_OFF
                                                                ? 0
@@ -364,6 +384,7 @@ tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, boo
     training self = {.recipe = recipe};
     *started = false;
     tr_status status = find_start(&self, options->resume, err);
+    if (!status) status = read_network(&self, err);
     if (!status) status = prepare(&self, err);
     if (!status && self.start.updates == (uint32_t)recipe->train.steps) {
         if (options->progress)

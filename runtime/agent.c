@@ -262,6 +262,8 @@ static tr_status connect_head(agent *self, tr_error *err)
                                .epoch = launch->epoch,
                                .n_threads = 1,
                                .control_transport = launch->control_transport,
+                               .bind = launch->bind[0] ? launch->bind : NULL,
+                               .key = launch->has_key ? &launch->key : NULL,
                                .registry = &nothing,
                                .context = self,
                                .on_system = on_system,

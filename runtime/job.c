@@ -8,6 +8,7 @@
 #include "runtime/agent.h"
 #include "runtime/head.h"
 #include "runtime/worker.h"
+#include "transport/address.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -35,6 +36,11 @@ static tr_status check(const tr_job_options *options, tr_error *err)
     if (!options->processes && strcmp(transport, "inproc") != 0)
         return tr_fail(err, TR_EINVAL, "transport '%s' without processes; give inproc, or processes",
                        transport);
+    if ((options->bind || options->key) && strcmp(transport, "zmq") != 0)
+        return tr_fail(err, TR_EINVAL, "transport '%s' has neither addresses nor keys; give zmq", transport);
+    if (options->bind && !options->key && !tr_address_is_local(options->bind))
+        return tr_fail(err, TR_EINVAL, "'%s' can be reached by others; give the job a key (`troupe keygen`)",
+                       options->bind);
     tr_chaos chaos;
     if (options->chaos.points && strlen(options->chaos.points) >= TR_CHAOS_CHARS)
         return tr_fail(err, TR_EINVAL, "chaos with more than %d characters of points", TR_CHAOS_CHARS - 1);
@@ -83,6 +89,8 @@ static tr_status make_node(job *self, tr_error *err)
                             .n_threads = 1,
                             .data_transport = alone ? NULL : options->transport,
                             .control_transport = options->processes ? "zmq" : "inproc",
+                            .bind = options->bind,
+                            .key = options->key,
                             .registry = options->registry,
                             .activity = head->activity,
                             .may_spin = tr_worker_may_spin(head->topology),
@@ -111,6 +119,9 @@ static tr_status make_crew(job *self, tr_error *err)
     snprintf(crew.launch.data_transport, TR_KIND_BYTES, "%s", options->transport);
     snprintf(crew.launch.chaos, sizeof crew.launch.chaos, "%s",
              options->chaos.points ? options->chaos.points : "");
+    if (options->bind) snprintf(crew.launch.bind, TR_BIND_CHARS, "%s", options->bind);
+    crew.launch.has_key = options->key != NULL;
+    if (options->key) crew.launch.key = *options->key;
     snprintf(crew.launch.head_address, TR_ADDRESS_CHARS, "%s", tr_node_control_address(head->node));
     tr_status status = tr_crew_new(&head->crew, &crew, err);
     if (!head->crew || tr_crew_descriptor(head->crew) < 0) return status;
@@ -185,6 +196,8 @@ static tr_status run_worker(const tr_launch *launch, const tr_registry *registry
                                  .control_transport = launch->control_transport,
                                  .data_transport = launch->data_transport,
                                  .head_address = launch->head_address,
+                                 .bind = launch->bind[0] ? launch->bind : NULL,
+                                 .key = launch->has_key ? &launch->key : NULL,
                                  .registry = registry,
                                  .activity = activity,
                                  .first_state_descriptor = TR_LAUNCH_FIRST_INHERITED + 1,

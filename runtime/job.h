@@ -10,6 +10,7 @@
 #define TROUPE_RUNTIME_JOB_H
 
 #include "runtime/actor.h"
+#include "transport/curve.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -70,6 +71,10 @@ typedef struct tr_job_options {
     const tr_registry *registry; /* of the head's own actors, and of all without processes */
     bool processes;
     const char *transport; /* of the edges: "ucx" or "zmq"; without processes "inproc" */
+    /* Where processes listen, with transport "zmq" alone: a bind of transport/address.h, or NULL: on this machine, unseen
+     * by others. Beyond it a key is required. Both are copied. */
+    const char *bind;
+    const tr_curve_key *key; /* NULL: none */
     /* Gets TR_TOPIC_STOP_REQUESTED at SIGINT or SIGTERM; 0: the job just ends. A second signal ends it at once. */
     tr_actor_id stop_actor;
     tr_job_recovery recovery;

@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { FIELDS = 15, MAX_LAUNCH_BYTES = 1 << 30, MAX_INHERITED = 4096 };
+enum { FIELDS = 18, MAX_LAUNCH_BYTES = 1 << 30, MAX_INHERITED = 4096 };
 
 extern char **environ;
 
@@ -43,6 +43,9 @@ tr_status tr__launch_encode(const tr_launch *self, void **bytes, size_t *size_by
     tr_pack_text(&packer, self->data_transport);
     tr_pack_text(&packer, self->head_address);
     tr_pack_text(&packer, self->chaos);
+    tr_pack_text(&packer, self->bind);
+    tr_pack_text(&packer, self->has_key ? self->key.public_half : "");
+    tr_pack_text(&packer, self->has_key ? self->key.secret_half : "");
     tr_pack_bytes(&packer, self->topology, self->topology_bytes);
     return tr_packer_take(&packer, bytes, size_bytes, err);
 }
@@ -72,6 +75,10 @@ tr_status tr__launch_decode(tr_launch *self, const void *bytes, size_t size_byte
     tr_unpack_text(&unpacker, self->data_transport, sizeof self->data_transport);
     tr_unpack_text(&unpacker, self->head_address, sizeof self->head_address);
     tr_unpack_text(&unpacker, self->chaos, sizeof self->chaos);
+    tr_unpack_text(&unpacker, self->bind, sizeof self->bind);
+    tr_unpack_text(&unpacker, self->key.public_half, sizeof self->key.public_half);
+    tr_unpack_text(&unpacker, self->key.secret_half, sizeof self->key.secret_half);
+    self->has_key = self->key.secret_half[0] != 0;
     const void *topology = tr_unpack_bytes(&unpacker, &self->topology_bytes);
     tr_status status = tr_unpacker_done(&unpacker, "launch", err);
     if (status != TR_OK) return status;
@@ -103,6 +110,7 @@ static tr_status write_launch(const tr_launch *self, int *descriptor, tr_error *
     if (made < 0 || write_all(made, bytes, size_bytes) != TR_OK ||
         fcntl(made, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) != 0)
         status = tr_fail(err, TR_EIO, "cannot write what a child must know: %s", strerror(errno));
+    explicit_bzero(bytes, size_bytes);
     tr_free(bytes);
     if (status != TR_OK && made >= 0) close(made);
     if (status == TR_OK) *descriptor = made;
@@ -214,6 +222,7 @@ tr_status tr_launch_receive(tr_launch *self, tr_error *err)
     if (pread(TR_LAUNCH_DESCRIPTOR, bytes, size_bytes, 0) != (ssize_t)size_bytes)
         status = tr_fail(err, TR_EIO, "cannot read the launch: %s", strerror(errno));
     if (status == TR_OK) status = tr__launch_decode(self, bytes, size_bytes, err);
+    explicit_bzero(bytes, size_bytes);
     tr_free(bytes);
     close(TR_LAUNCH_DESCRIPTOR);
     if (status == TR_OK) status = tie_to_parent(self->parent_pid, err);
@@ -224,6 +233,8 @@ void tr_launch_release(tr_launch *self)
 {
     tr_free(self->topology);
     self->topology = NULL;
+    tr_curve_key_wipe(&self->key);
+    explicit_bzero(self->job_key, sizeof self->job_key);
 }
 
 bool tr_process_reap(int pidfd, tr_process_end *end)

@@ -9,6 +9,7 @@
 
 #include "runtime/chaos.h"
 #include "runtime/topology.h"
+#include "transport/address.h"
 #include "transport/transport.h"
 
 #ifdef __cplusplus
@@ -34,7 +35,10 @@ typedef struct tr_launch {
     char control_transport[TR_KIND_BYTES], data_transport[TR_KIND_BYTES];
     char head_address[TR_ADDRESS_CHARS];
     char chaos[TR_CHAOS_CHARS]; /* points, see tr_chaos_parse */
-    void *topology; /* encoded; the agent's, to know whom to start and how they are called; owned */
+    char bind[TR_BIND_CHARS];   /* where nodes listen over zmq; "": chosen */
+    bool has_key;
+    tr_curve_key key; /* by which they know one another there */
+    void *topology;   /* encoded; the agent's, to know whom to start and how they are called; owned */
     size_t topology_bytes;
 } tr_launch;
 
@@ -47,7 +51,7 @@ tr_status tr_launch_spawn(const tr_launch *self, const int *descriptors, int cou
 /* In the child: reads the launch and ties this process to its parent's life.
  * Errors: TR_ECORRUPT, TR_ECLOSED (orphaned). */
 tr_status tr_launch_receive(tr_launch *self, tr_error *err);
-void tr_launch_release(tr_launch *self);
+void tr_launch_release(tr_launch *self); /* also wipes its keys */
 
 /* Private: the launch as MessagePack. Release what decode gave, also after a failure. Errors: TR_ENOMEM, TR_ECORRUPT. */
 tr_status tr__launch_encode(const tr_launch *self, void **bytes, size_t *size_bytes, tr_error *err);

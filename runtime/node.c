@@ -173,7 +173,8 @@ static tr_status open_link(tr__link *self, const char *kind, const tr_node_optio
     tr_transport_options transport = {
         .node = options->node,
         .incarnation = options->incarnation,
-        .bind = is_control ? options->control_bind : NULL,
+        .bind = options->bind,
+        .key = options->key,
     };
     /* Bodies on edges are held to their slots by tr__on_place. */
     if (!is_control) transport.max_body_bytes = UINT32_MAX;
@@ -207,6 +208,7 @@ tr_status tr_node_new(tr_node **out, const tr_node_options *options, tr_error *e
     if (!self->caches) status = tr_fail(err, TR_ENOMEM, "no memory for a node");
     if (status == TR_OK) status = open_link(&self->data, options->data_transport, options, false, err);
     if (status == TR_OK) status = open_link(&self->control, options->control_transport, options, true, err);
+    self->options.key = NULL; /* the caller's; the transports have copies */
     if (status != TR_OK) goto failed;
     *out = self;
     return TR_OK;

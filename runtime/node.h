@@ -25,7 +25,8 @@ typedef struct tr_node_options {
     int n_threads;                 /* scheduler threads, the caller of tr_node_run included */
     const char *data_transport;    /* a kind; NULL: everything is on this node */
     const char *control_transport; /* a kind */
-    const char *control_bind;      /* see tr_transport_options.bind; NULL: chosen */
+    const char *bind;              /* of the zmq ones; see tr_transport_options.bind; NULL: chosen */
+    const tr_curve_key *key;       /* of the zmq ones; NULL: none. Copied */
     uint8_t job_key[TR_JOB_KEY_BYTES];
     const tr_registry *registry;
     struct tr_activity_page *activity; /* what actors do is written there; NULL: own memory */

@@ -192,6 +192,8 @@ static tr_status greet(worker *self, tr_error *err)
                             .n_threads = options->n_threads,
                             .data_transport = options->data_transport,
                             .control_transport = options->control_transport,
+                            .bind = options->bind,
+                            .key = options->key,
                             .registry = options->registry,
                             .activity = options->activity,
                             .may_spin = options->may_spin,

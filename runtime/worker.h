@@ -18,6 +18,8 @@ typedef struct tr_worker_options {
     bool may_spin;
     const char *control_transport, *data_transport;
     const char *head_address; /* of the head's control transport */
+    const char *bind;         /* see tr_node_options */
+    const tr_curve_key *key;  /* the same */
     uint8_t job_key[TR_JOB_KEY_BYTES];
     const tr_registry *registry;
     tr_activity_page *activity;

@@ -217,10 +217,7 @@ static void handle_hello(inproc *self, const tr_message *message)
         return;
     }
     inproc_link *link = (inproc_link *)base_link;
-    if (link->inbox && link->inbox != from) { /* the same incarnation under another address: it began anew */
-        tr__link_fail(&self->base, base_link, "the peer came again from another address");
-        if (base_link->state == TR_LINK_FAILED) tr__link_report(&self->base, base_link);
-    }
+    if (link->inbox && link->inbox != from) tr__link_replace(&self->base, base_link);
     if (!link->inbox) {
         greet(self, from, base_link->peer, false,
               NULL); /* if it is gone already, its goodbye follows its frames */

@@ -21,8 +21,9 @@ typedef struct tr_link {
     int32_t peer;
     uint32_t incarnation; /* as its last greeting said; older ones are refused from then on */
     bool was_greeted;     /* incarnation means something */
-    uint64_t sought; /* hash of the address we connected to last */
+    uint64_t sought;      /* hash of the address we connected to last */
     tr_link_state state;
+    bool is_replaced; /* another took its place: the peer is told, as it may live */
     char reason[200]; /* why it failed */
 } tr_link;
 
@@ -76,6 +77,10 @@ tr_status tr__hello_new(tr_transport *self, int32_t peer, bool goodbye, tr_messa
  * state unchanged, or NULL when the peer is refused (counted and logged). A link to an older incarnation is
  * reported lost first. */
 tr_link *tr__hello_admit(tr_transport *self, const tr_frame *frame, const void *body, tr_hello *hello);
+
+/* A peer greets anew under the number and incarnation of one that we have a link to: it began again before its old
+ * connection broke, or there are two. The last one counts: the link to the first is reported lost. */
+void tr__link_replace(tr_transport *self, tr_link *link);
 
 /* Counts and logs (at info level: it may come in floods) a frame that is not taken. */
 void tr__refuse(tr_transport *self, const char *format, ...) TR_PRINTF(2, 3);

@@ -146,7 +146,8 @@ void tr__link_report(tr_transport *self, tr_link *link)
 {
     TR_ASSERT(link->state == TR_LINK_FAILED);
     self->n_failed--;
-    self->kind->drop(self, link, false);
+    self->kind->drop(self, link, link->is_replaced);
+    link->is_replaced = false;
     link->state = TR_LINK_LOST;
     tr_log(TR_LOG_INFO, "node %d lost its link to node %d: %s", self->options.node, link->peer, link->reason);
     self->events.peer_lost(self->events.context, link->peer, link->reason);
@@ -268,12 +269,26 @@ tr_link *tr__hello_admit(tr_transport *self, const tr_frame *frame, const void *
     /* One that we are just connecting to, at its new address, is not taken over but there. */
     bool sought =
         link->state == TR_LINK_OPENING && link->sought == tr_hash64(hello->address, strlen(hello->address));
-    if (link->was_greeted && link->incarnation < hello->incarnation && !sought)
+    if (link->was_greeted && link->incarnation < hello->incarnation && !sought) {
+        link->is_replaced = is_up(link);
         tr__link_fail(self, link, "incarnation %u of it took over", hello->incarnation);
+    }
     if (link->state == TR_LINK_FAILED) tr__link_report(self, link);
     link->incarnation = hello->incarnation;
     link->was_greeted = true;
     return link;
+}
+
+void tr__link_replace(tr_transport *self, tr_link *link)
+{
+    tr_log(TR_LOG_WARNING,
+           "node %d: another connection greets as node %d, incarnation %u; it takes the place of the first, "
+           "whose "
+           "frames are refused from now on",
+           self->options.node, link->peer, link->incarnation);
+    link->is_replaced = true;
+    tr__link_fail(self, link, "the peer connected anew");
+    if (link->state == TR_LINK_FAILED) tr__link_report(self, link);
 }
 
 void tr__refuse(tr_transport *self, const char *format, ...)

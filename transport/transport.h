@@ -10,6 +10,7 @@
 #ifndef TROUPE_TRANSPORT_TRANSPORT_H
 #define TROUPE_TRANSPORT_TRANSPORT_H
 
+#include "transport/curve.h"
 #include "transport/message.h"
 
 #ifdef __cplusplus
@@ -38,6 +39,8 @@ typedef struct tr_transport_options {
     uint32_t incarnation;              /* of this node */
     uint8_t job_key[TR_JOB_KEY_BYTES]; /* peers with another key are refused at the handshake */
     const char *bind; /* zmq: where to listen, "ipc://@name" or "tcp://127.0.0.1:*"; NULL: chosen */
+    /* zmq: only peers with the same are spoken with, and encrypted; NULL: none, and only peers on this machine. Copied. */
+    const tr_curve_key *key;
     uint32_t heartbeat_timeout_ms;  /* zmq: a peer silent for so long is lost; 0: 30 s */
     uint32_t max_body_bytes;        /* larger frames are refused; 0: 1 GiB */
     bool hash_bodies;               /* send and verify body hashes */
@@ -50,7 +53,7 @@ typedef struct tr_transport_counters {
 } tr_transport_counters;
 
 /* kind: "inproc", "ucx", "zmq" or "sim". events is copied.
- * Errors: TR_EINVAL (kind), TR_EIO (the library's words), TR_ENOMEM. */
+ * Errors: TR_EINVAL (kind; an address beyond this machine without a key), TR_EIO (the library's words), TR_ENOMEM. */
 tr_status tr_transport_new(tr_transport **out, const char *kind, const tr_transport_options *options,
                            const tr_transport_events *events, tr_error *err);
 

@@ -60,11 +60,13 @@ static void on_received(void *request, ucs_status_t status, size_t length, void 
     tr__ucx_operation *op = user_data;
     tr__ucx *self = op->self;
     tr__ucx_link *link = op->link;
+    bool is_of_this_life = op->life == link->life && link->base.state == TR_LINK_OPEN;
     tr_message *message = tr__ucx_operation_end(op);
-    if (status == UCS_OK && length == message->frame.body_bytes && link->base.state == TR_LINK_OPEN) {
+    if (status == UCS_OK && length == message->frame.body_bytes && is_of_this_life) {
         arrive(self, link, message);
     } else {
-        tr__refuse(&self->base, "its body did not come over: %s", ucs_status_string(status));
+        tr__refuse(&self->base, "its body did not come over: %s",
+                   is_of_this_life ? ucs_status_string(status) : "its link is gone");
         tr_message_destroy(&message);
     }
     ucp_request_free(request);
@@ -231,6 +233,7 @@ static void ucx_drop(tr_transport *base, tr_link *base_link, bool say_goodbye)
     if (link->endpoint && !say_goodbye) tr__ucx_endpoint_close(self, link->endpoint);
     link->endpoint = link->reply = NULL;
     link->is_accepted = false;
+    link->life++;
 }
 
 static tr_status ucx_connect(tr_transport *base, tr_link *base_link, const char *address, tr_error *err)
@@ -293,10 +296,8 @@ static void handle_greeting(tr__ucx *self, const greeting *noted)
         return;
     }
     link = (tr__ucx_link *)base_link;
-    if (base_link->state == TR_LINK_OPEN && link->reply != noted->reply) {
-        tr__link_fail(&self->base, base_link, "the peer connected anew");
-        tr__link_report(&self->base, base_link);
-    }
+    if (base_link->state == TR_LINK_OPEN && link->reply != noted->reply)
+        tr__link_replace(&self->base, base_link);
     bool is_first = base_link->state != TR_LINK_OPEN;
     tr_status status = link->endpoint ? TR_OK : make_endpoint(self, link, hello.address, &err);
     if (status == TR_OK && is_first) status = greet(self, link, ACCEPTED, false, &err);
@@ -310,21 +311,22 @@ static void handle_greeting(tr__ucx *self, const greeting *noted)
     if (noted->frame.sequence == ACCEPTED) send_held(self, link);
 }
 
+/* What arrived comes first: it is of those who were greeted before, and a greeting may put another in their place. */
 static int handle_noted(tr__ucx *self)
 {
     int n_handled = 0;
-    while (self->greetings) {
-        greeting *noted = self->greetings;
-        if (!(self->greetings = noted->next)) self->greetings_end = &self->greetings;
-        handle_greeting(self, noted);
-        tr_free(noted);
-        n_handled++;
-    }
     while (self->arrived) {
         tr_message *message = self->arrived;
         if (!(self->arrived = message->next)) self->arrived_end = &self->arrived;
         tr__ucx_link *link = message->link_;
         tr__message_deliver(&self->base, &link->base, message);
+        n_handled++;
+    }
+    while (self->greetings) {
+        greeting *noted = self->greetings;
+        if (!(self->greetings = noted->next)) self->greetings_end = &self->greetings;
+        handle_greeting(self, noted);
+        tr_free(noted);
         n_handled++;
     }
     return n_handled;

@@ -12,9 +12,10 @@ enum { TR__UCX_MESSAGE = 1 }; /* id of the active messages */
 
 typedef struct tr__ucx_link {
     tr_link base;
-    ucp_ep_h endpoint;        /* ours, for sending */
-    ucp_ep_h reply;           /* what its messages carry; mostly the same */
-    bool is_accepted;         /* the peer took our greeting: data may go */
+    ucp_ep_h endpoint; /* ours, for sending */
+    ucp_ep_h reply;    /* what its messages carry; mostly the same */
+    bool is_accepted;  /* the peer took our greeting: data may go */
+    uint32_t life;     /* counts its connections: a body that comes late must not count as the next one's */
     tr_message *first, *last; /* held until then */
 } tr__ucx_link;
 
@@ -29,6 +30,7 @@ typedef struct tr__ucx_operation {
     void *request;    /* UCX's */
     ucp_ep_h leaving; /* of a flush: to be closed when it is over */
     bool is_receive, is_flushed;
+    uint32_t life; /* of the link when it began */
 } tr__ucx_operation;
 
 struct tr__ucx {

@@ -11,7 +11,13 @@ tr__ucx_operation *tr__ucx_operation_new(tr__ucx *self, tr__ucx_link *link, tr_m
     tr__ucx_operation *op = tr_alloc(sizeof *op);
     if (!op) return NULL;
     tr__ucx_operation *head = &self->operations;
-    *op = (tr__ucx_operation){head->previous, head, self, link, message, NULL, NULL, is_receive, false};
+    *op = (tr__ucx_operation){.previous = head->previous,
+                              .next = head,
+                              .self = self,
+                              .link = link,
+                              .message = message,
+                              .is_receive = is_receive,
+                              .life = link ? link->life : 0};
     op->previous->next = op->next->previous = op;
     if (message && !is_receive) self->n_sends++;
     return op;

@@ -13,6 +13,7 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
@@ -29,13 +30,37 @@ static void release_all(tr__zmq *self)
     if (self->router) zmq_socket_monitor(self->router, NULL, 0);
     if (self->monitor) zmq_close(self->monitor);
     if (self->router) zmq_close(self->router);
+    if (self->zap) zmq_close(self->zap);
     if (self->context) zmq_ctx_term(self->context); /* returns when the sockets' linger times are over */
     if (self->timer >= 0) close(self->timer);
+    tr_curve_key_wipe(&self->key);
+}
+
+static int descriptor_of(void *socket)
+{
+    int descriptor = -1;
+    size_t size = sizeof descriptor;
+    zmq_getsockopt(socket, ZMQ_FD, &descriptor, &size);
+    return descriptor;
+}
+
+static void note_descriptors(tr__zmq *self)
+{
+    self->descriptors[0] = descriptor_of(self->router);
+    self->descriptors[1] = descriptor_of(self->monitor);
+    self->descriptors[2] = self->timer;
+    self->n_descriptors = 3;
+    if (self->zap) self->descriptors[self->n_descriptors++] = descriptor_of(self->zap);
+    self->ready =
+        TR__ZMQ_ROUTER | TR__ZMQ_MONITOR | (self->zap ? TR__ZMQ_ZAP : 0u); /* nobody has asked them yet */
 }
 
 static tr_status zmq_open(tr_transport *base, tr_error *err)
 {
     tr__zmq *self = (tr__zmq *)base;
+    self->is_keyed = base->options.key != NULL;
+    if (self->is_keyed) self->key = *base->options.key;
+    base->options.key = NULL; /* the caller's */
     self->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     self->context = zmq_ctx_new();
     tr_status status = TR_OK;
@@ -43,7 +68,10 @@ static tr_status zmq_open(tr_transport *base, tr_error *err)
         status = tr_fail(err, TR_EIO, "cannot make a timer: %s", strerror(errno));
     else
         status = self->context ? tr__zmq_router_bind(self, err) : tr__zmq_fail(err, "make a context");
-    if (status != TR_OK) release_all(self);
+    if (status == TR_OK)
+        note_descriptors(self);
+    else
+        release_all(self);
     return status;
 }
 
@@ -51,21 +79,34 @@ static tr_status zmq_open(tr_transport *base, tr_error *err)
 static int read_monitor(tr__zmq *self)
 {
     int n_events = 0;
-    for (;;) {
+    while (self->ready & TR__ZMQ_MONITOR) {
         uint8_t event[6], address[256];
         int size = zmq_recv(self->monitor, event, sizeof event, ZMQ_DONTWAIT);
-        if (size < 0) return n_events;
+        if (size < 0) {
+            self->ready &= ~TR__ZMQ_MONITOR;
+            break;
+        }
         zmq_recv(self->monitor, address, sizeof address, ZMQ_DONTWAIT);
+        n_events++;
+        uint16_t kind;
+        uint32_t value;
         int32_t descriptor;
+        memcpy(&kind, event, sizeof kind);
+        memcpy(&value, event + 2, sizeof value);
         memcpy(&descriptor, event + 2, sizeof descriptor);
+        if (kind != ZMQ_EVENT_DISCONNECTED) {
+            tr__zmq_on_handshake(self, kind, value);
+            continue;
+        }
         for (size_t i = 0; i < self->base.n_links; i++) {
             tr__zmq_link *link = (tr__zmq_link *)self->base.links[i];
             if (!link->is_identified || link->is_cut || link->descriptor != descriptor) continue;
             link->is_cut = true;
             self->n_cut++;
+            self->ready |= TR__ZMQ_ROUTER; /* to be emptied before the loss is told */
         }
-        n_events++;
     }
+    return n_events;
 }
 
 static void fail_cut_links(tr__zmq *self)
@@ -128,6 +169,7 @@ static void turn_away(tr__zmq *self, arrival *in)
     tr_message *goodbye;
     if (tr__hello_new(&self->base, -1, true, &goodbye, NULL) != TR_OK) return;
     zmq_msg_t *identity = &in->parts[0];
+    self->ready |= TR__ZMQ_ROUTER; /* whatever uses a socket may take its descriptor's word */
     if (zmq_send(self->router, zmq_msg_data(identity), zmq_msg_size(identity), ZMQ_SNDMORE | ZMQ_DONTWAIT) <
             0 ||
         !tr__zmq_transmit(self, self->router, goodbye))
@@ -142,15 +184,14 @@ static void handle_hello(tr__zmq *self, arrival *in, const tr_frame *frame)
     size_t identity_bytes = zmq_msg_size(&in->parts[0]);
     if (identity_bytes == TR__ZMQ_IDENTITY_BYTES)
         base_link = tr__hello_admit(&self->base, frame, zmq_msg_data(&in->parts[2]), &hello);
+    else
+        tr__refuse(&self->base, "it greets with a name of %zu bytes, as no node does", identity_bytes);
     if (!base_link) {
         turn_away(self, in);
         return;
     }
     tr__zmq_link *link = (tr__zmq_link *)base_link;
-    if (base_link->state == TR_LINK_OPEN) {
-        tr__link_fail(&self->base, base_link, "the peer connected anew");
-        tr__link_report(&self->base, base_link);
-    }
+    if (base_link->state == TR_LINK_OPEN) tr__link_replace(&self->base, base_link);
     if (!link->dealer && tr__zmq_connect(&self->base, base_link, hello.address, &err) != TR_OK) {
         tr_log(TR_LOG_WARNING, "node %d cannot answer node %d: %s", self->base.options.node, hello.node,
                err.message);
@@ -159,7 +200,9 @@ static void handle_hello(tr__zmq *self, arrival *in, const tr_frame *frame)
     }
     /* A descriptor's number is used again: forget what its last owner's end
      * has to say before it names this peer. */
+    self->ready |= TR__ZMQ_MONITOR;
     read_monitor(self);
+    tr__zmq_unwatch_dealer(link);
     memcpy(link->identity, zmq_msg_data(&in->parts[0]), TR__ZMQ_IDENTITY_BYTES);
     link->descriptor = zmq_msg_get(&in->parts[2], ZMQ_SRCFD);
     link->is_identified = true;
@@ -196,29 +239,35 @@ static void handle(tr__zmq *self, arrival *in)
     }
 }
 
-/* What no descriptor tells: peers that do not answer, refusals that come
- * back to a DEALER, frames that did not go. */
+/* What has not greeted us yet: has it refused us, or is nobody there? */
+static void look_at_greeting(tr__zmq *self, tr__zmq_link *link, uint64_t now_ns)
+{
+    arrival in;
+    tr_frame frame;
+    if (receive(link->dealer, &in)) {
+        if (parse(self, &in, 0, &frame) && frame.kind == TR_FRAME_HELLO && frame.body_bytes == 0)
+            tr__link_goodbye(&self->base, &link->base);
+        release_arrival(&in);
+    } else if (now_ns - link->opened_ns > GREETING_TIMEOUT_MS * 1000000ull) {
+        tr__link_fail(&self->base, &link->base, "nobody answered within %d s", GREETING_TIMEOUT_MS / 1000);
+    } else {
+        tr__zmq_look_at_dealer(self, link);
+    }
+}
+
+/* What no descriptor tells: peers that do not answer, refusals that come back to a DEALER, frames that did not go.
+ * Greetings are looked at when the timer says so; it runs while there is something to look at. */
 static int look_at_links(tr__zmq *self)
 {
     int n_happened = 0;
-    bool must_tick = false;
-    uint64_t now_ns = 0;
+    bool must_tick = false, has_ticked = (self->ready & TR__ZMQ_TIMER) != 0;
+    uint64_t now_ns = has_ticked ? tr_clock_ns() : 0, n_ticks;
+    if (has_ticked && read(self->timer, &n_ticks, sizeof n_ticks) < 0) n_ticks = 0;
+    self->ready &= ~TR__ZMQ_TIMER;
     for (size_t i = 0; i < self->base.n_links; i++) {
         tr__zmq_link *link = (tr__zmq_link *)self->base.links[i];
         if (link->first) n_happened += tr__zmq_flush(self, link);
-        if (link->base.state == TR_LINK_OPENING) {
-            arrival in;
-            tr_frame frame;
-            if (!now_ns) now_ns = tr_clock_ns();
-            if (receive(link->dealer, &in)) {
-                if (parse(self, &in, 0, &frame) && frame.kind == TR_FRAME_HELLO && frame.body_bytes == 0)
-                    tr__link_goodbye(&self->base, &link->base);
-                release_arrival(&in);
-            } else if (now_ns - link->opened_ns > GREETING_TIMEOUT_MS * 1000000ull) {
-                tr__link_fail(&self->base, &link->base, "nobody answered within %d s",
-                              GREETING_TIMEOUT_MS / 1000);
-            }
-        }
+        if (link->base.state == TR_LINK_OPENING && has_ticked) look_at_greeting(self, link, now_ns);
         must_tick = must_tick || link->first || link->base.state == TR_LINK_OPENING;
     }
     if (must_tick != self->is_ticking) {
@@ -230,17 +279,29 @@ static int look_at_links(tr__zmq *self)
     return n_happened;
 }
 
+/* Asks the descriptors of those that had nothing, all at once. ZeroMQ's are edge-triggered only in that they fall
+ * silent when a socket is used: one that said EAGAIN and was not used since is readable when it has something. */
+static void look_at_descriptors(tr__zmq *self)
+{
+    static const unsigned bits[] = {TR__ZMQ_ROUTER, TR__ZMQ_MONITOR, TR__ZMQ_TIMER, TR__ZMQ_ZAP};
+    struct pollfd polled[TR_TRANSPORT_MAX_DESCRIPTORS];
+    for (int i = 0; i < self->n_descriptors; i++)
+        polled[i] = (struct pollfd){.fd = self->descriptors[i], .events = POLLIN};
+    if (poll(polled, (nfds_t)self->n_descriptors, 0) <= 0) return;
+    for (int i = 0; i < self->n_descriptors; i++)
+        if (polled[i].revents) self->ready |= bits[i];
+}
+
 static int zmq_progress(tr_transport *base)
 {
     tr__zmq *self = (tr__zmq *)base;
-    uint64_t n_ticks;
-    if (self->is_ticking && read(self->timer, &n_ticks, sizeof n_ticks) < 0) n_ticks = 0;
-    int n_happened = read_monitor(self) + look_at_links(self);
+    look_at_descriptors(self);
+    int n_happened = tr__zmq_answer_questions(self) + read_monitor(self) + look_at_links(self);
     arrival in;
-    for (int i = 0; i < BATCH; i++) {
-        size_t n_cut = self->n_cut;
+    for (int i = 0; i < BATCH && (self->ready & TR__ZMQ_ROUTER); i++) {
         if (!receive(self->router, &in)) {
-            if (n_cut) fail_cut_links(self);
+            self->ready &= ~TR__ZMQ_ROUTER;
+            if (self->n_cut) fail_cut_links(self); /* noted before this look: nothing of theirs is left */
             break;
         }
         handle(self, &in);
@@ -253,27 +314,15 @@ static int zmq_progress(tr_transport *base)
 static int zmq_descriptors(const tr_transport *base, int descriptors[TR_TRANSPORT_MAX_DESCRIPTORS])
 {
     const tr__zmq *self = (const tr__zmq *)base;
-    size_t size = sizeof *descriptors;
-    zmq_getsockopt(self->router, ZMQ_FD, &descriptors[0], &size);
-    zmq_getsockopt(self->monitor, ZMQ_FD, &descriptors[1], &size);
-    descriptors[2] = self->timer;
-    return 3;
-}
-
-/* The descriptors are edge-triggered: they tell of the next event only after
- * ZMQ_EVENTS said that there is none now. */
-static bool is_quiet(void *socket)
-{
-    int events = 0;
-    size_t size = sizeof events;
-    return zmq_getsockopt(socket, ZMQ_EVENTS, &events, &size) == 0 && !(events & ZMQ_POLLIN);
+    memcpy(descriptors, self->descriptors, sizeof self->descriptors);
+    return self->n_descriptors;
 }
 
 static bool zmq_arm(tr_transport *base)
 {
     tr__zmq *self = (tr__zmq *)base;
     look_at_links(self); /* a connect or send since the last progress may need the timer */
-    return base->n_failed == 0 && self->n_cut == 0 && is_quiet(self->monitor) && is_quiet(self->router);
+    return base->n_failed == 0 && self->n_cut == 0 && self->ready == 0;
 }
 
 static size_t zmq_unsent(const tr_transport *base)

@@ -24,11 +24,16 @@ static bool set_int(void *socket, int option, int value)
     return zmq_setsockopt(socket, option, &value, sizeof value) == 0;
 }
 
-static bool set_common(const tr__zmq *self, void *socket)
+/* No high-water marks: credits bound what is under way. At one of the receiver's ZeroMQ would stop reading the connection,
+ * heartbeats included, so that a peer that lives is lost; and where it dies meanwhile, our next heartbeat would abort the
+ * process (an assertion of libzmq 4.3.4, stream_engine_base.cpp:331: a timer writes to a connection given up). */
+static bool set_common(const tr__zmq *self, const char *address, void *socket)
 {
+    bool six = strncmp(address, "tcp://[", 7) == 0;
     uint32_t given = self->base.options.heartbeat_timeout_ms;
     int timeout_ms = given ? (int)given : HEARTBEAT_TIMEOUT_MS;
     return set_int(socket, ZMQ_LINGER, LINGER_MS) && set_int(socket, ZMQ_SNDHWM, 0) &&
+           set_int(socket, ZMQ_RCVHWM, 0) && set_int(socket, ZMQ_IPV6, six) &&
            set_int(socket, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS) &&
            set_int(socket, ZMQ_HEARTBEAT_TIMEOUT, timeout_ms) &&
            set_int(socket, ZMQ_HEARTBEAT_TTL, timeout_ms);
@@ -39,20 +44,27 @@ tr_status tr__zmq_router_bind(tr__zmq *self, tr_error *err)
     /* A body beyond what is taken is refused politely;
      * twice that cuts the connection before the memory is spent. */
     int64_t most_bytes = 2 * (int64_t)self->base.options.max_body_bytes + TR_HELLO_MAX_BYTES;
+    char chosen[64];
+    snprintf(chosen, sizeof chosen, "ipc://@troupe-%ld-%llx", (long)getpid(),
+             (unsigned long long)tr_clock_ns());
+    const char *bind = self->base.options.bind ? self->base.options.bind : chosen;
+    tr_status status = tr__zmq_check_address(self, bind, "listen at", err);
+    if (status != TR_OK) return status;
     self->router = zmq_socket(self->context, ZMQ_ROUTER);
-    if (!self->router || !set_common(self, self->router) || !set_int(self->router, ZMQ_ROUTER_MANDATORY, 1) ||
+    if (!self->router || !set_common(self, bind, self->router) ||
+        !set_int(self->router, ZMQ_ROUTER_MANDATORY, 1) ||
         zmq_setsockopt(self->router, ZMQ_MAXMSGSIZE, &most_bytes, sizeof most_bytes) != 0)
         return tr__zmq_fail(err, "make a ROUTER");
-    if (zmq_socket_monitor(self->router, "inproc://monitor", ZMQ_EVENT_DISCONNECTED) != 0)
+    int events = ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
+                 ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
+    if (zmq_socket_monitor(self->router, "inproc://monitor", events) != 0)
         return tr__zmq_fail(err, "watch its ROUTER");
     self->monitor = zmq_socket(self->context, ZMQ_PAIR);
     if (!self->monitor || !set_int(self->monitor, ZMQ_LINGER, 0) || !set_int(self->monitor, ZMQ_RCVHWM, 0) ||
         zmq_connect(self->monitor, "inproc://monitor") != 0)
         return tr__zmq_fail(err, "watch its ROUTER");
-    char chosen[64];
-    snprintf(chosen, sizeof chosen, "ipc://@troupe-%ld-%llx", (long)getpid(),
-             (unsigned long long)tr_clock_ns());
-    const char *bind = self->base.options.bind ? self->base.options.bind : chosen;
+    status = tr__zmq_secure_router(self, err);
+    if (status != TR_OK) return status;
     if (zmq_bind(self->router, bind) != 0)
         return tr_fail(err, TR_EIO, "zmq cannot listen at '%s': %s", bind, zmq_strerror(zmq_errno()));
     size_t size = sizeof self->base.address;
@@ -145,21 +157,28 @@ tr_status tr__zmq_connect(tr_transport *base, tr_link *base_link, const char *ad
     if (strncmp(address, "ipc://", 6) != 0 && strncmp(address, "tcp://", 6) != 0)
         return tr_fail(err, TR_EINVAL, "'%s' is no address for zmq; give ipc://... or tcp://...", address);
     tr_message *hello;
-    tr_status status = tr__hello_new(base, base_link->peer, false, &hello, err);
+    tr_status status = tr__zmq_check_address(self, address, "connect to", err);
+    if (status == TR_OK) status = tr__hello_new(base, base_link->peer, false, &hello, err);
     if (status != TR_OK) return status;
     uint8_t identity[TR__ZMQ_IDENTITY_BYTES];
     make_identity(self, identity);
-    void *dealer = zmq_socket(self->context, ZMQ_DEALER);
-    if (!dealer || !set_common(self, dealer) || !set_int(dealer, ZMQ_RECONNECT_IVL, -1) ||
+    int64_t most_bytes = 4096; /* only handshakes and a goodbye come back */
+    void *dealer = link->dealer = zmq_socket(self->context, ZMQ_DEALER);
+    if (dealer) tr__zmq_watch_dealer(self, link);
+    if (!dealer || !set_common(self, address, dealer) || !set_int(dealer, ZMQ_RECONNECT_IVL, -1) ||
+        zmq_setsockopt(dealer, ZMQ_MAXMSGSIZE, &most_bytes, sizeof most_bytes) != 0 ||
         zmq_setsockopt(dealer, ZMQ_ROUTING_ID, identity, sizeof identity) != 0 ||
-        zmq_connect(dealer, address) != 0 || !tr__zmq_transmit(self, dealer, hello)) {
+        !tr__zmq_secure_dealer(self, dealer) || zmq_connect(dealer, address) != 0) {
         status = tr_fail(err, zmq_errno() == EINVAL ? TR_EINVAL : TR_EIO, "zmq cannot connect to '%s': %s",
                          address, zmq_strerror(zmq_errno()));
+        tr__zmq_unwatch_dealer(link);
         if (dealer) zmq_close(dealer);
+        link->dealer = NULL;
         tr_message_destroy(&hello);
         return status;
     }
-    link->dealer = dealer;
+    /* Where the handshake has failed already there is nothing to send through; its monitor tells. */
+    if (!tr__zmq_transmit(self, dealer, hello)) enqueue(self, link, hello);
     link->opened_ns = tr_clock_ns();
     link->descriptor = -1;
     return TR_OK;
@@ -182,6 +201,7 @@ void tr__zmq_drop(tr_transport *base, tr_link *base_link, bool say_goodbye)
         tr_message_destroy(&message);
         self->n_queued--;
     }
+    tr__zmq_unwatch_dealer(link);
     if (link->dealer) {
         if (!say_goodbye) set_int(link->dealer, ZMQ_LINGER, 0);
         zmq_close(link->dealer);

@@ -22,6 +22,9 @@ static void a_launch_comes_over_whole_or_not_at_all(void)
                       .topology_bytes = sizeof topology};
     strcpy(made.control_transport, "zmq");
     strcpy(made.head_address, "ipc:///tmp/head");
+    strcpy(made.bind, "tcp://[fd00::2]:*");
+    made.has_key = true;
+    CHECK_OK(tr_curve_key_new(&made.key, &err));
     void *bytes;
     size_t size;
     tr_launch read = {0};
@@ -29,9 +32,12 @@ static void a_launch_comes_over_whole_or_not_at_all(void)
     CHECK_OK(tr__launch_decode(&read, bytes, size, &err));
     CU_ASSERT(read.role == TR_LAUNCH_WORKER && read.node == 3 && read.epoch == 7 && read.may_spin);
     CU_ASSERT_STRING_EQUAL(read.head_address, "ipc:///tmp/head");
+    CU_ASSERT_STRING_EQUAL(read.bind, made.bind);
+    CU_ASSERT(read.has_key && memcmp(&read.key, &made.key, sizeof made.key) == 0);
     CU_ASSERT(read.topology_bytes == sizeof topology &&
               memcmp(read.topology, topology, sizeof topology) == 0);
     tr_launch_release(&read);
+    CU_ASSERT_EQUAL(read.key.secret_half[0], 0);
     for (size_t cut = 0; cut < size; cut++) {
         CU_ASSERT_EQUAL(tr__launch_decode(&read, bytes, cut, &err), TR_ECORRUPT);
         tr_launch_release(&read);

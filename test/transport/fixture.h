@@ -1,5 +1,5 @@
 /* test/transport/fixture.h - a node as conformance.h plays it: a transport, what arrived at it, and patience. The
- * includer defines CONFORMANCE_KIND.
+ * includer defines CONFORMANCE_KIND, and CONFORMANCE_KEY where nodes listen at loopback's TCP and have a key.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_TEST_TRANSPORT_FIXTURE_H
 #define TROUPE_TEST_TRANSPORT_FIXTURE_H
@@ -22,6 +22,7 @@ typedef struct node {
     int32_t number;
     tr_message *first, *last; /* what arrived and was not taken yet */
     int n_arrived, n_lost;
+    int n_arrived_when_lost; /* the last time */
     int32_t last_peer, lost_peer;
     char lost_reason[256];
     bool places_nothing;
@@ -50,16 +51,28 @@ static inline void lose(void *context, int32_t peer, const char *reason)
     node *self = context;
     self->n_lost++;
     self->lost_peer = peer;
+    self->n_arrived_when_lost = self->n_arrived;
     snprintf(self->lost_reason, sizeof self->lost_reason, "%s", reason);
 }
 
+#ifdef CONFORMANCE_KEY
+/* For tests alone: everybody can read it here. */
+static const tr_curve_key the_key = {"22T0y&vr]6(esT\?qH#ml1]S5m>X2heIcVpK<!GsO",
+                                     "-btSSn8!lPwk2(z6*InaX14]]@A>nO4q@UTQbjtA"};
+#endif
+
 static inline tr_transport_options options_of(int32_t number)
 {
-    return (tr_transport_options){.heartbeat_timeout_ms = 2000,
-                                  .node = number,
-                                  .incarnation = 1,
-                                  .job_key = "one job's key..",
-                                  .max_body_bytes = MAX_BODY_BYTES};
+    return (tr_transport_options){
+#ifdef CONFORMANCE_KEY
+        .bind = "tcp://127.0.0.1:*",
+        .key = &the_key,
+#endif
+        .heartbeat_timeout_ms = 2000,
+        .node = number,
+        .incarnation = 1,
+        .job_key = "one job's key..",
+        .max_body_bytes = MAX_BODY_BYTES};
 }
 
 static inline node *node_with(const tr_transport_options *options)

@@ -3,6 +3,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #define CONFORMANCE_KIND "inproc"
 #define CONFORMANCE_IN_ORDER 1
+#define CONFORMANCE_SEES_STOPPED 0
 #include "transport/conformance.h"
 
 static void body_travels_as_a_pointer(void)

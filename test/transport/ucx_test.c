@@ -3,6 +3,10 @@
 #define CONFORMANCE_KIND "ucx"
 #define CONFORMANCE_IN_ORDER 0
 #define CONFORMANCE_PROCESSES
+#define CONFORMANCE_SEES_STOPPED 0
+#define CONFORMANCE_RAW
+#include "transport/ucx_raw.h"
+
 #include "transport/conformance.h"
 
 static void changed_addresses_are_refused(void)
