@@ -3,7 +3,6 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/coordinator.h"
 
-#include "actors/monitor.h"
 #include "actors/roles.h"
 #include "actors/topics.h"
 #include "base/log.h"
@@ -45,6 +44,7 @@ typedef struct coordinator {
     uint32_t n_checkpoints;   /* asked for and not yet answered */
     uint32_t last_checkpoint; /* updates; NO_CHECKPOINT before the first */
     bool stopping, ended;
+    bool again; /* this is not its first life */
 } coordinator;
 
 static void fail(coordinator *self, tr_status status, const char *text)
@@ -80,11 +80,22 @@ static void end_when_done(coordinator *self)
     tr_send_packed(self->actor, self->monitor, TR_TOPIC_FINISH, self->step, &packer);
 }
 
-static void tell_record(coordinator *self)
+static void send_record(coordinator *self, const tr_step_record *record)
 {
     tr_packer packer;
-    tr_step_record_pack(&packer, &self->record);
-    tr_send_packed(self->actor, self->monitor, TR_TOPIC_RECORD, self->record.step, &packer);
+    tr_step_record_pack(&packer, record);
+    tr_send_packed(self->actor, self->monitor, TR_TOPIC_RECORD, record->step, &packer);
+}
+
+static void keep_record(coordinator *self)
+{
+    if (self->known->journal) self->known->journal->records[self->record.step % 2] = self->record;
+}
+
+static void tell_record(coordinator *self)
+{
+    keep_record(self);
+    send_record(self, &self->record);
     self->record_held = false;
     end_when_done(self);
 }
@@ -102,6 +113,7 @@ static void ask_checkpoint(coordinator *self)
     }
     self->last_checkpoint = self->step;
     self->n_checkpoints++;
+    if (self->known->journal) self->known->journal->asked = self->step;
 }
 
 /* --- the end of a step --- */
@@ -136,6 +148,7 @@ static void write_record(coordinator *self, double loss, double norm, double lr,
                                     .stall = idle < 0 ? 0 : idle,
                                     .epoch = tr_actor_epoch(self->actor)};
     self->began_ns = now;
+    keep_record(self);
 }
 
 static void send_commit(coordinator *self, float scale, double lr)
@@ -248,6 +261,7 @@ static bool take_evaluation(coordinator *self, uint32_t updates, tr_unpacker *bo
     self->evaluated_loss[microbatch] = loss;
     self->evaluated_tokens[microbatch] = tokens;
     if (++self->n_evaluated < expected) return true;
+    if (!self->record_held) return true; /* measured once more */
     double sum = 0;
     uint64_t count = 0;
     for (uint32_t j = 0; j < expected; j++) {
@@ -268,6 +282,7 @@ static bool take_checkpointed(coordinator *self, uint32_t updates, tr_unpacker *
     tr_unpack_text(body, text, sizeof text);
     if (tr_unpacker_done(body, "control message", NULL)) return false;
     self->n_checkpoints--;
+    if (good && self->known->journal) self->known->journal->saved = updates;
     note(self, good ? "checkpoint" : "checkpoint_failed", text);
     if (!good && updates == self->last_checkpoint &&
         (updates == self->known->plan.n_steps || self->stopping)) {
@@ -352,6 +367,34 @@ static bool allocate(coordinator *self)
            self->evaluated_loss && self->evaluated_tokens;
 }
 
+/* Goes on where every stage has a whole slot, or where the plan begins once more. Everybody has voted for the update before,
+ * since they hold it. */
+static tr_status begin_again(coordinator *self, tr_error *err)
+{
+    const tr_coordinator_journal *journal = self->known->journal;
+    const tr_training_plan *plan = &self->known->plan;
+    uint64_t generation = tr_actor_generation(self->actor);
+    if (generation && (generation - 1 < plan->first_step || generation - 1 > plan->n_steps))
+        return tr_fail(err, TR_ECORRUPT, "the state slots hold generation %llu, which this run did not make",
+                       (unsigned long long)generation);
+    if (generation) self->step = (uint32_t)(generation - 1);
+    self->again = journal && (self->step > plan->first_step || plan->again);
+    if (!self->again) return TR_OK;
+    self->n_updated = self->n_stages_all;
+    if (journal->saved == self->step) self->last_checkpoint = self->step;
+    const tr_step_record *record = &journal->records[self->step % 2];
+    self->record_held = record->step == self->step; /* otherwise it is long in the log */
+    if (self->record_held) {
+        self->record = *record;
+        self->tokens = record->tokens;
+    } else if (generation) {
+        return tr_fail(err, TR_ECORRUPT,
+                       "the state slots hold step %u, but the last ones committed were %u and %u", self->step,
+                       journal->records[0].step, journal->records[1].step);
+    }
+    return TR_OK;
+}
+
 static tr_status coordinator_init(tr_actor *actor, void *context, const void *config, size_t config_bytes,
                                   void **state, tr_error *err)
 {
@@ -375,6 +418,11 @@ static tr_status coordinator_init(tr_actor *actor, void *context, const void *co
     self->last_checkpoint = NO_CHECKPOINT;
     self->tokens = self->known->tokens_before;
     begin_step(self);
+    tr_status status = begin_again(self, err);
+    if (status) {
+        coordinator_stop(actor, self);
+        return status;
+    }
     *state = self;
     return TR_OK;
 }
@@ -382,7 +430,18 @@ static tr_status coordinator_init(tr_actor *actor, void *context, const void *co
 static void coordinator_start(tr_actor *actor, void *state)
 {
     coordinator *self = state;
+    const tr_training_plan *plan = &self->known->plan;
+    const tr_coordinator_journal *journal = self->known->journal;
     self->began_ns = tr_actor_now_ns(actor);
+    if (!self->again) return;
+    const tr_step_record *before = &journal->records[(self->step + 1) % 2];
+    if (before->step + 1 == self->step)
+        send_record(self, before); /* it may have died on its way to the log too */
+    bool lost = journal->asked > journal->saved && journal->asked <= self->step;
+    if (self->last_checkpoint != self->step && (lost || tr_plan_checkpoint_after(plan, self->step)))
+        ask_checkpoint(self);
+    if (self->record_held && tr_plan_evaluations_after(plan, self->step) == 0) tell_record(self);
+    end_when_done(self);
 }
 
 const tr_behavior tr_coordinator_behavior = {.name = "coordinator",

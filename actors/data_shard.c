@@ -171,8 +171,12 @@ static tr_status shard_init(tr_actor *actor, void *context, const void *config, 
         tr_edge_out(actor, TR_EDGE_TARGETS, tr_role_find_stage(topology, replica, plan->n_stages - 1));
     self->coordinator = tr_role_find(topology, TR_ROLE_COORDINATOR);
     self->microbatches = tr_plan_microbatches(plan, replica);
-    self->step = self->announced = plan->first_step;
-    begin_step(self);
+    uint64_t generation = tr_actor_generation(actor);
+    self->step = self->announced = generation ? (uint32_t)generation - 1 : plan->first_step;
+    if (self->step > plan->first_step || plan->again) /* what was to be measured then may have been lost */
+        begin_evaluation(self);
+    else
+        begin_step(self);
     *state = self;
     return TR_OK;
 }

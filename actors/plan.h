@@ -25,8 +25,9 @@ typedef struct tr_training_plan {
     uint32_t all_windows;        /* measured after the last update; 0: there is no held-out part */
     uint32_t checkpoint_every;   /* updates; 0: only after the last */
     uint32_t extra_stash;        /* see tr_plan_stash_credits */
-    uint32_t trace;              /* 1: actors tell the monitor what they did when */
-    float clip_norm;             /* 0: off */
+    uint32_t again;  /* 1: first_step was reached before in this run: what is measured then may be missing */
+    uint32_t trace;  /* 1: actors tell the monitor what they did when */
+    float clip_norm; /* 0: off */
 } tr_training_plan;
 
 typedef struct tr_range {

@@ -68,7 +68,9 @@ static void run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
     static const char *const names[] = {"forward", "backward", "weight"};
     const tr_stage_spec *spec = &self->spec;
     uint64_t traced_ns = tr_trace_begin(&self->trace);
-    tr_actor_activity(self->actor, names[phase], flight->step, flight->microbatch);
+    bool evaluation = phase == TR_PHASE_FORWARD && flight->input->frame.flags & TR_FRAME_EVALUATION;
+    tr_actor_activity(self->actor, evaluation ? "evaluation" : names[phase], flight->step,
+                      flight->microbatch);
     bind(self, spec->tokens, self->first && flight->input ? tr_message_bytes(flight->input) : NULL);
     bind(self, spec->activation_in, !self->first && flight->input ? tr_message_bytes(flight->input) : NULL);
     bind(self, spec->targets, flight->targets ? tr_message_bytes(flight->targets) : NULL);
@@ -438,7 +440,8 @@ static tr_status stage_init(tr_actor *actor, void *context, const void *config, 
     const tr_stage_spec *spec = &self->spec;
     self->first = spec->stage == 0;
     self->last = spec->stage + 1 == spec->plan.n_stages;
-    self->step = spec->plan.first_step;
+    uint64_t generation = tr_actor_generation(actor);
+    self->step = generation ? (uint32_t)generation - 1 : spec->plan.first_step;
     self->microbatches = tr_plan_microbatches(&spec->plan, spec->replica);
     self->next_weight = self->microbatches.begin;
     self->group = tr_plan_groups(&spec->plan, spec->replica).begin;

@@ -33,14 +33,33 @@ static void bind_parameters(tr__stage *self)
         self->bound[self->spec.parameters[i].value] = values + self->parameters[i].offset;
 }
 
+/* After a change of epoch: the slot that holds the generation, wherever it is. */
+static tr_status adopt_slot(tr__stage *self, uint64_t generation, tr_error *err)
+{
+    tr_actor_activity(self->actor, "restoring", (uint32_t)generation - 1, TR_ACTIVITY_NONE);
+    self->slot = 0;
+    while (self->slot < 2 && tr_actor_slot_generation(self->actor, self->slot) != generation) self->slot++;
+    if (self->slot == 2)
+        return tr_fail(err, TR_ENOTFOUND, "no state slot holds generation %llu",
+                       (unsigned long long)generation);
+    /* What is newer was made before the change and is made again. */
+    if (tr_actor_slot_generation(self->actor, 1 - self->slot) > generation)
+        tr_actor_slot_open(self->actor, 1 - self->slot);
+    bind_parameters(self);
+    return TR_OK;
+}
+
 tr_status tr__update_init(tr__stage *self, tr_error *err)
 {
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
         self->parameters[i].offset = self->slot_elements;
         self->slot_elements += tr__stage_aligned(self->spec.parameters[i].n_elements);
     }
+    uint64_t generation = tr_actor_generation(self->actor);
+    if (generation) return adopt_slot(self, generation, err);
     self->slot = 0;
     tr_actor_slot_open(self->actor, 0);
+    tr_actor_slot_open(self->actor, 1);
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
         int64_t at = self->parameters[i].offset;
         tr_status status =
@@ -147,6 +166,7 @@ bool tr__update_apply(tr__stage *self)
     tr_trace_end(&self->trace, TR_SPAN_UPDATE, traced_ns, self->step, 0);
     self->trace.eager = self->step == self->spec.plan.n_steps;
     tr_trace_ship(&self->trace); /* before the vote: the job may end with it */
+    tr_actor_activity(self->actor, "voting", self->step - 1, TR_ACTIVITY_NONE);
     tr_packer packer;
     tr_packer_init(&packer);
     tr_pack_array(&packer, 0);
@@ -198,6 +218,7 @@ bool tr__stream_advance(tr__stage *self)
     tr_buffer *body = tr__buffers_take(&self->chunks);
     if (!body) return false; /* tried again with the next message */
     uint64_t begin = tr_trace_begin(&self->trace);
+    tr_actor_activity(self->actor, "saving", self->step, TR_ACTIVITY_NONE);
     const tr_stage_parameter *parameter = &self->spec.parameters[self->stream_parameter];
     uint64_t total = (uint64_t)parameter->n_elements * sizeof(float);
     uint64_t size = total - self->stream_offset;

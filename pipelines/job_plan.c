@@ -159,7 +159,7 @@ void tr_stage_spec_release(tr_stage_spec *spec)
 /* --- what travels to an actor --- */
 
 /* All numbers of the training plan as one list, so that packing and unpacking cannot disagree. */
-enum { PLAN_NUMBERS = 14 };
+enum { PLAN_NUMBERS = 15 };
 static void plan_numbers(tr_training_plan *plan, uint32_t *numbers[PLAN_NUMBERS])
 {
     uint32_t *list[PLAN_NUMBERS] = {&plan->n_replicas,
@@ -175,7 +175,8 @@ static void plan_numbers(tr_training_plan *plan, uint32_t *numbers[PLAN_NUMBERS]
                                     &plan->validation_windows,
                                     &plan->checkpoint_every,
                                     &plan->extra_stash,
-                                    &plan->trace};
+                                    &plan->trace,
+                                    &plan->again};
     memcpy(numbers, list, sizeof list);
 }
 

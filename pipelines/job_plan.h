@@ -31,6 +31,7 @@ typedef struct tr_start {
     char directory[1024]; /* "" when fresh */
     uint32_t updates;     /* done in the checkpoint, else 0 */
     uint64_t tokens;      /* seen by then */
+    bool again;           /* in the middle of a job, see tr_training_plan.again */
 } tr_start;
 
 typedef struct tr_model_plan {

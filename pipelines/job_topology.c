@@ -233,6 +233,7 @@ tr_status tr_job_plan_init(tr_job_plan *self, const tr_recipe *recipe, tr_model_
         tr_job_plan_release(self);
         return status;
     }
+    self->training.again = start->again;
     uint32_t n_workers = self->training.n_replicas * self->training.n_stages;
     tr_topology_init(&self->topology, (int32_t)n_workers + 1);
     self->topology.threads_per_node = 1;

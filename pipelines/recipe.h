@@ -19,6 +19,7 @@ typedef enum tr_optimizer_kind { TR_OPTIMIZER_ADAMW } tr_optimizer_kind;
 typedef enum tr_decay { TR_DECAY_COSINE, TR_DECAY_LINEAR, TR_DECAY_CONSTANT } tr_decay;
 typedef enum tr_recipe_dtype { TR_RECIPE_FLOAT32 } tr_recipe_dtype;
 typedef enum tr_reduction { TR_REDUCTION_EXACT } tr_reduction;
+typedef enum tr_recovery { TR_RECOVERY_STEP, TR_RECOVERY_OFF } tr_recovery;
 typedef enum tr_transport_kind { TR_TRANSPORT_UCX, TR_TRANSPORT_ZMQ, TR_TRANSPORT_INPROC } tr_transport_kind;
 
 typedef struct tr_recipe_numbers {
@@ -88,6 +89,16 @@ typedef struct tr_recipe {
         char *key;   /* a file of `troupe keygen`; NULL only where the address is of loopback */
     } network;
     bool trace; /* writes RUN/trace.json */
+    tr_recovery recovery;
+    struct {
+        int32_t intensity, period; /* deaths, seconds: see tr_job_recovery */
+        int32_t hung_after;        /* seconds */
+    } supervision;
+    struct { /* see runtime/chaos.h */
+        char *at;
+        uint64_t seed;
+        double kills_per_minute;
+    } chaos;
     struct {
         int32_t every;   /* steps; 0: only at the end (and only where something is held out) */
         int32_t windows; /* held-out windows evaluated while training; at the end all of them are */

@@ -18,9 +18,15 @@
 static const uint64_t SECOND = 1000000000u;
 static const uint64_t PLAIN_EVERY_S = 5, TERMINAL_EVERY_MS = 200, QUIET_AT_MOST_S = 10;
 
+/* What a step that is run again must have in common with what was logged. */
+typedef struct tr_told {
+    double loss, grad_norm, validation_loss;
+} tr_told;
+
 struct tr_run {
     int lock; /* on the directory, for as long as this process trains in it; -1: none */
-    FILE *log, *events, *progress;
+    FILE *log, *events, *epochs, *progress;
+    uint32_t first_epoch;
     bool terminal;
     bool line_open; /* the terminal's changing line has no end yet */
     uint32_t n_steps, first_step;
@@ -28,6 +34,8 @@ struct tr_run {
     double smooth_step_ms;                /* moving mean, for the time left */
     tr_step_record last;
     bool has_last;
+    tr_told *told; /* of the steps from first_step + 1 on, to compare with when one is run again */
+    size_t told_capacity;
 };
 
 /* --- files --- */
@@ -56,6 +64,25 @@ static tr_status cut_log(const char *path, uint32_t updates, tr_error *err)
     return status ? status : tr_file_writer_commit(&writer, err);
 }
 
+/* A line that was cut short counts too: its epoch may have begun. */
+static tr_status find_first_epoch(tr_run *self, const char *path, tr_error *err)
+{
+    self->first_epoch = 1;
+    if (!tr_path_exists(path)) return TR_OK;
+    char *text;
+    size_t size;
+    tr_status status = tr_file_read(path, &text, &size, err);
+    if (status) return status;
+    uint32_t epoch;
+    for (const char *line = text; line && *line; line = strchr(line, '\n')) {
+        line += *line == '\n';
+        if (sscanf(line, "{\"epoch\":%u", &epoch) == 1 && epoch >= self->first_epoch)
+            self->first_epoch = epoch + 1;
+    }
+    tr_free(text);
+    return TR_OK;
+}
+
 static tr_status open_append(FILE **out, const char *path, tr_error *err)
 {
     *out = fopen(path, "ae");
@@ -81,13 +108,17 @@ static tr_status open_files(tr_run *self, const tr_recipe *recipe, uint32_t upda
          *yaml = tr_format("%s/recipe.yaml", recipe->run);
     char *log = tr_format("%s/log.jsonl", recipe->run), *events = tr_format("%s/events.jsonl", recipe->run);
     tr_status status = TR_OK;
-    if (!checkpoints || !yaml || !log || !events)
+    char *epochs = tr_format("%s/epochs.jsonl", recipe->run);
+    if (!checkpoints || !yaml || !log || !events || !epochs)
         status = tr_fail(err, TR_ENOMEM, "no memory for a run's paths");
     if (!status) status = tr_directory_make(checkpoints, err);
     if (!status) status = tr_recipe_write_yaml(recipe, yaml, err);
     if (!status) status = cut_log(log, updates, err);
     if (!status) status = open_append(&self->log, log, err);
     if (!status) status = open_append(&self->events, events, err);
+    if (!status) status = find_first_epoch(self, epochs, err);
+    if (!status) status = open_append(&self->epochs, epochs, err);
+    tr_free(epochs);
     tr_free(checkpoints);
     tr_free(yaml);
     tr_free(log);
@@ -126,7 +157,9 @@ void tr_run_close(tr_run **out)
     if (self->line_open) fputc('\n', self->progress);
     if (self->log) fclose(self->log);
     if (self->events) fclose(self->events);
+    if (self->epochs) fclose(self->epochs);
     if (self->lock >= 0) close(self->lock);
+    tr_free(self->told);
     tr_free(self);
     *out = NULL;
 }
@@ -190,8 +223,40 @@ static tr_status write_line(FILE *stream, json_t *object, tr_error *err)
     return good ? TR_OK : tr_fail(err, TR_EIO, "could not write a log of the run: %s", strerror(errno));
 }
 
+/* Bit for bit: where the state and the data are the same, so is this. */
+static tr_status compare_again(const tr_told *told, const tr_told *again, uint32_t step, tr_error *err)
+{
+    if (memcmp(told, again, sizeof *told) == 0) return TR_OK;
+    return tr_fail(
+        err, TR_ECORRUPT,
+        "step %u was run again and gave a loss of %a, gradient norm %a, held-out %a, where %a, %a, %a were "
+        "logged: some memory or processor makes mistakes",
+        step, again->loss, again->grad_norm, again->validation_loss, told->loss, told->grad_norm,
+        told->validation_loss);
+}
+
+/* *again: it was logged before. */
+static tr_status remember(tr_run *self, const tr_step_record *record, bool *again, tr_error *err)
+{
+    const tr_told now = {record->loss, record->grad_norm,
+                         record->has_validation ? record->validation_loss : 0};
+    uint32_t at = record->step - self->first_step - 1,
+             next = self->has_last ? self->last.step + 1 : self->first_step + 1;
+    *again = record->step < next;
+    if (record->step <= self->first_step || record->step > next)
+        return tr_fail(err, TR_ECORRUPT, "step %u is to be logged, but %u comes next", record->step, next);
+    if (*again) return compare_again(&self->told[at], &now, record->step, err);
+    tr_status status =
+        tr_array_reserve((void **)&self->told, &self->told_capacity, at + 1, sizeof *self->told, err);
+    if (!status) self->told[at] = now;
+    return status;
+}
+
 tr_status tr_run_record(tr_run *self, const tr_step_record *record, tr_error *err)
 {
+    bool again;
+    tr_status remembered = remember(self, record, &again, err);
+    if (remembered || again) return remembered;
     char hex[40];
     snprintf(hex, sizeof hex, "%a", record->loss);
     json_t *object =
@@ -211,6 +276,30 @@ tr_status tr_run_record(tr_run *self, const tr_step_record *record, tr_error *er
     uint64_t often = self->terminal ? TERMINAL_EVERY_MS * SECOND / 1000 : PLAIN_EVERY_S * SECOND;
     if (quiet >= often || record->has_validation || record->step == self->n_steps) say_step(self, record);
     return status;
+}
+
+uint32_t tr_run_first_epoch(const tr_run *self)
+{
+    return self->first_epoch;
+}
+
+static tr_status sync_epochs(tr_run *self, json_t *object, tr_error *err)
+{
+    tr_status status = write_line(self->epochs, object, err);
+    if (!status && fsync(fileno(self->epochs)) != 0)
+        status = tr_fail(err, TR_EIO, "could not write the log of epochs: %s", strerror(errno));
+    return status;
+}
+
+tr_status tr_run_epoch(tr_run *self, uint32_t epoch, tr_error *err)
+{
+    return sync_epochs(self, json_pack("{s:I}", "epoch", (json_int_t)epoch), err);
+}
+
+tr_status tr_run_epoch_from(tr_run *self, uint32_t epoch, uint64_t generation, tr_error *err)
+{
+    return sync_epochs(
+        self, json_pack("{s:I, s:I}", "epoch", (json_int_t)epoch, "generation", (json_int_t)generation), err);
 }
 
 static void write_event(tr_run *self, const char *kind, uint64_t monotonic_ns, const tr_job_event *event,
@@ -241,9 +330,14 @@ void tr_run_event(tr_run *self, const tr_job_event *event)
 {
     static const char *const kinds[] = {[TR_JOB_WORKER_STARTED] = "worker_started",
                                         [TR_JOB_RUNNING] = "running",
+                                        [TR_JOB_WORKER_FENCED] = "worker_fenced",
                                         [TR_JOB_WORKER_DIED] = "worker_died",
                                         [TR_JOB_ACTOR_FAILED] = "actor_failed",
-                                        [TR_JOB_STOPPING] = "stopping"};
+                                        [TR_JOB_STOPPING] = "stopping",
+                                        [TR_JOB_EPOCH] = "epoch",
+                                        [TR_JOB_RECOVERED] = "recovered"};
     write_event(self, kinds[event->kind], event->monotonic_ns, event, event->text);
-    if (event->kind == TR_JOB_STOPPING) say(self, event->text, true);
+    bool told = event->kind == TR_JOB_STOPPING || event->kind == TR_JOB_WORKER_DIED ||
+                event->kind == TR_JOB_WORKER_FENCED || event->kind == TR_JOB_RECOVERED;
+    if (told) say(self, event->text, true);
 }

@@ -1,6 +1,7 @@
 /* pipelines/run_directory.h - the files of a run: recipe.yaml, log.jsonl, events.jsonl, and what is said on
  * the terminal. log.jsonl has one object an update, each step once: a resume first cuts what came after the
- * checkpoint. events.jsonl is only appended to; its times are monotonic.
+ * checkpoint. A step that is run again is compared with what was logged of it, and not logged again. events.jsonl and
+ * epochs.jsonl are only appended to; times are monotonic.
  * Threads: one.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_PIPELINES_RUN_DIRECTORY_H
@@ -21,6 +22,12 @@ typedef struct tr_run tr_run;
  * a terminal gets one line that changes. */
 tr_status tr_run_open(tr_run **out, const tr_recipe *recipe, uint32_t updates, FILE *progress, tr_error *err);
 tr_status tr_run_record(tr_run *self, const tr_step_record *record, tr_error *err);
+/* epochs.jsonl, the log of epochs: a line when one is begun, on the disk on return, and one that names the generation it
+ * goes on from. The first epoch of this job: one more than any that stands there. */
+uint32_t tr_run_first_epoch(const tr_run *self);
+tr_status tr_run_epoch(tr_run *self, uint32_t epoch, tr_error *err);
+tr_status tr_run_epoch_from(tr_run *self, uint32_t epoch, uint64_t generation, tr_error *err);
+
 /* An event, and a line where people should know. */
 void tr_run_note(tr_run *self, const char *kind, const char *text);
 void tr_run_event(tr_run *self, const tr_job_event *event);

@@ -34,9 +34,12 @@ const tr_registry tr_training_registry = {worker_kinds, sizeof worker_kinds / si
 
 typedef struct training {
     const tr_recipe *recipe;
-    tr_start start;
+    tr_start start, first_start;
     tr_data *data;
     tr_job_plan plan;
+    tr_job_plan *plans_before; /* of earlier epochs, whose topology the job may still know; n of them */
+    size_t n_plans_before, plans_capacity;
+    tr_coordinator_context coordinator;
     tr_weights *weights; /* of a directory: for the names it gives its tensors */
     tr_checkpoint_files *files;
     tr_run *run;
@@ -44,6 +47,7 @@ typedef struct training {
     uint64_t n_dropped;       /* spans of it that people know to be missing */
     char bind[TR_BIND_CHARS]; /* "": nodes choose */
     tr_curve_key key;         /* where the recipe names one */
+    tr_coordinator_journal journal;
 } training;
 
 static double learning_rate(void *context, uint32_t step)
@@ -199,6 +203,8 @@ static void release(training *self)
     tr_checkpoint_files_destroy(&self->files);
     tr_weights_close(&self->weights);
     tr_job_plan_release(&self->plan);
+    while (self->n_plans_before) tr_job_plan_release(&self->plans_before[--self->n_plans_before]);
+    tr_free(self->plans_before);
     tr_data_close(&self->data);
     tr_curve_key_wipe(&self->key);
 }
@@ -231,20 +237,92 @@ static tr_status open_checkpoints(training *self, tr_error *err)
     return tr_checkpoint_files_new(&self->files, &options, err);
 }
 
+static void tell_coordinator(training *self)
+{
+    self->coordinator = (tr_coordinator_context){.plan = self->plan.training,
+                                                 .n_elements = self->plan.n_elements,
+                                                 .n_parameters = (uint32_t)self->plan.model.parameters.count,
+                                                 .tokens_before = self->start.tokens,
+                                                 .context = (void *)(uintptr_t)self->recipe,
+                                                 .learning_rate = learning_rate,
+                                                 .journal = &self->journal};
+}
+
+static tr_status record_epoch(void *context, uint32_t epoch, tr_error *err)
+{
+    training *self = context;
+    return tr_run_epoch(self->run, epoch, err);
+}
+
+static void say_from_disk(training *self, const tr_start *start)
+{
+    const tr_step_record *last = tr_run_last(self->run);
+    char *text =
+        tr_format("no state slot that all stages hold is left: steps %u to %u are run again, from %s",
+                  start->updates + 1, last ? last->step : start->updates + 1,
+                  start->directory[0] ? start->directory : "the beginning");
+    if (text) tr_run_note(self->run, "from_disk", text);
+    tr_free(text);
+}
+
+/* No state is left that all stages hold: the newest checkpoint is what there is, or the beginning. */
+static tr_status begin_from_disk(training *self, const tr_topology **topology, tr_error *err)
+{
+    tr_trainer_state state = {0};
+    tr_start start = {0};
+    tr_status status =
+        tr_checkpoint_find(self->recipe->run, start.directory, sizeof start.directory, &state, err);
+    if (status) return status;
+    if (start.directory[0]) {
+        start.origin = TR_ORIGIN_CHECKPOINT;
+        start.updates = state.updates;
+        start.tokens = state.tokens;
+    } else {
+        start = self->first_start;
+    }
+    start.again = start.updates > self->first_start.updates;
+    say_from_disk(self, &start);
+    status = tr_array_reserve((void **)&self->plans_before, &self->plans_capacity, self->n_plans_before + 1,
+                              sizeof *self->plans_before, err);
+    if (status) return status;
+    self->plans_before[self->n_plans_before++] = self->plan;
+    self->plan = (tr_job_plan){0};
+    self->start = start;
+    tr_model_config config = {0};
+    status = read_config(self, &config, err);
+    if (!status) status = tr_job_plan_init(&self->plan, self->recipe, &config, self->data, &self->start, err);
+    tr_model_config_release(&config);
+    if (status) return status;
+    self->journal.saved = self->journal.asked = start.updates;
+    tell_coordinator(self);
+    *topology = &self->plan.topology;
+    return TR_OK;
+}
+
+/* The newest state there is; the one before it where its checkpoint was still being written: that one is made again then. */
+static tr_status begin_again(void *context, tr_job_beginning *beginning, tr_error *err)
+{
+    training *self = context;
+    const tr_coordinator_journal *journal = &self->journal;
+    bool has_begun = journal->records[0].step || journal->records[1].step;
+    tr_status status = TR_OK;
+    if (beginning->held[1] && journal->asked > journal->saved &&
+        beginning->held[1] == (uint64_t)journal->asked + 1)
+        beginning->generation = beginning->held[1];
+    if (beginning->generation == 0 && has_begun) status = begin_from_disk(self, &beginning->topology, err);
+    return status ? status : tr_run_epoch_from(self->run, beginning->epoch, beginning->generation, err);
+}
+
 static tr_status run_job(training *self, tr_error *err)
 {
-    tr_coordinator_context coordinator = {.plan = self->plan.training,
-                                          .n_elements = self->plan.n_elements,
-                                          .n_parameters = (uint32_t)self->plan.model.parameters.count,
-                                          .tokens_before = self->start.tokens,
-                                          .context = (void *)(uintptr_t)self->recipe,
-                                          .learning_rate = learning_rate};
+    const tr_recipe *recipe = self->recipe;
+    tell_coordinator(self);
     tr_monitor_context monitor = {
         .context = self, .record = on_record, .note = on_note, .tick = on_tick, .trace = on_trace};
     tr_actor_kind kinds[] = {
         worker_kinds[0],
         worker_kinds[1],
-        {TR_ROLE_COORDINATOR, &tr_coordinator_behavior, &coordinator},
+        {TR_ROLE_COORDINATOR, &tr_coordinator_behavior, &self->coordinator},
         {TR_ROLE_CHECKPOINT, &tr_checkpoint_behavior,
          (void *)(uintptr_t)tr_checkpoint_files_writer(self->files)},
         {TR_ROLE_MONITOR, &tr_monitor_behavior, &monitor},
@@ -257,9 +335,21 @@ static tr_status run_job(training *self, tr_error *err)
                               .bind = self->bind[0] ? self->bind : NULL,
                               .key = self->recipe->network.key ? &self->key : NULL,
                               .stop_actor = tr_role_find(&self->plan.topology, TR_ROLE_COORDINATOR),
+                              .recovery = {.max_restarts = recipe->recovery == TR_RECOVERY_OFF
+                                                               ? 0
+                                                               : (uint32_t)recipe->supervision.intensity,
+                                           .within_ms = (uint32_t)recipe->supervision.period * 1000,
+                                           .hung_after_ms = (uint32_t)recipe->supervision.hung_after * 1000,
+                                           .first_epoch = tr_run_first_epoch(self->run),
+                                           .record_epoch = record_epoch,
+                                           .begin_again = begin_again},
+                              .chaos = {.points = recipe->chaos.at,
+                                        .seed = recipe->chaos.seed,
+                                        .kills_per_minute = recipe->chaos.kills_per_minute},
                               .context = self,
                               .on_event = on_event};
-    return tr_job_run(&options, err);
+    tr_status status = tr_run_epoch(self->run, options.recovery.first_epoch, err);
+    return status ? status : tr_job_run(&options, err);
 }
 
 static void say_beginning(const training *self, FILE *progress)
@@ -307,6 +397,7 @@ tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, boo
     if (!status) status = tr_run_open(&self.run, recipe, self.start.updates, options->progress, err);
     if (!status) status = open_trace(&self, err);
     if (!status) {
+        self.first_start = self.start;
         *started = true;
         say_beginning(&self, options->progress);
         status = run_job(&self, err);

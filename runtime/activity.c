@@ -53,6 +53,11 @@ tr_status tr_activity_page_open(tr_activity_page **out, int descriptor, tr_error
     return map(out, descriptor, err);
 }
 
+void tr_activity_clear(tr_activity_page *self)
+{
+    memset(self, 0, sizeof *self);
+}
+
 void tr_activity_page_unmap(tr_activity_page **self)
 {
     if (*self) munmap(*self, sizeof **self);
@@ -87,6 +92,32 @@ void tr_activity_write(tr_activity_record *self, const char *what, uint32_t step
     __atomic_store_n(&self->step, step, __ATOMIC_RELAXED);
     __atomic_store_n(&self->microbatch, microbatch, __ATOMIC_RELAXED);
     __atomic_store_n(&self->since_ns, tr_clock_ns(), __ATOMIC_RELAXED);
+}
+
+void tr_activity_beat(tr_activity_page *self)
+{
+    __atomic_fetch_add(&self->beats, 1, __ATOMIC_RELAXED);
+}
+
+uint64_t tr_activity_pulse(const tr_activity_page *self)
+{
+    uint64_t sum = __atomic_load_n(&self->beats, __ATOMIC_RELAXED);
+    for (int i = 0; i < TR_ACTIVITY_RECORDS; i++)
+        sum += __atomic_load_n(&self->records[i].since_ns, __ATOMIC_RELAXED) +
+               __atomic_load_n(&self->records[i].handled, __ATOMIC_RELAXED);
+    return sum;
+}
+
+uint64_t tr_activity_longest_ns(const tr_activity_page *self)
+{
+    uint64_t longest = UINT64_MAX;
+    for (int i = 0; i < TR_ACTIVITY_RECORDS; i++) {
+        const tr_activity_record *record = &self->records[i];
+        uint64_t since_ns = __atomic_load_n(&record->since_ns, __ATOMIC_RELAXED);
+        if (__atomic_load_n(&record->running, __ATOMIC_RELAXED) && since_ns && since_ns < longest)
+            longest = since_ns;
+    }
+    return longest;
 }
 
 static void write_doing(const tr_activity_record *record, char *text, size_t capacity)

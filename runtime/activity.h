@@ -28,16 +28,23 @@ typedef struct tr_activity_record {
 
 typedef struct tr_activity_page {
     uint64_t n_records;
-    uint8_t pad_[56];
+    uint64_t beats; /* counted up by the worker, whatever its actors do */
+    uint8_t pad_[48];
     tr_activity_record records[TR_ACTIVITY_RECORDS];
 } tr_activity_page;
 
 tr_status tr_activity_page_new(tr_activity_page **out, int *descriptor, tr_error *err); /* in a new memfd */
 tr_status tr_activity_page_open(tr_activity_page **out, int descriptor, tr_error *err);
+void tr_activity_clear(tr_activity_page *self); /* nobody writes it: it is for another process now */
 void tr_activity_page_unmap(tr_activity_page **self);
 /* Its own or a free one; NULL: full. */
 tr_activity_record *tr_activity_record_for(tr_activity_page *self, tr_actor_id actor);
 void tr_activity_write(tr_activity_record *self, const char *what, uint32_t step, uint32_t microbatch);
+void tr_activity_beat(tr_activity_page *self); /* the worker: it is alive */
+/* A sum that moves with every beat and everything an actor begins: who is stopped or stuck leaves it where it is. */
+uint64_t tr_activity_pulse(const tr_activity_page *self);
+/* Since when the handler has been running that runs longest; UINT64_MAX: none runs. */
+uint64_t tr_activity_longest_ns(const tr_activity_page *self);
 /* "in forward of step 17, micro-batch 3"; empty where nothing is known of the actor. */
 void tr_activity_doing(const tr_activity_page *self, tr_actor_id actor, char *text, size_t capacity);
 /* "stage 1 of replica 0 was in forward of step 17, micro-batch 3" of the actor that is running; where none

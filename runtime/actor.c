@@ -29,6 +29,11 @@ void tr_actor_defer_start(tr_actor *self)
     self->start_deferred = true;
 }
 
+uint64_t tr_actor_generation(const tr_actor *self)
+{
+    return self->node->generation;
+}
+
 uint32_t tr_actor_epoch(const tr_actor *self)
 {
     return self->node->options.epoch;

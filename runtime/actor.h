@@ -76,6 +76,8 @@ uint32_t tr_actor_incarnation(const tr_actor *self); /* counts up with every res
 void tr_actor_defer_start(tr_actor *self);
 void tr_actor_started(tr_actor *self);
 uint32_t tr_actor_epoch(const tr_actor *self);
+/* The generation of all state slots that the job goes on from, decided at the change to this epoch; 0: from the beginning. */
+uint64_t tr_actor_generation(const tr_actor *self);
 uint64_t tr_actor_now_ns(const tr_actor *self); /* monotonic, as of when the handler was called */
 /* The same clock as it is now. For traces alone: what an actor does must not depend on it. */
 uint64_t tr_actor_clock_ns(const tr_actor *self);

@@ -18,7 +18,7 @@
 #include <sys/shm.h>
 #include <unistd.h>
 
-enum { TICK_MS = 50 };
+enum { TICK_MS = 50, STOPPED_MS = 2000 };
 
 struct agent;
 
@@ -28,6 +28,8 @@ typedef struct ward { /* one worker in the agent's care */
     int pidfd; /* -1: not started, or reaped */
     int activity_descriptor;
     tr_activity_page *activity;
+    uint64_t pulse, moved_ns; /* as last seen to change, and when */
+    bool is_hung;             /* told */
 } ward;
 
 typedef struct agent {
@@ -37,6 +39,7 @@ typedef struct agent {
     ward *wards; /* by node; [0] is unused */
     tr_state_region **states;
     int32_t n_alive;
+    uint32_t epoch;
     bool stopping, head_lost;
     uint64_t kill_at_ns;
 } agent;
@@ -94,24 +97,58 @@ static void on_worker_end(void *context)
     finish_when_alone(self);
 }
 
+/* State T of proc(5): somebody stopped it. What a debugger holds (t) is left in peace. */
+static bool is_stopped(const ward *worker)
+{
+    char path[64], line[256], state = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", worker->pid);
+    FILE *file = fopen(path, "re");
+    if (!file) return false;
+    const char *end = fgets(line, sizeof line, file) ? strrchr(line, ')') : NULL;
+    if (end) sscanf(end + 1, " %c", &state);
+    fclose(file);
+    return state == 'T';
+}
+
+/* The watchdog. A worker beats ten times a second whatever its actors do, unless one of them keeps its only thread; then the
+ * actor's own activities are the sign of life: a slow one goes on to the next, a hung one does not. */
+static void watch_over(agent *self, ward *worker, uint64_t now_ns)
+{
+    uint64_t limit_ns = (uint64_t)self->launch->hung_after_ms * 1000000,
+             since_ns = tr_activity_longest_ns(worker->activity);
+    uint64_t pulse = tr_activity_pulse(worker->activity);
+    if (worker->pidfd < 0 || worker->is_hung || !limit_ns) return;
+    if (pulse != worker->pulse || !worker->moved_ns) {
+        worker->pulse = pulse;
+        worker->moved_ns = now_ns;
+    }
+    bool stuck = since_ns != UINT64_MAX && now_ns > since_ns + limit_ns;
+    uint64_t still_ns = now_ns - worker->moved_ns;
+    bool stopped = still_ns > STOPPED_MS * 1000000ull && is_stopped(worker);
+    if (!stuck && !stopped && still_ns < limit_ns) return;
+    worker->is_hung = true;
+    char doing[TR_ERROR_SIZE / 2];
+    tr_control_note note = {.node = worker->node, .pid = worker->pid};
+    tr_activity_describe(worker->activity, &self->topology, doing, sizeof doing);
+    snprintf(note.text, sizeof note.text, "worker %d (pid %d) %s for %.1f s%s%s", worker->node, worker->pid,
+             stopped ? "was stopped and has not moved" : "has not moved",
+             (double)(stuck ? now_ns - since_ns : still_ns) * 1e-9, doing[0] ? "; " : "", doing);
+    send_note(self, TR_CONTROL_HUNG, &note);
+}
+
 static void on_tick(void *context, uint64_t now_ns)
 {
     agent *self = context;
+    for (int32_t i = 1; i < self->topology.n_nodes && !self->stopping; i++)
+        watch_over(self, &self->wards[i], now_ns);
     if (!self->stopping || now_ns < self->kill_at_ns) return;
     for (int32_t i = 1; i < self->topology.n_nodes; i++)
         if (self->wards[i].pidfd >= 0) tr_process_kill(self->wards[i].pidfd, SIGKILL);
 }
 
-static void on_system(void *context, int32_t peer, const tr_message *message)
+static void on_peer_lost(void *context, int32_t peer, bool control, const char *reason)
 {
-    tr_control_note note;
-    if (peer == TR_NODE_HEAD && message->frame.edge == TR_CONTROL_STOP &&
-        tr_control_read_note(message, &note, NULL) == TR_OK)
-        begin_stop(context, note.grace_ms);
-}
-
-static void on_peer_lost(void *context, int32_t peer, const char *reason)
-{
+    (void)control; /* it has no other */
     agent *self = context;
     if (peer != TR_NODE_HEAD) return;
     tr_log(TR_LOG_INFO, "the head is gone: %s", reason);
@@ -119,44 +156,101 @@ static void on_peer_lost(void *context, int32_t peer, const char *reason)
     begin_stop(self, 0);
 }
 
-/* The memory that outlives a worker: its page and the state of its actors, in the order of descriptors it
- * will find them. */
-static tr_status make_memory(agent *self, ward *worker, int *descriptors, int *count, tr_error *err)
+/* The memory that outlives a worker: its page and the state of its actors. Made once; a replacement finds what its
+ * predecessor left. */
+static tr_status make_memory(agent *self, ward *worker, tr_error *err)
 {
-    tr_status status = tr_activity_page_new(&worker->activity, &worker->activity_descriptor, err);
-    if (status != TR_OK) return status;
-    descriptors[(*count)++] = worker->activity_descriptor;
-    for (size_t i = 0; i < self->topology.n_actors; i++) {
-        const tr_actor_spec *actor = &self->topology.actors[i];
-        if (actor->node != worker->node || actor->state_bytes == 0) continue;
-        status = tr_state_region_new(&self->states[i], actor->name, actor->state_bytes, err);
-        if (status != TR_OK) return status;
-        descriptors[(*count)++] = tr_state_region_descriptor(self->states[i]);
+    if (worker->activity) {
+        tr_activity_clear(worker->activity);
+        return TR_OK;
     }
-    return TR_OK;
+    tr_status status = tr_activity_page_new(&worker->activity, &worker->activity_descriptor, err);
+    for (size_t i = 0; i < self->topology.n_actors && status == TR_OK; i++) {
+        const tr_actor_spec *actor = &self->topology.actors[i];
+        if (actor->node == worker->node && actor->state_bytes > 0)
+            status = tr_state_region_new(&self->states[i], actor->name, actor->state_bytes, err);
+    }
+    return status;
+}
+
+/* In the order in which the worker will find them. Returns how many. */
+static int list_memory(const agent *self, const ward *worker, int *descriptors)
+{
+    int count = 0;
+    descriptors[count++] = worker->activity_descriptor;
+    for (size_t i = 0; i < self->topology.n_actors; i++)
+        if (self->topology.actors[i].node == worker->node && self->states[i])
+            descriptors[count++] = tr_state_region_descriptor(self->states[i]);
+    return count;
 }
 
 static tr_status start_worker(agent *self, int32_t node, tr_error *err)
 {
     ward *worker = &self->wards[node];
-    int *descriptors = tr_alloc((self->topology.n_actors + 1) * sizeof *descriptors), count = 0;
+    int *descriptors = tr_alloc((self->topology.n_actors + 1) * sizeof *descriptors);
     if (!descriptors) return tr_fail(err, TR_ENOMEM, "no memory to start worker %d", node);
     tr_launch launch = *self->launch;
     launch.role = TR_LAUNCH_WORKER;
     launch.node = node;
+    launch.epoch = self->epoch;
     launch.n_threads = self->topology.threads_per_node;
     launch.may_spin = tr_worker_may_spin(&self->topology);
     launch.topology = NULL; /* comes from the head */
     launch.topology_bytes = 0;
-    tr_status status = make_memory(self, worker, descriptors, &count, err);
-    if (status == TR_OK)
+    tr_status status = make_memory(self, worker, err);
+    if (status == TR_OK) {
+        int count = list_memory(self, worker, descriptors);
+        launch.n_states = count - 1;
         status = tr_launch_spawn(&launch, descriptors, count, &worker->pid, &worker->pidfd, err);
+    }
     tr_free(descriptors);
     if (status != TR_OK) return tr_fail_within(err, status, "cannot start worker %d", node);
     self->n_alive++;
-    const tr_control_note note = {.node = node, .pid = worker->pid};
+    worker->moved_ns = 0;
+    worker->is_hung = false;
+    const tr_control_note note = {.node = node, .pid = worker->pid, .epoch = self->epoch};
     send_note(self, TR_CONTROL_WORKER_STARTED, &note);
     return tr_node_watch(self->node, worker->pidfd, on_worker_end, worker, err);
+}
+
+/* The head ends the job on hearing this;
+ * the agent goes on until it is told to stop, as with any other failure. */
+static void tell_failure(agent *self, const tr_error *error)
+{
+    tr_control_note note = {.node = self->launch->node, .pid = getpid(), .status = error->status};
+    memcpy(note.text, error->message, sizeof note.text);
+    send_note(self, TR_CONTROL_JOB_ENDED, &note);
+}
+
+/* Those that are dead are replaced; the living hear of the epoch from the head. */
+static void begin_epoch(agent *self, uint32_t epoch)
+{
+    tr_error err;
+    if (self->stopping || epoch <= self->epoch) return;
+    self->epoch = epoch;
+    for (int32_t node = 1; node < self->topology.n_nodes; node++) {
+        if (self->wards[node].pidfd >= 0 || start_worker(self, node, &err) == TR_OK) continue;
+        tell_failure(self, &err);
+        return;
+    }
+}
+
+static void fence(agent *self, int32_t node)
+{
+    if (node < 1 || node >= self->topology.n_nodes || self->wards[node].pidfd < 0) return;
+    tr_process_kill(self->wards[node].pidfd, SIGKILL);
+}
+
+static void on_system(void *context, int32_t peer, const tr_message *message)
+{
+    tr_control_note note;
+    if (peer != TR_NODE_HEAD || tr_control_read_note(message, &note, NULL) != TR_OK) return;
+    switch (message->frame.edge) {
+    case TR_CONTROL_STOP: begin_stop(context, note.grace_ms); break;
+    case TR_CONTROL_EPOCH: begin_epoch(context, note.epoch); break;
+    case TR_CONTROL_FENCE: fence(context, note.node); break;
+    default: tr_log(TR_LOG_WARNING, "the head sent topic %u, which agents do not know", message->frame.edge);
+    }
 }
 
 static tr_status connect_head(agent *self, tr_error *err)
@@ -177,7 +271,8 @@ static tr_status connect_head(agent *self, tr_error *err)
     memcpy(options.job_key, launch->job_key, sizeof options.job_key);
     tr_status status = tr_node_new(&self->node, &options, err);
     if (status == TR_OK) status = tr_node_connect(self->node, TR_NODE_HEAD, launch->head_address, NULL, err);
-    if (status == TR_OK) status = tr_control_send_hello(self->node, TR_NODE_HEAD, err);
+    tr_control_hello hello = {.epoch = launch->epoch};
+    if (status == TR_OK) status = tr_control_send_hello(self->node, TR_NODE_HEAD, &hello, err);
     return status;
 }
 
@@ -196,15 +291,6 @@ static tr_status start_all(agent *self, tr_error *err)
     return status;
 }
 
-/* The head ends the job on hearing this;
- * the agent goes on until it is told to stop, as with any other failure. */
-static void tell_failure(agent *self, const tr_error *error)
-{
-    tr_control_note note = {.node = self->launch->node, .pid = getpid(), .status = error->status};
-    memcpy(note.text, error->message, sizeof note.text);
-    send_note(self, TR_CONTROL_JOB_ENDED, &note);
-}
-
 static void release(agent *self)
 {
     tr_node_destroy(&self->node);
@@ -221,7 +307,7 @@ static void release(agent *self)
 
 tr_status tr_agent_run(const tr_launch *launch, tr_error *err)
 {
-    agent self = {.launch = launch};
+    agent self = {.launch = launch, .epoch = launch->epoch};
     tr_status status = tr_topology_decode(&self.topology, launch->topology, launch->topology_bytes, err);
     if (status != TR_OK) return status;
     tr_error problem = {0};

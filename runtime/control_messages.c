@@ -6,10 +6,11 @@
 #include "base/memory.h"
 #include "base/pack.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { NOTE_FIELDS = 8, HELLO_FIELDS = 3 };
+enum { NOTE_FIELDS = 9, HELLO_FIELDS = 7, LOAD_FIELDS = 3 };
 
 void tr_control_send_note(tr_node *node, int32_t peer, tr_control_topic topic, const tr_control_note *note)
 {
@@ -21,6 +22,7 @@ void tr_control_send_note(tr_node *node, int32_t peer, tr_control_topic topic, c
     tr_pack_int(&packer, note->exit_code);
     tr_pack_int(&packer, note->signal);
     tr_pack_uint(&packer, note->grace_ms);
+    tr_pack_uint(&packer, note->epoch);
     tr_pack_uint(&packer, note->actor);
     tr_pack_uint(&packer, note->status);
     tr_pack_text(&packer, note->text);
@@ -46,6 +48,7 @@ tr_status tr_control_read_note(const tr_message *message, tr_control_note *note,
     read.exit_code = (int32_t)tr_unpack_int(&unpacker, INT32_MIN, INT32_MAX);
     read.signal = (int32_t)tr_unpack_int(&unpacker, 0, INT32_MAX);
     read.grace_ms = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
+    read.epoch = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
     read.actor = tr_unpack_uint(&unpacker, UINT64_MAX);
     read.status = (tr_status)tr_unpack_uint(&unpacker, TR_ESTOPPED);
     tr_unpack_text(&unpacker, read.text, sizeof read.text);
@@ -54,14 +57,20 @@ tr_status tr_control_read_note(const tr_message *message, tr_control_note *note,
     return status;
 }
 
-tr_status tr_control_send_hello(tr_node *node, int32_t peer, tr_error *err)
+tr_status tr_control_send_hello(tr_node *node, int32_t peer, tr_control_hello *hello, tr_error *err)
 {
+    hello->pid = getpid();
+    snprintf(hello->control_address, sizeof hello->control_address, "%s", tr_node_control_address(node));
+    snprintf(hello->data_address, sizeof hello->data_address, "%s", tr_node_data_address(node));
     tr_packer packer;
     tr_packer_init(&packer);
     tr_pack_array(&packer, HELLO_FIELDS);
-    tr_pack_int(&packer, getpid());
-    tr_pack_text(&packer, tr_node_control_address(node));
-    tr_pack_text(&packer, tr_node_data_address(node));
+    tr_pack_int(&packer, hello->pid);
+    tr_pack_uint(&packer, hello->epoch);
+    tr_pack_uint(&packer, hello->has_state);
+    for (int i = 0; i < 2; i++) tr_pack_uint(&packer, hello->generations[i]);
+    tr_pack_text(&packer, hello->control_address);
+    tr_pack_text(&packer, hello->data_address);
     void *bytes = NULL;
     size_t size_bytes = 0;
     tr_status status = tr_packer_take(&packer, &bytes, &size_bytes, err);
@@ -76,13 +85,16 @@ tr_status tr_control_read_hello(const tr_message *message, tr_control_hello *hel
     tr_unpacker_init(&unpacker, tr_message_bytes(message), message->frame.body_bytes);
     if (tr_unpack_array(&unpacker, HELLO_FIELDS) != HELLO_FIELDS) unpacker.bad = true;
     hello->pid = (int32_t)tr_unpack_int(&unpacker, 1, INT32_MAX);
+    hello->epoch = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
+    hello->has_state = tr_unpack_uint(&unpacker, 1) != 0;
+    for (int i = 0; i < 2; i++) hello->generations[i] = tr_unpack_uint(&unpacker, UINT64_MAX);
     tr_unpack_text(&unpacker, hello->control_address, sizeof hello->control_address);
     tr_unpack_text(&unpacker, hello->data_address, sizeof hello->data_address);
     return tr_unpacker_done(&unpacker, "greeting", err);
 }
 
 tr_status tr_control_encode_load(const tr_topology *topology, const tr_control_address *addresses,
-                                 void **bytes, size_t *size_bytes, tr_error *err)
+                                 uint64_t generation, void **bytes, size_t *size_bytes, tr_error *err)
 {
     void *plan = NULL;
     size_t plan_bytes = 0;
@@ -90,8 +102,9 @@ tr_status tr_control_encode_load(const tr_topology *topology, const tr_control_a
     if (status != TR_OK) return status;
     tr_packer packer;
     tr_packer_init(&packer);
-    tr_pack_array(&packer, 2);
+    tr_pack_array(&packer, LOAD_FIELDS);
     tr_pack_bytes(&packer, plan, plan_bytes);
+    tr_pack_uint(&packer, generation);
     tr_pack_array(&packer, 2 * (size_t)topology->n_nodes);
     for (int32_t i = 0; i < topology->n_nodes; i++) {
         tr_pack_text(&packer, addresses[i].control);
@@ -105,10 +118,11 @@ tr_status tr_control_decode_load(tr_control_load *self, const void *bytes, size_
 {
     tr_unpacker unpacker;
     tr_unpacker_init(&unpacker, bytes, size_bytes);
-    if (tr_unpack_array(&unpacker, 2) != 2) unpacker.bad = true;
+    if (tr_unpack_array(&unpacker, LOAD_FIELDS) != LOAD_FIELDS) unpacker.bad = true;
     size_t plan_bytes;
     const void *plan = tr_unpack_bytes(&unpacker, &plan_bytes);
-    tr_control_load load = {0};
+    uint64_t generation = tr_unpack_uint(&unpacker, UINT64_MAX);
+    tr_control_load load = {.generation = generation};
     tr_status status = tr_topology_decode(&load.topology, plan, plan_bytes, err);
     if (status != TR_OK) return status;
 

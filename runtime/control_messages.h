@@ -14,6 +14,10 @@
  *     x exits               | <-- WORKER_ENDED -|      how, and what it was doing
  *                           | <----- FAREWELL --x      all it knew is said: its exit alone could overtake that
  *
+ * A change of epoch, when a worker has ended that should not have:
+ *     | <------ EPOCH ------|------ EPOCH ----> |      the living begin anew, the dead are replaced: from HELLO on
+ *     |                     |------ FENCE ----> |      one that does not answer any more is killed
+ *
  * Bodies are MessagePack; decoders refuse what is damaged (TR_ECORRUPT).
  * Threads: plain data.
  * SPDX-License-Identifier: Apache-2.0 */
@@ -37,7 +41,10 @@ typedef enum tr_control_topic {
     TR_CONTROL_PEER_LOST,
     TR_CONTROL_WORKER_STARTED,
     TR_CONTROL_WORKER_ENDED,
-    TR_CONTROL_FAREWELL
+    TR_CONTROL_FAREWELL,
+    TR_CONTROL_EPOCH, /* to workers and agent: note.epoch begins */
+    TR_CONTROL_FENCE, /* to the agent: kill worker note.node */
+    TR_CONTROL_HUNG   /* from the agent: worker note.node gives no sign of work; the text says of what */
 } tr_control_topic;
 
 /* One shape for all that is small. What does not apply is 0. */
@@ -45,6 +52,7 @@ typedef struct tr_control_note {
     int32_t node, pid;
     int32_t exit_code, signal; /* how a process ended */
     uint32_t grace_ms;         /* STOP */
+    uint32_t epoch;            /* EPOCH */
     tr_actor_id actor;
     tr_status status; /* TR_OK: ready, or ended well */
     char text[TR_ERROR_SIZE];
@@ -52,6 +60,9 @@ typedef struct tr_control_note {
 
 typedef struct tr_control_hello {
     int32_t pid;
+    uint32_t epoch; /* that it greets in */
+    bool has_state;
+    uint64_t generations[2]; /* that all its state regions hold whole; 0: none */
     char control_address[TR_ADDRESS_CHARS], data_address[TR_ADDRESS_CHARS];
 } tr_control_hello;
 
@@ -60,19 +71,21 @@ typedef struct tr_control_address {
 } tr_control_address;
 
 typedef struct tr_control_load {
-    tr_control_hello *addresses; /* of node 0 .. n_nodes-1; owned */
+    tr_control_hello *addresses; /* of node 0 .. n_nodes-1, nothing else of them; owned */
+    uint64_t generation;         /* see tr_actor_generation */
     tr_topology topology;
 } tr_control_load;
 
 void tr_control_send_note(tr_node *node, int32_t peer, tr_control_topic topic, const tr_control_note *note);
 tr_status tr_control_read_note(const tr_message *message, tr_control_note *note, tr_error *err);
 
-tr_status tr_control_send_hello(tr_node *node, int32_t peer, tr_error *err); /* the node's own addresses */
+/* Fills in pid and the node's own addresses; the rest is the caller's. */
+tr_status tr_control_send_hello(tr_node *node, int32_t peer, tr_control_hello *hello, tr_error *err);
 tr_status tr_control_read_hello(const tr_message *message, tr_control_hello *hello, tr_error *err);
 
 /* addresses: one for each of the topology's nodes. Free *bytes with tr_free. */
 tr_status tr_control_encode_load(const tr_topology *topology, const tr_control_address *addresses,
-                                 void **bytes, size_t *size_bytes, tr_error *err);
+                                 uint64_t generation, void **bytes, size_t *size_bytes, tr_error *err);
 tr_status tr_control_decode_load(tr_control_load *self, const void *bytes, size_t size_bytes, tr_error *err);
 void tr_control_load_release(tr_control_load *self);
 

@@ -55,11 +55,17 @@ static tr_status start_agent(tr_crew *self, tr_error *err)
     tr_status status =
         tr_topology_encode(self->options.topology, &launch.topology, &launch.topology_bytes, err);
     if (status != TR_OK) return status;
+    status = tr_launch_spawn(&launch, NULL, 0, &self->agent_pid, &self->descriptor, err);
+    tr_launch_release(&launch);
+    return status;
+}
+
+static tr_status start_first_agent(tr_crew *self, tr_error *err)
+{
     prctl(PR_GET_CHILD_SUBREAPER, &self->was_subreaper);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
-    status = tr_launch_spawn(&launch, NULL, 0, &self->agent_pid, &self->descriptor, err);
+    tr_status status = start_agent(self, err);
     if (status != TR_OK) prctl(PR_SET_CHILD_SUBREAPER, self->was_subreaper);
-    tr_launch_release(&launch);
     return status;
 }
 
@@ -94,7 +100,6 @@ static tr_status start_thread(tr_crew *self, int32_t node, tr_error *err)
     tr_status status = tr_activity_page_new(&worker->activity, &worker->activity_descriptor, err);
     if (status != TR_OK) return status;
     worker->options = (tr_worker_options){.node = node,
-                                          .incarnation = launch->incarnation,
                                           .epoch = launch->epoch,
                                           .n_threads = self->options.topology->threads_per_node,
                                           .may_spin = tr_worker_may_spin(self->options.topology),
@@ -102,8 +107,7 @@ static tr_status start_thread(tr_crew *self, int32_t node, tr_error *err)
                                           .data_transport = launch->data_transport,
                                           .head_address = launch->head_address,
                                           .registry = self->options.registry,
-                                          .activity = worker->activity,
-                                          .first_state_descriptor = -1};
+                                          .activity = worker->activity};
     memcpy(worker->options.job_key, launch->job_key, sizeof launch->job_key);
     atomic_fetch_add_explicit(&self->n_running, 1, memory_order_relaxed);
     int result = pthread_create(&worker->thread, NULL, run_thread, worker);
@@ -137,7 +141,7 @@ tr_status tr_crew_new(tr_crew **out, const tr_crew_options *options, tr_error *e
     }
     for (int32_t i = 0; i < self->n_nodes; i++)
         self->members[i] = (member){.crew = self, .pidfd = -1, .activity_descriptor = -1};
-    tr_status status = options->processes ? start_agent(self, err) : start_threads(self, err);
+    tr_status status = options->processes ? start_first_agent(self, err) : start_threads(self, err);
     *out = self; /* also when it failed: threads that did start must be told to stop before it is destroyed */
     return status;
 }
@@ -210,14 +214,27 @@ static void end_process(int *pidfd)
     *pidfd = -1;
 }
 
+tr_status tr_crew_replace_agent(tr_crew *self, uint32_t epoch, tr_error *err)
+{
+    TR_ASSERT(self->agent_ended);
+    for (int32_t i = 1; i < self->n_nodes; i++) end_process(&self->members[i].pidfd);
+    close(self->descriptor);
+    self->descriptor = -1;
+    self->agent_pid = 0;
+    self->options.launch.epoch = self->options.launch.incarnation = epoch;
+    tr_status status = start_agent(self, err);
+    self->agent_ended = status != TR_OK;
+    return status;
+}
+
 void tr_crew_destroy(tr_crew **out)
 {
     tr_crew *self = *out;
     if (!self) return;
     if (self->options.processes && self->agent_pid) {
-        if (self->agent_ended)
+        if (self->agent_ended && self->descriptor >= 0)
             close(self->descriptor);
-        else
+        else if (!self->agent_ended)
             end_process(&self->descriptor);
         for (int32_t i = 1; i < self->n_nodes; i++) end_process(&self->members[i].pidfd);
         prctl(PR_SET_CHILD_SUBREAPER, self->was_subreaper);

@@ -24,7 +24,7 @@ enum {
     LINE_BYTES = TR_ERROR_SIZE + 256
 };
 
-static void tell(tr_head *self, tr_job_event_kind kind, int32_t node, int32_t pid, const char *text)
+void tr_head_tell(tr_head *self, tr_job_event_kind kind, int32_t node, int32_t pid, const char *text)
 {
     const tr_job_event event = {.kind = kind,
                                 .monotonic_ns = tr_clock_ns(),
@@ -67,7 +67,7 @@ void tr_head_end(tr_head *self, const tr_error *cause, uint32_t grace_ms)
     tr_head_on_crew(self);
 }
 
-static void end_because(tr_head *self, tr_status status, const char *text)
+void tr_head_end_because(tr_head *self, tr_status status, const char *text)
 {
     tr_error cause;
     tr_fail(&cause, status, "%s", text);
@@ -95,7 +95,8 @@ static tr_status send_load(tr_head *self, tr_error *err)
             (tr_control_address){self->workers[i].hello.control_address, self->workers[i].hello.data_address};
     void *bytes = NULL;
     size_t size_bytes = 0;
-    tr_status status = tr_control_encode_load(self->topology, addresses, &bytes, &size_bytes, err);
+    tr_status status =
+        tr_control_encode_load(self->topology, addresses, self->generation, &bytes, &size_bytes, err);
     for (int32_t i = 1; i < n_nodes && status == TR_OK; i++)
         tr_node_send_system(self->node, i, TR_CONTROL_LOAD, bytes, (uint32_t)size_bytes);
     tr_free(bytes);
@@ -108,8 +109,19 @@ static void start(tr_head *self)
     self->phase = TR_HEAD_RUNNING;
     for (int32_t i = 1; i < self->topology->n_nodes; i++)
         tr_node_send_system(self->node, i, TR_CONTROL_START, NULL, 0);
-    tell(self, TR_JOB_RUNNING, -1, 0, "every node is ready");
+    if (self->changed_ns) {
+        char text[128];
+        snprintf(text, sizeof text, "epoch %u goes on from generation %llu, %.0f ms after it began",
+                 self->epoch, (unsigned long long)self->generation,
+                 (double)(tr_clock_ns() - self->changed_ns) * 1e-6);
+        tr_head_tell(self, TR_JOB_RECOVERED, -1, 0, text);
+    } else {
+        tr_head_tell(self, TR_JOB_RUNNING, -1, 0, "every node is ready");
+    }
     tr_node_start_actors(self->node);
+    if (self->signals > 0 &&
+        self->options->stop_actor) /* what was asked before counts for its next life too */
+        tr_node_post(self->node, self->options->stop_actor, TR_TOPIC_STOP_REQUESTED, NULL, 0);
 }
 
 static void node_ready(tr_head *self, int32_t node)
@@ -123,6 +135,11 @@ static void load(tr_head *self)
 {
     tr_error err = {0};
     self->phase = TR_HEAD_LOADING;
+    if (self->changed_ns && tr_head_begin_again(self, &err) != TR_OK) {
+        tr_head_end(self, &err, GRACE_MS);
+        return;
+    }
+    tr_node_set_epoch(self->node, self->epoch, self->generation);
     tr_state_region **states = tr_alloc_zero(self->topology->n_actors, sizeof *states);
     tr_status status =
         states ? TR_OK : tr_fail(&err, TR_ENOMEM, "no memory for %zu actors", self->topology->n_actors);
@@ -150,20 +167,36 @@ static void greeted(tr_head *self, int32_t node, const tr_message *message)
         return;
     }
     if (worker->greeted) return;
+    if (message->frame.epoch != self->epoch) { /* it began before the last change, and has to hear of that */
+        const tr_control_note note = {.epoch = self->epoch};
+        tr_node_found(self->node, node);
+        tr_control_send_note(self->node, node, TR_CONTROL_EPOCH, &note);
+        return;
+    }
     if (tr_control_read_hello(message, &worker->hello, &err) != TR_OK) {
         tr_head_end(self, &err, GRACE_MS);
         return;
     }
     worker->greeted = true;
+    tr_node_found(self->node, node);
     if (!all(self, offsetof(tr_head_worker, greeted))) return;
     load(self);
+}
+
+static void agent_greeted(tr_head *self, int32_t node, const tr_message *message)
+{
+    tr_control_hello hello;
+    if (tr_control_read_hello(message, &hello, NULL) != TR_OK || hello.epoch < self->agent_epoch) return;
+    self->agent_is_here = true;
+    tr_node_found(self->node, node);
 }
 
 void tr_head_run(tr_head *self)
 {
     self->workers[TR_NODE_HEAD].greeted = true;
     if (!self->crew && self->phase == TR_HEAD_GREETING) load(self);
-    self->greeting_until_ns = tr_clock_ns() + (uint64_t)GREETING_MS * 1000000;
+    self->greeted_from_ns = tr_clock_ns();
+    self->greeting_until_ns = self->greeted_from_ns + (uint64_t)GREETING_MS * 1000000;
     if (!self->quit) tr_node_run(self->node, TICK_MS, tr_head_on_tick);
 }
 
@@ -190,11 +223,23 @@ static void worker_ended(tr_head *self, const tr_control_note *note)
         snprintf(how, sizeof how, "ended with exit code %d", note->exit_code);
     snprintf(text, sizeof text, "worker %d (pid %d) %s%s%s", note->node, note->pid, how,
              note->text[0] ? " while " : "", note->text);
-    tell(self, TR_JOB_WORKER_DIED, note->node, note->pid, text);
+    tr_head_tell(self, TR_JOB_WORKER_DIED, note->node, note->pid, text);
     if (self->phase == TR_HEAD_ENDING)
         tr_fail(&self->cause, TR_ECLOSED, "%s", text);
     else
-        end_because(self, TR_ECLOSED, text);
+        tr_head_recover(self, text);
+}
+
+/* A failure for want of a peer may be heard of before the death that explains it, and then is none. */
+static void hold(tr_head *self, tr_status status, const char *text)
+{
+    if (status != TR_ECLOSED || !tr_head_can_recover(self)) {
+        tr_head_end_because(self, status, text);
+        return;
+    }
+    if (self->held.status != TR_OK) return;
+    tr_fail(&self->held, status, "%s", text);
+    self->held_since_ns = tr_clock_ns();
 }
 
 /* Everybody else hears of an actor's end, for monitors and links; an abnormal one ends the job. */
@@ -208,8 +253,8 @@ static void actor_ended(tr_head *self, int32_t origin, const tr_control_note *no
     if (origin != TR_NODE_HEAD && self->phase == TR_HEAD_RUNNING)
         tr_node_actor_ended(self->node, note->actor, relayed.text);
     if (note->status == TR_OK || self->phase == TR_HEAD_ENDING) return;
-    tell(self, TR_JOB_ACTOR_FAILED, origin, note->pid, note->text);
-    end_because(self, note->status, note->text);
+    tr_head_tell(self, TR_JOB_ACTOR_FAILED, origin, note->pid, note->text);
+    hold(self, note->status, note->text);
 }
 
 static void suspect(tr_head *self, int32_t node, const char *reason)
@@ -228,7 +273,7 @@ static void worker_ready(tr_head *self, int32_t node, const tr_control_note *not
         return;
     }
     snprintf(text, sizeof text, "worker %d: %s", node, note->text);
-    end_because(self, note->status, text);
+    hold(self, note->status == TR_EIO ? TR_ECLOSED : note->status, text);
 }
 
 static void job_ended(tr_head *self, const tr_control_note *note)
@@ -236,16 +281,17 @@ static void job_ended(tr_head *self, const tr_control_note *note)
     if (note->status == TR_OK)
         tr_head_end(self, NULL, GRACE_MS);
     else
-        end_because(self, note->status, note->text);
+        hold(self, note->status, note->text);
 }
 
 static void worker_started(tr_head *self, const tr_control_note *note)
 {
     char text[64];
     self->workers[note->node].pid = note->pid;
+    self->workers[note->node].fenced = false;
     tr_crew_add_worker(self->crew, note->node, note->pid);
     snprintf(text, sizeof text, "worker %d (pid %d) started", note->node, note->pid);
-    tell(self, TR_JOB_WORKER_STARTED, note->node, note->pid, text);
+    tr_head_tell(self, TR_JOB_WORKER_STARTED, note->node, note->pid, text);
 }
 
 static void note_from_agent(tr_head *self, uint32_t topic, const tr_control_note *note)
@@ -255,6 +301,8 @@ static void note_from_agent(tr_head *self, uint32_t topic, const tr_control_note
         worker_started(self, note);
     else if (topic == TR_CONTROL_WORKER_ENDED && a_worker)
         worker_ended(self, note);
+    else if (topic == TR_CONTROL_HUNG && a_worker)
+        tr_head_fence(self, note->node, note->text);
     else if (topic == TR_CONTROL_JOB_ENDED)
         job_ended(self, note);
     else if (topic == TR_CONTROL_FAREWELL)
@@ -283,19 +331,27 @@ void tr_head_on_system(void *context, int32_t peer, const tr_message *message)
     if (peer < 1 || peer > self->topology->n_nodes) return;
     bool from_agent = peer == self->topology->n_nodes;
     if (message->frame.edge == TR_CONTROL_HELLO) {
-        if (!from_agent) greeted(self, peer, message);
+        if (from_agent)
+            agent_greeted(self, peer, message);
+        else
+            greeted(self, peer, message);
     } else if (tr_control_read_note(message, &note, &err) != TR_OK) {
         tr_log(TR_LOG_WARNING, "from node %d: %s", peer, err.message);
     } else if (from_agent) {
         note_from_agent(self, message->frame.edge, &note);
-    } else {
+    } else if (message->frame.epoch == self->epoch) {
         note_from_worker(self, peer, message->frame.edge, &note);
     }
 }
 
-void tr_head_on_peer_lost(void *context, int32_t peer, const char *reason)
+void tr_head_on_peer_lost(void *context, int32_t peer, bool control, const char *reason)
 {
-    suspect(context, peer, reason);
+    (void)control;
+    tr_head *self = context;
+    bool a_worker = peer >= 1 && peer < self->topology->n_nodes;
+    bool here = a_worker ? self->workers[peer].greeted : self->agent_is_here;
+    if (!here) return; /* the last word of its life in an epoch before */
+    suspect(self, peer, reason);
 }
 
 void tr_head_on_actor_end(void *context, tr_actor_id who, const tr_error *error)
@@ -314,6 +370,20 @@ void tr_head_on_job_end(void *context, const tr_error *error)
     tr_head_end(context, error, GRACE_MS);
 }
 
+/* The agent's death, with all workers: they end when it does. */
+static void agent_ended(tr_head *self, const char *text)
+{
+    tr_error err;
+    tr_head_recover(self, text);
+    if (self->phase == TR_HEAD_ENDING) return;
+    self->agent_is_here = false;
+    self->agent_epoch = self->epoch;
+    tr_status status = tr_crew_replace_agent(self->crew, self->epoch, &err);
+    if (status == TR_OK)
+        status = tr_node_watch(self->node, tr_crew_descriptor(self->crew), tr_head_on_crew, self, &err);
+    if (status != TR_OK) tr_head_end(self, &err, 0);
+}
+
 static void on_early_end(tr_head *self, const tr_process_end *end)
 {
     char text[LINE_BYTES];
@@ -324,7 +394,11 @@ static void on_early_end(tr_head *self, const tr_process_end *end)
     else
         snprintf(text, sizeof text, "%s ended with exit code %d before the job was done",
                  pid ? "the agent" : "every worker", end->exit_code);
-    tell(self, TR_JOB_WORKER_DIED, -1, pid, text);
+    tr_head_tell(self, TR_JOB_WORKER_DIED, -1, pid, text);
+    if (tr_head_can_recover(self)) {
+        agent_ended(self, text);
+        return;
+    }
     self->phase = TR_HEAD_ENDING;
     tr_fail(&self->cause, TR_ECLOSED, "%s", text);
 }
@@ -336,11 +410,12 @@ void tr_head_on_crew(void *context)
     tr_error failure;
     if (!self->crew) return;
     if (tr_crew_failed(self->crew, &failure) && self->phase != TR_HEAD_ENDING)
-        end_because(self, failure.status, failure.message);
+        tr_head_end_because(self, failure.status, failure.message);
     if (!tr_crew_ended(self->crew, &end)) return;
     tr_node_unwatch(self->node, tr_crew_descriptor(self->crew));
     bool farewell_comes = tr_crew_agent_pid(self->crew) && !end.signal && !self->farewell_heard;
     if (self->phase != TR_HEAD_ENDING) on_early_end(self, &end);
+    if (self->phase != TR_HEAD_ENDING) return; /* there is another one */
     self->crew_ended_ns = tr_clock_ns();
     if (!farewell_comes) quit(self);
 }
@@ -353,17 +428,30 @@ static void check_greeting(tr_head *self, uint64_t now_ns)
     while (self->workers[silent].greeted) silent++;
     snprintf(text, sizeof text, "worker %d (pid %d) was not ready to load after %d s", silent,
              self->workers[silent].pid, GREETING_MS / 1000);
-    end_because(self, TR_ETIMEDOUT, text);
+    tr_head_end_because(self, TR_ETIMEDOUT, text);
 }
 
 static void check_suspect(tr_head *self, uint64_t now_ns)
 {
     char text[LINE_BYTES];
     if (!self->suspect || now_ns < self->suspect_since_ns + (uint64_t)SUSPICION_MS * 1000000) return;
+    int32_t node = self->suspect;
+    if (node < self->topology->n_nodes && tr_head_can_recover(self)) {
+        self->suspect = 0;
+        snprintf(text, sizeof text, "worker %d does not answer any more", node);
+        tr_head_fence(self, node, text);
+        return;
+    }
     snprintf(text, sizeof text, "%s %d does not answer any more, though its process lives",
              self->suspect == self->topology->n_nodes ? "the agent, node" : "worker", self->suspect);
-    tell(self, TR_JOB_WORKER_DIED, self->suspect, 0, text);
-    end_because(self, TR_ECLOSED, text);
+    tr_head_tell(self, TR_JOB_WORKER_DIED, self->suspect, 0, text);
+    tr_head_end_because(self, TR_ECLOSED, text);
+}
+
+static void check_held(tr_head *self, uint64_t now_ns)
+{
+    if (self->held.status == TR_OK || now_ns < self->held_since_ns + (uint64_t)SUSPICION_MS * 1000000) return;
+    tr_head_end(self, &self->held, GRACE_MS);
 }
 
 void tr_head_on_tick(void *context, uint64_t now_ns)
@@ -378,6 +466,9 @@ void tr_head_on_tick(void *context, uint64_t now_ns)
         return;
     }
     check_greeting(self, now_ns);
+    tr_head_check_rejoin(self, now_ns);
+    check_held(self, now_ns);
+    tr_head_strike(self, now_ns);
     check_suspect(self, now_ns);
 }
 
@@ -387,11 +478,12 @@ void tr_head_on_signal(tr_head *self, int signal)
     self->signals++;
     snprintf(text, sizeof text, "stopped by signal %d (%s)", signal, strsignal(signal));
     if (self->signals == 1) {
-        tell(self, TR_JOB_STOPPING, -1, 0, text);
+        tr_head_tell(self, TR_JOB_STOPPING, -1, 0, text);
         if (self->options->stop_actor && self->phase == TR_HEAD_RUNNING)
             tr_node_post(self->node, self->options->stop_actor, TR_TOPIC_STOP_REQUESTED, NULL, 0);
-        else
-            end_because(self, TR_ESTOPPED, text);
+        else if (!self->options->stop_actor ||
+                 !self->changed_ns) /* otherwise it is told when it is there again */
+            tr_head_end_because(self, TR_ESTOPPED, text);
     } else if (self->phase == TR_HEAD_ENDING) {
         if (self->crew) send_stop(self, 0);
     } else {

@@ -1,6 +1,6 @@
 /* runtime/head.h - node 0: takes the workers through greeting, loading and starting, hears how everything
- * ends, and ends the job once, for the first cause that it was told. It knows a crew, not whether that is
- * processes or threads.
+ * ends, replaces who died (recovery.c) and ends the job once, for the first cause that it was told. It knows a crew, not
+ * whether that is processes or threads.
  * Threads: the caller's of tr_job_run; the head's node has one thread, so no callback runs beside another.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_HEAD_H
@@ -23,7 +23,8 @@ typedef enum tr_head_phase {
 
 typedef struct tr_head_worker {
     int32_t pid;
-    bool greeted, ready;
+    bool greeted, ready; /* in this epoch */
+    bool fenced;         /* and is to be killed */
     tr_control_hello hello;
 } tr_head_worker;
 
@@ -38,11 +39,21 @@ typedef struct tr_head {
     tr_head_phase phase;
     bool quit; /* before it ran */
     int signals;
+    uint64_t generation; /* that this epoch began with */
+    uint64_t strike_ns;  /* the next kill by chance; 0: not drawn */
+    uint32_t n_strikes;
+    uint64_t *restarts_ns; /* the last recovery.max_restarts changes of epoch, a ring */
+    uint64_t n_restarts;
+    uint64_t changed_ns; /* when this epoch began; 0: it is the first */
+    tr_error held;       /* a failure that a death may explain yet; status TR_OK: none */
+    uint64_t held_since_ns;
     int32_t suspect; /* a node whose link broke; 0: none. Its death may be told yet, with more to say */
     uint64_t suspect_since_ns;
-    uint64_t greeting_until_ns;
+    uint64_t greeted_from_ns, greeting_until_ns;
     uint64_t explained_until_ns; /* ending: until then a death may still explain the cause */
     bool death_told, farewell_heard;
+    bool agent_is_here;
+    uint32_t agent_epoch; /* in which it was started */
     uint64_t crew_ended_ns;
     uint64_t deadline_ns; /* ending: after this the agent is killed */
     tr_error cause;       /* status TR_OK: it ended well */
@@ -50,12 +61,25 @@ typedef struct tr_head {
 
 /* The callbacks of its node; context is the tr_head. */
 void tr_head_on_system(void *context, int32_t peer, const tr_message *message);
-void tr_head_on_peer_lost(void *context, int32_t peer, const char *reason);
+void tr_head_on_peer_lost(void *context, int32_t peer, bool control, const char *reason);
 void tr_head_on_actor_end(void *context, tr_actor_id who, const tr_error *error);
 void tr_head_on_job_end(void *context, const tr_error *error);
 void tr_head_on_tick(void *context, uint64_t now_ns);
 void tr_head_on_crew(void *context); /* the crew's descriptor is readable */
 void tr_head_on_signal(tr_head *self, int signal);
+
+/* recovery.c. A worker is gone: a new epoch, or the end where recovery is off or has been tried too often. */
+void tr_head_recover(tr_head *self, const char *text);
+/* For the reason in the text a worker is to be replaced: it is killed first. */
+void tr_head_fence(tr_head *self, int32_t node, const char *text);
+bool tr_head_can_recover(const tr_head *self);
+tr_status tr_head_begin_again(tr_head *self, tr_error *err); /* all have greeted: from where? */
+void tr_head_strike(tr_head *self, uint64_t now_ns);         /* chaos by chance */
+void tr_head_check_rejoin(tr_head *self, uint64_t now_ns);
+
+/* head.c */
+void tr_head_tell(tr_head *self, tr_job_event_kind kind, int32_t node, int32_t pid, const char *text);
+void tr_head_end_because(tr_head *self, tr_status status, const char *text);
 
 /* Begins with the greeting; runs the node until all has ended. */
 void tr_head_run(tr_head *self);

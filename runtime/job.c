@@ -19,8 +19,6 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-enum { FIRST_EPOCH = 1, FIRST_INCARNATION = 1 };
-
 typedef struct job {
     tr_head head;
     uint8_t key[TR_JOB_KEY_BYTES];
@@ -43,7 +41,10 @@ static tr_status check(const tr_job_options *options, tr_error *err)
     if (options->bind && !options->key && !tr_address_is_local(options->bind))
         return tr_fail(err, TR_EINVAL, "'%s' can be reached by others; give the job a key (`troupe keygen`)",
                        options->bind);
-    return TR_OK;
+    tr_chaos chaos;
+    if (options->chaos.points && strlen(options->chaos.points) >= TR_CHAOS_CHARS)
+        return tr_fail(err, TR_EINVAL, "chaos with more than %d characters of points", TR_CHAOS_CHARS - 1);
+    return tr_chaos_parse(&chaos, options->chaos.points, err);
 }
 
 static void on_signal(void *context)
@@ -83,8 +84,8 @@ static tr_status make_node(job *self, tr_error *err)
     const tr_job_options *options = head->options;
     bool alone = head->topology->n_nodes == 1;
     tr_node_options node = {.node = TR_NODE_HEAD,
-                            .incarnation = FIRST_INCARNATION,
-                            .epoch = FIRST_EPOCH,
+                            .incarnation = head->epoch,
+                            .epoch = head->epoch,
                             .n_threads = 1,
                             .data_transport = alone ? NULL : options->transport,
                             .control_transport = options->processes ? "zmq" : "inproc",
@@ -110,11 +111,14 @@ static tr_status make_crew(job *self, tr_error *err)
     const tr_job_options *options = head->options;
     tr_crew_options crew = {
         .topology = head->topology, .registry = options->registry, .processes = options->processes};
-    crew.launch.incarnation = FIRST_INCARNATION;
-    crew.launch.epoch = FIRST_EPOCH;
+    crew.launch.incarnation = head->epoch;
+    crew.launch.epoch = head->epoch;
+    crew.launch.hung_after_ms = options->recovery.max_restarts ? options->recovery.hung_after_ms : 0;
     memcpy(crew.launch.job_key, self->key, sizeof self->key);
     snprintf(crew.launch.control_transport, TR_KIND_BYTES, "%s", options->processes ? "zmq" : "inproc");
     snprintf(crew.launch.data_transport, TR_KIND_BYTES, "%s", options->transport);
+    snprintf(crew.launch.chaos, sizeof crew.launch.chaos, "%s",
+             options->chaos.points ? options->chaos.points : "");
     if (options->bind) snprintf(crew.launch.bind, TR_BIND_CHARS, "%s", options->bind);
     crew.launch.has_key = options->key != NULL;
     if (options->key) crew.launch.key = *options->key;
@@ -133,7 +137,8 @@ static tr_status set_up(job *self, tr_error *err)
     if (getrandom(self->key, sizeof self->key, 0) != (ssize_t)sizeof self->key)
         return tr_fail(err, TR_EIO, "cannot get random bytes for the job's key: %s", strerror(errno));
     head->workers = tr_alloc_zero((size_t)head->topology->n_nodes, sizeof *head->workers);
-    if (!head->workers)
+    head->restarts_ns = tr_alloc_zero(head->options->recovery.max_restarts + 1, sizeof *head->restarts_ns);
+    if (!head->workers || !head->restarts_ns)
         return tr_fail(err, TR_ENOMEM, "no memory for %d workers", head->topology->n_nodes - 1);
     status = tr_activity_page_new(&head->activity, &self->activity_descriptor, err);
     if (status == TR_OK) status = make_node(self, err);
@@ -149,6 +154,7 @@ static void tear_down(job *self)
     tr_activity_page_unmap(&head->activity);
     if (self->activity_descriptor >= 0) close(self->activity_descriptor);
     tr_free(head->workers);
+    tr_free(head->restarts_ns);
     release_signals(self);
 }
 
@@ -156,7 +162,8 @@ tr_status tr_job_run(const tr_job_options *options, tr_error *err)
 {
     tr_status status = check(options, err);
     if (status != TR_OK) return status;
-    job self = {.head = {.options = options, .topology = options->topology, .epoch = FIRST_EPOCH},
+    uint32_t first_epoch = options->recovery.first_epoch ? options->recovery.first_epoch : 1;
+    job self = {.head = {.options = options, .topology = options->topology, .epoch = first_epoch},
                 .signals = -1,
                 .activity_descriptor = -1};
     status = set_up(&self, err);
@@ -183,7 +190,6 @@ static tr_status run_worker(const tr_launch *launch, const tr_registry *registry
     tr_status status = tr_activity_page_open(&activity, TR_LAUNCH_FIRST_INHERITED, err);
     if (status != TR_OK) return status;
     tr_worker_options options = {.node = launch->node,
-                                 .incarnation = launch->incarnation,
                                  .epoch = launch->epoch,
                                  .n_threads = launch->n_threads,
                                  .may_spin = launch->may_spin,
@@ -194,7 +200,9 @@ static tr_status run_worker(const tr_launch *launch, const tr_registry *registry
                                  .key = launch->has_key ? &launch->key : NULL,
                                  .registry = registry,
                                  .activity = activity,
-                                 .first_state_descriptor = TR_LAUNCH_FIRST_INHERITED + 1};
+                                 .first_state_descriptor = TR_LAUNCH_FIRST_INHERITED + 1,
+                                 .n_states = launch->n_states,
+                                 .chaos = launch->chaos};
     memcpy(options.job_key, launch->job_key, sizeof options.job_key);
     status = tr_worker_run(&options, err);
     tr_activity_page_unmap(&activity);

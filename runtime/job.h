@@ -3,7 +3,8 @@
  * loads the same topology. The program is executed again for them, so its main must begin with
  *     if (tr_job_is_child(argc, argv)) return tr_job_child_main(argc, argv, &registry);
  * Without processes the nodes are threads of this one, joined by "inproc".
- * When a worker dies or an actor fails the job ends within two seconds: everything is stopped, nothing is left behind.
+ * When a worker dies it is replaced (tr_job_recovery), or the job ends, as it does when an actor fails: within two seconds,
+ * everything is stopped, nothing is left behind.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_JOB_H
 #define TROUPE_RUNTIME_JOB_H
@@ -17,11 +18,37 @@ extern "C" {
 
 typedef enum tr_job_event_kind {
     TR_JOB_WORKER_STARTED,
-    TR_JOB_RUNNING, /* every node is ready, actors start */
+    TR_JOB_RUNNING,       /* every node is ready, actors start */
+    TR_JOB_WORKER_FENCED, /* is killed because it does not answer or does not move */
     TR_JOB_WORKER_DIED,
     TR_JOB_ACTOR_FAILED,
-    TR_JOB_STOPPING /* a person asked for it */
+    TR_JOB_STOPPING, /* a person asked for it */
+    TR_JOB_EPOCH,    /* a new one begins, for the reason in the text */
+    TR_JOB_RECOVERED /* every node is ready again */
 } tr_job_event_kind;
+
+/* From where an epoch goes on. */
+typedef struct tr_job_beginning {
+    uint32_t epoch;
+    uint64_t held[2]; /* the generations that all state slots hold whole, the newest first; 0: none */
+    uint64_t
+        generation; /* that it goes on from: the newest, or the other; 0: from the topology's beginning */
+    /* Another one, with the same nodes, may be put here: to begin from elsewhere. It must outlive the job. */
+    const tr_topology *topology;
+} tr_job_beginning;
+
+/* What happens when a worker ends that should not have: it is replaced, everybody goes back to the newest generation that
+ * every state slot holds whole, in a new epoch. Only with processes. */
+typedef struct tr_job_recovery {
+    uint32_t max_restarts;  /* 0: a death ends the job */
+    uint32_t within_ms;     /* more restarts than that in so long a time end it too */
+    uint32_t hung_after_ms; /* a worker without a sign of work for so long is killed; 0: never */
+    uint32_t first_epoch;   /* one more than any that was ever begun; at least 1 */
+    /* Before an epoch begins: must be durable on return, so that no epoch is ever used twice. May be NULL. */
+    tr_status (*record_epoch)(void *context, uint32_t epoch, tr_error *err);
+    /* Before actors begin again: may change *beginning, or refuse; then the job ends. May be NULL. */
+    tr_status (*begin_again)(void *context, tr_job_beginning *beginning, tr_error *err);
+} tr_job_recovery;
 
 typedef struct tr_job_event {
     tr_job_event_kind kind;
@@ -31,6 +58,13 @@ typedef struct tr_job_event {
     uint32_t epoch;
     const char *text; /* one line */
 } tr_job_event;
+
+/* Faults on purpose (runtime/chaos.h); only with processes. */
+typedef struct tr_job_chaos {
+    const char *points; /* NULL: none */
+    uint64_t seed;
+    double kills_per_minute;
+} tr_job_chaos;
 
 typedef struct tr_job_options {
     const tr_topology *topology;
@@ -43,6 +77,8 @@ typedef struct tr_job_options {
     const tr_curve_key *key; /* NULL: none */
     /* Gets TR_TOPIC_STOP_REQUESTED at SIGINT or SIGTERM; 0: the job just ends. A second signal ends it at once. */
     tr_actor_id stop_actor;
+    tr_job_recovery recovery;
+    tr_job_chaos chaos;
     void *context;
     void (*on_event)(void *context, const tr_job_event *event); /* on the head's thread; may be NULL */
 } tr_job_options;

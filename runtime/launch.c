@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { FIELDS = 15, MAX_LAUNCH_BYTES = 1 << 30, MAX_INHERITED = 4096 };
+enum { FIELDS = 18, MAX_LAUNCH_BYTES = 1 << 30, MAX_INHERITED = 4096 };
 
 extern char **environ;
 
@@ -35,11 +35,14 @@ tr_status tr__launch_encode(const tr_launch *self, void **bytes, size_t *size_by
     tr_pack_uint(&packer, self->incarnation);
     tr_pack_uint(&packer, self->epoch);
     tr_pack_int(&packer, self->n_threads);
+    tr_pack_int(&packer, self->n_states);
+    tr_pack_uint(&packer, self->hung_after_ms);
     tr_pack_uint(&packer, self->may_spin);
     tr_pack_bytes(&packer, self->job_key, sizeof self->job_key);
     tr_pack_text(&packer, self->control_transport);
     tr_pack_text(&packer, self->data_transport);
     tr_pack_text(&packer, self->head_address);
+    tr_pack_text(&packer, self->chaos);
     tr_pack_text(&packer, self->bind);
     tr_pack_text(&packer, self->has_key ? self->key.public_half : "");
     tr_pack_text(&packer, self->has_key ? self->key.secret_half : "");
@@ -59,6 +62,8 @@ tr_status tr__launch_decode(tr_launch *self, const void *bytes, size_t size_byte
     self->incarnation = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
     self->epoch = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
     self->n_threads = (int32_t)tr_unpack_int(&unpacker, 1, INT32_MAX);
+    self->n_states = (int32_t)tr_unpack_int(&unpacker, 0, INT32_MAX);
+    self->hung_after_ms = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
     self->may_spin = tr_unpack_uint(&unpacker, 1) == 1;
     size_t key_bytes;
     const void *key = tr_unpack_bytes(&unpacker, &key_bytes);
@@ -69,6 +74,7 @@ tr_status tr__launch_decode(tr_launch *self, const void *bytes, size_t size_byte
     tr_unpack_text(&unpacker, self->control_transport, sizeof self->control_transport);
     tr_unpack_text(&unpacker, self->data_transport, sizeof self->data_transport);
     tr_unpack_text(&unpacker, self->head_address, sizeof self->head_address);
+    tr_unpack_text(&unpacker, self->chaos, sizeof self->chaos);
     tr_unpack_text(&unpacker, self->bind, sizeof self->bind);
     tr_unpack_text(&unpacker, self->key.public_half, sizeof self->key.public_half);
     tr_unpack_text(&unpacker, self->key.secret_half, sizeof self->key.secret_half);

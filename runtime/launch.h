@@ -7,6 +7,7 @@
 #ifndef TROUPE_RUNTIME_LAUNCH_H
 #define TROUPE_RUNTIME_LAUNCH_H
 
+#include "runtime/chaos.h"
 #include "runtime/topology.h"
 #include "transport/address.h"
 #include "transport/transport.h"
@@ -27,11 +28,14 @@ typedef struct tr_launch {
     int32_t node; /* the agent's is the first number behind the workers' */
     uint32_t incarnation, epoch;
     int32_t n_threads;
+    uint32_t hung_after_ms; /* the agent's: see watchdog in agent.c; 0: never */
+    int32_t n_states;       /* state regions among the inherited descriptors, behind the activity page */
     bool may_spin;
     uint8_t job_key[TR_JOB_KEY_BYTES];
     char control_transport[TR_KIND_BYTES], data_transport[TR_KIND_BYTES];
     char head_address[TR_ADDRESS_CHARS];
-    char bind[TR_BIND_CHARS]; /* where nodes listen over zmq; "": chosen */
+    char chaos[TR_CHAOS_CHARS]; /* points, see tr_chaos_parse */
+    char bind[TR_BIND_CHARS];   /* where nodes listen over zmq; "": chosen */
     bool has_key;
     tr_curve_key key; /* by which they know one another there */
     void *topology;   /* encoded; the agent's, to know whom to start and how they are called; owned */

@@ -39,7 +39,8 @@ static void call_back(tr_node *self, const tr_message *message)
     }
     switch (frame->edge) {
     case TR__TOPIC_NODE_LOST:
-        if (options->on_peer_lost) options->on_peer_lost(options->context, (int32_t)frame->source, text);
+        if (options->on_peer_lost)
+            options->on_peer_lost(options->context, (int32_t)frame->source, frame->microbatch != 0, text);
         return;
     case TR__TOPIC_ACTOR_END:
         if (options->on_actor_end) options->on_actor_end(options->context, frame->source, reason);
@@ -255,6 +256,35 @@ tr_status tr_node_load(tr_node *self, const tr_topology *topology, tr_state_regi
     if (status == TR_OK)
         __atomic_store_n(&self->world, world, __ATOMIC_RELEASE); /* whole, for every acquire of it */
     return status;
+}
+
+void tr_node_unload(tr_node *self)
+{
+    tr_scheduler_clear(self->scheduler);
+    if (!tr_task_is_running(&self->service))
+        tr_task_init(&self->service, run_service, false); /* may be dropped */
+    if (self->world) tr__world_stop(self->world);
+    tr_scheduler_clear(self->scheduler); /* their last words to each other */
+    tr__world *world = self->world;
+    __atomic_store_n(&self->world, NULL, __ATOMIC_RELEASE);
+    tr__world_destroy(&world);
+    tr_timers_release(&self->timers);
+    tr_timers_init(&self->timers);
+    tr__link_drop_all(&self->data);
+    tr__peers_forget(self, -1);
+    tr_scheduler_notify(self->scheduler, &self->service);
+}
+
+void tr_node_set_epoch(tr_node *self, uint32_t epoch, uint64_t generation)
+{
+    TR_ASSERT(!self->world && epoch >= self->options.epoch);
+    self->options.epoch = epoch;
+    self->generation = generation;
+}
+
+void tr_node_found(tr_node *self, int32_t peer)
+{
+    tr__peers_forget(self, peer);
 }
 
 void tr_node_start_actors(tr_node *self)

@@ -43,7 +43,8 @@ typedef struct tr_node_options {
      * without locks held. */
     void *context;
     void (*on_system)(void *context, int32_t peer, const tr_message *message); /* a SYSTEM frame */
-    void (*on_peer_lost)(void *context, int32_t peer, const char *reason);
+    /* control: its control link; else only the one for data. Told at the first loss, and at that of the control link. */
+    void (*on_peer_lost)(void *context, int32_t peer, bool control, const char *reason);
     void (*on_actor_end)(void *context, tr_actor_id who, const tr_error *error); /* error NULL: normal */
     /* An actor here called finish_job or fail_job. */
     void (*on_job_end)(void *context, const tr_error *error);
@@ -62,6 +63,16 @@ tr_status tr_node_connect(tr_node *self, int32_t peer, const char *control_addre
 tr_status tr_node_load(tr_node *self, const tr_topology *topology, tr_state_region *const *states,
                        tr_error *err);
 void tr_node_start_actors(tr_node *self); /* calls start of each */
+
+/* A change of epoch (runtime/head.h): unload, set the epoch, connect anew, load, start.
+ * Unload ends the actors (stop of each is called), drops what waits for them and closes the links for data; those for
+ * control stay, and what is lost of them is forgotten. Only while the node does not run, or from its own callbacks where
+ * it has one thread. */
+void tr_node_unload(tr_node *self);
+/* Of what is loaded from now on. What carries another epoch is counted and dropped. generation: see tr_actor_generation. */
+void tr_node_set_epoch(tr_node *self, uint32_t epoch, uint64_t generation);
+/* A peer that was lost has greeted again. */
+void tr_node_found(tr_node *self, int32_t peer);
 
 /* Runs scheduler and transports until tr_node_stop. on_tick (may be NULL) is called about every tick_ms. */
 void tr_node_run(tr_node *self, uint32_t tick_ms, void (*on_tick)(void *context, uint64_t now_ns));

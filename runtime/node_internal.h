@@ -57,13 +57,19 @@ typedef struct tr__counters { /* relaxed atomics: only for people */
     uint64_t n_dropped_unknown, n_dropped_stale;
 } tr__counters;
 
+typedef struct tr__lost {
+    int32_t peer;
+    bool control; /* not only its link for data */
+} tr__lost;
+
 struct tr_node {
     tr_node_options options;
     tr_scheduler *scheduler;
     tr_poller poller;
     tr_timers timers;
     tr__link data, control;
-    tr__world *world; /* atomic: stored with release by load, read with acquire by everybody else */
+    uint64_t generation; /* that the actors begin with */
+    tr__world *world;    /* atomic: stored with release by load, read with acquire by everybody else */
     tr__message_cache *caches;
     tr__counters counters;
     uint64_t next_tick_ns; /* atomic; UINT64_MAX: none */
@@ -74,7 +80,7 @@ struct tr_node {
     tr_mailbox inbox;           /* its messages: SYSTEM frames and lost peers */
     bool tick_due;              /* atomic */
     pthread_mutex_t peers_lock; /* of lost */
-    int32_t *lost;
+    tr__lost *lost;
     size_t n_lost, lost_capacity;
 };
 
@@ -133,6 +139,8 @@ void tr__notice_all(tr_node *self, uint32_t topic, uint64_t source, const char *
 tr_status tr__link_send(tr__link *self, int32_t peer, tr_message **message);
 int tr__link_progress(tr__link *self); /* does nothing where another thread is at it */
 bool tr__peer_is_lost(tr_node *self, int32_t peer);
+void tr__peers_forget(tr_node *self, int32_t peer); /* that it was lost; -1: all */
+void tr__link_drop_all(tr__link *self);             /* quietly: nobody is told of a loss */
 tr_buffer *tr__on_place(void *context, int32_t peer, const tr_frame *frame);
 void tr__on_deliver(void *context, int32_t peer, tr_message *message);
 void tr__on_peer_lost(void *context, int32_t peer, const char *reason);

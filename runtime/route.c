@@ -167,26 +167,49 @@ bool tr__peer_is_lost(tr_node *self, int32_t peer)
     if (__atomic_load_n(&self->n_lost, __ATOMIC_ACQUIRE) == 0) return false;
     bool found = false;
     pthread_mutex_lock(&self->peers_lock);
-    for (size_t i = 0; i < self->n_lost; i++) found = found || self->lost[i] == peer;
+    for (size_t i = 0; i < self->n_lost; i++) found = found || self->lost[i].peer == peer;
     pthread_mutex_unlock(&self->peers_lock);
     return found;
 }
 
-/* False when it was known. */
-static bool mark_lost(tr_node *self, int32_t peer)
+typedef enum loss { KNOWN, WORSE, FIRST } loss; /* WORSE: so far only its link for data was lost */
+
+static loss mark_lost(tr_node *self, int32_t peer, bool control)
 {
     pthread_mutex_lock(&self->peers_lock);
-    bool known = false;
-    for (size_t i = 0; i < self->n_lost; i++) known = known || self->lost[i] == peer;
-    if (!known) {
+    size_t at = 0;
+    while (at < self->n_lost && self->lost[at].peer != peer) at++;
+    loss what = at == self->n_lost ? FIRST : control && !self->lost[at].control ? WORSE : KNOWN;
+    if (what == FIRST) {
         tr_status status = tr_array_reserve((void **)&self->lost, &self->lost_capacity, self->n_lost + 1,
                                             sizeof *self->lost, NULL);
         TR_ASSERT(status == TR_OK);
-        self->lost[self->n_lost] = peer;
+        self->lost[at] = (tr__lost){.peer = peer, .control = control};
         __atomic_store_n(&self->n_lost, self->n_lost + 1, __ATOMIC_RELEASE);
+    } else if (what == WORSE) {
+        self->lost[at].control = true;
     }
     pthread_mutex_unlock(&self->peers_lock);
-    return !known;
+    return what;
+}
+
+void tr__peers_forget(tr_node *self, int32_t peer)
+{
+    pthread_mutex_lock(&self->peers_lock);
+    size_t n = 0;
+    for (size_t i = 0; i < self->n_lost; i++)
+        if (peer >= 0 && self->lost[i].peer != peer) self->lost[n++] = self->lost[i];
+    __atomic_store_n(&self->n_lost, n, __ATOMIC_RELEASE); /* see tr__peer_is_lost */
+    pthread_mutex_unlock(&self->peers_lock);
+}
+
+void tr__link_drop_all(tr__link *self)
+{
+    if (!self->transport) return;
+    pthread_mutex_lock(&self->lock);
+    tr_transport_disconnect_all(self->transport);
+    rearm(self);
+    pthread_mutex_unlock(&self->lock);
 }
 
 /* Marked before the actors are told: an actor that asks in between finds the mark, one that asked before
@@ -194,11 +217,14 @@ static bool mark_lost(tr_node *self, int32_t peer)
 void tr__on_peer_lost(void *context, int32_t peer, const char *reason)
 {
     tr_node *self = ((tr__link *)context)->node;
-    if (!mark_lost(self, peer)) return;
-    tr__notice_all(self, TR__TOPIC_NODE_LOST, (uint64_t)(uint32_t)peer, reason);
+    bool control = context == &self->control;
+    loss what = mark_lost(self, peer, control);
+    if (what == KNOWN) return;
+    if (what == FIRST) tr__notice_all(self, TR__TOPIC_NODE_LOST, (uint64_t)(uint32_t)peer, reason);
     tr_message *message =
         tr__text_message(0, TR__TOPIC_NODE_LOST, reason); /* no frame has kind 0: it is from here */
     message->frame.source = (uint64_t)(uint32_t)peer;
+    message->frame.microbatch = control;
     tr_mailbox_push_notice(&self->inbox, &message);
     tr_scheduler_notify(self->scheduler, &self->service);
 }

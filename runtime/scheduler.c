@@ -385,6 +385,21 @@ bool tr_task_is_idle(const tr_task *self)
     return __atomic_load_n(&self->state_, __ATOMIC_RELAXED) == 0; /* one thread */
 }
 
+bool tr_task_is_running(const tr_task *self)
+{
+    return (__atomic_load_n(&self->state_, __ATOMIC_RELAXED) & RUNNING) != 0; /* one thread */
+}
+
+void tr_scheduler_clear(tr_scheduler *self)
+{
+    TR_ASSERT(!current || self->n_threads == 1);
+    for (int i = 0; i < self->n_threads; i++)
+        while (take(&self->workers[i])) {
+        }
+    while (take_shared(self)) {
+    }
+}
+
 void tr_scheduler_stop(tr_scheduler *self)
 {
     pthread_mutex_lock(&self->lock);

@@ -63,6 +63,11 @@ void tr_scheduler_stop(tr_scheduler *self); /* any: tasks that run now come to t
 uint32_t tr_scheduler_queued(const tr_scheduler *self);     /* tasks that could run now */
 void tr_scheduler_step(tr_scheduler *self, uint32_t which); /* one activation of the which-th of them */
 bool tr_task_is_idle(const tr_task *self);                  /* neither runs nor waits to run */
+bool tr_task_is_running(const tr_task *self); /* asked by itself, or by whoever plays all threads */
+
+/* Drops all that is queued: its tasks are about to go. Only while it does not run, or from within a task where it has one
+ * thread. */
+void tr_scheduler_clear(tr_scheduler *self);
 
 void tr_scheduler_destroy(tr_scheduler **self);
 

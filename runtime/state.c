@@ -132,6 +132,23 @@ uint64_t tr_state_generation(const tr_state_region *self, int slot)
     return atomic_load_explicit(&self->header->generation[slot], memory_order_acquire);
 }
 
+void tr_state_common_generations(tr_state_region *const *regions, size_t n, uint64_t out[2])
+{
+    out[0] = out[1] = 0;
+    for (int slot = 0; n > 0 && slot < 2; slot++) {
+        uint64_t generation = tr_state_generation(regions[0], slot);
+        bool common = generation > 0;
+        for (size_t i = 1; i < n && common; i++)
+            common = tr_state_generation(regions[i], 0) == generation ||
+                     tr_state_generation(regions[i], 1) == generation;
+        if (common) out[slot] = generation;
+    }
+    if (out[0] >= out[1]) return;
+    uint64_t newest = out[1];
+    out[1] = out[0];
+    out[0] = newest;
+}
+
 void tr_state_open(tr_state_region *self, int slot)
 {
     TR_ASSERT(slot == 0 || slot == 1);

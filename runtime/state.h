@@ -29,6 +29,8 @@ void tr_state_region_destroy(
 
 void *tr_state_slot(const tr_state_region *self, int slot);
 uint64_t tr_state_generation(const tr_state_region *self, int slot); /* 0: nothing valid */
+/* The generations that all n regions hold whole, the newest first; 0 for none. */
+void tr_state_common_generations(tr_state_region *const *regions, size_t n, uint64_t out[2]);
 void tr_state_open(tr_state_region *self, int slot);
 void tr_state_publish(tr_state_region *self, int slot, uint64_t generation);
 

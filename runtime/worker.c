@@ -7,8 +7,10 @@
 #include "base/memory.h"
 #include "base/spin.h"
 #include "base/thread_pool.h"
+#include "runtime/chaos.h"
 #include "runtime/control_messages.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -16,8 +18,11 @@
 typedef struct worker {
     const tr_worker_options *options;
     tr_node *node;
-    tr_control_load load; /* what actors' ends need is there before an actor starts */
-    tr_state_region **states;
+    tr_control_load load;       /* what actors' ends need is there before an actor starts */
+    tr_state_region **regions;  /* of this node's actors, in the topology's order */
+    tr_state_region **states;   /* the same by actor */
+    uint32_t epoch, next_epoch; /* 0: the job ends */
+    tr_chaos chaos;
     bool heard_load, loaded, head_lost;
 } worker;
 
@@ -37,11 +42,14 @@ void tr_worker_describe_failure(char *text, size_t capacity, const tr_activity_p
     snprintf(text, capacity, "%s%s%s%s", error->message, doing[0] ? " (" : "", doing, doing[0] ? ")" : "");
 }
 
-static void on_peer_lost(void *context, int32_t peer, const char *reason)
+/* The head closes its links for data at every change of epoch; without its control link there is no job. */
+static void on_peer_lost(void *context, int32_t peer, bool control, const char *reason)
 {
     worker *self = context;
     if (peer == TR_NODE_HEAD) {
+        if (!control) return;
         self->head_lost = true;
+        self->next_epoch = 0;
         tr_node_stop(self->node);
         return;
     }
@@ -72,19 +80,30 @@ static void on_job_end(void *context, const tr_error *error)
     tr_control_send_note(self->node, TR_NODE_HEAD, TR_CONTROL_JOB_ENDED, &note);
 }
 
-/* The regions of this node's actors, in the topology's order; their descriptors came in the same order. */
-static tr_status open_states(worker *self, tr_error *err)
+/* They stay mapped from one epoch to the next. */
+static tr_status open_regions(worker *self, tr_error *err)
+{
+    const tr_worker_options *options = self->options;
+    if (options->n_states == 0) return TR_OK;
+    self->regions = tr_alloc_zero((size_t)options->n_states, sizeof *self->regions);
+    if (!self->regions) return tr_fail(err, TR_ENOMEM, "no memory for %d state regions", options->n_states);
+    for (int32_t i = 0; i < options->n_states; i++) {
+        tr_status status = tr_state_region_open(&self->regions[i], options->first_state_descriptor + i, err);
+        if (status != TR_OK) return status;
+    }
+    return TR_OK;
+}
+
+/* Which region is whose. */
+static tr_status assign_regions(worker *self, tr_error *err)
 {
     const tr_topology *topology = &self->load.topology;
-    int descriptor = self->options->first_state_descriptor;
+    int32_t next = 0;
     self->states = tr_alloc_zero(topology->n_actors, sizeof *self->states);
     if (!self->states) return tr_fail(err, TR_ENOMEM, "no memory for %zu state regions", topology->n_actors);
-    for (size_t i = 0; i < topology->n_actors && descriptor >= 0; i++) {
+    for (size_t i = 0; i < topology->n_actors && next < self->options->n_states; i++) {
         const tr_actor_spec *actor = &topology->actors[i];
-        if (actor->node != self->options->node || actor->state_bytes == 0) continue;
-        tr_status status = tr_state_region_open(&self->states[i], descriptor, err);
-        if (status != TR_OK) return tr_fail_within(err, status, "%s", actor->name);
-        descriptor++;
+        if (actor->node == self->options->node && actor->state_bytes) self->states[i] = self->regions[next++];
     }
     return TR_OK;
 }
@@ -111,7 +130,8 @@ static void load(worker *self, const tr_message *message)
     tr_status status =
         tr_control_decode_load(&self->load, tr_message_bytes(message), message->frame.body_bytes, &err);
     if (status == TR_OK) status = connect_peers(self, &err);
-    if (status == TR_OK) status = open_states(self, &err);
+    if (status == TR_OK) status = assign_regions(self, &err);
+    if (status == TR_OK) tr_node_set_epoch(self->node, self->epoch, self->load.generation);
     if (status == TR_OK) status = tr_node_load(self->node, &self->load.topology, self->states, &err);
     self->loaded = status == TR_OK;
     tr_control_note note = {.node = self->options->node, .pid = getpid(), .status = status};
@@ -129,7 +149,15 @@ static void on_system(void *context, int32_t peer, const tr_message *message)
     case TR_CONTROL_START:
         if (self->loaded) tr_node_start_actors(self->node);
         break;
-    case TR_CONTROL_STOP: tr_node_stop(self->node); break;
+    case TR_CONTROL_STOP:
+        self->next_epoch = 0;
+        tr_node_stop(self->node);
+        break;
+    case TR_CONTROL_EPOCH:
+        if (tr_control_read_note(message, &note, NULL) != TR_OK || note.epoch <= self->epoch) break;
+        self->next_epoch = note.epoch;
+        tr_node_stop(self->node);
+        break;
     case TR_CONTROL_ACTOR_ENDED:
         if (self->loaded && tr_control_read_note(message, &note, NULL) == TR_OK)
             tr_node_actor_ended(self->node, note.actor, note.text);
@@ -138,9 +166,20 @@ static void on_system(void *context, int32_t peer, const tr_message *message)
     }
 }
 
+static void on_activity(void *context, tr_actor_id who, const char *what, uint32_t step, uint32_t microbatch)
+{
+    (void)microbatch;
+    worker *self = context;
+    const tr_actor_spec *actor = tr_topology_actor(&self->load.topology, who);
+    int signal = actor ? tr_chaos_strikes(&self->chaos, self->epoch, actor->name, what, step) : 0;
+    if (signal) kill(getpid(), signal);
+}
+
 static void on_tick(void *context, uint64_t now_ns)
 {
-    (void)context, (void)now_ns;
+    (void)now_ns;
+    const worker *self = context;
+    if (self->options->activity) tr_activity_beat(self->options->activity);
     tr_spin_sample();
 }
 
@@ -148,8 +187,8 @@ static tr_status greet(worker *self, tr_error *err)
 {
     const tr_worker_options *options = self->options;
     tr_node_options node = {.node = options->node,
-                            .incarnation = options->incarnation,
-                            .epoch = options->epoch,
+                            .incarnation = self->epoch, /* never used twice */
+                            .epoch = self->epoch,
                             .n_threads = options->n_threads,
                             .data_transport = options->data_transport,
                             .control_transport = options->control_transport,
@@ -163,23 +202,42 @@ static tr_status greet(worker *self, tr_error *err)
                             .on_peer_lost = on_peer_lost,
                             .on_actor_end = on_actor_end,
                             .on_job_end = on_job_end};
+    if (self->chaos.n_points) node.on_activity = on_activity;
     memcpy(node.job_key, options->job_key, sizeof node.job_key);
     tr_status status = tr_node_new(&self->node, &node, err);
     if (status == TR_OK) status = tr_node_connect(self->node, TR_NODE_HEAD, options->head_address, NULL, err);
-    if (status == TR_OK) status = tr_control_send_hello(self->node, TR_NODE_HEAD, err);
+    if (status != TR_OK) return status;
+    tr_control_hello hello = {.epoch = self->epoch, .has_state = options->n_states > 0};
+    tr_state_common_generations(self->regions, (size_t)options->n_states, hello.generations);
+    return tr_control_send_hello(self->node, TR_NODE_HEAD, &hello, err);
+}
+
+/* Greets, loads, runs, ends. Nothing of one epoch is there in the next but the state's memory: no actor, no link, no
+ * message. */
+static tr_status run_epoch(worker *self, tr_error *err)
+{
+    tr_status status = greet(self, err);
+    if (status == TR_OK) tr_node_run(self->node, SAMPLE_MS, on_tick);
+    if (status == TR_OK && self->head_lost) status = tr_fail(err, TR_ECLOSED, "the head is gone");
+    tr_node_destroy(&self->node);
+    tr_free(self->states);
+    self->states = NULL;
+    tr_control_load_release(&self->load);
+    self->heard_load = self->loaded = false;
     return status;
 }
 
 tr_status tr_worker_run(const tr_worker_options *options, tr_error *err)
 {
-    worker self = {.options = options};
-    tr_status status = greet(&self, err);
-    if (status == TR_OK) tr_node_run(self.node, SAMPLE_MS, on_tick);
-    if (status == TR_OK && self.head_lost) status = tr_fail(err, TR_ECLOSED, "the head is gone");
-    tr_node_destroy(&self.node);
-    for (size_t i = 0; self.states && i < self.load.topology.n_actors; i++)
-        tr_state_region_destroy(&self.states[i]);
-    tr_free(self.states);
-    tr_control_load_release(&self.load);
+    worker self = {.options = options, .next_epoch = options->epoch};
+    tr_status status = tr_chaos_parse(&self.chaos, options->chaos, err);
+    if (status == TR_OK) status = open_regions(&self, err);
+    while (status == TR_OK && self.next_epoch) {
+        self.epoch = self.next_epoch;
+        self.next_epoch = 0;
+        status = run_epoch(&self, err);
+    }
+    for (int32_t i = 0; self.regions && i < options->n_states; i++) tr_state_region_destroy(&self.regions[i]);
+    tr_free(self.regions);
     return status;
 }

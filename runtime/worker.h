@@ -13,7 +13,7 @@ extern "C" {
 
 typedef struct tr_worker_options {
     int32_t node;
-    uint32_t incarnation, epoch;
+    uint32_t epoch; /* it begins in */
     int32_t n_threads;
     bool may_spin;
     const char *control_transport, *data_transport;
@@ -23,7 +23,9 @@ typedef struct tr_worker_options {
     uint8_t job_key[TR_JOB_KEY_BYTES];
     const tr_registry *registry;
     tr_activity_page *activity;
-    int first_state_descriptor; /* those of its actors with state follow one another; -1: in own memory */
+    const char *chaos; /* points, NULL: none */
+    int first_state_descriptor,
+        n_states; /* of its actors with state, in the topology's order; 0: in own memory */
 } tr_worker_options;
 
 /* Returns TR_OK when the head said stop; TR_ECLOSED when the head is gone. What goes wrong with actors is

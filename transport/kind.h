@@ -21,6 +21,7 @@ typedef struct tr_link {
     int32_t peer;
     uint32_t incarnation; /* as its last greeting said; older ones are refused from then on */
     bool was_greeted;     /* incarnation means something */
+    uint64_t sought;      /* hash of the address we connected to last */
     tr_link_state state;
     bool is_replaced; /* another took its place: the peer is told, as it may live */
     char reason[200]; /* why it failed */

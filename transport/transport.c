@@ -86,6 +86,7 @@ tr_status tr_transport_connect(tr_transport *self, int32_t peer, const char *add
     if (link->state == TR_LINK_FAILED) tr__link_report(self, link);
     tr_status status = self->kind->connect(self, link, address, err);
     if (status == TR_OK) link->state = TR_LINK_OPENING;
+    link->sought = tr_hash64(address, strlen(address));
     return status;
 }
 
@@ -188,6 +189,11 @@ void tr_transport_disconnect(tr_transport *self, int32_t peer)
     snprintf(link->reason, sizeof link->reason, "disconnected by this side");
 }
 
+void tr_transport_disconnect_all(tr_transport *self)
+{
+    for (size_t i = 0; i < self->n_links; i++) tr_transport_disconnect(self, self->links[i]->peer);
+}
+
 tr_transport_counters tr_transport_count(const tr_transport *self)
 {
     return self->counters;
@@ -260,7 +266,10 @@ tr_link *tr__hello_admit(tr_transport *self, const tr_frame *frame, const void *
         tr_log(TR_LOG_WARNING, "node %d refuses a peer: %s", self->options.node, err.message);
         return NULL;
     }
-    if (link->was_greeted && link->incarnation < hello->incarnation) {
+    /* One that we are just connecting to, at its new address, is not taken over but there. */
+    bool sought =
+        link->state == TR_LINK_OPENING && link->sought == tr_hash64(hello->address, strlen(hello->address));
+    if (link->was_greeted && link->incarnation < hello->incarnation && !sought) {
         link->is_replaced = is_up(link);
         tr__link_fail(self, link, "incarnation %u of it took over", hello->incarnation);
     }

@@ -79,6 +79,7 @@ bool tr_transport_arm(tr_transport *self);
 
 size_t tr_transport_unsent(const tr_transport *self);           /* messages accepted and not yet gone */
 void tr_transport_disconnect(tr_transport *self, int32_t peer); /* quietly: no peer_lost */
+void tr_transport_disconnect_all(tr_transport *self);
 tr_transport_counters tr_transport_count(const tr_transport *self);
 void tr_transport_destroy(tr_transport **self); /* waits at most 100 ms for unsent messages */
 

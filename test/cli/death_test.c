@@ -151,7 +151,8 @@ static void begin(job *self, const char *transport)
                            "train: {steps: 1000000, sequence: 32, microbatch: 2, accumulate: 4}\n"
                            "lr: {peak: 1e-4}\n"
                            "layout: {data: 2, pipeline: 2}\n"
-                           "transport: %s\n",
+                           "transport: %s\n"
+                           "recovery: off\n",
                            self->run, text, transport);
     write_text(recipe, yaml);
     command_start(&self->command, (const char *const[]){"train", recipe, NULL});

@@ -103,7 +103,7 @@ static void make_topology(void)
     tr_free(written);
 
     const tr_control_address addresses[2] = {{"ipc:///tmp/head", ""}, {"ipc:///tmp/worker", "00ff"}};
-    MUST(tr_control_encode_load(&topology, addresses, &written, &n_written, &err));
+    MUST(tr_control_encode_load(&topology, addresses, 7, &written, &n_written, &err));
     seed("message", "load", "l", 1, written, n_written);
     tr_free(written);
     tr_free(bytes);
@@ -115,24 +115,25 @@ static void make_messages(const char *recipe)
 {
     tr_packer packer;
     tr_packer_init(&packer);
-    tr_pack_array(&packer, 3);
+    tr_pack_array(&packer, 7);
     tr_pack_int(&packer, 4711);
+    for (unsigned i = 0; i < 4; i++) tr_pack_uint(&packer, i % 2);
     tr_pack_text(&packer, "ipc:///tmp/head");
     tr_pack_text(&packer, "");
     seed_packed("hello", 'h', &packer);
 
     tr_packer_init(&packer);
-    tr_pack_array(&packer, 8);
+    tr_pack_array(&packer, 9);
     tr_pack_int(&packer, 1);
     tr_pack_int(&packer, 4711);
     tr_pack_int(&packer, -1);
-    for (int i = 0; i < 4; i++) tr_pack_uint(&packer, 9);
+    for (int i = 0; i < 5; i++) tr_pack_uint(&packer, 9);
     tr_pack_text(&packer, "killed by signal 9");
     seed_packed("note", 'n', &packer);
 
     tr_packer_init(&packer);
-    tr_pack_array(&packer, 22);
-    for (unsigned i = 1; i <= 14; i++) tr_pack_uint(&packer, i);
+    tr_pack_array(&packer, 23);
+    for (unsigned i = 1; i <= 15; i++) tr_pack_uint(&packer, i);
     tr_pack_f64(&packer, 1);
     tr_pack_uint(&packer, 0);
     tr_pack_text(&packer, "");

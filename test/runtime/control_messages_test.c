@@ -19,9 +19,10 @@ static void a_plan_comes_over_with_its_addresses(void)
     void *bytes;
     size_t size;
     tr_control_load load;
-    CHECK_OK(tr_control_encode_load(&topology, addresses, &bytes, &size, &err));
+    CHECK_OK(tr_control_encode_load(&topology, addresses, 7, &bytes, &size, &err));
     CHECK_OK(tr_control_decode_load(&load, bytes, size, &err));
     CU_ASSERT_EQUAL(load.topology.n_nodes, 2);
+    CU_ASSERT_EQUAL(load.generation, 7);
     CU_ASSERT_STRING_EQUAL(load.addresses[0].control_address, "tcp://a:1");
     CU_ASSERT_STRING_EQUAL(load.addresses[1].data_address, "00ff");
     tr_control_load_release(&load);

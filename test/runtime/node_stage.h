@@ -51,8 +51,9 @@ static inline void on_actor_end(void *context, tr_actor_id who, const tr_error *
     self->n_ended++;
 }
 
-static inline void on_peer_lost(void *context, int32_t peer, const char *reason)
+static inline void on_peer_lost(void *context, int32_t peer, bool control, const char *reason)
 {
+    (void)control;
     (void)peer;
     (void)reason;
     ((stage *)context)->n_peers_lost++;

@@ -1,0 +1,161 @@
+/* runtime/recovery.c - what the head does when a worker is gone: a new epoch.
+ * Recorded first, so that no epoch is used twice. Then everybody begins anew: the head's own actors end, the living workers
+ * are told, the agent replaces the dead, all greet in the new epoch, go back to the newest generation that every state slot
+ * holds whole, and start when all are ready. Nothing of the old epoch can reach the new one: workers make new nodes with new
+ * links, and every frame carries its epoch. Who dies on the way only makes it begin again, in one epoch more.
+ * Why everybody and not only the dead one: what the others have done since that generation rests on messages that are gone.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/head.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+
+#include <stdio.h>
+
+enum {
+    REJOIN_MS = 10000,   /* who lives and does not greet in the new epoch after this is killed */
+    LAST_EPOCH = 0xffff, /* actors' incarnations have 16 bits for it */
+    LINE_BYTES = TR_ERROR_SIZE + 256
+};
+
+bool tr_head_can_recover(const tr_head *self)
+{
+    return self->options->recovery.max_restarts > 0 && self->crew && tr_crew_agent_pid(self->crew);
+}
+
+/* Has there been a change of epoch too many within the window? */
+static bool too_often(tr_head *self, uint64_t now_ns)
+{
+    const tr_job_recovery *recovery = &self->options->recovery;
+    uint64_t *oldest = &self->restarts_ns[self->n_restarts % recovery->max_restarts];
+    bool full = self->n_restarts >= recovery->max_restarts;
+    bool often = full && now_ns - *oldest < (uint64_t)recovery->within_ms * 1000000;
+    *oldest = now_ns;
+    self->n_restarts++;
+    return often;
+}
+
+static void call_everybody(tr_head *self)
+{
+    const tr_control_note note = {.epoch = self->epoch};
+    for (int32_t i = 1; i < self->topology->n_nodes; i++)
+        tr_control_send_note(self->node, i, TR_CONTROL_EPOCH, &note);
+    tr_control_send_note(self->node, self->topology->n_nodes, TR_CONTROL_EPOCH, &note);
+}
+
+static void begin_epoch(tr_head *self)
+{
+    for (int32_t i = 0; i < self->topology->n_nodes; i++)
+        self->workers[i].greeted = self->workers[i].ready = self->workers[i].fenced = false;
+    self->workers[TR_NODE_HEAD].greeted = true;
+    self->suspect = 0;
+    self->held.status = TR_OK;
+    self->phase = TR_HEAD_GREETING;
+    tr_node_unload(self->node);
+    call_everybody(self);
+}
+
+void tr_head_recover(tr_head *self, const char *text)
+{
+    const tr_job_recovery *recovery = &self->options->recovery;
+    char line[LINE_BYTES];
+    tr_error err;
+    uint64_t now_ns = tr_clock_ns();
+    if (!tr_head_can_recover(self)) {
+        tr_head_end_because(self, TR_ECLOSED, text);
+        return;
+    }
+    if (too_often(self, now_ns) || self->epoch == LAST_EPOCH) {
+        snprintf(line, sizeof line,
+                 "%s; that was death number %llu, and %u within %u s are the most that are mended", text,
+                 (unsigned long long)self->n_restarts, recovery->max_restarts, recovery->within_ms / 1000);
+        tr_head_end_because(self, TR_ECLOSED, line);
+        return;
+    }
+    self->epoch++;
+    self->changed_ns = now_ns;
+    if (recovery->record_epoch &&
+        recovery->record_epoch(self->options->context, self->epoch, &err) != TR_OK) {
+        snprintf(line, sizeof line, "%s; and epoch %u could not be recorded: %s", text, self->epoch,
+                 err.message);
+        tr_head_end_because(self, err.status, line);
+        return;
+    }
+    tr_head_tell(self, TR_JOB_EPOCH, -1, 0, text);
+    self->greeting_until_ns = now_ns + (self->greeting_until_ns - self->greeted_from_ns);
+    self->greeted_from_ns = now_ns;
+    begin_epoch(self);
+}
+
+void tr_head_fence(tr_head *self, int32_t node, const char *text)
+{
+    const tr_control_note note = {.node = node};
+    if (self->workers[node].fenced || self->phase == TR_HEAD_ENDING) return;
+    self->workers[node].fenced = true;
+    tr_head_tell(self, TR_JOB_WORKER_FENCED, node, self->workers[node].pid, text);
+    tr_control_send_note(self->node, self->topology->n_nodes, TR_CONTROL_FENCE, &note);
+}
+
+void tr_head_check_rejoin(tr_head *self, uint64_t now_ns)
+{
+    if (self->phase != TR_HEAD_GREETING || !self->changed_ns ||
+        now_ns < self->changed_ns + (uint64_t)REJOIN_MS * 1000000)
+        return;
+    for (int32_t i = 1; i < self->topology->n_nodes; i++) {
+        char text[96];
+        snprintf(text, sizeof text, "worker %d did not come back within %d s", i, REJOIN_MS / 1000);
+        if (!self->workers[i].greeted) tr_head_fence(self, i, text);
+    }
+}
+
+void tr_head_strike(tr_head *self, uint64_t now_ns)
+{
+    const tr_chaos chaos = {.seed = self->options->chaos.seed,
+                            .kills_per_minute = self->options->chaos.kills_per_minute};
+    if (!(chaos.kills_per_minute > 0) || !tr_head_can_recover(self)) return;
+    if (self->strike_ns && now_ns >= self->strike_ns) {
+        const tr_control_note note = {
+            .node =
+                1 + (int32_t)tr_chaos_victim(&chaos, self->n_strikes, (uint32_t)self->topology->n_nodes - 1)};
+        tr_control_send_note(self->node, self->topology->n_nodes, TR_CONTROL_FENCE, &note);
+        self->n_strikes++;
+        self->strike_ns = 0;
+    }
+    if (!self->strike_ns) self->strike_ns = now_ns + tr_chaos_pause_ns(&chaos, self->n_strikes);
+}
+
+static bool holds(const tr_control_hello *hello, uint64_t generation)
+{
+    return hello->generations[0] == generation || hello->generations[1] == generation;
+}
+
+static void common_generations(const tr_head *self, uint64_t out[2])
+{
+    const tr_control_hello *first = NULL;
+    int n = 0;
+    out[0] = out[1] = 0;
+    for (int32_t i = 1; i < self->topology->n_nodes && !first; i++)
+        if (self->workers[i].hello.has_state) first = &self->workers[i].hello;
+    for (int k = 0; first && k < 2; k++) {
+        uint64_t generation = first->generations[k];
+        bool common = generation > 0;
+        for (int32_t i = 1; i < self->topology->n_nodes && common; i++)
+            common = !self->workers[i].hello.has_state || holds(&self->workers[i].hello, generation);
+        if (common) out[n++] = generation;
+    }
+}
+
+tr_status tr_head_begin_again(tr_head *self, tr_error *err)
+{
+    const tr_job_recovery *recovery = &self->options->recovery;
+    tr_job_beginning beginning = {.epoch = self->epoch, .topology = self->topology};
+    common_generations(self, beginning.held);
+    beginning.generation = beginning.held[0];
+    if (recovery->begin_again) {
+        tr_status status = recovery->begin_again(self->options->context, &beginning, err);
+        if (status != TR_OK) return status;
+    }
+    self->generation = beginning.generation;
+    self->topology = beginning.topology;
+    return TR_OK;
+}

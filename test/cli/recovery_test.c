@@ -1,0 +1,193 @@
+/* test/cli/recovery_test.c - lose any worker, or the agent, at any moment and get the same bits: every step's loss, the
+ * checkpoints' bytes. Who dies, in what, and in which epoch is said by chaos.at, so that each moment is hit.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "command.h"
+
+enum { STEPS = 24, AT = 12 };
+
+typedef struct case_ {
+    const char *name, *points;
+    int deaths;
+} case_;
+
+static const case_ cases[] = {
+    {"reading", "1/data shard 1/reading/12/KILL", 1},
+    {"forward", "1/stage 0 of replica 1/forward/12/KILL", 1},
+    {"backward", "1/stage 1 of replica 0/backward/12/KILL", 1},
+    {"weight", "1/stage 1 of replica 1/weight/12/SEGV", 1},
+    {"reduce", "1/stage 0 of replica 0/reduce/12/KILL", 1},
+    {"vote of the gradients", "1/stage 1 of replica 0/waiting for commit/12/KILL", 1},
+    {"update", "1/stage 1 of replica 1/update/12/ABRT", 1},
+    {"vote of the update", "1/stage 0 of replica 0/voting/12/KILL", 1},
+    {"checkpointing", "1/stage 1 of replica 0/saving/12/KILL", 1},
+    {"measuring", "1/stage 1 of replica 0/evaluation/12/KILL", 1},
+    {"stopped by somebody", "1/stage 1 of replica 0/forward/12/STOP", 1},
+    {"three at once",
+     "1/stage 0 of replica 0/forward/12/KILL,1/stage 1 of replica 0/forward/12/KILL,"
+     "1/stage 0 of replica 1/forward/12/KILL",
+     3},
+    {"during the recovery, twice",
+     "1/stage 1 of replica 0/forward/12/KILL,2/stage 0 of replica 1/restoring/any/KILL,"
+     "3/stage 1 of replica 0/restoring/any/KILL",
+     3},
+    {"the first step", "1/stage 1 of replica 0/backward/0/KILL", 1},
+    {"the last update", "1/stage 1 of replica 0/voting/23/KILL", 1},
+};
+
+static char *directory, *undisturbed;
+
+static char *write_recipe(const char *run, const char *transport, const char *points)
+{
+    char *text = path_in(directory, "words.txt"), *recipe = tr_format("%s.yaml", run);
+    char *yaml =
+        tr_format("run: %s\n"
+                  "model: {family: llama, layers: 2, width: 32, heads: 2, vocabulary: 256, tie: true}\n"
+                  "data: {text: %s}\n"
+                  "train: {steps: %d, sequence: 32, microbatch: 2, accumulate: 4}\n"
+                  "lr: {peak: 1e-3}\n"
+                  "layout: {data: 2, pipeline: 2}\n"
+                  "transport: %s\n"
+                  "validate: {every: 6}\n"
+                  "checkpoint: {every: 4, keep: 0}\n"
+                  "%s%s%s\n",
+                  run, text, STEPS, transport, *points ? "chaos: {at: '" : "", points, *points ? "'}" : "");
+    write_text(recipe, yaml);
+    tr_free(yaml);
+    tr_free(text);
+    return recipe;
+}
+
+static int count_events(const char *run, const char *kind)
+{
+    int n = 0;
+    json_t *events = events_of(run), *event;
+    size_t i;
+    json_array_foreach(events, i, event) n +=
+        strcmp(json_string_value(json_object_get(event, "event")), kind) == 0;
+    json_decref(events);
+    return n;
+}
+
+static int32_t parent_of_worker(const char *run)
+{
+    int32_t pid = 0, parent = 0;
+    json_t *events = events_of(run), *event;
+    size_t i;
+    json_array_foreach(events, i, event)
+    {
+        if (strcmp(json_string_value(json_object_get(event, "event")), "worker_started") == 0)
+            pid = (int32_t)json_integer_value(json_object_get(event, "pid"));
+    }
+    json_decref(events);
+    char path[64], line[512] = "";
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    FILE *stream = fopen(path, "re");
+    CU_ASSERT_FATAL(stream && fgets(line, sizeof line, stream));
+    fclose(stream);
+    CU_ASSERT_FATAL(sscanf(strrchr(line, ')') + 1, " %*c %d", &parent) == 1 && parent > 1);
+    return parent;
+}
+
+static bool same_run(const char *run)
+{
+    json_t *left = log_of(undisturbed), *right = log_of(run);
+    bool same = log_is_complete(right, STEPS) && logs_agree(left, right);
+    json_decref(left);
+    json_decref(right);
+    for (int step = AT; step <= STEPS; step += STEPS - AT) {
+        same = checkpoints_agree(undisturbed, run, step, "model.safetensors") && same;
+        same = checkpoints_agree(undisturbed, run, step, "trainer/optimizer.safetensors") && same;
+    }
+    return same;
+}
+
+static void mends(const case_ *what, const char *transport)
+{
+    char *run = path_in(directory, "run"), *recipe = write_recipe(run, transport, what->points);
+    bool good = command_succeeds((const char *const[]){"train", recipe, NULL});
+    good = good && same_run(run);
+    int deaths = good ? count_events(run, "worker_died") : -1;
+    if (!good || deaths < 1 || deaths > what->deaths)
+        fprintf(stderr, "\nin %s over %s: %d deaths\n", what->name, transport, deaths);
+    CU_ASSERT(good);
+    CU_ASSERT(deaths >= 1 && deaths <= what->deaths);
+    CU_ASSERT(!good || count_events(run, "recovered") >= 1);
+    tr_directory_remove_tree(run, NULL);
+    tr_free(recipe);
+    tr_free(run);
+}
+
+static void all_cases(const char *transport)
+{
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) mends(&cases[i], transport);
+}
+
+static void a_death_at_any_moment_changes_no_bit_over_ucx(void)
+{
+    all_cases("ucx");
+}
+
+static void a_death_at_any_moment_changes_no_bit_over_zmq(void)
+{
+    all_cases("zmq");
+}
+
+/* The agent holds the state, so it is lost with it: the newest checkpoint is what there is. */
+static void the_agents_death_changes_no_bit_either(void)
+{
+    char *run = path_in(directory, "run"), *recipe = write_recipe(run, "ucx", "");
+    command_run command;
+    command_start(&command, (const char *const[]){"train", recipe, NULL});
+    CU_ASSERT_FATAL(wait_for_steps(&command, run, 6));
+    kill(parent_of_worker(run), SIGKILL);
+    command_wait(&command, COMMAND_SECONDS);
+    CU_ASSERT(command_ended(&command, 0));
+    CU_ASSERT(same_run(run));
+    CU_ASSERT(count_events(run, "from_disk") == 1);
+    command_release(&command);
+    tr_directory_remove_tree(run, NULL);
+    tr_free(recipe);
+    tr_free(run);
+}
+
+static void too_many_deaths_end_the_run(void)
+{
+    char *run = path_in(directory, "run");
+    char *recipe = write_recipe(
+        run, "zmq", "1/stage 0 of replica 0/forward/5/KILL,2/stage 0 of replica 0/forward/5/KILL");
+    command_run command;
+    command_start(&command, (const char *const[]){"train", recipe, "supervision.intensity=1", NULL});
+    command_wait(&command, COMMAND_SECONDS);
+    CU_ASSERT(command_ended(&command, 1));
+    CU_ASSERT(text_has(command.err_text, "1 within 60 s are the most that are mended"));
+    CU_ASSERT_EQUAL(count_events(run, "worker_died"), 2);
+    command_release(&command);
+    /* The run goes on from its checkpoint, in an epoch that no earlier one had. */
+    CU_ASSERT(command_succeeds((const char *const[]){"train", recipe, "--resume", NULL}));
+    CU_ASSERT(same_run(run));
+    tr_directory_remove_tree(run, NULL);
+    tr_free(recipe);
+    tr_free(run);
+}
+
+int main(void)
+{
+    directory = enter_directory();
+    undisturbed = path_in(directory, "undisturbed");
+    char *text = path_in(directory, "words.txt");
+    write_words(text, 4000);
+    tr_free(text);
+    char *recipe = write_recipe(undisturbed, "zmq", "");
+    if (!command_succeeds((const char *const[]){"train", recipe, NULL})) return 1;
+    tr_free(recipe);
+    static const check_test tests[] = {
+        CHECK_TEST(a_death_at_any_moment_changes_no_bit_over_ucx),
+        CHECK_TEST(a_death_at_any_moment_changes_no_bit_over_zmq),
+        CHECK_TEST(the_agents_death_changes_no_bit_either),
+        CHECK_TEST(too_many_deaths_end_the_run),
+    };
+    int result = check_run("cli/recovery", tests, sizeof tests / sizeof *tests);
+    tr_free(undisturbed);
+    leave_directory(directory);
+    return result;
+}
