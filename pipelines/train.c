@@ -246,9 +246,11 @@ static void say_beginning(const training *self, FILE *progress)
 {
     if (!progress) return;
     const tr_training_plan *plan = &self->plan.training;
-    fprintf(progress, "%s: %" PRId64 " parameters, %u replicas x %u stages, %u steps of %u tokens\n",
+    char pieces[40] = "";
+    if (plan->n_pieces > 1) snprintf(pieces, sizeof pieces, " in %u pieces a worker", plan->n_pieces);
+    fprintf(progress, "%s: %" PRId64 " parameters, %u replicas x %u stages%s, %u steps of %u tokens\n",
             self->recipe->run, tr_model_config_parameter_count(&self->plan.model.config), plan->n_replicas,
-            plan->n_stages, plan->n_steps, plan->n_microbatches * plan->rows * plan->sequence);
+            plan->n_stages, pieces, plan->n_steps, plan->n_microbatches * plan->rows * plan->sequence);
     if (self->start.updates)
         fprintf(progress, "resuming after step %u from %s\n", self->start.updates, self->start.directory);
     fflush(progress);
