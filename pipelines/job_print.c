@@ -32,21 +32,23 @@ static void print_layers(const tr_job_plan *self, uint32_t stage, FILE *stream)
 /* Of all that a worker hosts. */
 static void print_memory(const tr_job_plan *self, FILE *stream)
 {
-    fprintf(stream, "\n%-11s %-36s %11s\n", "worker", "hosts", "memory");
+    fprintf(stream, "\n%-11s %11s  hosts\n", "worker", "memory");
     for (int32_t node = 1; node < self->topology.n_nodes; node++) {
         uint64_t bytes = 0;
-        uint32_t at = (uint32_t)(node - 1), each = tr_plan_workers(&self->training);
-        char hosts[64], pieces[16] = "";
-        if (self->training.n_pieces > 1) snprintf(pieces, sizeof pieces, ", +%u, ...", each);
-        snprintf(hosts, sizeof hosts, "replica %u, stage %u%s", at / each, at % each, pieces);
         for (size_t i = 0; i < self->topology.n_actors; i++) {
             const tr_stage_budget *budget = tr_job_plan_budget(self, self->topology.actors[i].id);
             if (budget && self->topology.actors[i].node == node)
                 bytes +=
                     2 * budget->state + budget->gradients + budget->stashes + budget->scratch + budget->edges;
         }
-        fprintf(stream, "worker %-4d %-36s", node, hosts);
+        fprintf(stream, "worker %-4d", node);
         print_size(stream, bytes);
+        const char *before = "  ";
+        for (size_t i = 0; i < self->topology.n_actors; i++) {
+            if (self->topology.actors[i].node != node) continue;
+            fprintf(stream, "%s%s", before, self->topology.actors[i].name);
+            before = ", ";
+        }
         fputc('\n', stream);
     }
 }

@@ -282,6 +282,11 @@ static tr_status check_layout(const reading *self, tr_error *err)
         return tr__recipe_refuse(self, line_of(self, "layout.stages"), "layout.stages", NULL, err,
                                  "names %zu stages, but layout.pipeline is %d; make them agree", stages,
                                  pipeline);
+    if (!is_given(self, "layout.pipeline") && stages % (size_t)pieces)
+        return tr__recipe_refuse(
+            self, line_of(self, "layout.stages"), "layout.stages", NULL, err,
+            "names %zu stages, which do not make layout.pieces %d for each worker; name a multiple of %d",
+            stages, pieces, pieces);
     if (stages && stages != (size_t)pipeline * (size_t)pieces)
         return tr__recipe_refuse(
             self, line_of(self, "layout.stages"), "layout.stages", NULL, err,
