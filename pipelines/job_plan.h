@@ -83,6 +83,8 @@ void tr_job_plan_release(tr_job_plan *self);
 /* Of the stage that is this actor; NULL: it is none. */
 const tr_stage_budget *tr_job_plan_budget(const tr_job_plan *self, tr_actor_id id);
 void tr_job_plan_print(const tr_job_plan *self, FILE *stream);
+void tr_job_plan_print_memory(const tr_job_plan *self,
+                              FILE *stream); /* of each worker, with all that it hosts */
 
 /* The config that a stage's or a data shard's actor gets in the topology; both in one form. */
 typedef struct tr_place {

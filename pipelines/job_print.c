@@ -29,8 +29,7 @@ static void print_layers(const tr_job_plan *self, uint32_t stage, FILE *stream)
             100 * self->model.partition.cost[stage] / total);
 }
 
-/* Of all that a worker hosts. */
-static void print_memory(const tr_job_plan *self, FILE *stream)
+void tr_job_plan_print_memory(const tr_job_plan *self, FILE *stream)
 {
     fprintf(stream, "\n%-11s %11s  hosts\n", "worker", "memory");
     for (int32_t node = 1; node < self->topology.n_nodes; node++) {
@@ -93,7 +92,7 @@ void tr_job_plan_print(const tr_job_plan *self, FILE *stream)
         }
         fputc('\n', stream);
     }
-    print_memory(self, stream);
+    tr_job_plan_print_memory(self, stream);
     fprintf(stream, "\n%-12s %-24s %-24s %6s %12s\n", "edge", "from", "to", "slots", "bytes each");
     for (size_t e = 0; e < self->topology.n_edges; e++) {
         const tr_edge_spec *edge = &self->topology.edges[e];

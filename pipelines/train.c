@@ -15,6 +15,7 @@
 #include "base/memory.h"
 #include "pipelines/checkpoint_files.h"
 #include "pipelines/job_plan.h"
+#include "pipelines/measure.h"
 #include "pipelines/run_directory.h"
 #include "pipelines/sources.h"
 #include "pipelines/trace_file.h"
@@ -297,12 +298,18 @@ tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, boo
     return status;
 }
 
-tr_status tr_plan(const tr_recipe *recipe, FILE *stream, tr_error *err)
+tr_status tr_plan(const tr_recipe *recipe, bool measure, FILE *stream, FILE *progress, tr_error *err)
 {
     training self = {.recipe = recipe};
+    tr_model_config config = {0};
     tr_status status = start_fresh(&self, err);
     if (!status) status = prepare(&self, err);
-    if (!status) tr_job_plan_print(&self.plan, stream);
+    if (!status) {
+        tr_job_plan_print(&self.plan, stream);
+        fflush(stream);
+    }
+    if (!status && measure) status = read_config(&self, &config, err);
+    if (!status && measure) status = tr_measure_print(&self.plan, &config, self.data, stream, progress, err);
     release(&self);
     return status;
 }
