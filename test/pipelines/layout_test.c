@@ -172,7 +172,7 @@ static void resume_in_the_middle(const char *run, const char *recipe)
 /* Masks are functions of what no layout changes. */
 static void layouts_with_dropout_agree_and_resume(void)
 {
-    static const layout some[] = {{2, 1}, {1, 2}, {2, 2}};
+    static const layout some[] = {{2, 1, 1}, {1, 2, 1}, {2, 2, 1}, {1, 2, 2}};
     char *directory = enter_directory(), *tokens = path_in(directory, "rows.safetensors"),
          *recipe = path_in(directory, "recipe.yaml");
     write_rows(tokens);
