@@ -136,7 +136,8 @@ static void write_record(coordinator *self, double loss, double norm, double lr,
 {
     uint64_t now = tr_actor_now_ns(self->actor);
     double elapsed = (double)(now - self->began_ns);
-    double idle = 1 - (double)self->busy_ns / (elapsed * self->n_stages_all);
+    const tr_training_plan *plan = &self->known->plan;
+    double idle = 1 - (double)self->busy_ns / (elapsed * plan->n_replicas * tr_plan_workers(plan));
     self->tokens += targets;
     self->record = (tr_step_record){.step = self->step + 1,
                                     .loss = loss,

@@ -66,10 +66,21 @@ uint32_t tr_plan_blocks(const tr_training_plan *plan, uint32_t replica, tr_range
     return n;
 }
 
+uint32_t tr_plan_workers(const tr_training_plan *plan)
+{
+    return plan->n_pieces > 1 ? plan->n_stages / plan->n_pieces : plan->n_stages;
+}
+
+uint32_t tr_plan_worker(const tr_training_plan *plan, uint32_t stage)
+{
+    return stage % tr_plan_workers(plan);
+}
+
 uint32_t tr_plan_stash_credits(const tr_training_plan *plan, uint32_t replica, uint32_t stage)
 {
     tr_range own = tr_plan_microbatches(plan, replica);
-    uint32_t credits = plan->n_stages == 1 ? 1 : plan->n_stages - stage + plan->extra_stash;
+    uint32_t n_workers = tr_plan_workers(plan), ahead = plan->n_pieces > 1 ? n_workers : n_workers - stage;
+    uint32_t credits = n_workers == 1 ? 1 : ahead + plan->extra_stash;
     return credits < own.end - own.begin ? credits : own.end - own.begin;
 }
 

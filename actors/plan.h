@@ -15,6 +15,7 @@ extern "C" {
 
 typedef struct tr_training_plan {
     uint32_t n_replicas, n_stages;
+    uint32_t n_pieces;           /* stages that a worker hosts, a divisor of n_stages; 0 is 1 */
     uint32_t n_steps;            /* updates in all */
     uint32_t first_step;         /* updates already done when the run begins (resume) */
     uint32_t n_microbatches;     /* of a step, over all replicas */
@@ -51,9 +52,17 @@ bool tr_tree_siblings(uint32_t n_groups, tr_range left, tr_range right);
 enum { TR_MAX_BLOCKS = 64, TR_MAX_GROUPS = 256 };
 uint32_t tr_plan_blocks(const tr_training_plan *plan, uint32_t replica, tr_range blocks[TR_MAX_BLOCKS]);
 
-/* Micro-batches that a stage may hold between forward and weight gradient: P-s at stage s of P, which is exactly
- * 1F1B, and extra_stash, one of which hides the time that messages take. Never more than the replica has in a
- * step; a stage that is alone needs only one. */
+/* Workers of a replica, and the one among them that hosts a stage: stages are dealt out in turns, so that a worker of P
+ * has the stages p, p+P, p+2P, ... */
+uint32_t tr_plan_workers(const tr_training_plan *plan);
+uint32_t tr_plan_worker(const tr_training_plan *plan, uint32_t stage);
+
+/* Micro-batches that a stage may hold between forward and weight gradient, of P workers:
+ *   one piece each:      P-s at stage s, which is exactly 1F1B, and extra_stash, one of which hides the time that
+ *                        messages take;
+ *   several pieces each: P and extra_stash at every stage. A worker of V pieces then holds at most V (P + extra_stash)
+ *                        of them, in all as much as the first worker has with one piece that is V times as large.
+ * Never more than the replica has in a step; a worker that is alone needs only one. */
 uint32_t tr_plan_stash_credits(const tr_training_plan *plan, uint32_t replica, uint32_t stage);
 /* Micro-batches that a data shard may have under way to its first stage. */
 uint32_t tr_plan_token_slots(const tr_training_plan *plan, uint32_t replica);

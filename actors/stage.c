@@ -1,8 +1,8 @@
 /* actors/stage.c - the stage's life with micro-batches: what arrives is put in queues, `idle` chooses.
  * One call of idle does one piece of work, so that whatever arrived meanwhile is seen before the next choice.
  * The choice is the design's: state out and updates first (they are short and others wait for them), then
- * backward, forward, weight gradients as filler. Weight gradients are taken in the order of micro-batches,
- * always: they are a left fold.
+ * backward, forward, weight gradients as filler. By `urgency` the pieces that share a worker choose among each other in the
+ * same way. Weight gradients are taken in the order of micro-batches, always: they are a left fold.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/stage_internal.h"
 
@@ -124,7 +124,7 @@ static void let_go(tr__stage *self, tr__flight *flight, tr_phase done)
     drop_buffer(self, &flight->input_gradient, spec->gradient_out, done);
 }
 
-static tr__flight *free_flight(tr__stage *self)
+static tr__flight *free_flight(const tr__stage *self)
 {
     for (uint32_t i = 0; i < self->spec.stash_credits; i++)
         if (self->flights[i].state == TR__FREE) return &self->flights[i];
@@ -132,7 +132,7 @@ static tr__flight *free_flight(tr__stage *self)
 }
 
 /* The oldest one in this state. */
-static tr__flight *oldest_flight(tr__stage *self, tr__flight_state state)
+static tr__flight *oldest_flight(const tr__stage *self, tr__flight_state state)
 {
     tr__flight *oldest = NULL;
     for (uint32_t i = 0; i < self->spec.stash_credits; i++) {
@@ -171,13 +171,12 @@ static bool forward_is_possible(const tr__stage *self)
     const tr_message *input = self->inputs.head, *targets = self->targets.head;
     if (!input || input->frame.step != self->step) return false;
     if (self->last && !targets) return false;
-    return self->last || tr_edge_credits(self->actor, self->out_activation) > 0;
+    return (self->last || tr_edge_credits(self->actor, self->out_activation) > 0) && free_flight(self);
 }
 
-static bool try_forward(tr__stage *self)
+static bool do_forward(tr__stage *self)
 {
-    tr__flight *flight = forward_is_possible(self) ? free_flight(self) : NULL;
-    if (!flight) return false;
+    tr__flight *flight = free_flight(self);
     if (!self->last && !(flight->output = tr__buffers_take(&self->activations))) {
         fail_for_memory(self);
         return false;
@@ -205,18 +204,18 @@ static bool try_forward(tr__stage *self)
     return true;
 }
 
-static bool try_backward(tr__stage *self)
+static bool backward_is_possible(const tr__stage *self)
 {
-    tr__flight *flight = oldest_flight(self, TR__FORWARD_DONE);
+    const tr__flight *flight = oldest_flight(self, TR__FORWARD_DONE);
     if (!flight) return false;
     if (!self->first && tr_edge_credits(self->actor, self->out_gradient) == 0) return false;
-    if (self->last) {
-        uint64_t tokens = self->tokens[flight->step % self->ring];
-        if (tokens == 0) return false;
-        self->factor = (float)(1.0 / (double)tokens);
-    } else if (!self->gradients.head) {
-        return false;
-    }
+    return self->last ? self->tokens[flight->step % self->ring] != 0 : self->gradients.head != NULL;
+}
+
+static bool do_backward(tr__stage *self)
+{
+    tr__flight *flight = oldest_flight(self, TR__FORWARD_DONE);
+    if (self->last) self->factor = (float)(1.0 / (double)self->tokens[flight->step % self->ring]);
     if (!self->first && !(flight->input_gradient = tr__buffers_take(&self->input_gradients))) {
         fail_for_memory(self);
         return false;
@@ -233,10 +232,9 @@ static bool try_backward(tr__stage *self)
     return true;
 }
 
-static bool try_weight(tr__stage *self)
+static bool do_weight(tr__stage *self)
 {
     tr__flight *flight = oldest_flight(self, TR__BACKWARD_DONE);
-    if (!flight) return false;
     TR_ASSERT(flight->microbatch == self->next_weight);
     tr_range group = tr_plan_group(&self->spec.plan, self->group);
     if (flight->microbatch == group.begin && !tr__reduce_begin_group(self, self->group)) return false;
@@ -249,12 +247,66 @@ static bool try_weight(tr__stage *self)
     return true;
 }
 
+/* The design's classes, the most urgent first. What ends a step is short, and others wait for it. */
+typedef enum work { STREAM, UPDATE, REDUCE, BACKWARD, FORWARD, WEIGHT, NOTHING } work;
+
+/* The first from `from` on that is possible. */
+static work choose(const tr__stage *self, work from)
+{
+    if (from == STREAM && tr__stream_is_possible(self)) return STREAM;
+    if (tr__update_is_possible(self)) return UPDATE;
+    if (tr__reduce_is_possible(self)) return REDUCE;
+    if (backward_is_possible(self)) return BACKWARD;
+    if (forward_is_possible(self)) return FORWARD;
+    return oldest_flight(self, TR__BACKWARD_DONE) ? WEIGHT : NOTHING;
+}
+
 static bool stage_idle(tr_actor *actor, void *state)
 {
     (void)actor;
     tr__stage *self = state;
-    return tr__stream_advance(self) || tr__update_apply(self) || tr__reduce_advance(self) ||
-           try_backward(self) || try_forward(self) || try_weight(self);
+    work next = choose(self, STREAM);
+    if (next == STREAM && tr__stream_advance(self)) return true;
+    if (next == STREAM) next = choose(self, UPDATE); /* none of it was ours, or there is no memory for now */
+    switch (next) {
+    case UPDATE: return tr__update_apply(self);
+    case REDUCE: return tr__reduce_advance(self);
+    case BACKWARD: return do_backward(self);
+    case FORWARD: return do_forward(self);
+    case WEIGHT: return do_weight(self);
+    default: return false;
+    }
+}
+
+/* Between the pieces of a worker: by class, then the oldest micro-batch first (what has waited longest lets go of its stash
+ * soonest), and of one micro-batch the later stage. */
+static uint64_t stage_urgency(tr_actor *actor, void *state)
+{
+    (void)actor;
+    const tr__stage *self = state;
+    work next = choose(self, STREAM);
+    uint64_t step = self->step, microbatch = 0, training = 1;
+    switch (next) {
+    case BACKWARD: microbatch = oldest_flight(self, TR__FORWARD_DONE)->microbatch; break;
+    case WEIGHT: microbatch = oldest_flight(self, TR__BACKWARD_DONE)->microbatch; break;
+    case FORWARD: {
+        const tr_frame *input = &self->inputs.head->frame;
+        training = !(input->flags & TR_FRAME_EVALUATION); /* those of a step come before its training */
+        microbatch = input->microbatch;
+        break;
+    }
+    case NOTHING: return TR_NO_WORK;
+    default: break;
+    }
+    enum {
+        STAGE_BITS = 12,
+        MICROBATCH_BITS = 28,
+        STEP_BITS = 20
+    }; /* a step that is cut off is out of turn, once */
+    uint64_t stage = (1u << STAGE_BITS) - 1 - self->spec.stage % (1u << STAGE_BITS);
+    uint64_t urgency = (uint64_t)next << STEP_BITS | step % (1u << STEP_BITS);
+    urgency = (urgency << 1 | training) << MICROBATCH_BITS | microbatch % (1u << MICROBATCH_BITS);
+    return urgency << STAGE_BITS | stage;
 }
 
 /* --- messages --- */
@@ -462,5 +514,9 @@ static tr_status stage_init(tr_actor *actor, void *context, const void *config, 
     return TR_OK;
 }
 
-const tr_behavior tr_stage_behavior = {
-    .name = "stage", .init = stage_init, .receive = stage_receive, .idle = stage_idle, .stop = stage_stop};
+const tr_behavior tr_stage_behavior = {.name = "stage",
+                                       .init = stage_init,
+                                       .receive = stage_receive,
+                                       .idle = stage_idle,
+                                       .urgency = stage_urgency,
+                                       .stop = stage_stop};

@@ -133,14 +133,17 @@ tr_status tr__reduce_init(tr__stage *self, tr_error *err);
 void tr__reduce_release(tr__stage *self);
 bool tr__reduce_begin_group(tr__stage *self, uint32_t group); /* false: no memory, the actor has failed */
 void tr__reduce_end_group(tr__stage *self);
-void tr__reduce_start(tr__stage *self);   /* all micro-batches of the step are in blocks */
+void tr__reduce_start(tr__stage *self); /* all micro-batches of the step are in blocks */
+bool tr__reduce_is_possible(const tr__stage *self);
 bool tr__reduce_advance(tr__stage *self); /* does what has become possible; true when something was done */
 void tr__reduce_finish_step(tr__stage *self);
 
 /* stage_update.c */
 tr_status tr__update_init(tr__stage *self, tr_error *err);
-void tr__update_report(tr__stage *self);  /* square sums to the coordinator */
-bool tr__update_apply(tr__stage *self);   /* when committed and the other slot is free */
+void tr__update_report(tr__stage *self); /* square sums to the coordinator */
+bool tr__update_is_possible(const tr__stage *self);
+bool tr__update_apply(tr__stage *self); /* when committed and the other slot is free */
+bool tr__stream_is_possible(const tr__stage *self);
 bool tr__stream_advance(tr__stage *self); /* one chunk of a wanted checkpoint */
 
 #endif

@@ -179,7 +179,6 @@ void tr__reduce_start(tr__stage *self)
 static bool start_scatter(tr__stage *self)
 {
     uint32_t n_replicas = self->spec.plan.n_replicas;
-    if (!all_back(self, self->out_scatter, n_replicas)) return false;
     self->reduced = take_flat(self);
     if (!self->reduced) return false;
     self->n_scatter_awaited = self->n_gather_awaited = 0;
@@ -276,8 +275,6 @@ static void release_step(tr__stage *self, tr_message_queue *queue)
 
 static bool finish_scatter(tr__stage *self)
 {
-    if (count_of_step(&self->scattered, self->step) < self->n_scatter_awaited) return false;
-    if (!all_back(self, self->out_gather, self->spec.plan.n_replicas)) return false;
     shard_block list[TR_MAX_GROUPS];
     TR_ASSERT(self->n_blocks + self->n_scatter_awaited <= TR_MAX_GROUPS);
     int64_t begin, end;
@@ -321,8 +318,6 @@ static void start_tying(tr__stage *self)
 
 static bool finish_gather(tr__stage *self)
 {
-    if (count_of_step(&self->gathered, self->step) < self->n_gather_awaited) return false;
-    if (!all_back(self, self->out_tied, self->spec.plan.n_stages)) return false;
     for (const tr_message *message = self->gathered.head; message; message = message->next) {
         if (message->frame.step != self->step || message->frame.body_bytes == 0) continue;
         int64_t begin, end;
@@ -348,7 +343,6 @@ static const float *use_gradient(const tr__stage *self, const tr__parameter *par
 
 static bool finish_tying(tr__stage *self)
 {
-    if (count_of_step(&self->tied, self->step) < self->n_tied_awaited) return false;
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
         const tr__parameter *parameter = &self->parameters[i];
         if (!parameter->total) continue;
@@ -368,8 +362,27 @@ static bool finish_tying(tr__stage *self)
     return true;
 }
 
+bool tr__reduce_is_possible(const tr__stage *self)
+{
+    const tr_training_plan *plan = &self->spec.plan;
+    switch (self->phase) {
+    case TR__STARTING: return all_back(self, self->out_scatter, plan->n_replicas);
+    case TR__SCATTERING:
+        return count_of_step(&self->scattered, self->step) >= self->n_scatter_awaited &&
+               all_back(self, self->out_gather, plan->n_replicas);
+    case TR__GATHERING:
+        return count_of_step(&self->gathered, self->step) >= self->n_gather_awaited &&
+               all_back(self, self->out_tied, plan->n_stages);
+    case TR__TYING: return count_of_step(&self->tied, self->step) >= self->n_tied_awaited;
+    case TR__COMPUTING:
+    case TR__COMMITTING: return false;
+    }
+    return false;
+}
+
 static bool advance(tr__stage *self)
 {
+    if (!tr__reduce_is_possible(self)) return false;
     switch (self->phase) {
     case TR__STARTING: return start_scatter(self);
     case TR__SCATTERING: return finish_scatter(self);

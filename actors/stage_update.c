@@ -143,13 +143,19 @@ static void update_parameter(tr__stage *self, uint32_t i, int from, int into)
              tr__stage_part(self, into, 2) + at, parameter->spec->n_elements, &options, self->pool);
 }
 
-bool tr__update_apply(tr__stage *self)
+bool tr__update_is_possible(const tr__stage *self)
 {
-    int into = 1 - self->slot;
-    if (!self->committed || (self->streaming && self->stream_slot == into)) return false;
+    if (!self->committed || (self->streaming && self->stream_slot == 1 - self->slot)) return false;
     for (uint32_t i = 0; i < self->n_wanted;
          i++) /* not yet begun, and in the slot that would be overwritten */
         if (self->wanted[i] + 1 == self->step) return false;
+    return true;
+}
+
+bool tr__update_apply(tr__stage *self)
+{
+    if (!tr__update_is_possible(self)) return false;
+    int into = 1 - self->slot;
     uint64_t traced_ns = tr_trace_begin(&self->trace);
     tr_actor_activity(self->actor, "update", self->step, TR_ACTIVITY_NONE);
     uint64_t begin = tr_clock_ns();
@@ -209,6 +215,12 @@ static void advance_stream(tr__stage *self, uint64_t sent, uint64_t total)
     self->stream_part = 0;
     self->stream_parameter++;
     settle_stream(self);
+}
+
+bool tr__stream_is_possible(const tr__stage *self)
+{
+    bool wanted = self->n_wanted > 0 && self->wanted[0] <= self->step;
+    return (self->streaming || wanted) && tr_edge_credits(self->actor, self->out_state) > 0;
 }
 
 bool tr__stream_advance(tr__stage *self)

@@ -12,21 +12,21 @@ typedef struct request {
     const char *recipe;
     const char **overrides;
     size_t n_overrides;
-    bool resume;
+    bool flag; /* --resume of train, --measure of plan */
 } request;
 
-/* RECIPE, key=value ..., and where it is allowed --resume, in any order. */
-static int parse(int n, char **arguments, bool may_resume, request *out)
+/* RECIPE, key=value ..., and the command's own flag, in any order. */
+static int parse(int n, char **arguments, bool train, request *out)
 {
     *out = (request){.overrides = tr_alloc((size_t)n * sizeof(char *))};
     if (!out->overrides) return command_usage("no memory for the command line");
     for (int i = 0; i < n; i++) {
         const char *argument = arguments[i], *equals = strchr(argument, '=');
-        if (may_resume && strcmp(argument, "--resume") == 0)
-            out->resume = true;
+        if (strcmp(argument, train ? "--resume" : "--measure") == 0)
+            out->flag = true;
         else if (argument[0] == '-')
             return command_usage("there is no option '%s'; `troupe %s --help` lists them", argument,
-                                 may_resume ? "train" : "plan");
+                                 train ? "train" : "plan");
         else if (equals && (!strchr(argument, '/') || strchr(argument, '/') > equals))
             out->overrides[out->n_overrides++] = argument;
         else if (!out->recipe)
@@ -37,7 +37,7 @@ static int parse(int n, char **arguments, bool may_resume, request *out)
     }
     if (!out->recipe)
         return command_usage("which recipe? usage: troupe %s RECIPE.yaml [key=value ...]",
-                             may_resume ? "train [--resume]" : "plan");
+                             train ? "train [--resume]" : "plan [--measure]");
     return EXIT_DONE;
 }
 
@@ -53,9 +53,9 @@ static int with_recipe(int n, char **arguments, bool train)
     tr_free(given.overrides);
     if (code != EXIT_DONE) return code;
     bool started = false;
-    tr_train_options options = {.resume = given.resume, .progress = stdout};
-    tr_status status =
-        train ? tr_train(&recipe, &options, &started, &error) : tr_plan(&recipe, stdout, &error);
+    tr_train_options options = {.resume = given.flag, .progress = stdout};
+    tr_status status = train ? tr_train(&recipe, &options, &started, &error)
+                             : tr_plan(&recipe, given.flag, stdout, stderr, &error);
     tr_recipe_release(&recipe);
     if (!status) return EXIT_DONE;
     command_failed(&error);
@@ -89,11 +89,17 @@ static void help_train(void)
 
 static void help_plan(void)
 {
-    puts("usage: troupe plan RECIPE.yaml [key=value ...]\n"
+    puts("usage: troupe plan RECIPE.yaml [--measure] [key=value ...]\n"
          "\n"
-         "Prints the actors of the job, where each lives, its parameters, memory and credits, and the edges "
-         "between\n"
-         "them. Nothing is run or written.");
+         "Prints the actors of the job, where each lives, its parameters, memory and credits, the memory of "
+         "each\n"
+         "worker, and the edges between them. Nothing is trained or written.\n"
+         "  --measure    also run every part of the model a few times on this machine, tell what it takes, "
+         "and\n"
+         "               balance the stages by that: the share of idle time that a step is foretold to have, "
+         "and\n"
+         "               the line `stages: [...]` to paste into the recipe's layout\n"
+         "  key=value    overrides a key of the recipe, for example layout.pieces=2");
 }
 
 const command command_train = {"train", "train a model as a recipe says", run_train, help_train};

@@ -25,7 +25,7 @@ tr_status tr_model_plan_init(tr_model_plan *self, tr_model_config *config, const
         status = stages->count
                      ? tr_partition_explicit(&self->partition, self->whole, stages->items,
                                              (int32_t)stages->count, err)
-                     : tr_partition_balanced(&self->partition, self->whole, recipe->layout.pipeline, err);
+                     : tr_partition_balanced(&self->partition, self->whole, tr_recipe_stages(recipe), err);
     }
     if (!status) status = tr_partition_uses(&self->partition, self->whole, &self->uses, &self->n_uses, err);
     if (status) tr_model_plan_release(self);
@@ -49,7 +49,8 @@ tr_status tr_training_plan_from_recipe(tr_training_plan *out, const tr_recipe *r
 {
     int64_t windows = tr_data_validation_count(data);
     *out = (tr_training_plan){.n_replicas = (uint32_t)recipe->layout.data,
-                              .n_stages = (uint32_t)recipe->layout.pipeline,
+                              .n_stages = (uint32_t)tr_recipe_stages(recipe),
+                              .n_pieces = (uint32_t)recipe->layout.pieces,
                               .n_steps = (uint32_t)recipe->train.steps,
                               .first_step = first_step,
                               .n_microbatches = (uint32_t)recipe->train.accumulate,
@@ -159,24 +160,14 @@ void tr_stage_spec_release(tr_stage_spec *spec)
 /* --- what travels to an actor --- */
 
 /* All numbers of the training plan as one list, so that packing and unpacking cannot disagree. */
-enum { PLAN_NUMBERS = 15 };
+enum { PLAN_NUMBERS = 16 };
 static void plan_numbers(tr_training_plan *plan, uint32_t *numbers[PLAN_NUMBERS])
 {
-    uint32_t *list[PLAN_NUMBERS] = {&plan->n_replicas,
-                                    &plan->n_stages,
-                                    &plan->n_steps,
-                                    &plan->first_step,
-                                    &plan->n_microbatches,
-                                    &plan->n_groups,
-                                    &plan->rows,
-                                    &plan->sequence,
-                                    &plan->validate_every,
-                                    &plan->all_windows,
-                                    &plan->validation_windows,
-                                    &plan->checkpoint_every,
-                                    &plan->extra_stash,
-                                    &plan->trace,
-                                    &plan->again};
+    uint32_t *list[PLAN_NUMBERS] = {
+        &plan->n_replicas,       &plan->n_stages,       &plan->n_pieces,    &plan->n_steps,
+        &plan->first_step,       &plan->n_microbatches, &plan->n_groups,    &plan->rows,
+        &plan->sequence,         &plan->validate_every, &plan->all_windows, &plan->validation_windows,
+        &plan->checkpoint_every, &plan->extra_stash,    &plan->trace,       &plan->again};
     memcpy(numbers, list, sizeof list);
 }
 

@@ -81,7 +81,11 @@ typedef struct tr_job_plan {
 tr_status tr_job_plan_init(tr_job_plan *self, const tr_recipe *recipe, tr_model_config *config,
                            const tr_data *data, const tr_start *start, tr_error *err);
 void tr_job_plan_release(tr_job_plan *self);
+/* Of the stage that is this actor; NULL: it is none. */
+const tr_stage_budget *tr_job_plan_budget(const tr_job_plan *self, tr_actor_id id);
 void tr_job_plan_print(const tr_job_plan *self, FILE *stream);
+void tr_job_plan_print_memory(const tr_job_plan *self,
+                              FILE *stream); /* of each worker, with all that it hosts */
 
 /* The config that a stage's or a data shard's actor gets in the topology; both in one form. */
 typedef struct tr_place {

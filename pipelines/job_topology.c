@@ -1,6 +1,6 @@
-/* pipelines/job_topology.c - the actors of a training job, their places, edges and memory; and how they are
- * printed. Node 0, the head, has coordinator, checkpoint and monitor; node 1 + replica * P + stage has that
- * stage, the first of each replica its data shard as well.
+/* pipelines/job_topology.c - the actors of a training job, their places, edges and memory.
+ * Node 0, the head, has coordinator, checkpoint and monitor; node 1 + replica * P + p has the stages p, p+P, ...
+ * of that replica, the first of each replica its data shard as well.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/job_plan.h"
 
@@ -11,7 +11,10 @@
 
 #include <inttypes.h>
 
-enum { HEAD_SLOTS = 4 /* of the "state" edge */ };
+enum {
+    HEAD_SLOTS = 4, /* of the "state" edge */
+    HEAD_ACTORS = 3 /* before those of the replicas: of each its data shard, then its stages */
+};
 
 static uint64_t value_bytes(const tr_graph *graph, tr_value value)
 {
@@ -58,7 +61,7 @@ static tr_status budget_stage(const tr_job_plan *plan, const tr_stage_spec *spec
 
 static int32_t node_of(const tr_training_plan *plan, uint32_t replica, uint32_t stage)
 {
-    return (int32_t)(1 + replica * plan->n_stages + stage);
+    return (int32_t)(1 + replica * tr_plan_workers(plan) + tr_plan_worker(plan, stage));
 }
 
 static tr_status add_placed(tr_job_plan *self, const char *name, const char *behavior, uint32_t replica,
@@ -77,12 +80,13 @@ static tr_status add_placed(tr_job_plan *self, const char *name, const char *beh
 
 static tr_status add_actors(tr_job_plan *self, tr_error *err)
 {
-    static const char *const of_head[] = {TR_ROLE_COORDINATOR, TR_ROLE_CHECKPOINT, TR_ROLE_MONITOR};
+    static const char *const of_head[HEAD_ACTORS] = {TR_ROLE_COORDINATOR, TR_ROLE_CHECKPOINT,
+                                                     TR_ROLE_MONITOR};
     const tr_training_plan *plan = &self->training;
     char name[TR_NAME_BYTES];
     tr_actor_id id;
     tr_status status = TR_OK;
-    for (size_t i = 0; !status && i < sizeof of_head / sizeof *of_head; i++)
+    for (size_t i = 0; !status && i < HEAD_ACTORS; i++)
         status = tr_topology_add_actor(&self->topology, of_head[i], of_head[i], TR_NODE_HEAD, NULL, 0, 0, &id,
                                        err);
     for (uint32_t r = 0; !status && r < plan->n_replicas; r++) {
@@ -208,17 +212,24 @@ static tr_status for_each_stage(tr_job_plan *self, bool edges, tr_error *err)
     return status;
 }
 
+const tr_stage_budget *tr_job_plan_budget(const tr_job_plan *self, tr_actor_id id)
+{
+    uint32_t each = 1 + self->training.n_stages;
+    if (id <= HEAD_ACTORS || (id - 1 - HEAD_ACTORS) % each == 0) return NULL;
+    uint32_t at = (uint32_t)(id - 1 - HEAD_ACTORS);
+    return &self->budgets[at / each * self->training.n_stages + at % each - 1];
+}
+
 /* What an edge costs its receiver: slots for what comes from another process, nothing within one. */
 static void budget_edges(tr_job_plan *self)
 {
-    const tr_training_plan *plan = &self->training;
     for (size_t e = 0; e < self->topology.n_edges && self->recipe->layout.processes; e++) {
         const tr_edge_spec *edge = &self->topology.edges[e];
-        int32_t from = tr_topology_actor(&self->topology, edge->source)->node;
-        int32_t to = tr_topology_actor(&self->topology, edge->destination)->node;
-        if (to == TR_NODE_HEAD || from == to) continue;
-        self->budgets[(to - 1) % (int32_t)(plan->n_replicas * plan->n_stages)].edges +=
-            (uint64_t)edge->n_slots * edge->slot_bytes;
+        const tr_stage_budget *budget = tr_job_plan_budget(self, edge->destination);
+        if (!budget || tr_topology_actor(&self->topology, edge->source)->node ==
+                           tr_topology_actor(&self->topology, edge->destination)->node)
+            continue;
+        self->budgets[budget - self->budgets].edges += (uint64_t)edge->n_slots * edge->slot_bytes;
     }
 }
 
@@ -234,11 +245,12 @@ tr_status tr_job_plan_init(tr_job_plan *self, const tr_recipe *recipe, tr_model_
         return status;
     }
     self->training.again = start->again;
-    uint32_t n_workers = self->training.n_replicas * self->training.n_stages;
-    tr_topology_init(&self->topology, (int32_t)n_workers + 1);
+    uint32_t n_stages = self->training.n_replicas * self->training.n_stages;
+    tr_topology_init(&self->topology,
+                     1 + (int32_t)(self->training.n_replicas * tr_plan_workers(&self->training)));
     self->topology.threads_per_node = 1;
     size_t n_parameters = self->model.parameters.count;
-    self->budgets = tr_alloc_zero(n_workers, sizeof *self->budgets);
+    self->budgets = tr_alloc_zero(n_stages, sizeof *self->budgets);
     self->n_elements = tr_alloc(n_parameters * sizeof *self->n_elements);
     if (!self->budgets || !self->n_elements)
         status = tr_fail(err, TR_ENOMEM, "no memory for the plan of a job");
@@ -261,70 +273,4 @@ void tr_job_plan_release(tr_job_plan *self)
     tr_free(self->n_elements);
     tr_model_plan_release(&self->model);
     *self = (tr_job_plan){0};
-}
-
-/* --- for people --- */
-
-static void print_size(FILE *stream, uint64_t bytes)
-{
-    if (bytes >= (uint64_t)10 << 30)
-        fprintf(stream, " %7.1f GiB", (double)bytes / (1 << 30));
-    else
-        fprintf(stream, " %7.1f MiB", (double)bytes / (1 << 20));
-}
-
-static void print_layers(const tr_job_plan *self, uint32_t stage, FILE *stream)
-{
-    int32_t first = self->model.partition.first_unit[stage],
-            end = self->model.partition.first_unit[stage + 1];
-    int32_t n_units = tr_graph_unit_count(self->model.whole);
-    double total = 0;
-    for (int32_t s = 0; s < self->model.partition.n_stages; s++) total += self->model.partition.cost[s];
-    int32_t from = first == 0 ? 1 : first,
-            to = end == n_units ? end - 2 : end - 1; /* units 1 .. L are the layers */
-    fprintf(stream, "  stage %u: layers %d to %d%s%s, %.0f%% of the forward\n", stage, from - 1, to - 1,
-            first == 0 ? ", embedding" : "", end == n_units ? ", head and loss" : "",
-            100 * self->model.partition.cost[stage] / total);
-}
-
-void tr_job_plan_print(const tr_job_plan *self, FILE *stream)
-{
-    const tr_training_plan *plan = &self->training;
-    const tr_recipe *recipe = self->recipe;
-    int64_t tokens = (int64_t)plan->n_microbatches * plan->rows * plan->sequence;
-    fprintf(stream, "model: %s, %d layers of %d, %" PRId64 " parameters\n",
-            tr_family_name(self->model.config.family), self->model.config.layers, self->model.config.width,
-            tr_model_config_parameter_count(&self->model.config));
-    fprintf(stream,
-            "step: %u micro-batches of %u x %u tokens in %u reduction groups, %" PRId64 " tokens; %u steps\n",
-            plan->n_microbatches, plan->rows, plan->sequence, plan->n_groups, tokens, plan->n_steps);
-    fprintf(stream, "layout: %u replicas x %u stages, %s over %s, %d kernel threads each\n", plan->n_replicas,
-            plan->n_stages, recipe->layout.processes ? "one process a stage" : "one process",
-            tr_transport_kind_name(recipe->transport), recipe->layout.threads);
-    for (uint32_t s = 0; s < plan->n_stages; s++) print_layers(self, s, stream);
-    fprintf(stream, "\n%-24s %-9s %12s %8s %11s %11s %11s %11s %11s\n", "actor", "where", "parameters",
-            "credits", "state x2", "gradients", "stashes", "scratch", "slots");
-    for (size_t i = 0; i < self->topology.n_actors; i++) {
-        const tr_actor_spec *actor = &self->topology.actors[i];
-        char where[32];
-        snprintf(where, sizeof where, actor->node == TR_NODE_HEAD ? "head" : "worker %d", actor->node);
-        fprintf(stream, "%-24s %-9s", actor->name, where);
-        if (actor->state_bytes) {
-            const tr_stage_budget *budget = &self->budgets[actor->node - 1];
-            fprintf(stream, " %12" PRId64 " %8u", budget->n_parameters, budget->stash_credits);
-            print_size(stream, 2 * budget->state);
-            print_size(stream, budget->gradients);
-            print_size(stream, budget->stashes);
-            print_size(stream, budget->scratch);
-            print_size(stream, budget->edges);
-        }
-        fputc('\n', stream);
-    }
-    fprintf(stream, "\n%-12s %-24s %-24s %6s %12s\n", "edge", "from", "to", "slots", "bytes each");
-    for (size_t e = 0; e < self->topology.n_edges; e++) {
-        const tr_edge_spec *edge = &self->topology.edges[e];
-        fprintf(stream, "%-12s %-24s %-24s %6u %12u\n", edge->name,
-                tr_topology_actor(&self->topology, edge->source)->name,
-                tr_topology_actor(&self->topology, edge->destination)->name, edge->n_slots, edge->slot_bytes);
-    }
 }

@@ -119,6 +119,12 @@ static tr_status check_against(const tr_model_config *config, const tr_recipe *r
         return tr_fail(err, TR_EINVAL,
                        "layout.pipeline '%d' is more stages than the model's %d layers; give at most %d",
                        recipe->layout.pipeline, config->layers, config->layers);
+    if ((int64_t)recipe->layout.pipeline * recipe->layout.pieces > config->layers)
+        return tr_fail(err, TR_EINVAL,
+                       "layout.pieces '%d' makes %lld stages of layout.pipeline %d, more than the model's %d "
+                       "layers; give at most %d",
+                       recipe->layout.pieces, (long long)recipe->layout.pipeline * recipe->layout.pieces,
+                       recipe->layout.pipeline, config->layers, config->layers / recipe->layout.pipeline);
     int64_t sum = 0;
     for (size_t i = 0; i < recipe->layout.stages.count; i++) sum += recipe->layout.stages.items[i];
     if (recipe->layout.stages.count && sum != config->layers)

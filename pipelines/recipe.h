@@ -74,9 +74,10 @@ typedef struct tr_recipe {
         tr_recipe_numbers values; /* one a step, instead of all the above */
     } lr;
     struct {
-        int32_t data, pipeline;    /* replicas, stages */
-        bool processes;            /* a process for each actor; false: one process */
-        int32_t threads;           /* of each worker's pool */
+        int32_t data, pipeline; /* replicas, workers of each */
+        int32_t pieces;         /* stages of each worker: worker p has p, p + pipeline, p + 2 pipeline, ... */
+        bool processes;         /* a process for each actor; false: one process */
+        int32_t threads;        /* of each worker's pool */
         tr_recipe_integers stages; /* decoder layers of each stage; none: balanced by cost */
         int32_t stash;             /* stash credits of a stage beyond those of 1F1B */
     } layout;
@@ -130,6 +131,12 @@ tr_status tr_recipe_from_json(tr_recipe *out, const char *text, size_t size_byte
 /* The first key by which two recipes would compute other numbers from the same state: of model, data and train all but the
  * steps and the places of files; NULL when there is none. Layout, transport, learning rate and the like may change in a resumed run. */
 const char *tr_recipe_numerics_differ(const tr_recipe *a, const tr_recipe *b);
+
+/* Stages of a replica: layout.pipeline times layout.pieces. */
+static inline int32_t tr_recipe_stages(const tr_recipe *self)
+{
+    return self->layout.pipeline * self->layout.pieces;
+}
 
 void tr_recipe_describe(FILE *stream); /* all keys with type, default and meaning, for --help */
 

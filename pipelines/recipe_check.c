@@ -161,8 +161,10 @@ static void fill_dependent(reading *self)
     if (!is_given(self, "data.holdout")) recipe->data.holdout = recipe->data.text ? 0.05 : 0;
     int32_t accumulate = recipe->train.accumulate;
     fill_integer(self, "train.groups", &recipe->train.groups, accumulate < 8 ? accumulate : 8);
-    int64_t stages = recipe->layout.stages.count ? (int64_t)recipe->layout.stages.count : 1;
-    fill_integer(self, "layout.pipeline", &recipe->layout.pipeline, stages);
+    int64_t stages =
+        recipe->layout.stages.count ? (int64_t)recipe->layout.stages.count : recipe->layout.pieces;
+    int64_t pipeline = stages / recipe->layout.pieces;
+    fill_integer(self, "layout.pipeline", &recipe->layout.pipeline, pipeline > 0 ? pipeline : 1);
     if (!is_given(self, "transport"))
         recipe->transport = recipe->layout.processes ? TR_TRANSPORT_UCX : TR_TRANSPORT_INPROC;
 }
@@ -248,10 +250,16 @@ static tr_status check_steps(const reading *self, tr_error *err)
 static tr_status check_layers(const reading *self, int32_t layers, tr_error *err)
 {
     const tr_recipe *recipe = &self->recipe;
+    int64_t stages = (int64_t)recipe->layout.pipeline * recipe->layout.pieces;
     if (recipe->layout.pipeline > layers)
         return tr__recipe_refuse(self, line_of(self, "layout.pipeline"), "layout.pipeline", NULL, err,
                                  "is more stages than the model's %d layers; give at most %d", layers,
                                  layers);
+    if (stages > layers)
+        return tr__recipe_refuse(
+            self, line_of(self, "layout.pieces"), "layout.pieces", NULL, err,
+            "makes %lld stages of layout.pipeline %d, more than the model's %d layers; give at most %d",
+            (long long)stages, recipe->layout.pipeline, layers, layers / recipe->layout.pipeline);
     int64_t sum = 0;
     for (size_t i = 0; i < recipe->layout.stages.count; i++) sum += recipe->layout.stages.items[i];
     if (recipe->layout.stages.count && sum != layers)
@@ -270,10 +278,21 @@ static tr_status check_layout(const reading *self, tr_error *err)
             "is more replicas than reduction groups (%d); lower it, or raise train.groups",
             recipe->train.groups);
     size_t stages = recipe->layout.stages.count;
-    if (stages && stages != (size_t)recipe->layout.pipeline)
+    int32_t pipeline = recipe->layout.pipeline, pieces = recipe->layout.pieces;
+    if (stages && pieces == 1 && stages != (size_t)pipeline)
         return tr__recipe_refuse(self, line_of(self, "layout.stages"), "layout.stages", NULL, err,
                                  "names %zu stages, but layout.pipeline is %d; make them agree", stages,
-                                 recipe->layout.pipeline);
+                                 pipeline);
+    if (!is_given(self, "layout.pipeline") && stages % (size_t)pieces)
+        return tr__recipe_refuse(
+            self, line_of(self, "layout.stages"), "layout.stages", NULL, err,
+            "names %zu stages, which do not make layout.pieces %d for each worker; name a multiple of %d",
+            stages, pieces, pieces);
+    if (stages && stages != (size_t)pipeline * (size_t)pieces)
+        return tr__recipe_refuse(
+            self, line_of(self, "layout.stages"), "layout.stages", NULL, err,
+            "names %zu stages, but layout.pipeline %d times layout.pieces %d is %lld; make them agree",
+            stages, pipeline, pieces, (long long)pipeline * pieces);
     int transport_line = line_of(self, "transport");
     if (!recipe->layout.processes && recipe->transport != TR_TRANSPORT_INPROC)
         return tr__recipe_refuse(

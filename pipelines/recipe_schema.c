@@ -81,10 +81,11 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"lr.values", AT(lr.values), .type = TR__REALS, REAL_UP, .help = "one a step, instead of all the above"},
 
     {"layout.data", AT(layout.data), .type = TR__INTEGER, TO(1, 65536), BY_DEFAULT("1"), .help = "replicas"},
-    {"layout.pipeline", AT(layout.pipeline), .type = TR__INTEGER, TO(1, 4096), ELSE("1, or as many as stages"), .help = "stages"},
+    {"layout.pipeline", AT(layout.pipeline), .type = TR__INTEGER, TO(1, 4096), ELSE("1, or what stages make"), .help = "workers of a replica, each with a part of the layers"},
+    {"layout.pieces", AT(layout.pieces), .type = TR__INTEGER, TO(1, 4096), BY_DEFAULT("1"), .help = "stages of each of them, dealt out in turns: less idling, more messages"},
     {"layout.processes", AT(layout.processes), .type = TR__FLAG, BY_DEFAULT("true"), .help = "a process for each worker; false: all in one"},
     {"layout.threads", AT(layout.threads), .type = TR__INTEGER, TO(1, 256), BY_DEFAULT("1"), .help = "of each worker; changes no bit"},
-    {"layout.stages", AT(layout.stages), .type = TR__INTEGERS, TO(1, 4096), ELSE("balanced by cost"), .help = "decoder layers of each stage"},
+    {"layout.stages", AT(layout.stages), .type = TR__INTEGERS, TO(1, 4096), ELSE("balanced by cost"), .help = "decoder layers of each of the pipeline x pieces stages"},
     {"layout.stash", AT(layout.stash), .type = TR__INTEGER, TO(0, 4096), BY_DEFAULT("1"), .help = "micro-batches a stage may hold beyond those of 1F1B: memory for less idling"},
 
     {"dtype", AT(dtype), .type = TR__CHOICE, .choices = dtypes, BY_DEFAULT("float32"), .help = "of weights and arithmetic"},

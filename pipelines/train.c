@@ -15,6 +15,7 @@
 #include "base/memory.h"
 #include "pipelines/checkpoint_files.h"
 #include "pipelines/job_plan.h"
+#include "pipelines/measure.h"
 #include "pipelines/run_directory.h"
 #include "pipelines/sources.h"
 #include "pipelines/trace_file.h"
@@ -356,9 +357,11 @@ static void say_beginning(const training *self, FILE *progress)
 {
     if (!progress) return;
     const tr_training_plan *plan = &self->plan.training;
-    fprintf(progress, "%s: %" PRId64 " parameters, %u replicas x %u stages, %u steps of %u tokens\n",
+    char pieces[40] = "";
+    if (plan->n_pieces > 1) snprintf(pieces, sizeof pieces, " in %u pieces a worker", plan->n_pieces);
+    fprintf(progress, "%s: %" PRId64 " parameters, %u replicas x %u stages%s, %u steps of %u tokens\n",
             self->recipe->run, tr_model_config_parameter_count(&self->plan.model.config), plan->n_replicas,
-            plan->n_stages, plan->n_steps, plan->n_microbatches * plan->rows * plan->sequence);
+            plan->n_stages, pieces, plan->n_steps, plan->n_microbatches * plan->rows * plan->sequence);
     if (self->start.updates)
         fprintf(progress, "resuming after step %u from %s\n", self->start.updates, self->start.directory);
     fflush(progress);
@@ -407,12 +410,18 @@ tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, boo
     return status;
 }
 
-tr_status tr_plan(const tr_recipe *recipe, FILE *stream, tr_error *err)
+tr_status tr_plan(const tr_recipe *recipe, bool measure, FILE *stream, FILE *progress, tr_error *err)
 {
     training self = {.recipe = recipe};
+    tr_model_config config = {0};
     tr_status status = start_fresh(&self, err);
     if (!status) status = prepare(&self, err);
-    if (!status) tr_job_plan_print(&self.plan, stream);
+    if (!status) {
+        tr_job_plan_print(&self.plan, stream);
+        fflush(stream);
+    }
+    if (!status && measure) status = read_config(&self, &config, err);
+    if (!status && measure) status = tr_measure_print(&self.plan, &config, self.data, stream, progress, err);
     release(&self);
     return status;
 }

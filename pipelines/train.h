@@ -22,8 +22,9 @@ typedef struct tr_train_options {
  * input, one after it a failed run. */
 tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, bool *started, tr_error *err);
 
-/* Prints what tr_train would do. */
-tr_status tr_plan(const tr_recipe *recipe, FILE *stream, tr_error *err);
+/* Prints what tr_train would do; with `measure` also what the model's units take here, and a cut that is balanced by that.
+ * progress (may be NULL) hears how far the measuring is. */
+tr_status tr_plan(const tr_recipe *recipe, bool measure, FILE *stream, FILE *progress, tr_error *err);
 
 #ifdef __cplusplus
 }

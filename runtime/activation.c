@@ -194,9 +194,25 @@ static void write_record(tr_actor *self, bool running)
     __atomic_store_n(&record->handled, self->n_handled, __ATOMIC_RELAXED);
 }
 
-bool tr__actor_run(tr_task *task, int worker)
+static void work(tr_actor *self, bool its_turn, bool *again)
 {
-    tr_actor *self = (tr_actor *)task;
+    const tr_behavior *behavior = self->behavior;
+    bool done = true;
+    if (its_turn || !behavior->urgency) {
+        if (self->owing) send_credits(self);
+        tr_scheduler_share(self->node->scheduler);
+        self->now_ns = 0;
+        done = behavior->idle(self, self->state);
+        tr__end_job_if_asked(self);
+    }
+    if (!behavior->urgency)
+        *again = done;
+    else if (done && !tr__is_ending(self)) /* what could not be done waits for news, whatever it says */
+        self->task.urgency = behavior->urgency(self, self->state);
+}
+
+static bool activate(tr_actor *self, int worker, bool its_turn)
+{
     bool again = false;
     self->worker = worker;
     write_record(self, true);
@@ -207,15 +223,10 @@ bool tr__actor_run(tr_task *task, int worker)
         tr__end_job_if_asked(self);
     }
     check_quota(self);
-    if (!handle_messages(self)) {
+    if (!handle_messages(self))
         again = true;
-    } else if (!self->ended && !tr__is_ending(self) && self->behavior->idle) {
-        if (self->owing) send_credits(self);
-        tr_scheduler_share(self->node->scheduler);
-        self->now_ns = 0;
-        again = self->behavior->idle(self, self->state);
-        tr__end_job_if_asked(self);
-    }
+    else if (!self->ended && !tr__is_ending(self) && self->behavior->idle)
+        work(self, its_turn, &again);
     if (!self->ended && tr__is_ending(self)) {
         tr__actor_end(self);
         again = true; /* what is in the mailbox goes back, or its notices are to be read */
@@ -224,4 +235,14 @@ bool tr__actor_run(tr_task *task, int worker)
     write_record(self, false);
     self->worker = -1;
     return again;
+}
+
+bool tr__actor_run(tr_task *task, int worker)
+{
+    return activate((tr_actor *)task, worker, false);
+}
+
+bool tr__actor_turn(tr_task *task, int worker)
+{
+    return activate((tr_actor *)task, worker, true);
 }

@@ -9,6 +9,7 @@
 #ifndef TROUPE_RUNTIME_ACTOR_H
 #define TROUPE_RUNTIME_ACTOR_H
 
+#include "runtime/scheduler.h" /* TR_NO_WORK */
 #include "runtime/topology.h"
 #include "transport/message.h"
 
@@ -33,6 +34,10 @@ typedef struct tr_behavior {
     /* One unit of work; true when something was done (it will be called again), false when there is nothing
      * to do until the next message or credit. May be NULL. */
     bool (*idle)(tr_actor *self, void *state);
+    /* How urgent the work is that idle would do now, the lower the sooner; TR_NO_WORK: there is none. Changes nothing. With
+     * it the actor waits for a turn: among the actors of a node that have it, idle is called of the most urgent one, when all
+     * of them have seen what has arrived. NULL: idle is called in the order of notifications. */
+    uint64_t (*urgency)(tr_actor *self, void *state);
     /* The actor's state as bytes, and from bytes: for moving and restarting actors. May be NULL. */
     tr_status (*snapshot)(tr_actor *self, void *state, tr_buffer **out, tr_error *err);
     tr_status (*restore)(tr_actor *self, void *state, const void *bytes, size_t size_bytes, tr_error *err);

@@ -34,6 +34,7 @@ static tr_status make_actor(tr__world *world, tr_node *node, const tr_actor_spec
     tr_actor *self = tr_alloc_zero(1, sizeof *self);
     if (!self) return tr_fail(err, TR_ENOMEM, "no memory for actor '%s'", spec->name);
     tr_task_init(&self->task, tr__actor_run, true);
+    self->task.turn = tr__actor_turn;
     tr_mailbox_init(&self->mailbox, credits_granted(world->topology, spec->id), CONTROL_QUOTA);
     self->node = node;
     self->world = world;

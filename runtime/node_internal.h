@@ -147,6 +147,7 @@ void tr__on_peer_lost(void *context, int32_t peer, const char *reason);
 
 /* activation.c */
 bool tr__actor_run(tr_task *task, int worker);
+bool tr__actor_turn(tr_task *task, int worker);             /* with one unit of work that waited for a turn */
 void tr__credits_send(tr_actor *self, tr_receiver_end *in); /* what is pending; there must be something */
 
 /* actor.c */

@@ -1,7 +1,9 @@
 /* runtime/scheduler.c - see scheduler.h.
  * A worker's queue is a ring of tasks: its own thread appends at the tail, everybody (the owner too) takes
  * at the head. First come, first served, so a task that queues itself again and again starves nobody. What
- * does not fit, and what comes from other threads, goes to a shared list under a lock.
+ * does not fit, and what comes from other threads, goes to a shared list under a lock. Tasks that wait for a turn
+ * are in a list by urgency, under the same lock; such a one may be notified, and is then in a queue as well: whoever
+ * runs it from there takes it out of the list, and whoever gives turns passes over it.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/scheduler.h"
 
@@ -15,8 +17,11 @@
 enum {
     NOTIFIED = 1,
     RUNNING = 2,
+    WAITING = 4,           /* in the list of those that wait for a turn */
+    TURN = 8,              /* beside RUNNING: has been chosen for its turn */
     RING = 256,            /* tasks in a worker's own queue */
     SHARED_EVERY = 64,     /* activations between looks at the shared list while the own queue is not empty */
+    TURN_EVERY = 256,      /* activations between turns while there is always something queued */
     PROGRESS_TICKS = 8192, /* 2 to 4 microseconds of work between looks outside */
     SPIN_MIN_NS = 2000,
     SPIN_MAX_NS = 50000, /* about twice what waking a parked thread takes */
@@ -47,10 +52,12 @@ struct tr_scheduler {
     _Atomic int n_looking;     /* threads that spin; relaxed: a hint */
     _Atomic bool outside;      /* somebody is in hooks.sleep, or about to be */
     _Atomic uint32_t n_shared; /* length of the shared list, for a look without the lock */
+    _Atomic uint32_t n_turns;  /* length of the list of waiting tasks, for a look without the lock */
     pthread_mutex_t lock;      /* of what follows */
     pthread_cond_t wake;
     int n_waiting, n_permits;
     tr_task *shared_first, **shared_last;
+    tr_task *waiting; /* by urgency */
 };
 
 static _Thread_local worker *current;
@@ -162,10 +169,76 @@ static tr_task *take(worker *from)
     }
 }
 
+/* ---- turns ---- */
+
+/* RUNNING becomes WAITING, in the list; false: the task was notified meanwhile. Under the lock, so that whoever runs it
+ * from a queue at once finds it in the list. */
+static bool await_turn(tr_scheduler *self, tr_task *task)
+{
+    uint32_t expected = RUNNING;
+    pthread_mutex_lock(&self->lock);
+    /* release: what the task did, for the thread that runs it next. */
+    bool waits = __atomic_compare_exchange_n(&task->state_, &expected, WAITING, false, __ATOMIC_ACQ_REL,
+                                             __ATOMIC_ACQUIRE);
+    if (waits) {
+        tr_task **at = &self->waiting;
+        while (*at && (*at)->urgency <= task->urgency) at = &(*at)->next_waiting_;
+        task->next_waiting_ = *at;
+        *at = task;
+        atomic_fetch_add_explicit(&self->n_turns, 1, memory_order_relaxed); /* ordered by wake and the lock */
+    }
+    pthread_mutex_unlock(&self->lock);
+    if (waits && self->n_threads > 1) wake(self);
+    return waits;
+}
+
+static void unlink_waiting(tr_scheduler *self, tr_task **at)
+{
+    *at = (*at)->next_waiting_;
+    atomic_fetch_sub_explicit(&self->n_turns, 1, memory_order_relaxed);
+}
+
+/* It was notified while it waited, and runs from a queue. */
+static void stop_waiting(tr_scheduler *self, tr_task *task)
+{
+    pthread_mutex_lock(&self->lock);
+    tr_task **at = &self->waiting;
+    while (*at != task) at = &(*at)->next_waiting_;
+    unlink_waiting(self, at);
+    pthread_mutex_unlock(&self->lock);
+}
+
+/* The which-th of those that wait and were not notified. */
+static tr_task *take_turn(tr_scheduler *self, uint32_t which)
+{
+    if (atomic_load_explicit(&self->n_turns, memory_order_relaxed) == 0) return NULL;
+    tr_task *task = NULL;
+    pthread_mutex_lock(&self->lock);
+    for (tr_task **at = &self->waiting; *at && !task;) {
+        uint32_t expected = WAITING;
+        if (which > 0) {
+            which -= __atomic_load_n(&(*at)->state_, __ATOMIC_RELAXED) == WAITING;
+            at = &(*at)->next_waiting_;
+        } else if (__atomic_compare_exchange_n(&(*at)->state_, &expected, RUNNING | TURN, false,
+                                               __ATOMIC_ACQ_REL,
+                                               __ATOMIC_RELAXED)) { /* acquire: what its last run did */
+            task = *at;
+            unlink_waiting(self, at);
+        } else {
+            at = &(*at)->next_waiting_;
+        }
+    }
+    pthread_mutex_unlock(&self->lock);
+    return task;
+}
+
+/* ---- threads ---- */
+
 static tr_task *find(tr_scheduler *self, worker *me)
 {
     tr_task *task = NULL;
     if (++me->n_activations % SHARED_EVERY == 0 && (task = take_shared(self))) return task;
+    if (me->n_activations % TURN_EVERY == 0 && (task = take_turn(self, 0))) return task;
     if ((task = take(me))) return task;
     me->kept = false;
     if ((task = take_shared(self))) return task;
@@ -177,6 +250,7 @@ static tr_task *find(tr_scheduler *self, worker *me)
 static bool anything_queued(tr_scheduler *self)
 {
     if (atomic_load_explicit(&self->n_shared, memory_order_relaxed)) return true;
+    if (atomic_load_explicit(&self->n_turns, memory_order_relaxed)) return true;
     for (int i = 0; i < self->n_threads; i++) {
         worker *one = &self->workers[i];
         if (atomic_load_explicit(&one->head, memory_order_relaxed) !=
@@ -245,11 +319,15 @@ static tr_task *spin(tr_scheduler *self, worker *me)
 static void run_task(tr_scheduler *self, worker *me, tr_task *task)
 {
     /* acquire: what the notifiers did before. It clears NOTIFIED before the work is looked at. */
-    __atomic_exchange_n(&task->state_, RUNNING, __ATOMIC_ACQ_REL);
-    bool again = task->run(task, me->index);
+    uint32_t before = __atomic_exchange_n(&task->state_, RUNNING, __ATOMIC_ACQ_REL);
+    if (before & WAITING) stop_waiting(self, task);
+    task->urgency = TR_NO_WORK;
+    bool its_turn = (before & TURN) && !(before & NOTIFIED);
+    bool again = its_turn ? task->turn(task, me->index) : task->run(task, me->index);
+    if (!again && task->urgency != TR_NO_WORK && await_turn(self, task)) return;
     uint32_t expected = RUNNING;
     /* release: what the task did, for the thread that runs it next. */
-    if (!again &&
+    if (!again && task->urgency == TR_NO_WORK &&
         __atomic_compare_exchange_n(&task->state_, &expected, 0, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
         return;
     __atomic_exchange_n(&task->state_, NOTIFIED, __ATOMIC_ACQ_REL);
@@ -264,7 +342,8 @@ static void work(worker *me)
         tr_task *task = find(self, me);
         if (!task) {
             if (self->hooks.progress(self->hooks.context)) continue;
-            if (self->may_spin && tr_spin_allowed()) task = spin(self, me);
+            task = take_turn(self, 0);
+            if (!task && self->may_spin && tr_spin_allowed()) task = spin(self, me);
             me->looked_outside = ticks();
         }
         if (!task) {
@@ -289,7 +368,7 @@ static void *thread_main(void *argument)
 
 void tr_task_init(tr_task *self, bool (*run)(tr_task *self, int worker), bool held)
 {
-    *self = (tr_task){.run = run, .state_ = held ? RUNNING : 0};
+    *self = (tr_task){.run = run, .urgency = TR_NO_WORK, .state_ = held ? RUNNING : 0};
 }
 
 tr_status tr_scheduler_new(tr_scheduler **out, int n_threads, bool may_spin, const tr_scheduler_hooks *hooks,
@@ -321,7 +400,8 @@ void tr_scheduler_notify(tr_scheduler *self, tr_task *task)
 {
     /* release: what there is to do, for the runner's exchange;
      * acquire: the task's last run, if it is idle now. */
-    if (__atomic_fetch_or(&task->state_, NOTIFIED, __ATOMIC_ACQ_REL) == 0) enqueue(self, task);
+    uint32_t before = __atomic_fetch_or(&task->state_, NOTIFIED, __ATOMIC_ACQ_REL);
+    if (!(before & (NOTIFIED | RUNNING))) enqueue(self, task);
 }
 
 void tr_scheduler_launch(tr_scheduler *self, tr_task *task)
@@ -365,12 +445,19 @@ tr_status tr_scheduler_run(tr_scheduler *self, tr_error *err)
 /* Without run nobody owns a queue, so that everything notified lies in the shared list. */
 uint32_t tr_scheduler_queued(const tr_scheduler *self)
 {
-    return atomic_load_explicit(&self->n_shared, memory_order_relaxed); /* one thread */
+    uint32_t n = atomic_load_explicit(&self->n_shared, memory_order_relaxed); /* one thread */
+    for (const tr_task *task = self->waiting; task; task = task->next_waiting_) n += task->state_ == WAITING;
+    return n;
 }
 
 void tr_scheduler_step(tr_scheduler *self, uint32_t which)
 {
     TR_ASSERT(which < tr_scheduler_queued(self) && !current);
+    uint32_t n_shared = atomic_load_explicit(&self->n_shared, memory_order_relaxed);
+    if (which >= n_shared) {
+        run_task(self, &self->workers[0], take_turn(self, which - n_shared));
+        return;
+    }
     tr_task **at = &self->shared_first;
     for (; which > 0; which--) at = &(*at)->next_;
     tr_task *task = *at;
@@ -398,6 +485,10 @@ void tr_scheduler_clear(tr_scheduler *self)
         }
     while (take_shared(self)) {
     }
+    pthread_mutex_lock(&self->lock);
+    self->waiting = NULL; /* also those that were notified, and lay in a queue as well */
+    atomic_store_explicit(&self->n_turns, 0, memory_order_relaxed);
+    pthread_mutex_unlock(&self->lock);
 }
 
 void tr_scheduler_stop(tr_scheduler *self)

@@ -7,6 +7,9 @@
  * sees what was there to do) or after it (the runner's way back to idle fails and the task is queued again).
  * A thread without work progresses the outside through the hooks; then one sleeps there, the others on a
  * condition.
+ * Turns: a task may have work that can wait, and say how urgent it is. It then waits for a turn, which the most urgent of
+ * those that wait gets when no task of this scheduler is queued and nothing comes from outside: so whoever was told
+ * something has looked at it, and may be the more urgent one now, before anybody begins with something long.
  * Sources: the local queue with its overflow list is that of Go's scheduler (runtime/proc.go) in idea; going to
  * sleep is the two-sided check of Dekker's algorithm: announce, look again, sleep against queue, look for
  * sleepers, wake.
@@ -27,8 +30,15 @@ typedef struct tr_task {
     struct tr_task *next_;
     /* One activation, on scheduler thread `worker`; true: queue it again. */
     bool (*run)(struct tr_task *self, int worker);
+    /* The same as a turn. A task that was notified before its turn came is run first. NULL: it never waits for one. */
+    bool (*turn)(struct tr_task *self, int worker);
+    /* Set by run or turn that returns false: it has work for a turn, the lower the sooner; equals in the order in which they
+     * came. TR_NO_WORK, to which it is set before each activation: it has none. */
+    uint64_t urgency;
+    struct tr_task *next_waiting_;
     uint32_t state_;
 } tr_task;
+#define TR_NO_WORK UINT64_MAX
 
 typedef struct tr_scheduler_hooks {
     void *context;
@@ -60,9 +70,10 @@ tr_status tr_scheduler_run(tr_scheduler *self, tr_error *err); /* until stop. Er
 void tr_scheduler_stop(tr_scheduler *self); /* any: tasks that run now come to their end, no others */
 
 /* Instead of run, for one caller who plays all threads and chooses what comes next (runtime/simulation.h). */
-uint32_t tr_scheduler_queued(const tr_scheduler *self);     /* tasks that could run now */
-void tr_scheduler_step(tr_scheduler *self, uint32_t which); /* one activation of the which-th of them */
-bool tr_task_is_idle(const tr_task *self);                  /* neither runs nor waits to run */
+uint32_t tr_scheduler_queued(const tr_scheduler *self); /* tasks that could run now, or have a turn */
+/* One activation of the which-th of them; those that wait for a turn come last, the most urgent first. */
+void tr_scheduler_step(tr_scheduler *self, uint32_t which);
+bool tr_task_is_idle(const tr_task *self);    /* neither runs nor waits to run, nor for a turn */
 bool tr_task_is_running(const tr_task *self); /* asked by itself, or by whoever plays all threads */
 
 /* Drops all that is queued: its tasks are about to go. Only while it does not run, or from within a task where it has one

@@ -152,14 +152,15 @@ static void blocks_of_all_replicas_tile_the_tree(void)
 
 static void check_credits(const tr_training_plan *plan)
 {
-    uint32_t ahead = tr_plan_steps_ahead(plan);
+    uint32_t ahead = tr_plan_steps_ahead(plan), n_workers = tr_plan_workers(plan);
     for (uint32_t r = 0; r < plan->n_replicas; r++) {
         uint32_t own = size_of(tr_plan_microbatches(plan, r)), before = UINT32_MAX;
         for (uint32_t s = 0; s < plan->n_stages; s++) {
             uint32_t credits = tr_plan_stash_credits(plan, r, s);
             CU_ASSERT(credits >= 1 && credits <= own && credits <= before);
             /* 1F1B needs P - s, or all that there are. */
-            CU_ASSERT(credits >= plan->n_stages - s || credits == own);
+            if (n_workers > 1) CU_ASSERT(credits + s >= n_workers || credits == own);
+            CU_ASSERT_EQUAL(tr_plan_worker(plan, s), s % n_workers);
             before = credits;
         }
         /* Every micro-batch under way may be of another step; one more is announced. */
@@ -183,9 +184,27 @@ static void check_extra_credits(const tr_training_plan *plan)
     }
 }
 
+/* Of V pieces each may hold P and the extra ones: together no more than one piece that is V times as large. */
+static void check_credits_of_pieces(const tr_training_plan *plan)
+{
+    for (uint32_t pieces = 2; pieces <= 4; pieces++)
+        for (uint32_t extra = 0; extra <= 3; extra++) {
+            tr_training_plan whole = *plan, cut = *plan;
+            whole.extra_stash = cut.extra_stash = extra;
+            cut.n_pieces = pieces;
+            cut.n_stages = plan->n_stages * pieces;
+            check_credits(&cut);
+            CU_ASSERT_EQUAL(tr_plan_workers(&cut), plan->n_stages);
+            for (uint32_t r = 0; r < plan->n_replicas; r++)
+                for (uint32_t s = 0; s < cut.n_stages; s++)
+                    CU_ASSERT_EQUAL(tr_plan_stash_credits(&cut, r, s), tr_plan_stash_credits(&whole, r, 0));
+        }
+}
+
 static void credits_fit_the_pipeline_and_the_step(void)
 {
     for_each_plan(16, check_extra_credits);
+    for_each_plan(16, check_credits_of_pieces);
 }
 
 static void windows_are_measured_when_the_plan_says(void)

@@ -20,7 +20,7 @@ static void set_up(void)
     write_words(text, 6000);
     char *yaml =
         tr_format("run: %s\n"
-                  "model: {family: llama, layers: 2, width: 48, heads: 4, kv_heads: 2, vocabulary: 256}\n"
+                  "model: {family: llama, layers: 4, width: 48, heads: 4, kv_heads: 2, vocabulary: 256}\n"
                   "data: {text: %s, holdout: 0.1}\n"
                   "train: {steps: %d, sequence: 32, microbatch: 2, accumulate: 4, seed: 3}\n"
                   "lr: {peak: 5e-3, warmup: 10}\n"
@@ -82,12 +82,18 @@ static int interrupt(const char *run, int signal, const char *data, const char *
     return code;
 }
 
-static void resume(const char *run, const char *data, const char *pipeline, const char *transport)
+static void resume_in(const char *run, const char *data, const char *pipeline, const char *pieces,
+                      const char *transport)
 {
     char *key = run_key(run);
     CU_ASSERT(command_succeeds(
-        (const char *const[]){"train", recipe, "--resume", key, data, pipeline, transport, NULL}));
+        (const char *const[]){"train", recipe, "--resume", key, data, pipeline, pieces, transport, NULL}));
     tr_free(key);
+}
+
+static void resume(const char *run, const char *data, const char *pipeline, const char *transport)
+{
+    resume_in(run, data, pipeline, "layout.pieces=1", transport);
 }
 
 /* How many checkpoints the events tell of that no `every` asked for. */
@@ -143,6 +149,20 @@ static void killed_run_goes_on_in_another_layout(void)
     char *run = path_in(directory, "moved");
     CU_ASSERT(interrupt(run, SIGKILL, "layout.data=2", "layout.pipeline=2") == COMMAND_KILLED + SIGKILL);
     resume(run, "layout.data=4", "layout.pipeline=1", "transport=zmq");
+    check_finished(run);
+    tr_free(run);
+}
+
+static void killed_run_goes_on_with_another_number_of_pieces(void)
+{
+    char *run = path_in(directory, "divided");
+    CU_ASSERT(interrupt(run, SIGKILL, "layout.data=1", "layout={pipeline: 2, pieces: 2}") ==
+              COMMAND_KILLED + SIGKILL);
+    resume_in(run, "layout.data=2", "layout.pipeline=1", "layout.pieces=3", "transport=ucx");
+    check_finished(run);
+    run[strlen(run) - 1] = '2';
+    CU_ASSERT(interrupt(run, SIGKILL, "layout.data=2", "layout.pipeline=2") == COMMAND_KILLED + SIGKILL);
+    resume_in(run, "layout.data=1", "layout.pipeline=2", "layout.pieces=2", "transport=zmq");
     check_finished(run);
     tr_free(run);
 }
@@ -270,6 +290,7 @@ static const check_test tests[] = {
     CHECK_TEST(stopped_run_goes_on_where_it_stopped),
     CHECK_TEST(killed_run_goes_on_from_its_checkpoint),
     CHECK_TEST(killed_run_goes_on_in_another_layout),
+    CHECK_TEST(killed_run_goes_on_with_another_number_of_pieces),
     CHECK_TEST(finished_run_is_left_alone),
     CHECK_TEST(existing_run_is_refused_without_resume),
     CHECK_TEST(as_many_checkpoints_are_kept_as_asked),

@@ -132,8 +132,8 @@ static void make_messages(const char *recipe)
     seed_packed("note", 'n', &packer);
 
     tr_packer_init(&packer);
-    tr_pack_array(&packer, 23);
-    for (unsigned i = 1; i <= 15; i++) tr_pack_uint(&packer, i);
+    tr_pack_array(&packer, 24);
+    for (unsigned i = 1; i <= 16; i++) tr_pack_uint(&packer, i);
     tr_pack_f64(&packer, 1);
     tr_pack_uint(&packer, 0);
     tr_pack_text(&packer, "");

@@ -20,20 +20,22 @@ enum { ROWS = 2, SEQUENCE = 8, WIDTH = 16 };
 static const tr_start start = {
     .origin = TR_ORIGIN_CHECKPOINT, .directory = "some/where", .updates = 3, .tokens = 4711};
 
+static int n_pieces = 1; /* of each worker, in what follows */
+
 static tr_status enter(int data_width, int stages, int accumulate, int groups)
 {
     home = enter_directory();
     char *path = path_in(home, "text"), *bytes = tr_alloc(4000);
     for (int i = 0; i < 4000; i++) bytes[i] = (char)('a' + i % 26);
     CHECK_OK(tr_file_write(path, bytes, 4000, &err));
-    char *text =
-        tr_format("run: r\nmodel: {family: llama, layers: 4, width: %d, heads: 2, inner: 24, tie: true}\n"
-                  "data: {text: %s, holdout: 0.2}\n"
-                  "train: {steps: 9, sequence: %d, microbatch: %d, accumulate: %d, groups: %d, seed: "
-                  "9223372036854775807}\n"
-                  "lr: {peak: 0.1}\nlayout: {data: %d, pipeline: %d}\nvalidate: {every: 2, windows: 3}\n"
-                  "checkpoint: {every: 4}\noptimizer: {clip_norm: 0.7}\n",
-                  WIDTH, path, SEQUENCE, ROWS, accumulate, groups, data_width, stages);
+    char *text = tr_format(
+        "run: r\nmodel: {family: llama, layers: 4, width: %d, heads: 2, inner: 24, tie: true}\n"
+        "data: {text: %s, holdout: 0.2}\n"
+        "train: {steps: 9, sequence: %d, microbatch: %d, accumulate: %d, groups: %d, seed: "
+        "9223372036854775807}\n"
+        "lr: {peak: 0.1}\nlayout: {data: %d, pipeline: %d, pieces: %d}\nvalidate: {every: 2, windows: 3}\n"
+        "checkpoint: {every: 4}\noptimizer: {clip_norm: 0.7}\n",
+        WIDTH, path, SEQUENCE, ROWS, accumulate, groups, data_width, stages, n_pieces);
     CHECK_OK(tr_recipe_parse(&recipe, text, strlen(text), "r", NULL, 0, &err));
     CHECK_OK(tr_model_config_from_recipe(&config, &recipe, &err));
     CHECK_OK(tr_data_open(&data, &recipe, config.vocabulary, &err));
@@ -166,27 +168,40 @@ static void expect_edges_of(uint32_t r, uint32_t s)
     tr_stage_spec_release(&spec);
 }
 
-static const int layouts[][2] = {{1, 1}, {2, 1}, {1, 4}, {2, 2}, {3, 2}};
-enum { N_LAYOUTS = 5 };
+static const int layouts[][3] = {{1, 1, 1}, {2, 1, 1}, {1, 4, 1}, {2, 2, 1},
+                                 {3, 2, 1}, {1, 2, 2}, {2, 2, 2}, {2, 1, 3}};
+enum { N_LAYOUTS = 8 };
+
+static tr_status enter_layout(int i, int accumulate, int groups)
+{
+    n_pieces = layouts[i][2];
+    tr_status status = enter(layouts[i][0], layouts[i][1], accumulate, groups);
+    n_pieces = 1;
+    return status;
+}
 
 static void every_actor_has_its_place_and_its_edges(void)
 {
     for (int i = 0; i < N_LAYOUTS; i++) {
-        CHECK_OK(enter(layouts[i][0], layouts[i][1], 9, 8)); /* replicas have unlike numbers of blocks */
+        CHECK_OK(enter_layout(i, 9, 8)); /* replicas have unlike numbers of blocks */
         const tr_training_plan *p = &plan.training;
         const tr_topology *t = &plan.topology;
-        CU_ASSERT_EQUAL(t->n_nodes, 1 + (int32_t)(p->n_replicas * p->n_stages));
+        uint32_t n_workers = (uint32_t)layouts[i][1];
+        CU_ASSERT_EQUAL(p->n_stages, n_workers * (uint32_t)layouts[i][2]);
+        CU_ASSERT_EQUAL(t->n_nodes, 1 + (int32_t)(p->n_replicas * n_workers));
         CU_ASSERT_EQUAL(t->n_actors, 3 + p->n_replicas + p->n_replicas * p->n_stages);
         static const char *const of_head[] = {TR_ROLE_COORDINATOR, TR_ROLE_CHECKPOINT, TR_ROLE_MONITOR};
         for (int k = 0; k < 3; k++)
             CU_ASSERT_EQUAL(tr_topology_actor(t, tr_role_find(t, of_head[k]))->node, TR_NODE_HEAD);
         seen = 0;
         for (uint32_t r = 0; r < p->n_replicas; r++) {
-            CU_ASSERT_EQUAL(tr_topology_actor(t, shard_id(r))->node, (int32_t)(1 + r * p->n_stages));
+            CU_ASSERT_PTR_NULL(tr_job_plan_budget(&plan, shard_id(r)));
+            CU_ASSERT_EQUAL(tr_topology_actor(t, shard_id(r))->node, (int32_t)(1 + r * n_workers));
             for (uint32_t s = 0; s < p->n_stages; s++) {
                 const tr_actor_spec *actor = tr_topology_actor(t, tr_role_find_stage(t, r, s));
-                CU_ASSERT_EQUAL(actor->node, (int32_t)(1 + r * p->n_stages + s));
+                CU_ASSERT_EQUAL(actor->node, (int32_t)(1 + r * n_workers + s % n_workers));
                 CU_ASSERT_EQUAL(actor->state_bytes, plan.budgets[r * p->n_stages + s].state);
+                CU_ASSERT_PTR_EQUAL(tr_job_plan_budget(&plan, actor->id), &plan.budgets[r * p->n_stages + s]);
                 tr_place place;
                 CHECK_OK(tr_place_unpack(&place, actor->config, actor->config_bytes, &err));
                 CU_ASSERT(place.replica == r && place.stage == s);
@@ -203,7 +218,7 @@ static void every_actor_has_its_place_and_its_edges(void)
 static void every_parameter_is_owned_once(void)
 {
     for (int i = 0; i < N_LAYOUTS; i++) {
-        CHECK_OK(enter(layouts[i][0], layouts[i][1], 5, 4));
+        CHECK_OK(enter_layout(i, 5, 4));
         uint32_t owners[64] = {0}, uses[64] = {0}, gradients[64] = {0};
         CU_ASSERT_FATAL(plan.model.parameters.count <= 64);
         for (uint32_t s = 0; s < plan.training.n_stages; s++) {
@@ -233,7 +248,7 @@ static void every_parameter_is_owned_once(void)
 static void budgets_are_what_the_stages_will_take(void)
 {
     for (int i = 0; i < N_LAYOUTS; i++) {
-        CHECK_OK(enter(layouts[i][0], layouts[i][1], 5, 4));
+        CHECK_OK(enter_layout(i, 5, 4));
         const tr_training_plan *p = &plan.training;
         for (uint32_t at = 0; at < p->n_replicas * p->n_stages; at++) {
             const tr_stage_budget *budget = &plan.budgets[at];
@@ -264,7 +279,7 @@ static void budgets_are_what_the_stages_will_take(void)
                 const tr_edge_spec *spec_of = &plan.topology.edges[e];
                 int32_t from = tr_topology_actor(&plan.topology, spec_of->source)->node;
                 int32_t to = tr_topology_actor(&plan.topology, spec_of->destination)->node;
-                if (to == (int32_t)at + 1 && from != to)
+                if (spec_of->destination == tr_role_find_stage(&plan.topology, r, s) && from != to)
                     slots += (uint64_t)spec_of->n_slots * spec_of->slot_bytes;
             }
             CU_ASSERT_EQUAL(budget->edges, slots);
@@ -275,14 +290,22 @@ static void budgets_are_what_the_stages_will_take(void)
     }
 }
 
-static void the_plan_can_be_read(void)
+static void read_plan(const char *const *words, size_t n_words)
 {
-    CHECK_OK(enter(2, 2, 5, 3));
     char *text = NULL;
     size_t size;
     FILE *stream = open_memstream(&text, &size);
     tr_job_plan_print(&plan, stream);
     fclose(stream);
+    for (size_t i = 0; i < n_words; i++) {
+        if (!strstr(text, words[i])) fprintf(stderr, "no \"%s\" in\n%s\n", words[i], text);
+        CU_ASSERT(strstr(text, words[i]) != NULL);
+    }
+    free(text);
+}
+
+static void the_plan_can_be_read(void)
+{
     static const char *const words[] = {"2 replicas x 2 stages",
                                         "stage 1 of replica 1",
                                         "data shard 0",
@@ -292,11 +315,29 @@ static void the_plan_can_be_read(void)
                                         "scatter",
                                         "tied",
                                         "5 micro-batches of 2 x 8 tokens"};
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
-        if (!strstr(text, words[i])) fprintf(stderr, "no \"%s\"\n", words[i]);
-        CU_ASSERT(strstr(text, words[i]) != NULL);
+    CHECK_OK(enter(2, 2, 5, 3));
+    read_plan(words, sizeof words / sizeof *words);
+    leave();
+}
+
+/* Also what all pieces of a worker take together. */
+static void the_plan_of_pieces_can_be_read(void)
+{
+    n_pieces = 2;
+    CHECK_OK(enter(1, 2, 5, 3));
+    n_pieces = 1;
+    uint64_t bytes = 0;
+    for (uint32_t s = 0; s < 4; s += 2) {
+        const tr_stage_budget *budget = &plan.budgets[s];
+        bytes += 2 * budget->state + budget->gradients + budget->stashes + budget->scratch + budget->edges;
     }
-    free(text);
+    char *memory =
+        tr_format("worker 1    %7.1f MiB  data shard 0, stage 0 of replica 0, stage 2 of replica 0\n",
+                  (double)bytes / (1 << 20));
+    const char *const words[] = {"1 replicas x 2 workers of 2 stages, one process a worker",
+                                 "stage 3 (worker 2 of each replica): layers 3 to 3, head and loss", memory};
+    read_plan(words, sizeof words / sizeof *words);
+    tr_free(memory);
     leave();
 }
 
@@ -325,6 +366,7 @@ static const check_test tests[] = {
     CHECK_TEST(every_parameter_is_owned_once),
     CHECK_TEST(budgets_are_what_the_stages_will_take),
     CHECK_TEST(the_plan_can_be_read),
+    CHECK_TEST(the_plan_of_pieces_can_be_read),
     CHECK_TEST(no_memory_leaves_no_plan),
 };
 CHECK_MAIN("job_plan", tests)

@@ -9,9 +9,10 @@
 enum { STEPS = 4, ROWS = 40, SEQUENCE = 24, VOCABULARY = 131 };
 
 typedef struct layout {
-    int data, pipeline;
+    int data, pipeline, pieces;
 } layout;
-static const layout layouts[] = {{1, 1}, {2, 1}, {4, 1}, {1, 2}, {1, 4}, {2, 2}, {3, 1}};
+static const layout layouts[] = {{1, 1, 1}, {2, 1, 1}, {4, 1, 1}, {1, 2, 1}, {1, 4, 1},
+                                 {2, 2, 1}, {3, 1, 1}, {1, 2, 2}, {2, 2, 2}};
 static const char *const transports[] = {"inproc", "ucx", "zmq"};
 enum { N_LAYOUTS = sizeof layouts / sizeof *layouts, N_TRANSPORTS = sizeof transports / sizeof *transports };
 
@@ -27,22 +28,25 @@ static char *train(const char *directory, const char *recipe, const layout *at, 
                    int threads)
 {
     bool processes = strcmp(transport, "inproc") != 0;
-    char *run = tr_format("%s/%dx%d-%s-%d", directory, at->data, at->pipeline, transport, threads);
+    char *run =
+        tr_format("%s/%dx%dx%d-%s-%d", directory, at->data, at->pipeline, at->pieces, transport, threads);
     char *run_key = tr_format("run=%s", run), *data_key = tr_format("layout.data=%d", at->data),
          *pipeline_key = tr_format("layout.pipeline=%d", at->pipeline),
+         *pieces_key = tr_format("layout.pieces=%d", at->pieces),
          *threads_key = tr_format("layout.threads=%d", threads),
          *transport_key = tr_format("transport=%s", transport);
-    const char *arguments[] = {"train",       recipe,
-                               run_key,       data_key,
-                               pipeline_key,  threads_key,
-                               transport_key, processes ? "layout.processes=true" : "layout.processes=false",
-                               NULL};
+    const char *arguments[] = {
+        "train",     recipe,        run_key,
+        data_key,    pipeline_key,  pieces_key,
+        threads_key, transport_key, processes ? "layout.processes=true" : "layout.processes=false",
+        NULL};
     bool good = command_succeeds(arguments);
     if (!good) fprintf(stderr, "\n%s failed\n", run);
     CU_ASSERT(good);
     tr_free(run_key);
     tr_free(data_key);
     tr_free(pipeline_key);
+    tr_free(pieces_key);
     tr_free(threads_key);
     tr_free(transport_key);
     return run;
@@ -168,7 +172,7 @@ static void resume_in_the_middle(const char *run, const char *recipe)
 /* Masks are functions of what no layout changes. */
 static void layouts_with_dropout_agree_and_resume(void)
 {
-    static const layout some[] = {{2, 1}, {1, 2}, {2, 2}};
+    static const layout some[] = {{2, 1, 1}, {1, 2, 1}, {2, 2, 1}, {1, 2, 2}};
     char *directory = enter_directory(), *tokens = path_in(directory, "rows.safetensors"),
          *recipe = path_in(directory, "recipe.yaml");
     write_rows(tokens);

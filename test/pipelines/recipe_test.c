@@ -50,6 +50,12 @@ static void defaults_follow_the_other_keys(void)
     CHECK_OK(parse(&r, smallest, "layout={processes: false, stages: [3, 1]}"));
     CU_ASSERT(r.transport == TR_TRANSPORT_INPROC && r.layout.pipeline == 2 && r.layout.stages.items[0] == 3);
     tr_recipe_release(&r);
+    CHECK_OK(parse(&r, smallest, "layout={pieces: 2, stages: [1, 1, 1, 1]}"));
+    CU_ASSERT(r.layout.pipeline == 2 && r.layout.pieces == 2 && tr_recipe_stages(&r) == 4);
+    tr_recipe_release(&r);
+    CHECK_OK(parse(&r, smallest, "layout={pipeline: 2}"));
+    CU_ASSERT(r.layout.pieces == 1 && tr_recipe_stages(&r) == 2);
+    tr_recipe_release(&r);
     CHECK_OK(parse(&r, smallest, "model.family=gpt2"));
     CU_ASSERT(r.model.inner == 192 && r.model.tie && r.model.bias);
     tr_recipe_release(&r);
@@ -115,6 +121,21 @@ static const struct {
      "r.yaml:6: layout.stages '[2, 1]' adds up to 3 of the model's 4 layers; give every layer a stage"},
     {"layout: {pipeline: 3, stages: [2, 2]}\n", NULL,
      "r.yaml:6: layout.stages '[2, 2]' names 2 stages, but layout.pipeline is 3; make them agree"},
+    {"layout: {pieces: 0}\n", NULL,
+     "r.yaml:6: layout.pieces '0' is out of range; give a whole number from 1 to 4096"},
+    {"layout: {pipeline: 2, pieces: 3}\n", NULL,
+     "r.yaml:6: layout.pieces '3' makes 6 stages of layout.pipeline 2, more than the model's 4 layers; give "
+     "at "
+     "most 2"},
+    {"layout: {pipeline: 2, pieces: 2, stages: [2, 2]}\n", NULL,
+     "r.yaml:6: layout.stages '[2, 2]' names 2 stages, but layout.pipeline 2 times layout.pieces 2 is 4; "
+     "make "
+     "them agree"},
+    {"layout: {pieces: 2, stages: [1, 2, 1]}\n", NULL,
+     "r.yaml:6: layout.stages '[1, 2, 1]' names 3 stages, which do not make layout.pieces 2 for each worker; "
+     "name a multiple of 2"},
+    {"layout: {pieces: 2, stages: [1, 1, 1, 2]}\n", NULL,
+     "r.yaml:6: layout.stages '[1, 1, 1, 2]' adds up to 5 of the model's 4 layers; give every layer a stage"},
     {"layout: {processes: false}\ntransport: zmq\n", NULL,
      "r.yaml:7: transport 'zmq' does not go with layout.processes: false, which means inproc; leave one of "
      "them out"},

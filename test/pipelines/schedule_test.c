@@ -1,7 +1,8 @@
 /* test/pipelines/schedule_test.c - which order of work falls out of mailboxes and credits: real stages in simulation, where
  * forward, backward and weight gradient take given times on the virtual clock and messages take none. What the trace tells
  * is compared with 1F1B as it is written down in the literature, and, to the nanosecond, with a scheduler of a few lines
- * that follows the design's rule: backward, then forward if a stash credit is free, weight gradients as filler.
+ * that follows the design's rule: backward, then forward if a stash credit is free, weight gradients as filler; between the
+ * pieces of a worker the oldest micro-batch first. What pipelines/schedule.c foretells must be the same.
  * Source of 1F1B: Narayanan et al., PipeDream, 2019.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "check.h"
@@ -12,12 +13,14 @@
 #include "actors/monitor.h"
 #include "actors/roles.h"
 #include "pipelines/job_plan.h"
+#include "pipelines/schedule.h"
 #include "pipelines/sources.h"
 #include "runtime/simulation.h"
 
 #include <inttypes.h>
 
-enum { STAGES = 4, MICROBATCHES = 16, STEPS = 2, KINDS = 3, MOST_ACTIONS = KINDS * MICROBATCHES };
+enum { WORKERS = 4, MOST_PIECES = 3, MOST_STAGES = WORKERS * MOST_PIECES };
+enum { MICROBATCHES = 16, STEPS = 2, KINDS = 3, MOST_ACTIONS = KINDS * MICROBATCHES };
 enum { F = TR_SPAN_FORWARD, B = TR_SPAN_BACKWARD, W = TR_SPAN_WEIGHT };
 
 typedef struct action {
@@ -28,11 +31,11 @@ typedef struct action {
 
 /* One step, by stage, each in the order in which it was done. */
 typedef struct schedule {
-    action actions[STAGES][MOST_ACTIONS];
-    uint32_t n[STAGES];
+    action actions[MOST_STAGES][MOST_ACTIONS];
+    uint32_t n[MOST_STAGES];
 } schedule;
 
-typedef uint64_t durations[STAGES][KINDS];
+typedef uint64_t durations[MOST_STAGES][KINDS];
 
 static const durations equal = {
     {1000, 1000, 1000}, {1000, 1000, 1000}, {1000, 1000, 1000}, {1000, 1000, 1000}};
@@ -42,6 +45,17 @@ static const durations fused = {{1000, 2000, 0}, {1000, 2000, 0}, {1000, 2000, 0
 static const durations uneven = {{1009, 1213, 907}, {1511, 1733, 1319}, {701, 811, 653}, {1901, 2203, 1607}};
 static const durations slow_first = {
     {3001, 3203, 2801}, {1009, 1103, 907}, {1013, 1109, 911}, {1019, 1117, 919}};
+/* Two pieces for each worker: half as long, or of any length. */
+static const durations equal_halves = {{500, 500, 500}, {500, 500, 500}, {500, 500, 500}, {500, 500, 500},
+                                       {500, 500, 500}, {500, 500, 500}, {500, 500, 500}, {500, 500, 500}};
+static const durations equal_thirds = {{300, 300, 300}, {300, 300, 300}, {300, 300, 300}, {300, 300, 300},
+                                       {300, 300, 300}, {300, 300, 300}, {300, 300, 300}, {300, 300, 300},
+                                       {300, 300, 300}, {300, 300, 300}, {300, 300, 300}, {300, 300, 300}};
+static const durations uneven_halves = {{509, 613, 457},  {761, 867, 661},   {353, 401, 331},
+                                        {947, 1103, 809}, {607, 709, 557},   {389, 443, 367},
+                                        {877, 997, 787},  {1201, 1409, 1123}};
+static const durations dear_head = {{503, 601, 409}, {509, 607, 419}, {521, 613, 421}, {523, 617, 431},
+                                    {541, 619, 433}, {547, 631, 439}, {557, 641, 443}, {1409, 1511, 1307}};
 
 /* --- the real stages --- */
 
@@ -50,15 +64,23 @@ typedef struct job {
     tr_data *data;
     tr_job_plan plan;
     const durations *takes;
+    uint32_t n_pieces, n_stages, extra;
     schedule seen[STEPS];
 } job;
+
+/* The design's stash credits. */
+static uint32_t credits_of(const job *self, uint32_t s)
+{
+    uint32_t credits = (self->n_pieces > 1 ? WORKERS : WORKERS - s) + self->extra;
+    return credits < MICROBATCHES ? credits : MICROBATCHES;
+}
 
 static uint64_t duration_of(void *context, tr_actor_id who, const char *what, uint32_t step, uint32_t m)
 {
     (void)step, (void)m;
     static const char *const names[KINDS] = {"forward", "backward", "weight"};
     const job *self = context;
-    for (uint32_t s = 0; s < STAGES; s++)
+    for (uint32_t s = 0; s < self->n_stages; s++)
         for (int k = 0; k < KINDS; k++)
             if (who == tr_role_find_stage(&self->plan.topology, 0, s) && strcmp(what, names[k]) == 0)
                 return (*self->takes)[s][k];
@@ -70,7 +92,7 @@ static void on_trace(void *context, tr_actor_id who, const tr_span *spans, uint3
 {
     job *self = context;
     CU_ASSERT_EQUAL(n_dropped, 0);
-    for (uint32_t s = 0; s < STAGES; s++)
+    for (uint32_t s = 0; s < self->n_stages; s++)
         for (uint32_t i = 0; i < n_spans && who == tr_role_find_stage(&self->plan.topology, 0, s); i++) {
             if (spans[i].kind > TR_SPAN_WEIGHT) continue;
             schedule *seen = &self->seen[spans[i].step - 1];
@@ -127,11 +149,11 @@ static void abandon(void *context)
     (void)context;
 }
 
-static void prepare(job *self, const char *text_path, int extra_stash)
+static void prepare(job *self, const char *text_path)
 {
     static const char text[] =
         "run: none\n"
-        "model: {family: llama, layers: 4, width: 8, heads: 2, kv_heads: 1, inner: 16, vocabulary: 256}\n"
+        "model: {family: llama, layers: 12, width: 8, heads: 2, kv_heads: 1, inner: 16, vocabulary: 256}\n"
         "train: {steps: 2, sequence: 8, microbatch: 1, accumulate: 16, groups: 4, seed: 7}\n"
         "lr: {peak: 1e-3}\n"
         "layout: {pipeline: 4}\n"
@@ -140,14 +162,16 @@ static void prepare(job *self, const char *text_path, int extra_stash)
     tr_model_config config = {0};
     const tr_start start = {0};
     char *data = tr_format("data={text: %s, holdout: 0}", text_path);
-    char *stash = tr_format("layout.stash=%d", extra_stash);
-    const char *overrides[] = {data, stash};
-    CHECK_OK(tr_recipe_parse(&self->recipe, text, sizeof text - 1, "recipe", overrides, 2, &err));
+    char *stash = tr_format("layout.stash=%u", self->extra);
+    char *pieces = tr_format("layout.pieces=%u", self->n_pieces);
+    const char *overrides[] = {data, stash, pieces};
+    CHECK_OK(tr_recipe_parse(&self->recipe, text, sizeof text - 1, "recipe", overrides, 3, &err));
     CHECK_OK(tr_model_config_from_recipe(&config, &self->recipe, &err));
     CHECK_OK(tr_data_open(&self->data, &self->recipe, config.vocabulary, &err));
     CHECK_OK(tr_job_plan_init(&self->plan, &self->recipe, &config, self->data, &start, &err));
     tr_free(data);
     tr_free(stash);
+    tr_free(pieces);
 }
 
 static void simulate(job *self, uint64_t seed)
@@ -202,44 +226,58 @@ static void release(job *self)
 /* --- the rule, in a few lines --- */
 
 /* When the m-th action of a kind ended at a stage; UINT64_MAX: it has not begun. */
-typedef uint64_t ends[STAGES][KINDS][MICROBATCHES];
+typedef uint64_t ends[MOST_STAGES][KINDS][MICROBATCHES];
+static ends done;
 
-static bool by(const ends done, int stage, int kind, uint32_t m, uint64_t now)
+static bool by(uint32_t stage, int kind, uint32_t m, uint64_t now)
 {
     return done[stage][kind][m] <= now;
 }
 
-static int choose(const ends done, const uint32_t n[KINDS], int s, uint32_t credits, uint64_t now)
+static int choose(const job *self, const uint32_t n[KINDS], uint32_t s, uint64_t now)
 {
-    bool last = s + 1 == STAGES;
-    if (n[B] < n[F] && (last || by(done, s + 1, B, n[B], now))) return B;
-    bool arrived = n[F] < MICROBATCHES && (s == 0 || by(done, s - 1, F, n[F], now));
-    bool stash = n[F] - n[W] < credits;
+    bool last = s + 1 == self->n_stages;
+    if (n[B] < n[F] && (last || by(s + 1, B, n[B], now))) return B;
+    bool arrived = n[F] < MICROBATCHES && (s == 0 || by(s - 1, F, n[F], now));
+    bool stash = n[F] - n[W] < credits_of(self, s);
     /* The next stage has a slot for each stash credit and one more; a slot is free again after its weight gradient. */
-    bool slot = last || n[F] < credits || by(done, s + 1, W, n[F] - credits, now);
+    uint32_t slots = credits_of(self, s + 1) + 1;
+    bool slot = last || n[F] < slots || by(s + 1, W, n[F] - slots, now);
     if (arrived && stash && slot) return F;
     return n[W] < n[B] ? W : -1;
 }
 
-static void follow_rule(const durations takes, uint32_t extra, schedule *out)
+/* Backward before forward before weight gradient, then the oldest micro-batch, then the latest stage. */
+static bool comes_first(int kind, uint32_t m, int other_kind, uint32_t other_m)
 {
-    static ends done;
-    uint64_t free_at[STAGES] = {0}, now = 0, next;
+    static const int class_of[KINDS] = {[F] = 2, [B] = 1, [W] = 3};
+    if (other_kind < 0 || kind < 0) return kind >= 0;
+    if (kind != other_kind) return class_of[kind] < class_of[other_kind];
+    return m <= other_m;
+}
+
+static void follow_rule(const job *self, schedule *out)
+{
+    uint64_t free_at[WORKERS] = {0}, now = 0, next;
     memset(done, 0xff, sizeof done);
     memset(out, 0, sizeof *out);
-    for (uint32_t n[STAGES][KINDS] = {{0}}; now != UINT64_MAX; now = next) {
+    for (uint32_t n[MOST_STAGES][KINDS] = {{0}}; now != UINT64_MAX; now = next) {
         next = UINT64_MAX;
-        for (int s = 0; s < STAGES; s++) {
-            uint32_t credits = (uint32_t)(STAGES - s) + extra;
-            int kind = free_at[s] <= now
-                           ? choose((const uint64_t(*)[KINDS][MICROBATCHES])done, n[s], s, credits, now)
-                           : -1;
+        for (uint32_t w = 0; w < WORKERS; w++) {
+            int kind = -1;
+            uint32_t s = 0;
+            for (uint32_t t = w; t < self->n_stages && free_at[w] <= now; t += WORKERS) {
+                int own = choose(self, n[t], t, now);
+                if (own < 0 || !comes_first(own, n[t][own], kind, kind < 0 ? 0 : n[s][kind])) continue;
+                kind = own;
+                s = t;
+            }
             if (kind >= 0) {
                 uint32_t m = n[s][kind]++;
-                free_at[s] = done[s][kind][m] = now + takes[s][kind];
-                out->actions[s][out->n[s]++] = (action){kind, m, now, free_at[s]};
+                free_at[w] = done[s][kind][m] = now + (*self->takes)[s][kind];
+                out->actions[s][out->n[s]++] = (action){kind, m, now, free_at[w]};
             }
-            if (free_at[s] > now && free_at[s] < next) next = free_at[s];
+            if (free_at[w] > now && free_at[w] < next) next = free_at[w];
         }
     }
 }
@@ -251,21 +289,21 @@ static uint64_t first_begin(const schedule *self)
     return self->actions[0][0].begin_ns;
 }
 
-static double idle_share(const schedule *self)
+static double idle_share(const job *self, const schedule *of)
 {
     uint64_t end = 0, busy = 0;
-    for (int s = 0; s < STAGES; s++)
-        for (uint32_t i = 0; i < self->n[s]; i++) {
-            busy += self->actions[s][i].end_ns - self->actions[s][i].begin_ns;
-            if (self->actions[s][i].end_ns > end) end = self->actions[s][i].end_ns;
+    for (uint32_t s = 0; s < self->n_stages; s++)
+        for (uint32_t i = 0; i < of->n[s]; i++) {
+            busy += of->actions[s][i].end_ns - of->actions[s][i].begin_ns;
+            if (of->actions[s][i].end_ns > end) end = of->actions[s][i].end_ns;
         }
-    return 1 - (double)busy / (double)((end - first_begin(self)) * STAGES);
+    return 1 - (double)busy / (double)((end - first_begin(of)) * WORKERS);
 }
 
-static void print(const schedule *self, const char *title)
+static void print(const job *of, const schedule *self, const char *title)
 {
     fprintf(stderr, "\n%s\n", title);
-    for (int s = 0; s < STAGES; s++) {
+    for (uint32_t s = 0; s < of->n_stages; s++) {
         for (uint32_t i = 0; i < self->n[s]; i++)
             fprintf(stderr, " %c%u@%" PRIu64, "FBW"[self->actions[s][i].kind],
                     self -> actions[s][i].microbatch, self->actions[s][i].begin_ns - first_begin(self));
@@ -273,36 +311,58 @@ static void print(const schedule *self, const char *title)
     }
 }
 
-static void expect_rule(const job *self, uint32_t extra)
+static void foretell(const job *self, schedule *out)
 {
-    schedule rule;
-    follow_rule(*self->takes, extra, &rule);
-    for (int t = 0; t < STEPS; t++) {
-        const schedule *seen = &self->seen[t];
-        bool same = true;
-        for (int s = 0; s < STAGES; s++) {
-            same &= seen->n[s] == MOST_ACTIONS && rule.n[s] == MOST_ACTIONS;
-            for (uint32_t i = 0; same && i < MOST_ACTIONS; i++) {
-                const action *a = &seen->actions[s][i], *b = &rule.actions[s][i];
-                same = a->kind == b->kind && a->microbatch == b->microbatch &&
-                       a->begin_ns - first_begin(seen) == b->begin_ns &&
-                       a->end_ns - a->begin_ns == b->end_ns - b->begin_ns;
-            }
-        }
-        CU_ASSERT(same);
-        if (same) continue;
-        print(seen, "seen");
-        print(&rule, "by the rule");
+    tr_stage_times times[MOST_STAGES];
+    tr_schedule foretold;
+    tr_error err;
+    for (uint32_t s = 0; s < self->n_stages; s++)
+        for (int k = 0; k < KINDS; k++) times[s].ns[k] = (*self->takes)[s][k];
+    CHECK_OK(tr_schedule_foretell(&foretold, &self->plan.training, 0, times, &err));
+    memset(out, 0, sizeof *out);
+    for (size_t i = 0; i < foretold.n_actions; i++) {
+        const tr_schedule_action *a = &foretold.actions[i];
+        out->actions[a->stage][out->n[a->stage]++] =
+            (action){(int)a->phase, a->microbatch, a->begin_ns, a->end_ns};
     }
+    CU_ASSERT_DOUBLE_EQUAL(foretold.idle, idle_share(self, out), 1e-9);
+    tr_schedule_release(&foretold);
+}
+
+static void expect_same(const job *self, const schedule *seen, const schedule *wanted, const char *title)
+{
+    bool same = true;
+    for (uint32_t s = 0; s < self->n_stages; s++) {
+        same &= seen->n[s] == MOST_ACTIONS && wanted->n[s] == MOST_ACTIONS;
+        for (uint32_t i = 0; same && i < MOST_ACTIONS; i++) {
+            const action *a = &seen->actions[s][i], *b = &wanted->actions[s][i];
+            same = a->kind == b->kind && a->microbatch == b->microbatch &&
+                   a->begin_ns - first_begin(seen) == b->begin_ns &&
+                   a->end_ns - a->begin_ns == b->end_ns - b->begin_ns;
+        }
+    }
+    CU_ASSERT(same);
+    if (same) return;
+    print(self, seen, "seen");
+    print(self, wanted, title);
+}
+
+static void expect_rule(const job *self)
+{
+    static schedule rule, foretold;
+    follow_rule(self, &rule);
+    foretell(self, &foretold);
+    expect_same(self, &foretold, &rule, "by the rule, and not as foretold");
+    for (int t = 0; t < STEPS; t++) expect_same(self, &self->seen[t], &rule, "by the rule");
 }
 
 /* Warm-up forwards, then one forward, one backward; weight gradients (of no time) are left out. */
 static void expect_1f1b(const job *self)
 {
     for (int t = 0; t < STEPS; t++)
-        for (int s = 0; s < STAGES; s++) {
+        for (uint32_t s = 0; s < WORKERS; s++) {
             const schedule *seen = &self->seen[t];
-            uint32_t n_forward = 0, n_backward = 0, ahead = (uint32_t)(STAGES - s), bad = 0;
+            uint32_t n_forward = 0, n_backward = 0, ahead = WORKERS - s, bad = 0;
             for (uint32_t i = 0; i < seen->n[s]; i++) {
                 const action *a = &seen->actions[s][i];
                 if (a->kind == W) continue;
@@ -316,10 +376,11 @@ static void expect_1f1b(const job *self)
         }
 }
 
-static void expect_bounds(const job *self, uint32_t extra)
+/* No stage holds more than its stash credits, weight gradients come in order, and a worker does one thing at a time. */
+static void expect_bounds(const job *self)
 {
     for (int t = 0; t < STEPS; t++)
-        for (uint32_t s = 0; s < STAGES; s++) {
+        for (uint32_t s = 0; s < self->n_stages; s++) {
             uint32_t held = 0, most = 0, next_weight = 0;
             for (uint32_t i = 0; i < self->seen[t].n[s]; i++) {
                 const action *a = &self->seen[t].actions[s][i];
@@ -327,14 +388,45 @@ static void expect_bounds(const job *self, uint32_t extra)
                 most = held > most ? held : most;
                 held -= a->kind == W;
                 if (a->kind == W) CU_ASSERT_EQUAL(a->microbatch, next_weight++);
+                for (uint32_t q = s + WORKERS; q < self->n_stages; q += WORKERS)
+                    for (uint32_t k = 0; k < self->seen[t].n[q]; k++) {
+                        const action *b = &self->seen[t].actions[q][k];
+                        CU_ASSERT(a->end_ns <= b->begin_ns || b->end_ns <= a->begin_ns);
+                    }
             }
-            CU_ASSERT(most <= STAGES - s + extra && held == 0);
+            CU_ASSERT(most <= credits_of(self, s) && held == 0);
+            CU_ASSERT_EQUAL(self->plan.budgets[s].stash_credits, credits_of(self, s));
         }
 }
 
+/* Micro-batches of whole workers that one of them holds at the most, a piece being a part of its layers. */
+static double most_held(const job *self)
+{
+    double most = 0;
+    for (uint32_t w = 0; w < WORKERS; w++) {
+        uint64_t now = 0;
+        for (uint32_t at[MOST_PIECES] = {0}, held = 0; now != UINT64_MAX;) {
+            uint32_t next = 0;
+            now = UINT64_MAX;
+            for (uint32_t v = 0; v < self->n_pieces; v++) {
+                uint32_t s = w + v * WORKERS;
+                if (at[v] == self->seen[0].n[s] || self->seen[0].actions[s][at[v]].begin_ns >= now) continue;
+                now = self->seen[0].actions[s][at[v]].begin_ns;
+                next = v;
+            }
+            if (now == UINT64_MAX) break;
+            int kind = self->seen[0].actions[w + next * WORKERS][at[next]++].kind;
+            held += kind == F;
+            if ((double)held / self->n_pieces > most) most = (double)held / self->n_pieces;
+            held -= kind == W;
+        }
+    }
+    return most;
+}
+
 /* Calls `check` for some seeds: which event comes first among those of one time. */
-static void with(const durations *takes, uint32_t extra, const char *title, double wanted_idle,
-                 void (*check)(const job *self, uint32_t extra))
+static void with(const durations *takes, uint32_t n_pieces, uint32_t extra, const char *title,
+                 double wanted_idle, void (*check)(const job *self))
 {
     char *directory = enter_directory(), *text = path_in(directory, "text");
     tr_error err;
@@ -343,13 +435,16 @@ static void with(const durations *takes, uint32_t extra, const char *title, doub
     CHECK_OK(tr_file_write(text, words, sizeof words, &err));
     for (uint64_t seed = 0; seed < 10; seed++) {
         static job self;
-        self = (job){.takes = takes};
-        prepare(&self, text, (int)extra);
+        self = (job){.takes = takes, .n_pieces = n_pieces, .n_stages = n_pieces * WORKERS, .extra = extra};
+        prepare(&self, text);
         simulate(&self, seed);
-        expect_bounds(&self, extra);
-        check(&self, extra);
-        double idle = idle_share(&self.seen[0]);
-        if (seed == 0) printf("%s: %.1f%% idle\n", title, 100 * idle);
+        expect_bounds(&self);
+        check(&self);
+        double idle = idle_share(&self, &self.seen[0]), held = most_held(&self);
+        if (seed == 0)
+            printf("%s, %u more: %.1f%% idle, at most %.1f micro-batches held\n", title, extra, 100 * idle,
+                   held);
+        CU_ASSERT(held <= WORKERS + extra); /* as much as the first of 1F1B and that many more */
         if (wanted_idle > 0) CU_ASSERT_DOUBLE_EQUAL(idle, wanted_idle, 0.0005);
         release(&self);
     }
@@ -357,32 +452,43 @@ static void with(const durations *takes, uint32_t extra, const char *title, doub
     leave_directory(directory);
 }
 
-static void check_1f1b(const job *self, uint32_t extra)
-{
-    (void)extra;
-    expect_1f1b(self);
-}
-
 /* --- promises --- */
 
 static void credits_of_the_distance_to_the_end_and_a_fused_backward_are_1f1b(void)
 {
     /* Of M + P - 1 times three, P - 1 times three are spent waiting: 3 / 19. */
-    with(&fused, 0, "equal stages, P-s credits, fused", 3.0 / 19, check_1f1b);
+    with(&fused, 1, 0, "equal stages, fused", 3.0 / 19, expect_1f1b);
 }
 
 static void weight_gradients_fill_the_gaps_of_equal_stages(void)
 {
-    with(&equal, 0, "equal stages, P-s credits, separate weight gradients", 6.0 / 54, expect_rule);
-    with(&equal, 1, "equal stages, P-s + 1 credits", 0, expect_rule);
-    with(&equal, 3, "equal stages, P-s + 3 credits", 0, expect_rule);
+    with(&equal, 1, 0, "equal stages", 6.0 / 54, expect_rule);
+    with(&equal, 1, 1, "equal stages", 5.0 / 53, expect_rule);
+    with(&equal, 1, 3, "equal stages", 3.0 / 51, expect_rule);
 }
 
 static void weight_gradients_fill_the_gaps_of_uneven_stages(void)
 {
     for (uint32_t extra = 0; extra <= 2; extra++) {
-        with(&uneven, extra, "uneven stages, separate weight gradients", 0, expect_rule);
-        with(&slow_first, extra, "a slow first stage", 0, expect_rule);
+        with(&uneven, 1, extra, "uneven stages", 0, expect_rule);
+        with(&slow_first, 1, extra, "a slow first stage", 0, expect_rule);
+    }
+}
+
+static void two_pieces_of_a_worker_halve_what_is_left(void)
+{
+    /* The last worker begins after three pieces, not after three stages, and no time is lost after that: 1.5 / 49.5. */
+    with(&equal_halves, 2, 0, "two equal pieces", 2.5 / 50.5, expect_rule);
+    with(&equal_halves, 2, 1, "two equal pieces", 1.5 / 49.5, expect_rule);
+    with(&equal_halves, 2, 2, "two equal pieces", 1.5 / 49.5, expect_rule);
+    with(&equal_thirds, 3, 1, "three equal pieces", 1.0 / 49, expect_rule);
+}
+
+static void pieces_that_share_a_worker_choose_as_one(void)
+{
+    for (uint32_t extra = 0; extra <= 2; extra++) {
+        with(&uneven_halves, 2, extra, "two uneven pieces", 0, expect_rule);
+        with(&dear_head, 2, extra, "two pieces and a dear head", 0, expect_rule);
     }
 }
 
@@ -390,5 +496,7 @@ static const check_test tests[] = {
     CHECK_TEST(credits_of_the_distance_to_the_end_and_a_fused_backward_are_1f1b),
     CHECK_TEST(weight_gradients_fill_the_gaps_of_equal_stages),
     CHECK_TEST(weight_gradients_fill_the_gaps_of_uneven_stages),
+    CHECK_TEST(two_pieces_of_a_worker_halve_what_is_left),
+    CHECK_TEST(pieces_that_share_a_worker_choose_as_one),
 };
 CHECK_MAIN("schedule", tests)

@@ -16,7 +16,7 @@
 enum { STEPS = 3, MAX_CHECKPOINTS = 4, MAX_EVENTS = 200000 };
 
 static const char recipe_text[] =
-    "model: {family: llama, layers: 3, width: 8, heads: 2, kv_heads: 1, inner: 16, vocabulary: 256, "
+    "model: {family: llama, layers: 4, width: 8, heads: 2, kv_heads: 1, inner: 16, vocabulary: 256, "
     "positions: 8, tie: true}\n"
     "train: {steps: 3, sequence: 8, microbatch: 1, accumulate: 5, groups: 5, seed: 7}\n"
     "lr: {peak: 1e-2, warmup: 1}\n"
@@ -25,12 +25,14 @@ static const char recipe_text[] =
     "checkpoint: {every: 2}\n";
 
 static const struct {
-    const char *data, *pipeline;
-} layouts[] = {{"layout.data=1", "layout.pipeline=1"},
-               {"layout.data=1", "layout.pipeline=3"},
-               {"layout.data=3", "layout.pipeline=1"},
-               {"layout.data=2", "layout.pipeline=2"},
-               {"layout.data=2", "layout.pipeline=3"}};
+    const char *data, *pipeline, *pieces;
+} layouts[] = {{"layout.data=1", "layout.pipeline=1", "layout.pieces=1"},
+               {"layout.data=1", "layout.pipeline=3", "layout.pieces=1"},
+               {"layout.data=3", "layout.pipeline=1", "layout.pieces=1"},
+               {"layout.data=2", "layout.pipeline=2", "layout.pieces=1"},
+               {"layout.data=2", "layout.pipeline=3", "layout.pieces=1"},
+               {"layout.data=1", "layout.pipeline=2", "layout.pieces=2"},
+               {"layout.data=2", "layout.pipeline=2", "layout.pieces=2"}};
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
 
 static struct {
@@ -69,10 +71,11 @@ static void prepare(void)
     close(file);
     snprintf(override, sizeof override, "data={text: %s, holdout: 0.03}", text_path);
     for (size_t i = 0; i < LAYOUTS; i++) {
-        const char *overrides[] = {override, layouts[i].data, layouts[i].pipeline, "run=none"};
+        const char *overrides[] = {override, layouts[i].data, layouts[i].pipeline, layouts[i].pieces,
+                                   "run=none"};
         tr_model_config config = {0};
         const tr_start start = {0};
-        MUST(tr_recipe_parse(&jobs[i].recipe, recipe_text, sizeof recipe_text - 1, "recipe", overrides, 4,
+        MUST(tr_recipe_parse(&jobs[i].recipe, recipe_text, sizeof recipe_text - 1, "recipe", overrides, 5,
                              err));
         MUST(tr_model_config_from_recipe(&config, &jobs[i].recipe, err));
         MUST(tr_data_open(&jobs[i].data, &jobs[i].recipe, config.vocabulary, err));
@@ -208,10 +211,10 @@ static bool training_gives_the_same_bits_in_every_layout(uint64_t seed, FILE *tr
         return fprintf(stderr, "%s\n", err.message), false;
     if (got.n_records == STEPS && got.n_checkpoints == 2 && memcmp(&got, &expected, sizeof got) == 0)
         return true;
-    fprintf(stderr, "%s %s: %u records, %u checkpoints, losses %a %a %a and not %a %a %a\n",
-            layouts[seed % LAYOUTS].data, layouts[seed % LAYOUTS].pipeline, got.n_records, got.n_checkpoints,
-            got.records[0].loss, got.records[1].loss, got.records[2].loss, expected.records[0].loss,
-            expected.records[1].loss, expected.records[2].loss);
+    fprintf(stderr, "%s %s %s: %u records, %u checkpoints, losses %a %a %a and not %a %a %a\n",
+            layouts[seed % LAYOUTS].data, layouts[seed % LAYOUTS].pipeline, layouts[seed % LAYOUTS].pieces,
+            got.n_records, got.n_checkpoints, got.records[0].loss, got.records[1].loss, got.records[2].loss,
+            expected.records[0].loss, expected.records[1].loss, expected.records[2].loss);
     return false;
 }
 

@@ -8,12 +8,16 @@ enum { STEPS = 6, MICROBATCHES = 8, MOST_STAGES = 4, MOST_REPLICAS = 2, KINDS = 
 static const char *const kinds[KINDS] = {"forward", "backward", "weight gradient"};
 
 static const struct {
-    const char *name, *data, *pipeline, *processes, *stash;
-    int n_replicas, n_stages, extra;
+    const char *name, *data, *layout, *processes;
+    int n_replicas, n_stages, n_pieces, extra;
 } layouts[] = {
-    {"two", "layout.data=2", "layout.pipeline=2", "layout.processes=true", "layout.stash=1", 2, 2, 1},
-    {"four", "layout.data=1", "layout.pipeline=4", "layout.processes=false", "layout.stash=1", 1, 4, 1},
-    {"tight", "layout.data=1", "layout.pipeline=4", "layout.processes=false", "layout.stash=0", 1, 4, 0},
+    {"two", "layout.data=2", "layout={pipeline: 2, stash: 1}", "layout.processes=true", 2, 2, 1, 1},
+    {"four", "layout.data=1", "layout={pipeline: 4, stash: 1}", "layout.processes=false", 1, 4, 1, 1},
+    {"tight", "layout.data=1", "layout={pipeline: 4, stash: 0}", "layout.processes=false", 1, 4, 1, 0},
+    {"pieces", "layout.data=2", "layout={pipeline: 2, pieces: 2, stash: 1}", "layout.processes=true", 2, 4, 2,
+     1},
+    {"tight-pieces", "layout.data=1", "layout={pipeline: 2, pieces: 2, stash: 0}", "layout.processes=true", 1,
+     4, 2, 0},
 };
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
 
@@ -47,9 +51,9 @@ static void set_up(void)
     tr_free(text);
     for (int l = 0; l < LAYOUTS; l++) {
         char *run = tr_format("run=%s/%s", directory, layouts[l].name);
-        CU_ASSERT_FATAL(command_succeeds(
-            (const char *const[]){"train", recipe, run, "trace=true", layouts[l].data, layouts[l].pipeline,
-                                  layouts[l].processes, layouts[l].stash, NULL}));
+        CU_ASSERT_FATAL(
+            command_succeeds((const char *const[]){"train", recipe, run, "trace=true", layouts[l].layout,
+                                                   layouts[l].data, layouts[l].processes, NULL}));
         tr_free(run);
     }
 }
@@ -160,9 +164,19 @@ static void every_microbatch_has_each_span_once_a_stage(void)
     for_each_step(check_once);
 }
 
+static int workers_of(int layout)
+{
+    return layouts[layout].n_stages / layouts[layout].n_pieces;
+}
+
+static int credits_of(int layout, int s)
+{
+    return workers_of(layout) - (layouts[layout].n_pieces > 1 ? 0 : s) + layouts[layout].extra;
+}
+
 static void check_stash(int layout, int r, int s, int step, int first, int end)
 {
-    int credits = layouts[layout].n_stages - s + layouts[layout].extra;
+    int credits = credits_of(layout, s);
     for (int m = first; m < end; m++) { /* most are held when one has just come */
         int held = 0;
         int64_t now = works[r][s][step][m].begin_ns[0];
@@ -175,6 +189,29 @@ static void check_stash(int layout, int r, int s, int step, int first, int end)
 static void a_stage_holds_no_more_than_its_stash_credits(void)
 {
     for_each_step(check_stash);
+}
+
+/* A worker's pieces: one thing at a time, and together no more than what the plan has memory for. */
+static void check_worker(int layout, int r, int s, int step, int first, int end)
+{
+    for (int m = first; m < end; m++) {
+        int held = 0;
+        const work *own = &works[r][s][step][m];
+        for (int q = s % workers_of(layout); q < layouts[layout].n_stages; q += workers_of(layout))
+            for (int o = first; o < end; o++) {
+                const work *other = &works[r][q][step][o];
+                held += other->begin_ns[0] <= own->begin_ns[0] && other->end_ns[2] > own->begin_ns[0];
+                for (int k = 0; k < KINDS * KINDS && q != s; k++)
+                    CU_ASSERT(own->end_ns[k / KINDS] <= other->begin_ns[k % KINDS] + SLACK_NS ||
+                              other->end_ns[k % KINDS] <= own->begin_ns[k / KINDS] + SLACK_NS);
+            }
+        CU_ASSERT(held <= layouts[layout].n_pieces * credits_of(layout, 0));
+    }
+}
+
+static void the_pieces_of_a_worker_take_turns_and_keep_within_its_memory(void)
+{
+    for_each_step(check_worker);
 }
 
 static void check_order(int layout, int r, int s, int step, int first, int end)
@@ -241,7 +278,7 @@ static void everything_an_actor_does_has_its_span(void)
     for (int l = 0; l < LAYOUTS; l++) {
         json_t *trace = read_trace(layouts[l].name);
         size_t stages = (size_t)(layouts[l].n_replicas * layouts[l].n_stages);
-        CU_ASSERT_EQUAL(count(trace, "M", "process_name"), stages + 1);
+        CU_ASSERT_EQUAL(count(trace, "M", "process_name"), stages / (size_t)layouts[l].n_pieces + 1);
         CU_ASSERT_EQUAL(count(trace, "M", "thread_name"), 3 + stages + (size_t)layouts[l].n_replicas);
         CU_ASSERT_EQUAL(count(trace, "X", "update"), stages * STEPS);
         CU_ASSERT(count(trace, "X", "reduce") >= stages * STEPS);
@@ -292,6 +329,7 @@ static const check_test tests[] = {
     CHECK_TEST(set_up),
     CHECK_TEST(every_microbatch_has_each_span_once_a_stage),
     CHECK_TEST(a_stage_holds_no_more_than_its_stash_credits),
+    CHECK_TEST(the_pieces_of_a_worker_take_turns_and_keep_within_its_memory),
     CHECK_TEST(weight_gradients_come_in_the_order_of_microbatches),
     CHECK_TEST(forwards_flow_down_the_stages_and_backwards_up),
     CHECK_TEST(spans_of_one_actor_never_overlap),

@@ -200,6 +200,14 @@ static inline bool relay_idle(tr_actor *actor, void *state)
     return true;
 }
 
+/* Relays of one node have their turns by how much they keep. */
+static inline uint64_t relay_urgency(tr_actor *actor, void *state)
+{
+    const player *self = state;
+    (void)actor;
+    return self->n_kept == 0 || self->resting ? TR_NO_WORK : MAX_KEPT - self->n_kept;
+}
+
 static inline void sink_receive(tr_actor *actor, void *state, tr_message **message)
 {
     player *self = state;
@@ -258,8 +266,12 @@ static inline void judge_down(tr_actor *actor, void *state, tr_actor_id who, con
 
 static const tr_behavior source = {
     .name = "source", .init = player_init, .receive = source_receive, .idle = source_idle};
-static const tr_behavior relay = {
-    .name = "relay", .init = player_init, .receive = relay_receive, .idle = relay_idle, .stop = player_stop};
+static const tr_behavior relay = {.name = "relay",
+                                  .init = player_init,
+                                  .receive = relay_receive,
+                                  .idle = relay_idle,
+                                  .urgency = relay_urgency,
+                                  .stop = player_stop};
 static const tr_behavior sink = {.name = "sink", .init = player_init, .receive = sink_receive};
 static const tr_behavior judge = {
     .name = "judge", .init = player_init, .start = judge_start, .receive = judge_receive, .down = judge_down};

@@ -1,0 +1,103 @@
+/* pipelines/job_print.c - a job's plan for people: what `troupe plan` prints.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "pipelines/job_plan.h"
+
+#include <inttypes.h>
+
+static void print_size(FILE *stream, uint64_t bytes)
+{
+    if (bytes >= (uint64_t)10 << 30)
+        fprintf(stream, " %7.1f GiB", (double)bytes / (1 << 30));
+    else
+        fprintf(stream, " %7.1f MiB", (double)bytes / (1 << 20));
+}
+
+static void print_layers(const tr_job_plan *self, uint32_t stage, FILE *stream)
+{
+    int32_t first = self->model.partition.first_unit[stage],
+            end = self->model.partition.first_unit[stage + 1];
+    int32_t n_units = tr_graph_unit_count(self->model.whole);
+    double total = 0;
+    for (int32_t s = 0; s < self->model.partition.n_stages; s++) total += self->model.partition.cost[s];
+    int32_t from = first == 0 ? 1 : first,
+            to = end == n_units ? end - 2 : end - 1; /* units 1 .. L are the layers */
+    fprintf(stream, "  stage %u", stage);
+    if (self->training.n_pieces > 1)
+        fprintf(stream, " (worker %u of each replica)", tr_plan_worker(&self->training, stage) + 1);
+    fprintf(stream, ": layers %d to %d%s%s, %.0f%% of the forward\n", from - 1, to - 1,
+            first == 0 ? ", embedding" : "", end == n_units ? ", head and loss" : "",
+            100 * self->model.partition.cost[stage] / total);
+}
+
+void tr_job_plan_print_memory(const tr_job_plan *self, FILE *stream)
+{
+    fprintf(stream, "\n%-11s %11s  hosts\n", "worker", "memory");
+    for (int32_t node = 1; node < self->topology.n_nodes; node++) {
+        uint64_t bytes = 0;
+        for (size_t i = 0; i < self->topology.n_actors; i++) {
+            const tr_stage_budget *budget = tr_job_plan_budget(self, self->topology.actors[i].id);
+            if (budget && self->topology.actors[i].node == node)
+                bytes +=
+                    2 * budget->state + budget->gradients + budget->stashes + budget->scratch + budget->edges;
+        }
+        fprintf(stream, "worker %-4d", node);
+        print_size(stream, bytes);
+        const char *before = "  ";
+        for (size_t i = 0; i < self->topology.n_actors; i++) {
+            if (self->topology.actors[i].node != node) continue;
+            fprintf(stream, "%s%s", before, self->topology.actors[i].name);
+            before = ", ";
+        }
+        fputc('\n', stream);
+    }
+}
+
+void tr_job_plan_print(const tr_job_plan *self, FILE *stream)
+{
+    const tr_training_plan *plan = &self->training;
+    const tr_recipe *recipe = self->recipe;
+    int64_t tokens = (int64_t)plan->n_microbatches * plan->rows * plan->sequence;
+    fprintf(stream, "model: %s, %d layers of %d, %" PRId64 " parameters\n",
+            tr_family_name(self->model.config.family), self->model.config.layers, self->model.config.width,
+            tr_model_config_parameter_count(&self->model.config));
+    fprintf(stream,
+            "step: %u micro-batches of %u x %u tokens in %u reduction groups, %" PRId64 " tokens; %u steps\n",
+            plan->n_microbatches, plan->rows, plan->sequence, plan->n_groups, tokens, plan->n_steps);
+    fprintf(stream, "layout: %u replicas x %u ", plan->n_replicas, tr_plan_workers(plan));
+    if (plan->n_pieces > 1)
+        fprintf(stream, "workers of %u stages", plan->n_pieces);
+    else
+        fprintf(stream, "stages");
+    fprintf(stream, ", %s over %s, %d kernel threads each\n",
+            !recipe->layout.processes ? "one process"
+            : plan->n_pieces > 1      ? "one process a worker"
+                                      : "one process a stage",
+            tr_transport_kind_name(recipe->transport), recipe->layout.threads);
+    for (uint32_t s = 0; s < plan->n_stages; s++) print_layers(self, s, stream);
+    fprintf(stream, "\n%-24s %-9s %12s %8s %11s %11s %11s %11s %11s\n", "actor", "where", "parameters",
+            "credits", "state x2", "gradients", "stashes", "scratch", "slots");
+    for (size_t i = 0; i < self->topology.n_actors; i++) {
+        const tr_actor_spec *actor = &self->topology.actors[i];
+        char where[32];
+        snprintf(where, sizeof where, actor->node == TR_NODE_HEAD ? "head" : "worker %d", actor->node);
+        fprintf(stream, "%-24s %-9s", actor->name, where);
+        const tr_stage_budget *budget = tr_job_plan_budget(self, actor->id);
+        if (budget) {
+            fprintf(stream, " %12" PRId64 " %8u", budget->n_parameters, budget->stash_credits);
+            print_size(stream, 2 * budget->state);
+            print_size(stream, budget->gradients);
+            print_size(stream, budget->stashes);
+            print_size(stream, budget->scratch);
+            print_size(stream, budget->edges);
+        }
+        fputc('\n', stream);
+    }
+    tr_job_plan_print_memory(self, stream);
+    fprintf(stream, "\n%-12s %-24s %-24s %6s %12s\n", "edge", "from", "to", "slots", "bytes each");
+    for (size_t e = 0; e < self->topology.n_edges; e++) {
+        const tr_edge_spec *edge = &self->topology.edges[e];
+        fprintf(stream, "%-12s %-24s %-24s %6u %12u\n", edge->name,
+                tr_topology_actor(&self->topology, edge->source)->name,
+                tr_topology_actor(&self->topology, edge->destination)->name, edge->n_slots, edge->slot_bytes);
+    }
+}
