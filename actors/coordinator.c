@@ -44,6 +44,8 @@ typedef struct coordinator {
     uint32_t n_updated;       /* votes for the step committed last */
     uint32_t n_checkpoints;   /* asked for and not yet answered */
     uint32_t last_checkpoint; /* updates; NO_CHECKPOINT before the first */
+    char *
+        lost; /* why the checkpoint that should have been the last could not be written; NULL: it was, or is awaited */
     bool stopping, ended;
 } coordinator;
 
@@ -76,7 +78,8 @@ static void end_when_done(coordinator *self)
     if (self->step < plan->n_steps) note(self, "stopped", "stopped early, as asked");
     tr_packer packer; /* the monitor ends the job, behind all records: ended here, the last could be lost */
     tr_packer_init(&packer);
-    tr_pack_array(&packer, 0);
+    tr_pack_array(&packer, 1);
+    tr_pack_text(&packer, self->lost ? self->lost : "");
     tr_send_packed(self->actor, self->monitor, TR_TOPIC_FINISH, self->step, &packer);
 }
 
@@ -269,14 +272,16 @@ static bool take_checkpointed(coordinator *self, uint32_t updates, tr_unpacker *
     if (tr_unpacker_done(body, "control message", NULL)) return false;
     self->n_checkpoints--;
     note(self, good ? "checkpoint" : "checkpoint_failed", text);
-    if (!good && updates == self->last_checkpoint &&
-        (updates == self->known->plan.n_steps || self->stopping)) {
-        fail(self, TR_EIO, text);
+    bool last = updates == self->last_checkpoint && (updates == self->known->plan.n_steps || self->stopping);
+    if (!good && last) {
+        tr_free(self->lost);
+        self->lost = tr_format("the last checkpoint, after step %u, is lost: %.*s", updates,
+                               TR_ERROR_SIZE - 100, text);
+        if (!self->lost) fail(self, TR_EIO, text);
     } else if (!good) {
         tr_log(TR_LOG_ERROR, "the checkpoint after step %u could not be written, training goes on: %s",
                updates, text);
-        if (updates == self->last_checkpoint)
-            self->last_checkpoint = UINT32_MAX; /* there is none to stop at */
+        if (updates == self->last_checkpoint) self->last_checkpoint = NO_CHECKPOINT; /* none to stop at */
     }
     end_when_done(self);
     return true;
@@ -325,6 +330,7 @@ static void coordinator_stop(tr_actor *actor, void *state)
     tr_free(self->losses);
     tr_free(self->sums);
     tr_free(self->first_block);
+    tr_free(self->lost);
     tr_free(self->evaluated_loss);
     tr_free(self->evaluated_tokens);
     tr_free(self);
