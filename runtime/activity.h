@@ -40,8 +40,8 @@ tr_activity_record *tr_activity_record_for(tr_activity_page *self, tr_actor_id a
 void tr_activity_write(tr_activity_record *self, const char *what, uint32_t step, uint32_t microbatch);
 /* "in forward of step 17, micro-batch 3"; empty where nothing is known of the actor. */
 void tr_activity_doing(const tr_activity_page *self, tr_actor_id actor, char *text, size_t capacity);
-/* "stage 1 of replica 0 was in forward of step 17, micro-batch 3" of the actor that is running; where none
- * is, "was last in" of the one that ran last; empty where none ever ran. */
+/* "stage 1 was in forward of step 17, micro-batch 3, data shard 0 was last in reading of step 18": those that run first,
+ * then by when they ran; three by name, the rest as ", and 2 more"; empty where none ever ran. */
 void tr_activity_describe(const tr_activity_page *self, const tr_topology *topology, char *text,
                           size_t capacity);
 
