@@ -192,16 +192,16 @@ static void commit_when_ready(coordinator *self)
 
 /* --- what arrives --- */
 
-static void take_count(coordinator *self, uint32_t step, tr_unpacker *body)
+static bool take_count(coordinator *self, uint32_t step, tr_unpacker *body)
 {
     const tr_training_plan *plan = &self->known->plan;
-    TR_ASSERT(step - self->step < self->ring);
     uint32_t at = step % self->ring;
+    if (step - self->step >= self->ring || self->n_counted[at] == plan->n_replicas) return false;
     self->counted[at] += tr_unpack_uint(body, UINT64_MAX);
-    if (++self->n_counted[at] < plan->n_replicas) return;
+    if (++self->n_counted[at] < plan->n_replicas) return true;
     if (self->counted[at] == 0) {
         fail(self, TR_EINVAL, "a step has no target tokens at all; check the data");
-        return;
+        return true;
     }
     for (uint32_t r = 0; r < plan->n_replicas; r++) {
         tr_packer packer;
@@ -211,6 +211,7 @@ static void take_count(coordinator *self, uint32_t step, tr_unpacker *body)
         tr_send_packed(self->actor, self->stages[r * plan->n_stages + plan->n_stages - 1], TR_TOPIC_TOKENS,
                        step, &packer);
     }
+    return true;
 }
 
 static bool take_losses(coordinator *self, tr_unpacker *body)
@@ -269,7 +270,7 @@ static bool take_checkpointed(coordinator *self, uint32_t updates, tr_unpacker *
     bool good = tr_unpack_uint(body, UINT64_MAX) != 0;
     char text[TR_ERROR_SIZE];
     tr_unpack_text(body, text, sizeof text);
-    if (tr_unpacker_done(body, "control message", NULL)) return false;
+    if (tr_unpacker_done(body, "control message", NULL) || self->n_checkpoints == 0) return false;
     self->n_checkpoints--;
     note(self, good ? "checkpoint" : "checkpoint_failed", text);
     bool last = updates == self->last_checkpoint && (updates == self->known->plan.n_steps || self->stopping);
@@ -296,7 +297,7 @@ static void coordinator_receive(tr_actor *actor, void *state, tr_message **messa
     uint32_t n_fields = tr_unpack_array(&body, UINT32_MAX);
     bool good = true;
     switch (frame->edge) {
-    case TR_TOPIC_COUNT: take_count(self, frame->step, &body); break;
+    case TR_TOPIC_COUNT: good = take_count(self, frame->step, &body); break;
     case TR_TOPIC_LOSSES: good = frame->step == self->step && take_losses(self, &body); break;
     case TR_TOPIC_READY: good = frame->step == self->step && take_ready(self, n_fields, &body); break;
     case TR_TOPIC_EVALUATED: good = take_evaluation(self, frame->step, &body); break;
