@@ -217,6 +217,7 @@ static void budget_edges(tr_job_plan *self)
         int32_t from = tr_topology_actor(&self->topology, edge->source)->node;
         int32_t to = tr_topology_actor(&self->topology, edge->destination)->node;
         if (to == TR_NODE_HEAD || from == to) continue;
+        /* NOLINTNEXTLINE(clang-analyzer-core.DivideZero): a plan has a replica and a stage */
         self->budgets[(to - 1) % (int32_t)(plan->n_replicas * plan->n_stages)].edges +=
             (uint64_t)edge->n_slots * edge->slot_bytes;
     }
