@@ -321,7 +321,8 @@ static tr_status read_section(tr__recipe_reading *self, const char *section, str
         if (strncmp(tr__recipe_fields[i].key, section, length) != 0 ||
             tr__recipe_fields[i].key[length] != '.')
             continue;
-        self->sections[i] = line;
+        if (line != TR__COMMAND_LINE) self->sections[i] = line;
+        if (taken_back) self->sections[i] = 0;
         if (taken_back) read_field(self, i, NULL, line, NULL);
     }
     if (is_null(node)) return TR_OK;

@@ -37,7 +37,7 @@ static const bad_case recipes[] = {
     {5, "lr:", {0}, {"recipe.yaml:5", "lr", "peak"}},
     {3, "data: {}", {0}, {"recipe.yaml:3", "data", "text"}},
     {4, "train: {}", {0}, {"recipe.yaml:4", "train.steps", "missing"}},
-    {0, NULL, {"lr={}", "lr.peak=null"}, {"command line", "lr", "peak"}},
+    {0, NULL, {"lr={}", "lr.peak=null"}, {"recipe.yaml:5", "lr", "peak"}},
     {6, "layout: {processes: perhaps}", {0}, {"recipe.yaml:6", "layout.processes", "'perhaps'"}},
     {6, "transport: pigeon", {0}, {"recipe.yaml:6", "transport", "'pigeon'"}},
     {6, "layout: {pipeline: 3}", {0}, {"recipe.yaml:6", "layout.pipeline '3'", "2 layers"}},
