@@ -55,7 +55,6 @@ static void give_up(checkpoint *self)
 static void take_chunk(checkpoint *self, const tr_message *message)
 {
     tr_state_chunk head;
-    TR_ASSERT(message->frame.body_bytes > sizeof head);
     memcpy(&head, tr_message_bytes(message), sizeof head);
     const char *bytes = (const char *)tr_message_bytes(message) + sizeof head;
     size_t size = message->frame.body_bytes - sizeof head;
@@ -102,11 +101,15 @@ static bool checkpoint_idle(tr_actor *actor, void *state)
 static void checkpoint_receive(tr_actor *actor, void *state, tr_message **message)
 {
     checkpoint *self = state;
-    if ((*message)->frame.kind == TR_FRAME_DATA) {
+    if ((*message)->frame.kind == TR_FRAME_DATA && (*message)->frame.body_bytes <= sizeof(tr_state_chunk)) {
+        tr_error error;
+        tr_fail(&error, TR_ECORRUPT, "a chunk of state has %u bytes, too few for one",
+                (*message)->frame.body_bytes);
+        tr_actor_fail(actor, &error);
+    } else if ((*message)->frame.kind == TR_FRAME_DATA) {
         tr_message_queue_push(&self->chunks, *message);
         *message = NULL;
-    } else if ((*message)->frame.edge == TR_TOPIC_CHECKPOINT) {
-        TR_ASSERT(self->n_wanted < MAX_WANTED);
+    } else if ((*message)->frame.edge == TR_TOPIC_CHECKPOINT && self->n_wanted < MAX_WANTED) {
         self->wanted[self->n_wanted++] = (*message)->frame.step;
     } else {
         tr_fail_for_topic(actor, *message);

@@ -43,6 +43,8 @@ typedef struct coordinator {
     uint32_t n_updated;       /* votes for the step committed last */
     uint32_t n_checkpoints;   /* asked for and not yet answered */
     uint32_t last_checkpoint; /* updates; NO_CHECKPOINT before the first */
+    char *
+        lost; /* why the checkpoint that should have been the last could not be written; NULL: it was, or is awaited */
     bool stopping, ended;
     bool again; /* this is not its first life */
 } coordinator;
@@ -76,7 +78,8 @@ static void end_when_done(coordinator *self)
     if (self->step < plan->n_steps) note(self, "stopped", "stopped early, as asked");
     tr_packer packer; /* the monitor ends the job, behind all records: ended here, the last could be lost */
     tr_packer_init(&packer);
-    tr_pack_array(&packer, 0);
+    tr_pack_array(&packer, 1);
+    tr_pack_text(&packer, self->lost ? self->lost : "");
     tr_send_packed(self->actor, self->monitor, TR_TOPIC_FINISH, self->step, &packer);
 }
 
@@ -203,16 +206,16 @@ static void commit_when_ready(coordinator *self)
 
 /* --- what arrives --- */
 
-static void take_count(coordinator *self, uint32_t step, tr_unpacker *body)
+static bool take_count(coordinator *self, uint32_t step, tr_unpacker *body)
 {
     const tr_training_plan *plan = &self->known->plan;
-    TR_ASSERT(step - self->step < self->ring);
     uint32_t at = step % self->ring;
+    if (step - self->step >= self->ring || self->n_counted[at] == plan->n_replicas) return false;
     self->counted[at] += tr_unpack_uint(body, UINT64_MAX);
-    if (++self->n_counted[at] < plan->n_replicas) return;
+    if (++self->n_counted[at] < plan->n_replicas) return true;
     if (self->counted[at] == 0) {
         fail(self, TR_EINVAL, "a step has no target tokens at all; check the data");
-        return;
+        return true;
     }
     for (uint32_t r = 0; r < plan->n_replicas; r++) {
         tr_packer packer;
@@ -222,6 +225,7 @@ static void take_count(coordinator *self, uint32_t step, tr_unpacker *body)
         tr_send_packed(self->actor, self->stages[r * plan->n_stages + plan->n_stages - 1], TR_TOPIC_TOKENS,
                        step, &packer);
     }
+    return true;
 }
 
 static bool take_losses(coordinator *self, tr_unpacker *body)
@@ -281,18 +285,20 @@ static bool take_checkpointed(coordinator *self, uint32_t updates, tr_unpacker *
     bool good = tr_unpack_uint(body, UINT64_MAX) != 0;
     char text[TR_ERROR_SIZE];
     tr_unpack_text(body, text, sizeof text);
-    if (tr_unpacker_done(body, "control message", NULL)) return false;
+    if (tr_unpacker_done(body, "control message", NULL) || self->n_checkpoints == 0) return false;
     self->n_checkpoints--;
     if (good && self->known->journal) self->known->journal->saved = updates;
     note(self, good ? "checkpoint" : "checkpoint_failed", text);
-    if (!good && updates == self->last_checkpoint &&
-        (updates == self->known->plan.n_steps || self->stopping)) {
-        fail(self, TR_EIO, text);
+    bool last = updates == self->last_checkpoint && (updates == self->known->plan.n_steps || self->stopping);
+    if (!good && last) {
+        tr_free(self->lost);
+        self->lost = tr_format("the last checkpoint, after step %u, is lost: %.*s", updates,
+                               TR_ERROR_SIZE - 100, text);
+        if (!self->lost) fail(self, TR_EIO, text);
     } else if (!good) {
         tr_log(TR_LOG_ERROR, "the checkpoint after step %u could not be written, training goes on: %s",
                updates, text);
-        if (updates == self->last_checkpoint)
-            self->last_checkpoint = UINT32_MAX; /* there is none to stop at */
+        if (updates == self->last_checkpoint) self->last_checkpoint = NO_CHECKPOINT; /* none to stop at */
     }
     end_when_done(self);
     return true;
@@ -307,7 +313,7 @@ static void coordinator_receive(tr_actor *actor, void *state, tr_message **messa
     uint32_t n_fields = tr_unpack_array(&body, UINT32_MAX);
     bool good = true;
     switch (frame->edge) {
-    case TR_TOPIC_COUNT: take_count(self, frame->step, &body); break;
+    case TR_TOPIC_COUNT: good = take_count(self, frame->step, &body); break;
     case TR_TOPIC_LOSSES: good = frame->step == self->step && take_losses(self, &body); break;
     case TR_TOPIC_READY: good = frame->step == self->step && take_ready(self, n_fields, &body); break;
     case TR_TOPIC_EVALUATED: good = take_evaluation(self, frame->step, &body); break;
@@ -341,6 +347,7 @@ static void coordinator_stop(tr_actor *actor, void *state)
     tr_free(self->losses);
     tr_free(self->sums);
     tr_free(self->first_block);
+    tr_free(self->lost);
     tr_free(self->evaluated_loss);
     tr_free(self->evaluated_tokens);
     tr_free(self);

@@ -95,7 +95,16 @@ static void monitor_receive(tr_actor *actor, void *state, tr_message **message)
     } else if (frame->edge == TR_TOPIC_TRACE) {
         if (!take_trace(actor, self, frame->source, n_fields, &body)) tr_fail_for_topic(actor, *message);
     } else if (frame->edge == TR_TOPIC_FINISH) {
-        tr_actor_finish_job(actor);
+        char why[TR_ERROR_SIZE];
+        tr_unpack_text(&body, why, sizeof why);
+        if (tr_unpacker_done(&body, "control message", NULL) != TR_OK) {
+            tr_fail_for_topic(actor, *message);
+        } else if (why[0]) {
+            tr_fail(&error, TR_EIO, "%s", why);
+            tr_actor_fail_job(actor, &error);
+        } else {
+            tr_actor_finish_job(actor);
+        }
     } else {
         tr_fail_for_topic(actor, *message);
     }

@@ -323,19 +323,19 @@ static void receive_control(tr__stage *self, const tr_message *message)
     }
     switch (message->frame.edge) {
     case TR_TOPIC_TOKENS:
-        TR_ASSERT(step - self->step < self->ring);
+        body.bad |= step - self->step >= self->ring;
         self->tokens[step % self->ring] = tr_unpack_uint(&body, UINT64_MAX);
         break;
     case TR_TOPIC_COMMIT:
-        TR_ASSERT(step == self->step && self->phase == TR__COMMITTING);
+        body.bad |= step != self->step || self->phase != TR__COMMITTING;
         self->scale = (float)tr_unpack_f64(&body);
         self->learning_rate = (float)tr_unpack_f64(&body);
-        self->committed = true;
+        self->committed = !body.bad;
         break;
     case TR_TOPIC_CHECKPOINT:
         (void)tr_unpack_uint(&body, UINT64_MAX);
-        TR_ASSERT(self->n_wanted < TR__MAX_WANTED);
-        self->wanted[self->n_wanted++] = step;
+        body.bad |= self->n_wanted == TR__MAX_WANTED;
+        if (!body.bad) self->wanted[self->n_wanted++] = step;
         break;
     default: body.bad = true;
     }

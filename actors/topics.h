@@ -26,7 +26,8 @@ enum {
     TR_TOPIC_CHECKPOINTED, /* checkpoint actor -> coordinator: [1, path] or [0, what went wrong] */
     TR_TOPIC_RECORD,       /* coordinator -> monitor: see tr_step_record in monitor.h */
     TR_TOPIC_NOTE,         /* coordinator -> monitor: [kind, text]: for events.jsonl */
-    TR_TOPIC_FINISH, /* coordinator -> monitor: []: all is done; the monitor ends the job when it has told all */
+    /* coordinator -> monitor: ["" or why the end is lost]: the monitor ends the job when it has told all. */
+    TR_TOPIC_FINISH,
     /* Whoever traces -> monitor: [spans dropped so far, (kind, step, micro-batch, begin ns, duration ns) ...]. */
     TR_TOPIC_TRACE,
     TR_TOPIC_TRACED /* monitor -> who sent a trace: nothing: it may send another */

@@ -23,7 +23,8 @@ static tr_status system_failed(tr_error *err, const char *what, const char *path
 
 static tr_status open_to_read(const char *path, int *out, size_t *size_bytes, tr_error *err)
 {
-    int file = open(path, O_RDONLY | O_CLOEXEC);
+    int file =
+        open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe without a writer would be waited for */
     if (file < 0) return system_failed(err, "open", path);
     struct stat about;
     if (fstat(file, &about) != 0) {

@@ -143,7 +143,7 @@ static uint64_t take_integer(tr_unpacker *self, bool *negative)
     if (tag >= 0xcc && tag <= 0xcf) return take_number(self, (size_t)1 << (tag - 0xcc));
     int64_t value;
     if (tag >= 0xe0) {
-        value = (int8_t)tag;
+        value = (int8_t)tag; /* NOLINT(bugprone-signed-char-misuse): the byte is a number with a sign */
     } else if (tag >= 0xd0 && tag <= 0xd3) {
         size_t n = (size_t)1 << (tag - 0xd0);
         uint64_t bits = take_number(self, n);

@@ -96,8 +96,8 @@ int command_usage(const char *format, ...)
     return EXIT_USAGE;
 }
 
-/* A closed standard stream would become the next file that is opened, a log or a checkpoint; and whoever reads our output
- * may go away without ending a training. */
+/* A closed standard stream would become the next file that is opened, a log or a checkpoint; whoever reads our output may
+ * go away without ending a training; and a file that may not grow further (ulimit -f) is an error like a full disk. */
 static void guard_streams(void)
 {
     int file;
@@ -105,6 +105,7 @@ static void guard_streams(void)
     }
     if (file > STDERR_FILENO) close(file);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
 }
 
 /* What was printed and did not arrive is no success; save in a pipe, whose reader had enough. */

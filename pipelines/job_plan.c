@@ -151,6 +151,7 @@ tr_status tr_model_plan_stage(const tr_model_plan *self, const tr_recipe *recipe
 
 void tr_stage_spec_release(tr_stage_spec *spec)
 {
+    /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): without parameters n_parameters is 0 */
     for (uint32_t i = 0; i < spec->n_parameters; i++) tr_free(spec->parameters[i].uses);
     tr_free(spec->parameters);
     tr_graph_destroy(&spec->graph);

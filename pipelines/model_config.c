@@ -18,10 +18,12 @@
 static const char *const harmless_keys[] = {
     "_attn_implementation",
     "_attn_implementation_autoset",
+    "_attn_implementation_internal",
     "_commit_hash",
     "_num_labels",
     "_name_or_path",
     "architectures",
+    "attn_implementation",
     "bad_words_ids",
     "begin_suppress_tokens",
     "bos_token_id",
@@ -45,7 +47,10 @@ static const char *const harmless_keys[] = {
     "label2id",
     "length_penalty",
     "max_length",
+    "max_new_tokens",
+    "max_sequence_length",
     "min_length",
+    "min_new_tokens",
     "model_type",
     "n_ctx",
     "no_repeat_ngram_size",
@@ -83,6 +88,8 @@ static const char *const harmless_keys[] = {
     "transformers_version",
     "typical_p",
     "unk_token_id",
+    "unsloth_fixed",
+    "unsloth_version",
     "use_bfloat16",
     "use_cache",
 };
@@ -190,6 +197,9 @@ static void check_rest(tr_config_reader *self)
 {
     static const size_t n_harmless = sizeof harmless_keys / sizeof *harmless_keys;
     tr__config_must_be_off(self, "is_encoder_decoder");
+    if (tr__config_look(self, "quantization_config"))
+        tr__config_refuse(self, TR_EUNSUPPORTED, "quantization_config",
+                          "is not supported; give the model with weights that are not quantized");
     json_t *pruned = tr__config_look(self, "pruned_heads");
     if (pruned && json_object_size(pruned))
         tr__config_refuse(self, TR_EUNSUPPORTED, "pruned_heads", "is not supported");

@@ -316,13 +316,16 @@ static tr_status read_section(tr__recipe_reading *self, const char *section, str
                               tr_error *err)
 {
     size_t length = strlen(section);
-    if (is_null(node)) {
-        for (int i = 0; i < TR__RECIPE_FIELDS && line == TR__COMMAND_LINE; i++)
-            if (strncmp(tr__recipe_fields[i].key, section, length) == 0 &&
-                tr__recipe_fields[i].key[length] == '.')
-                read_field(self, i, NULL, line, NULL);
-        return TR_OK;
+    bool taken_back = is_null(node) && line == TR__COMMAND_LINE;
+    for (int i = 0; i < TR__RECIPE_FIELDS; i++) {
+        if (strncmp(tr__recipe_fields[i].key, section, length) != 0 ||
+            tr__recipe_fields[i].key[length] != '.')
+            continue;
+        if (line != TR__COMMAND_LINE) self->sections[i] = line;
+        if (taken_back) self->sections[i] = 0;
+        if (taken_back) read_field(self, i, NULL, line, NULL);
     }
+    if (is_null(node)) return TR_OK;
     if (!fy_node_is_mapping(node))
         return tr__recipe_refuse(self, line, *section ? section : "recipe", "", err,
                                  "is not a mapping; write it as 'key: value' lines or {key: value}");

@@ -22,17 +22,12 @@ static bool is_given(const reading *self, const char *key)
     return line_of(self, key) != 0;
 }
 
-/* Where a key that is missing would belong: the first line of its section. */
+/* Where a key that is missing would belong: the line of its section. */
 static int section_line(const reading *self, const char *key)
 {
-    size_t length = strcspn(key, ".");
-    int first = 0;
-    for (int i = 0; i < TR__RECIPE_FIELDS; i++) {
-        const char *name = tr__recipe_fields[i].key;
-        if (strncmp(name, key, length) != 0 || name[length] != '.' || self->lines[i] < 1) continue;
-        if (!first || self->lines[i] < first) first = self->lines[i];
-    }
-    return first;
+    int field = tr__recipe_field_index(key);
+    TR_ASSERT(field >= 0);
+    return self->sections[field];
 }
 
 static tr_status require(const reading *self, const char *key, tr_error *err)

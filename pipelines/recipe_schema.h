@@ -65,7 +65,8 @@ char *tr__recipe_value_text(const tr_recipe *recipe, int field);
 typedef struct tr__recipe_reading {
     const char *name; /* the file's, for messages */
     tr_recipe recipe;
-    int lines[TR__RECIPE_FIELDS]; /* from 1; 0: not given; TR__COMMAND_LINE */
+    int lines[TR__RECIPE_FIELDS];    /* from 1; 0: not given; TR__COMMAND_LINE */
+    int sections[TR__RECIPE_FIELDS]; /* of the section that a field belongs to, in the file; 0: not there */
 } tr__recipe_reading;
 enum { TR__COMMAND_LINE = -1 };
 

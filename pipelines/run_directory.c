@@ -5,6 +5,8 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/memory.h"
+#include "pipelines/epoch_log.h"
+#include "pipelines/line_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -25,8 +27,11 @@ typedef struct tr_told {
 
 struct tr_run {
     int lock; /* on the directory, for as long as this process trains in it; -1: none */
-    FILE *log, *events, *epochs, *progress;
-    uint32_t first_epoch;
+    tr_epoch_log *epochs;
+    tr_line_file *log, *events;
+    FILE *progress;
+    char *made;     /* the highest directory that was made for this run; NULL: all were there */
+    bool log_waits; /* said so */
     bool terminal;
     bool line_open; /* the terminal's changing line has no end yet */
     uint32_t n_steps, first_step;
@@ -64,31 +69,6 @@ static tr_status cut_log(const char *path, uint32_t updates, tr_error *err)
     return status ? status : tr_file_writer_commit(&writer, err);
 }
 
-/* A line that was cut short counts too: its epoch may have begun. */
-static tr_status find_first_epoch(tr_run *self, const char *path, tr_error *err)
-{
-    self->first_epoch = 1;
-    if (!tr_path_exists(path)) return TR_OK;
-    char *text;
-    size_t size;
-    tr_status status = tr_file_read(path, &text, &size, err);
-    if (status) return status;
-    uint32_t epoch;
-    for (const char *line = text; line && *line; line = strchr(line, '\n')) {
-        line += *line == '\n';
-        if (sscanf(line, "{\"epoch\":%u", &epoch) == 1 && epoch >= self->first_epoch)
-            self->first_epoch = epoch + 1;
-    }
-    tr_free(text);
-    return TR_OK;
-}
-
-static tr_status open_append(FILE **out, const char *path, tr_error *err)
-{
-    *out = fopen(path, "ae");
-    return *out ? TR_OK : tr_fail(err, TR_EIO, "could not write '%s': %s", path, strerror(errno));
-}
-
 /* One training in a directory at a time. The kernel lets go of the lock when the process ends, however it ends. */
 static tr_status lock_directory(tr_run *self, const char *path, tr_error *err)
 {
@@ -99,6 +79,28 @@ static tr_status lock_directory(tr_run *self, const char *path, tr_error *err)
     if (flock(self->lock, LOCK_EX | LOCK_NB) != 0)
         return tr_fail(err, TR_EEXIST,
                        "another troupe trains in '%s'; wait for it, or name another with run=DIR", path);
+    return TR_OK;
+}
+
+/* The highest directory on the way to `path` that is not there yet, so that a start that fails can take back what it
+ * made; NULL where all are. Free *out with tr_free. */
+static tr_status first_missing(const char *path, char **out, tr_error *err)
+{
+    char *copy = tr_strdup(path);
+    if (!copy) return tr_fail(err, TR_ENOMEM, "no memory for a path");
+    for (char *end = copy + (*copy == '/');; end++) {
+        if (*end != '/' && *end != 0) continue;
+        char kept = *end;
+        *end = 0;
+        if (!tr_path_exists(copy)) {
+            *out = copy;
+            return TR_OK;
+        }
+        *end = kept;
+        if (!kept) break;
+    }
+    tr_free(copy);
+    *out = NULL;
     return TR_OK;
 }
 
@@ -114,11 +116,10 @@ static tr_status open_files(tr_run *self, const tr_recipe *recipe, uint32_t upda
     if (!status) status = tr_directory_make(checkpoints, err);
     if (!status) status = tr_recipe_write_yaml(recipe, yaml, err);
     if (!status) status = cut_log(log, updates, err);
-    if (!status) status = open_append(&self->log, log, err);
-    if (!status) status = open_append(&self->events, events, err);
-    if (!status) status = find_first_epoch(self, epochs, err);
-    if (!status) status = open_append(&self->epochs, epochs, err);
+    if (!status) status = tr_epoch_log_open(&self->epochs, epochs, err);
     tr_free(epochs);
+    if (!status) status = tr_line_file_open(&self->log, log, err);
+    if (!status) status = tr_line_file_open(&self->events, events, err);
     tr_free(checkpoints);
     tr_free(yaml);
     tr_free(log);
@@ -136,18 +137,23 @@ tr_status tr_run_open(tr_run **out, const tr_recipe *recipe, uint32_t updates, F
     self->first_step = updates;
     self->began_ns = self->said_ns = self->heard_ns = tr_clock_ns();
     self->lock = -1;
-    bool existed = tr_path_exists(recipe->run);
-    tr_status status = lock_directory(self, recipe->run, err);
-    /* Another troupe may have made it since we looked; then it has the lock. */
-    bool ours = !status && !existed;
+    tr_status status = first_missing(recipe->run, &self->made, err);
+    if (!status) status = lock_directory(self, recipe->run, err);
+    bool locked = !status; /* without the lock it is another troupe's, that made it since we looked */
     if (!status) status = open_files(self, recipe, updates, err);
-    /* A start that failed leaves nothing: the next one should not be told that the run exists. */
-    if (status && ours) (void)tr_directory_remove_tree(recipe->run, NULL);
-    if (status)
-        tr_run_close(&self);
-    else
+    if (!status)
         *out = self;
+    else if (locked)
+        tr_run_withdraw(&self);
+    else
+        tr_run_close(&self);
     return status;
+}
+
+void tr_run_withdraw(tr_run **self)
+{
+    if (*self && (*self)->made) (void)tr_directory_remove_tree((*self)->made, NULL);
+    tr_run_close(self);
 }
 
 void tr_run_close(tr_run **out)
@@ -155,11 +161,12 @@ void tr_run_close(tr_run **out)
     tr_run *self = *out;
     if (!self) return;
     if (self->line_open) fputc('\n', self->progress);
-    if (self->log) fclose(self->log);
-    if (self->events) fclose(self->events);
-    if (self->epochs) fclose(self->epochs);
-    if (self->lock >= 0) close(self->lock);
+    tr_epoch_log_close(&self->epochs);
     tr_free(self->told);
+    tr_line_file_close(&self->log);
+    tr_line_file_close(&self->events);
+    if (self->lock >= 0) close(self->lock);
+    tr_free(self->made);
     tr_free(self);
     *out = NULL;
 }
@@ -200,6 +207,15 @@ static void say_step(tr_run *self, const tr_step_record *record)
     say(self, text, record->has_validation || record->step == self->n_steps);
 }
 
+tr_status tr_run_finish(tr_run *self, tr_error *err)
+{
+    tr_error why;
+    (void)tr_line_file_flush(self->events, NULL);
+    if (tr_line_file_flush(self->log, &why))
+        return tr_fail(err, TR_EIO, "the last lines of the log are lost: %s", why.message);
+    return TR_OK;
+}
+
 void tr_run_tick(tr_run *self)
 {
     uint64_t now = tr_clock_ns();
@@ -213,14 +229,29 @@ void tr_run_tick(tr_run *self)
 
 /* --- records and events --- */
 
-static tr_status write_line(FILE *stream, json_t *object, tr_error *err)
+static tr_status write_line(tr_line_file *file, json_t *object, tr_error *err)
 {
     char *line = object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
     json_decref(object);
     if (!line) return tr_fail(err, TR_ENOMEM, "no memory for a line of a log");
-    bool good = fprintf(stream, "%s\n", line) > 0 && fflush(stream) == 0;
+    tr_status status = tr_line_file_add(file, line, err);
     free(line); /* jansson's */
-    return good ? TR_OK : tr_fail(err, TR_EIO, "could not write a log of the run: %s", strerror(errno));
+    return status;
+}
+
+/* Tells once that the disk does not take the log, and once that it does again. */
+static void tell_of_waiting(tr_run *self)
+{
+    tr_error why = {0};
+    bool waits = tr_line_file_flush(self->log, &why) != TR_OK;
+    if (waits == self->log_waits) return;
+    self->log_waits = waits;
+    char text[TR_ERROR_SIZE + 64];
+    snprintf(text, sizeof text, "%s; training goes on, the lines wait in memory", why.message);
+    if (waits)
+        tr_run_note(self, "log_waits", text);
+    else
+        tr_run_note(self, "log_written", "the log is written again, with all lines that waited");
 }
 
 /* Bit for bit: where the state and the data are the same, so is this. */
@@ -267,6 +298,7 @@ tr_status tr_run_record(tr_run *self, const tr_step_record *record, tr_error *er
     if (object && record->has_validation)
         json_object_set_new(object, "validation_loss", json_real(record->validation_loss));
     tr_status status = write_line(self->log, object, err);
+    tell_of_waiting(self);
     self->smooth_step_ms =
         self->has_last ? 0.95 * self->smooth_step_ms + 0.05 * record->step_ms : record->step_ms;
     self->last = *record;
@@ -280,26 +312,17 @@ tr_status tr_run_record(tr_run *self, const tr_step_record *record, tr_error *er
 
 uint32_t tr_run_first_epoch(const tr_run *self)
 {
-    return self->first_epoch;
-}
-
-static tr_status sync_epochs(tr_run *self, json_t *object, tr_error *err)
-{
-    tr_status status = write_line(self->epochs, object, err);
-    if (!status && fsync(fileno(self->epochs)) != 0)
-        status = tr_fail(err, TR_EIO, "could not write the log of epochs: %s", strerror(errno));
-    return status;
+    return tr_epoch_log_first(self->epochs);
 }
 
 tr_status tr_run_epoch(tr_run *self, uint32_t epoch, tr_error *err)
 {
-    return sync_epochs(self, json_pack("{s:I}", "epoch", (json_int_t)epoch), err);
+    return tr_epoch_log_begin(self->epochs, epoch, err);
 }
 
 tr_status tr_run_epoch_from(tr_run *self, uint32_t epoch, uint64_t generation, tr_error *err)
 {
-    return sync_epochs(
-        self, json_pack("{s:I, s:I}", "epoch", (json_int_t)epoch, "generation", (json_int_t)generation), err);
+    return tr_epoch_log_from(self->epochs, epoch, generation, err);
 }
 
 static void write_event(tr_run *self, const char *kind, uint64_t monotonic_ns, const tr_job_event *event,
@@ -320,7 +343,7 @@ void tr_run_note(tr_run *self, const char *kind, const char *text)
 {
     write_event(self, kind, tr_clock_ns(), NULL, text);
     /* A resume needs the lines of all steps before its checkpoint. */
-    if (strcmp(kind, "checkpoint") == 0) (void)fsync(fileno(self->log));
+    if (strcmp(kind, "checkpoint") == 0) tr_line_file_sync(self->log);
     if (strcmp(kind, "checkpoint") == 0 || strcmp(kind, "stopped") == 0)
         return; /* told otherwise, or at the end */
     say(self, text, true);

@@ -107,11 +107,12 @@ static bool lay_out(json_t *header, entry *const *order, size_t n)
         json_t *dims = json_array();
         for (int k = 0; k < tensor->shape.rank; k++)
             json_array_append_new(dims, json_integer(tensor->shape.dims[k]));
+        uint64_t end = at + tensor->size_bytes;
         json_t *line = json_pack("{s:s, s:o, s:[I, I]}", "dtype", tensor->type->name, "shape", dims,
-                                 "data_offsets", (json_int_t)at, (json_int_t)(at + tensor->size_bytes));
+                                 "data_offsets", (json_int_t)at, (json_int_t)end);
         good = line && json_object_set_new(header, tensor->name, line) == 0;
         tensor->at = at;
-        at += tensor->size_bytes;
+        at = end;
     }
     return good;
 }
@@ -142,6 +143,7 @@ static tr_status write_header(tr_safetensors_writer *self, const char *text, tr_
     char *bytes = tr_alloc(TR__LENGTH_BYTES + padded);
     if (!bytes) return tr_fail(err, TR_ENOMEM, "no memory to write '%s'", self->file.path);
     for (int i = 0; i < TR__LENGTH_BYTES; i++) bytes[i] = (char)(padded >> 8 * i & 255);
+    /* NOLINTNEXTLINE(bugprone-not-null-terminated-result): the format has a length instead */
     memcpy(bytes + TR__LENGTH_BYTES, text, length);
     memset(bytes + TR__LENGTH_BYTES + length, ' ', padded - length);
     for (size_t i = 0; i < self->n_entries; i++) self->entries[i].at += TR__LENGTH_BYTES + padded;

@@ -398,12 +398,19 @@ tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, boo
     }
     if (!status) status = open_checkpoints(&self, err);
     if (!status) status = tr_run_open(&self.run, recipe, self.start.updates, options->progress, err);
-    if (!status) status = open_trace(&self, err);
+    if (!status) {
+        status = open_trace(&self, err);
+        if (status) { /* a start that failed leaves nothing */
+            tr_trace_file_close(&self.trace);
+            tr_run_withdraw(&self.run);
+        }
+    }
     if (!status) {
         self.first_start = self.start;
         *started = true;
         say_beginning(&self, options->progress);
         status = run_job(&self, err);
+        if (!status) status = tr_run_finish(self.run, err);
     }
     if (!status) status = say_end(&self, options->progress, err);
     release(&self);

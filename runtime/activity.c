@@ -148,28 +148,53 @@ void tr_activity_doing(const tr_activity_page *self, tr_actor_id actor, char *te
             write_doing(&self->records[i], text, capacity);
 }
 
-void tr_activity_describe(const tr_activity_page *self, const tr_topology *topology, char *text,
-                          size_t capacity)
+/* An actor that did something, as it was when it was looked at. */
+typedef struct seen {
+    const tr_activity_record *record;
+    uint64_t since_ns;
+    bool runs;
+} seen;
+
+/* Running before idle, then newest first. */
+static bool comes_before(const seen *a, const seen *b)
 {
-    const tr_activity_record *chosen = NULL;
-    uint64_t newest = 0;
-    bool running = false;
+    return a->runs != b->runs ? a->runs : a->since_ns > b->since_ns;
+}
+
+static int look(const tr_activity_page *self, seen sorted[TR_ACTIVITY_RECORDS])
+{
+    int n = 0;
     for (int i = 0; i < TR_ACTIVITY_RECORDS; i++) {
         const tr_activity_record *record = &self->records[i];
         if (__atomic_load_n(&record->actor, __ATOMIC_RELAXED) == 0) continue;
-        bool runs = __atomic_load_n(&record->running, __ATOMIC_RELAXED) != 0;
-        uint64_t since_ns = __atomic_load_n(&record->since_ns, __ATOMIC_RELAXED);
-        if (runs < running || (runs == running && since_ns < newest) || (!runs && since_ns == 0)) continue;
-        chosen = record;
-        newest = since_ns;
-        running = runs;
+        seen one = {.record = record,
+                    .since_ns = __atomic_load_n(&record->since_ns, __ATOMIC_RELAXED),
+                    .runs = __atomic_load_n(&record->running, __ATOMIC_RELAXED) != 0};
+        if (!one.runs && one.since_ns == 0) continue;
+        int at = n++;
+        for (; at > 0 && comes_before(&one, &sorted[at - 1]); at--) sorted[at] = sorted[at - 1];
+        sorted[at] = one;
     }
+    return n;
+}
+
+void tr_activity_describe(const tr_activity_page *self, const tr_topology *topology, char *text,
+                          size_t capacity)
+{
+    enum { MOST_NAMED = 3 };
+    seen sorted[TR_ACTIVITY_RECORDS];
+    int n = look(self, sorted);
+    size_t used = 0;
     text[0] = '\0';
-    if (!chosen) return;
-    char doing[TR_ACTIVITY_BYTES + 64];
-    uint64_t id = __atomic_load_n(&chosen->actor, __ATOMIC_RELAXED);
-    const tr_actor_spec *actor = tr_topology_actor(topology, id);
-    write_doing(chosen, doing, sizeof doing);
-    snprintf(text, capacity, "%s was %s%s", actor ? actor->name : "an unknown actor", running ? "" : "last ",
-             doing);
+    for (int i = 0; i < n && i < MOST_NAMED && used < capacity; i++) {
+        char doing[TR_ACTIVITY_BYTES + 64];
+        const tr_actor_spec *actor =
+            tr_topology_actor(topology, __atomic_load_n(&sorted[i].record->actor, __ATOMIC_RELAXED));
+        write_doing(sorted[i].record, doing, sizeof doing);
+        used +=
+            (size_t)snprintf(text + used, capacity - used, "%s%s was %s%s", i ? ", " : "",
+                             actor ? actor->name : "an unknown actor", sorted[i].runs ? "" : "last ", doing);
+    }
+    if (n > MOST_NAMED && used < capacity)
+        snprintf(text + used, capacity - used, ", and %d more", n - MOST_NAMED);
 }

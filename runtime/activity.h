@@ -47,8 +47,8 @@ uint64_t tr_activity_pulse(const tr_activity_page *self);
 uint64_t tr_activity_longest_ns(const tr_activity_page *self);
 /* "in forward of step 17, micro-batch 3"; empty where nothing is known of the actor. */
 void tr_activity_doing(const tr_activity_page *self, tr_actor_id actor, char *text, size_t capacity);
-/* "stage 1 of replica 0 was in forward of step 17, micro-batch 3" of the actor that is running; where none
- * is, "was last in" of the one that ran last; empty where none ever ran. */
+/* "stage 1 was in forward of step 17, micro-batch 3, data shard 0 was last in reading of step 18": those that run first,
+ * then by when they ran; three by name, the rest as ", and 2 more"; empty where none ever ran. */
 void tr_activity_describe(const tr_activity_page *self, const tr_topology *topology, char *text,
                           size_t capacity);
 

@@ -93,8 +93,9 @@ size_t tr__ucx_address_read(const char *text, uint8_t bytes[TR_ADDRESS_CHARS / 2
         if (high < 0 || low < 0) return 0;
         all[size++] = (uint8_t)(high << 4 | low);
     }
+    if (size <= 4) return 0;
     uint32_t crc = (uint32_t)all[0] << 24 | (uint32_t)all[1] << 16 | (uint32_t)all[2] << 8 | all[3];
-    if (size <= 4 || tr_crc32c(all + 4, size - 4) != crc) return 0;
+    if (tr_crc32c(all + 4, size - 4) != crc) return 0;
     memcpy(bytes, all + 4, size - 4);
     return size - 4;
 }

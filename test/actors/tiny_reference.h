@@ -96,7 +96,7 @@ static double reference_token(reference *self, int32_t token, int32_t target, bo
 static double reference_row(reference *self, uint64_t stream, uint32_t a, uint32_t b, uint32_t row,
                             uint64_t *count, bool backward)
 {
-    int32_t tokens[64], targets[64];
+    int32_t tokens[64] = {0}, targets[64] = {0};
     double loss = 0;
     tiny_row(self->config, stream, a, b, row, tokens, targets);
     for (uint32_t t = 0; t < self->config->plan.sequence; t++) {

@@ -166,6 +166,9 @@ static void failures_name_the_path_and_leave_nothing(void)
     CU_ASSERT_EQUAL(tr_file_map_open(&map, in_home("none"), &err), TR_ENOTFOUND);
     CU_ASSERT_EQUAL(tr_file_read(home, &text, &size, &err), TR_EINVAL);
     CU_ASSERT_EQUAL(tr_file_map_open(&map, home, &err), TR_EINVAL);
+    CU_ASSERT(mkfifo(in_home("pipe"), 0600) == 0); /* refused, not waited for */
+    CU_ASSERT_EQUAL(tr_file_read(in_home("pipe"), &text, &size, &err), TR_EINVAL);
+    CU_ASSERT(unlink(in_home("pipe")) == 0);
 
     CHECK_OK(tr_directory_make(in_home("taken/inner"), &err)); /* the name is a directory's: rename fails */
     CU_ASSERT_EQUAL(tr_file_write(in_home("taken"), "x", 1, &err), TR_EIO);

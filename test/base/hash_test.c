@@ -1,6 +1,6 @@
 /* test/base/hash_test.c - checksums against published values. The source is included, since one of the two
  * ways to compute a CRC is only taken on processors that lack the other. SPDX-License-Identifier: Apache-2.0 */
-#include "base/hash.c"
+#include "base/hash.c" /* NOLINT(bugprone-suspicious-include): see above */
 
 #include "check.h"
 

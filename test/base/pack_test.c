@@ -174,6 +174,7 @@ static void no_bytes_lead_outside_the_message(void)
             hostile[at] = (unsigned char)value;
             (void)read_sample(hostile, size);
         }
+    CU_ASSERT_FATAL(size > 0);
     for (uint64_t round = 0; round < 20000; round++) { /* noise, half of it behind a good beginning */
         size_t length = tr_rng_u64(&key, round * 200) % sizeof hostile;
         size_t good = round % 2 ? tr_rng_u64(&key, round * 200 + 1) % size : 0;

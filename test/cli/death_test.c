@@ -211,7 +211,7 @@ static void check_told(const job *self, int node)
     size_t i;
     json_array_foreach(events, i, event)
     {
-        if (strcmp(json_string_value(json_object_get(event, "event")), "worker_died")) continue;
+        if (strcmp(json_string_value(json_object_get(event, "event")), "worker_died") != 0) continue;
         in_events |= json_integer_value(json_object_get(event, "node")) == node &&
                      strstr(json_string_value(json_object_get(event, "text")), words) != NULL;
     }

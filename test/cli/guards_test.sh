@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # test/cli/guards_test.sh TROUPE - what a careless shell does to a run: a reader that goes away, closed streams, two
-# trainings in one directory, a resume with another model, a full disk behind the output.
+# trainings in one directory, a resume with another model, a full disk behind the output, files of others.
 # SPDX-License-Identifier: Apache-2.0
 set -euo pipefail
 troupe=$(realpath "$1")
@@ -43,6 +43,18 @@ fails_with 2 train.seed "$troupe" train recipe.yaml --resume train.steps=9 train
 
 # Output that does not arrive is no success.
 fails_with 1 'could not write' bash -c "'$troupe' sample run/checkpoints/step-9 --tokens 5 >/dev/full"
+
+# What may not be read or written. Root may do all, so then somebody else tries, with a copy that he may start.
+as_somebody() { if [ "$(id -u)" = 0 ]; then setpriv --reuid=65534 --regid=65534 --clear-groups "$@"; else "$@"; fi; }
+chmod 755 .
+cp "$troupe" somebodys
+cp text secret
+mkdir -m 555 locked
+chmod 000 secret
+fails_with 2 "locked/run.*Permission denied" as_somebody ./somebodys train recipe.yaml run=locked/run
+mkdir -m 777 open
+fails_with 2 "secret.*Permission denied" as_somebody ./somebodys train recipe.yaml run=open/run data.text=secret
+[ -z "$(find locked open -mindepth 1)" ]
 
 # A start that cannot write leaves nothing behind.
 code=0

@@ -2,14 +2,20 @@
  * `make_seeds DIRECTORY` puts seeds/<target>/<name> there. Run it again when a format changes.
  * Files named finding-* beside them were found by fuzzing and stay.
  * SPDX-License-Identifier: Apache-2.0 */
+#include "actors/checkpoint.h"
 #include "actors/monitor.h"
+#include "actors/stage.h"
+#include "actors/topics.h"
 #include "base/hash.h"
 #include "fuzz.h"
+#include "pipelines/checkpoint_manifest.h"
 #include "pipelines/job_plan.h"
 #include "pipelines/run_directory.h"
 #include "pipelines/safetensors.h"
 #include "runtime/control_messages.h"
 #include "runtime/launch.h"
+#include "runtime/state.h"
+#include "runtime/supervisor.h"
 #include "transport/handshake.h"
 
 static const char *home;
@@ -255,6 +261,157 @@ static void make_files(void)
     seed_text("index", "one", "{\"weight_map\": {\"x\": \"a.safetensors\"}}");
 }
 
+/* One message of a topic to the actor at a place of the topology: see topics_fuzz.c. */
+static size_t say(uint8_t *out, unsigned place, unsigned topic, unsigned step, tr_packer *packer)
+{
+    void *bytes;
+    size_t size;
+    MUST(tr_packer_take(packer, &bytes, &size, &err));
+    const uint8_t head[4] = {(uint8_t)place, (uint8_t)topic, (uint8_t)step, (uint8_t)size};
+    FUZZ_PROMISE(size < 256);
+    memcpy(out, head, sizeof head);
+    memcpy(out + sizeof head, bytes, size);
+    tr_free(bytes);
+    return sizeof head + size;
+}
+
+/* An array of these numbers. */
+static void pack_numbers(tr_packer *packer, unsigned n, const uint64_t *numbers)
+{
+    tr_packer_init(packer);
+    tr_pack_array(packer, n);
+    for (unsigned i = 0; i < n; i++) tr_pack_uint(packer, numbers[i]);
+}
+
+static void make_topics(void)
+{
+    static const double losses[2] = {5.5, 5.25};
+    uint8_t script[1024];
+    size_t n = 0;
+    tr_packer packer;
+    const uint64_t count = 8;
+    for (unsigned place = 0; place < 6; place++) { /* to whomever: who is not meant refuses */
+        n = 0;
+        pack_numbers(&packer, 1, &count);
+        n += say(script + n, place, TR_TOPIC_COUNT, 0, &packer);
+        tr_packer_init(&packer);
+        tr_pack_array(&packer, 2);
+        tr_pack_uint(&packer, 0);
+        tr_pack_bytes(&packer, losses, sizeof losses);
+        n += say(script + n, place, TR_TOPIC_LOSSES, 0, &packer);
+        pack_numbers(&packer, 1, &count); /* no sums: it owns nothing */
+        n += say(script + n, place, TR_TOPIC_READY, 0, &packer);
+        pack_numbers(&packer, 0, NULL);
+        n += say(script + n, place, TR_TOPIC_UPDATED, 0, &packer);
+        tr_packer_init(&packer);
+        tr_pack_array(&packer, 3);
+        tr_pack_uint(&packer, 0);
+        tr_pack_f64(&packer, 22);
+        tr_pack_uint(&packer, 4);
+        n += say(script + n, place, TR_TOPIC_EVALUATED, 1, &packer);
+        char *name = tr_format("head-%u", place);
+        seed("topics", name, "h", 1, script, n);
+        tr_free(name);
+
+        n = 0;
+        pack_numbers(&packer, 1, &count);
+        n += say(script + n, place, TR_TOPIC_TOKENS, 0, &packer);
+        tr_packer_init(&packer);
+        tr_pack_array(&packer, 2);
+        tr_pack_f64(&packer, 1);
+        tr_pack_f64(&packer, 1e-3);
+        n += say(script + n, place, TR_TOPIC_COMMIT, 0, &packer);
+        pack_numbers(&packer, 1, &count);
+        n += say(script + n, place, TR_TOPIC_CHECKPOINT, 1, &packer);
+        name = tr_format("worker-%u", place);
+        seed("topics", name, "w", 1, script, n);
+        tr_free(name);
+
+        n = 0;
+        pack_numbers(&packer, 1, &count);
+        n += say(script + n, place, TR_TOPIC_CHECKPOINT, 1, &packer);
+        tr_packer_init(&packer);
+        tr_pack_array(&packer, 2);
+        tr_pack_text(&packer, "checkpoint");
+        tr_pack_text(&packer, "somewhere");
+        n += say(script + n, place, TR_TOPIC_NOTE, 1, &packer);
+        tr_packer_init(&packer);
+        tr_pack_array(&packer, 2);
+        tr_pack_uint(&packer, 1);
+        tr_pack_text(&packer, "somewhere");
+        n += say(script + n, place, TR_TOPIC_CHECKPOINTED, 1, &packer);
+        tr_packer_init(&packer);
+        tr_pack_array(&packer, 1);
+        tr_pack_text(&packer, "");
+        n += say(script + n, place, TR_TOPIC_FINISH, 3, &packer);
+        const tr_state_chunk chunk = {.parameter = 1, .part = 2, .offset_bytes = 0};
+        const uint8_t head[4] = {(uint8_t)place, 0, 1, sizeof chunk + 8};
+        memcpy(script + n, head, sizeof head);
+        memcpy(script + n + sizeof head, &chunk, sizeof chunk);
+        memset(script + n + sizeof head + sizeof chunk, 7, 8);
+        n += sizeof head + sizeof chunk + 8;
+        name = tr_format("words-%u", place);
+        seed("topics", name, "h", 1, script, n);
+        tr_free(name);
+    }
+    /* A supervisor's configuration; it is at place 2, behind its children. */
+    for (unsigned strategy = 0; strategy <= TR_ONE_FOR_ALL; strategy++) {
+        tr_topology topology;
+        tr_actor_id ids[3];
+        tr_topology_init(&topology, 1);
+        for (int i = 0; i < 2; i++)
+            MUST(tr_topology_add_actor(&topology, i ? "b" : "a", "child", 0, NULL, 0, 0, &ids[i], &err));
+        const tr_child_spec children[2] = {{ids[0], TR_PERMANENT}, {ids[1], TR_TRANSIENT}};
+        const tr_supervisor_spec spec = {(tr_strategy)strategy, 1, 5000, children, 2};
+        MUST(tr_topology_add_supervisor(&topology, "supervisor", 0, &spec, &ids[2], &err));
+        const tr_actor_spec *made = tr_topology_actor(&topology, ids[2]);
+        script[0] = (uint8_t)made->config_bytes;
+        memcpy(script + 1, made->config, made->config_bytes);
+        n = 1 + made->config_bytes;
+        pack_numbers(&packer, 1, &count); /* nobody tells a supervisor anything but the system */
+        n += say(script + n, 2, TR_TOPIC_COUNT, 0, &packer);
+        char *name = tr_format("supervisor-%u", strategy);
+        seed("topics", name, "s", 1, script, n);
+        tr_free(name);
+        tr_topology_release(&topology);
+    }
+}
+
+static void make_checkpoint(void)
+{
+    static const char *const names[] = {"config.json", "model.safetensors", "trainer/optimizer.safetensors",
+                                        "trainer/state.json"};
+    static const char state[] = "{\n \"version\": 1,\n \"updates\": 7,\n \"tokens\": 4096\n}\n";
+    char *directory = tr_format("%s/step-7", fuzz_directory()), *trainer = tr_format("%s/trainer", directory);
+    MUST(tr_directory_make(trainer, &err));
+    for (int i = 0; i < 4; i++) {
+        char *path = tr_format("%s/%s", directory, names[i]);
+        MUST(tr_file_write(path, i < 3 ? "good" : state, i < 3 ? 4 : sizeof state - 1, &err));
+        tr_free(path);
+    }
+    MUST(tr_manifest_write(directory, &err));
+    char *path = tr_format("%s/manifest.json", trainer), *text;
+    size_t size;
+    MUST(tr_file_read(path, &text, &size, &err));
+    seed("checkpoint", "whole", text, size + 1, state, sizeof state - 1); /* with the NUL between them */
+    seed("checkpoint", "no-state", text, size + 1, "{}", 2);
+    seed("checkpoint", "no-manifest", "{}", 3, state, sizeof state - 1);
+    tr_free(text);
+    tr_free(path);
+    tr_free(trainer);
+    tr_free(directory);
+}
+
+static void make_region(void)
+{
+    tr_state_region *region;
+    uint64_t header[8];
+    MUST(tr_state_region_new(&region, "seed", 100, &err));
+    FUZZ_PROMISE(pread(tr_state_region_descriptor(region), header, sizeof header, 0) == sizeof header);
+    seed("message", "region", "m", 1, header, sizeof header);
+    tr_state_region_destroy(&region);
+}
+
 static void make_log(void)
 {
     char *directory = tr_format("%s/run", fuzz_directory()), *path = tr_format("%s/log.jsonl", directory);
@@ -290,5 +447,8 @@ int main(int argc, char **argv)
     make_configs();
     make_files();
     make_log();
+    make_topics();
+    make_checkpoint();
+    make_region();
     return 0;
 }

@@ -7,6 +7,7 @@
 #include "pipelines/job_plan.h"
 #include "runtime/control_messages.h"
 #include "runtime/launch.h"
+#include "runtime/state.h"
 
 static void check_topology(const uint8_t *bytes, size_t size_bytes)
 {
@@ -116,6 +117,29 @@ static void check_spans(const uint8_t *bytes, size_t size_bytes)
         FUZZ_PROMISE(spans[i].begin_ns <= spans[i].end_ns && tr_span_name(spans[i].kind));
 }
 
+/* The header of a memory file that an agent hands to a worker: the slots it tells lie inside it. */
+static void check_region(const uint8_t *bytes, size_t size_bytes)
+{
+    enum { PAGES = 3 * 4096 };
+    int descriptor = memfd_create("fuzz", MFD_CLOEXEC);
+    FUZZ_PROMISE(descriptor >= 0 && write(descriptor, bytes, size_bytes) == (ssize_t)size_bytes);
+    FUZZ_PROMISE(size_bytes > PAGES || ftruncate(descriptor, PAGES) == 0);
+    tr_state_region *region;
+    tr_error err = {0};
+    tr_status status = tr_state_region_open(&region, descriptor, &err);
+    if (status) {
+        fuzz_refused(status, &err);
+        close(descriptor);
+        return;
+    }
+    uint64_t slot_bytes = tr_state_region_slot_bytes(region);
+    for (int slot = 0; slot < 2; slot++) {
+        (void)tr_state_generation(region, slot);
+        if (slot_bytes) memset(tr_state_slot(region, slot), slot, slot_bytes);
+    }
+    tr_state_region_destroy(&region); /* and the descriptor */
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size_bytes)
 {
     if (size_bytes < 1) return 0;
@@ -130,6 +154,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size_bytes)
     case 'p': check_place(body, size_bytes); break;
     case 'r': check_record(body, size_bytes); break;
     case 's': check_spans(body, size_bytes); break;
+    case 'm': check_region(body, size_bytes); break;
     default: return -1; /* not worth keeping */
     }
     return 0;

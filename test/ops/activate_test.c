@@ -15,7 +15,8 @@ static void values_and_slopes_are_right_to_float_accuracy(void)
     enum { N = 40 * 1024 + 1 };
     guarded x = guard_new(N * 4), one = guard_new(N * 4), y = guard_new(N * 4), y0 = guard_new(N * 4);
     for (int i = 0; i < N; i++) {
-        floats_of(&x)[i] = (float)(i - N / 2) / 1024.0f;
+        const int from_the_middle = i - N / 2;
+        floats_of(&x)[i] = (float)from_the_middle / 1024.0f;
         floats_of(&one)[i] = 1;
     }
     for (int k = 0; k < 4; k++) {

@@ -51,7 +51,7 @@ static model residual_model(bool want_dx)
 static void a_tied_weight_has_a_gradient_for_each_use(void)
 {
     model m = residual_model(true);
-    int32_t uses[4], n = 0;
+    int32_t uses[4] = {0}, n = 0;
     for (tr_value v = 0; v < tr_graph_value_count(m.graph); v++)
         if (tr_graph_value(m.graph, v)->parameter == m.w && n < 4)
             uses[n++] = tr_graph_value(m.graph, v)->use;

@@ -63,6 +63,7 @@ static size_t make_chunks(chunk *chunks, uint64_t seed)
             for (int64_t at = 0; at < elements(p); at += 37)
                 chunks[n++] = (chunk){p, part, at, at + 37 < elements(p) ? at + 37 : elements(p)};
     const tr_rng_key key = {seed, 0, 0, 0};
+    TR_ASSERT(n > 0);
     for (size_t i = n - 1; i > 0; i--) {
         size_t j = tr_rng_u64(&key, i) % (i + 1);
         chunk kept = chunks[i];

@@ -259,7 +259,7 @@ static void evaluation_is_the_mean_loss_of_every_byte_but_the_first(void)
         CU_ASSERT(memcmp(&one.loss, &two.loss, sizeof one.loss) == 0);
         for (int first = 0; first < TEXT_BYTES - 1; first += WINDOW) {
             int32_t tokens[WINDOW], n = 0;
-            for (; n < WINDOW && first + n < TEXT_BYTES - 1; n++) tokens[n] = bytes[first + n];
+            for (; n < WINDOW && first + n < TEXT_BYTES - 1; n++) tokens[n] = (unsigned char)bytes[first + n];
             float *logits = whole_forward(cases[c], tokens, n);
             for (int t = 0; t < n; t++) sum += loss_of(logits + t * V, bytes[first + t + 1]);
             tr_free(logits);

@@ -408,9 +408,63 @@ static void every_preset_can_be_made(void)
     CU_ASSERT(message_has(&err, "'zzz' is no preset; there are gpt2-124m, "));
 }
 
+/* The keys beside the sizes that published models carry: of OpenAI's gpt2, of llamas written by transformers 4 and 5, and
+ * of what other programs leave in them. */
+static void what_published_models_carry_is_read(void)
+{
+    static const char *const published[] = {
+        "{" GPT2_SIZES ",\"activation_function\":\"gelu_new\",\"architectures\":[\"GPT2LMHeadModel\"],"
+        "\"attn_pdrop\":0.1,\"bos_token_id\":50256,\"embd_pdrop\":0.1,\"eos_token_id\":50256,"
+        "\"initializer_range\":0.02,\"layer_norm_epsilon\":1e-05,\"n_ctx\":1024,\"resid_pdrop\":0.1,"
+        "\"summary_activation\":null,\"summary_first_dropout\":0.1,\"summary_proj_to_labels\":true,"
+        "\"summary_type\":\"cls_index\",\"summary_use_proj\":true,\"task_specific_params\":"
+        "{\"text-generation\":{\"do_sample\":true,\"max_length\":50}}}",
+        "{" GPT2_SIZES ",\"_name_or_path\":\"gpt2\",\"_num_labels\":1,\"add_cross_attention\":false,"
+        "\"id2label\":{\"0\":\"LABEL_0\"},\"label2id\":{\"LABEL_0\":0},\"gradient_checkpointing\":false,"
+        "\"n_inner\":null,\"pad_token_id\":null,\"reorder_and_upcast_attn\":false,"
+        "\"scale_attn_by_inverse_layer_idx\":false,\"scale_attn_weights\":true,\"tie_word_embeddings\":true,"
+        "\"torch_dtype\":\"float32\",\"transformers_version\":\"4.38.2\",\"use_cache\":true}",
+        "{" GPT2_SIZES ",\"dtype\":\"float32\",\"transformers_version\":\"5.0.0\",\"use_cache\":true,"
+        "\"_attn_implementation_internal\":\"sdpa\",\"attn_implementation\":\"sdpa\"}",
+        "{" LLAMA_SIZES ",\"_name_or_path\":\"x\",\"architectures\":[\"LlamaForCausalLM\"],"
+        "\"attention_bias\":false,\"attention_dropout\":0.0,\"bos_token_id\":1,\"eos_token_id\":[2,3],"
+        "\"head_dim\":4,\"hidden_act\":\"silu\",\"initializer_range\":0.02,\"mlp_bias\":false,"
+        "\"num_key_value_heads\":2,\"pad_token_id\":0,\"pretraining_tp\":1,\"rms_norm_eps\":1e-05,"
+        "\"rope_scaling\":null,\"rope_theta\":10000.0,\"tie_word_embeddings\":false,"
+        "\"torch_dtype\":\"bfloat16\",\"transformers_version\":\"4.43.1\",\"use_cache\":true}",
+        "{" LLAMA_SIZES ",\"dtype\":\"bfloat16\",\"rope_parameters\":{\"rope_theta\":10000.0,"
+        "\"rope_type\":\"default\"},\"transformers_version\":\"5.1.0\",\"output_hidden_states\":false,"
+        "\"return_dict\":true,\"chunk_size_feed_forward\":0,\"is_encoder_decoder\":false,"
+        "\"problem_type\":null}",
+        "{" LLAMA_SIZES ",\"is_llama_config\":true,\"rope_interleaved\":false,\"max_sequence_length\":16,"
+        "\"transformers.js_config\":{\"dtype\":\"q4\"},\"unsloth_fixed\":true,"
+        "\"unsloth_version\":\"2024.9\",\"temperature\":0.6,\"top_p\":0.9,\"max_new_tokens\":9}"};
+    for (size_t i = 0; i < sizeof published / sizeof *published; i++) {
+        tr_model_config c;
+        CHECK_OK(parse(&c, published[i]));
+        CU_ASSERT(c.layers == 2 && c.width == 8 && c.head_size == 4);
+        tr_model_config_release(&c);
+    }
+}
+
+static void what_would_change_a_number_is_refused_by_name(void)
+{
+    static const char *const keys[] = {"quantization_config", "auto_map", "layer_types", "per_layer_config",
+                                       "sliding_window"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        char *text = tr_format("{" LLAMA_SIZES ",\"%s\":{\"bits\":4}}", keys[i]);
+        tr_model_config c;
+        CU_ASSERT_EQUAL(parse(&c, text), TR_EUNSUPPORTED);
+        CU_ASSERT(message_has(&err, keys[i]));
+        tr_free(text);
+    }
+}
+
 int main(void)
 {
     static const check_test tests[] = {
+        CHECK_TEST(what_published_models_carry_is_read),
+        CHECK_TEST(what_would_change_a_number_is_refused_by_name),
         CHECK_TEST(golden_gpt2_is_read_as_it_is),
         CHECK_TEST(golden_llama_is_read_as_it_is),
         CHECK_TEST(parameters_are_counted_as_the_file_holds_them),

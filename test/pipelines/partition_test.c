@@ -180,7 +180,7 @@ static void balanced_cut_is_the_best_of_all_cuts(void)
     for (int round = 0; round < 300; round++) {
         int n = 1 + (int)(tr_rng_u64(&key, drawn++) % 9);
         int n_stages = 1 + (int)(tr_rng_u64(&key, drawn++) % (uint64_t)n);
-        double costs[9];
+        double costs[9] = {0};
         int32_t first[10];
         for (int i = 0; i < n; i++) costs[i] = (double)(1 + tr_rng_u64(&key, drawn++) % 20);
         MUST(tr_partition_cut(costs, n, n_stages, first, err));

@@ -163,7 +163,7 @@ static const struct {
     {"", "lr={peak: null, values: [1, 2]}",
      "command line: lr.values has 2 numbers for 20 steps; give one a step, or a peak"},
     {"", "lr.peak=null",
-     "r.yaml:1: lr has neither peak nor values; give {peak: 1e-3}, or {values: [...]} with one a step"},
+     "r.yaml:5: lr has neither peak nor values; give {peak: 1e-3}, or {values: [...]} with one a step"},
     {"", "train.steps=null", "r.yaml:4: train.steps is missing; give a whole number from 1 up"},
     {"", "run=null", "r.yaml:1: run is missing; give a text"},
     {"", "run=", "r.yaml:1: run is missing; give a text"},

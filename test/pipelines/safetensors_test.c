@@ -49,9 +49,14 @@ static void every_damage_is_refused_with_its_reason(void)
         const char *words;
     } damages[] = {
         {"{", 0, 0, "not valid JSON"},
+        {"", 0, 0, "not valid JSON"}, /* a header of no bytes */
         {"[]", 0, 0, "no JSON object"},
+        {"{\"\xff\":{}}", 0, 0, "not valid JSON"},
+        {"{\"a\":{\"dtype\":\"U8\",\"dtype\":\"I8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, 0,
+         "duplicate object key"},
         {"{} x", 0, 0, "not valid JSON"},
         {"{}", 0, 1, "the file ends after"},
+        {"{}", 0, -1, "not valid JSON"}, /* too short by a byte */
         {"{}", 0, 1LL << 40, "longer than the"},
         {"{\"a\":1}", 0, 0, "no object"},
         {"{\"a\":{}}", 0, 0, "no data_offsets"},
@@ -74,6 +79,17 @@ static void every_damage_is_refused_with_its_reason(void)
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},"
          "\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[2,6]}}",
          6, 0, "'a' and 'b' overlap"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},"
+         "\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}",
+         2, 0, "'a' and 'b' overlap"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[1,3]}}", 3, 0,
+         "a hole of 1 bytes lies before"},
+        {"{\"a\":{\"dtype\":7,\"shape\":[2],\"data_offsets\":[0,2]}}", 2, 0, "no dtype"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":2,\"data_offsets\":[0,2]}}", 2, 0, "no shape"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[2.0],\"data_offsets\":[0,2]}}", 2, 0, "dimension"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,99999999999999999999]}}", 2, 0,
+         "not valid JSON"},
+        {"{\"__metadata__\":[\"format\"]}", 0, 0, "__metadata__"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},"
          "\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[4,6]}}",
          6, 0, "a hole of 2 bytes lies before tensor 'b'"},
@@ -323,7 +339,16 @@ static void shards_are_one_model_and_must_match_their_index(void)
                     TR_ECORRUPT); /* a message is one line */
     CU_ASSERT(message_has(&err, "'model-1\\x0a.safetensors', which is no plain file name"));
     CU_ASSERT_EQUAL(open_sharded("{\"a\":\"model-3.safetensors\"}"), TR_ENOTFOUND);
+    CU_ASSERT(message_has(&err, "model-3.safetensors"));
     CU_ASSERT_EQUAL(open_sharded("7"), TR_ECORRUPT);
+    CU_ASSERT(message_has(&err, "no weight_map"));
+    CU_ASSERT_EQUAL(open_sharded("{\"a\":7}"), TR_ECORRUPT);
+    CU_ASSERT(message_has(&err, "no plain file name"));
+    CU_ASSERT_EQUAL(open_sharded("{\"a\":\"model-1.safetensors\",\"a\":\"model-2.safetensors\"}"),
+                    TR_ECORRUPT);
+    CU_ASSERT(message_has(&err, "duplicate object key"));
+    CU_ASSERT_EQUAL(open_sharded("{\"a\":"), TR_ECORRUPT);
+    CU_ASSERT(message_has(&err, "index.json:1: not valid JSON"));
 }
 
 static void no_allocation_that_fails_leaks_or_crashes(void)

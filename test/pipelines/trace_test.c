@@ -277,7 +277,7 @@ static void everything_an_actor_does_has_its_span(void)
 {
     for (int l = 0; l < LAYOUTS; l++) {
         json_t *trace = read_trace(layouts[l].name);
-        size_t stages = (size_t)(layouts[l].n_replicas * layouts[l].n_stages);
+        size_t stages = (size_t)layouts[l].n_replicas * (size_t)layouts[l].n_stages;
         CU_ASSERT_EQUAL(count(trace, "M", "process_name"), stages / (size_t)layouts[l].n_pieces + 1);
         CU_ASSERT_EQUAL(count(trace, "M", "thread_name"), 3 + stages + (size_t)layouts[l].n_replicas);
         CU_ASSERT_EQUAL(count(trace, "X", "update"), stages * STEPS);

@@ -68,17 +68,37 @@ static void the_running_one_is_told_before_the_last(void)
     expect(page, "");
     tr_activity_write(two, "backward", 4, TR_ACTIVITY_NONE);
     tr_activity_write(one, "reading", TR_ACTIVITY_NONE, TR_ACTIVITY_NONE);
-    expect(page, "shard 0 was last in reading");
+    expect(page, "shard 0 was last in reading, stage 1 was last in backward of step 4");
     two->running = 1;
-    expect(page, "stage 1 was in backward of step 4");
+    expect(page, "stage 1 was in backward of step 4, shard 0 was last in reading");
     two->running = 0;
     one->running = 1;
     tr_activity_write(two, "update", 5, TR_ACTIVITY_NONE);
-    expect(page, "shard 0 was in reading");
+    expect(page, "shard 0 was in reading, stage 1 was last in update of step 5");
     tr_activity_doing(page, 1, text, sizeof text);
     CU_ASSERT_STRING_EQUAL(text, "in reading");
     tr_activity_doing(page, 9, text, sizeof text);
     CU_ASSERT_STRING_EQUAL(text, "");
+    tr_activity_page_unmap(&page);
+    close(descriptor);
+}
+
+static void a_crowd_is_counted(void)
+{
+    int descriptor;
+    tr_activity_page *page = new_page(&descriptor);
+    for (tr_actor_id actor = 5; actor >= 1; actor--)
+        tr_activity_write(tr_activity_record_for(page, actor), "reading", (uint32_t)actor, TR_ACTIVITY_NONE);
+    expect(page,
+           "shard 0 was last in reading of step 1, stage 1 was last in reading of step 2, an unknown actor "
+           "was last in reading of step 3, and 2 more");
+    tr_activity_record_for(page, 2)->running = 1;
+    char text[40]; /* cut, never behind its end */
+    tr_topology topology;
+    fill(&topology);
+    tr_activity_describe(page, &topology, text, sizeof text);
+    CU_ASSERT_STRING_EQUAL(text, "stage 1 was in reading of step 2, shard");
+    tr_topology_release(&topology);
     tr_activity_page_unmap(&page);
     close(descriptor);
 }
@@ -138,6 +158,6 @@ static void foreign_memory_is_refused(void)
 static const check_test tests[] = {
     CHECK_TEST(the_dead_are_described),    CHECK_TEST(the_running_one_is_told_before_the_last),
     CHECK_TEST(a_long_activity_is_cut),    CHECK_TEST(every_actor_has_one_record_until_it_is_full),
-    CHECK_TEST(foreign_memory_is_refused),
+    CHECK_TEST(foreign_memory_is_refused), CHECK_TEST(a_crowd_is_counted),
 };
 CHECK_MAIN("activity", tests)

@@ -240,7 +240,7 @@ static void prompter_receive(tr_actor *actor, void *state, tr_message **message)
     }
     deed what = self->act->script[self->at].what;
     if (what != WAIT)
-        tr_actor_send(actor, (tr_actor_id)(self->act->script[self->at].who - 'A' + 1), TOPIC_ACT, what, NULL,
+        tr_actor_send(actor, (tr_actor_id)self->act->script[self->at].who - 'A' + 1, TOPIC_ACT, what, NULL,
                       0);
     self->at++;
     tr_actor_timer(actor, what == WAIT ? PERIOD_MS : PAUSE_MS, 0);

@@ -143,6 +143,7 @@ static void cut_and_damaged_greetings_are_refused_without_harm(void)
     tr_hello hello = some_hello(), back;
     hello.address[20] = 0;
     CHECK_OK(tr_hello_write(&hello, &bytes, &size, &err));
+    CU_ASSERT_FATAL(size > 0);
     for (size_t cut = 0; cut < size; cut++) { /* on the heap, so that AddressSanitizer sees the end */
         uint8_t *copy = tr_alloc(cut);
         memcpy(copy, bytes, cut);

@@ -1,0 +1,80 @@
+/* pipelines/epoch_log.c - see epoch_log.h.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "pipelines/epoch_log.h"
+
+#include "base/file.h"
+#include "base/memory.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+struct tr_epoch_log {
+    FILE *stream;
+    uint32_t first;
+};
+
+static tr_status find_first(tr_epoch_log *self, const char *path, tr_error *err)
+{
+    self->first = 1;
+    if (!tr_path_exists(path)) return TR_OK;
+    char *text;
+    size_t size;
+    tr_status status = tr_file_read(path, &text, &size, err);
+    if (status) return status;
+    uint32_t epoch;
+    for (const char *line = text; line && *line; line = strchr(line, '\n')) {
+        line += *line == '\n';
+        if (sscanf(line, "{\"epoch\":%u", &epoch) == 1 && epoch >= self->first && epoch < UINT32_MAX)
+            self->first = epoch + 1;
+    }
+    tr_free(text);
+    return TR_OK;
+}
+
+tr_status tr_epoch_log_open(tr_epoch_log **out, const char *path, tr_error *err)
+{
+    tr_epoch_log *self = tr_alloc_zero(1, sizeof *self);
+    if (!self) return tr_fail(err, TR_ENOMEM, "no memory for the log of epochs");
+    tr_status status = find_first(self, path, err);
+    if (!status && !(self->stream = fopen(path, "ae")))
+        status = tr_fail(err, TR_EIO, "could not write '%s': %s", path, strerror(errno));
+    if (status)
+        tr_epoch_log_close(&self);
+    else
+        *out = self;
+    return status;
+}
+
+uint32_t tr_epoch_log_first(const tr_epoch_log *self)
+{
+    return self->first;
+}
+
+static tr_status finish_line(tr_epoch_log *self, int printed, tr_error *err)
+{
+    if (printed > 0 && fflush(self->stream) == 0 && fsync(fileno(self->stream)) == 0) return TR_OK;
+    return tr_fail(err, TR_EIO, "could not write the log of epochs: %s", strerror(errno));
+}
+
+tr_status tr_epoch_log_begin(tr_epoch_log *self, uint32_t epoch, tr_error *err)
+{
+    return finish_line(self, fprintf(self->stream, "{\"epoch\":%u}\n", epoch), err);
+}
+
+tr_status tr_epoch_log_from(tr_epoch_log *self, uint32_t epoch, uint64_t generation, tr_error *err)
+{
+    return finish_line(
+        self, fprintf(self->stream, "{\"epoch\":%u,\"generation\":%" PRIu64 "}\n", epoch, generation), err);
+}
+
+void tr_epoch_log_close(tr_epoch_log **out)
+{
+    tr_epoch_log *self = *out;
+    if (!self) return;
+    if (self->stream) fclose(self->stream);
+    tr_free(self);
+    *out = NULL;
+}
