@@ -43,6 +43,7 @@ static tr_status budget_stage(const tr_job_plan *plan, const tr_stage_spec *spec
         out->n_parameters += n_elements[i];
     }
     out->state = tr_stage_state_bytes(n_elements, spec->n_parameters);
+    out->rounded = tr_stage_rounded_bytes(spec);
     tr_free(n_elements);
     /* The group at work, the blocks of a replica at their most, and with several replicas the sum. */
     uint32_t blocks = 1, most = 1;
@@ -301,9 +302,14 @@ void tr_job_plan_print(const tr_job_plan *self, FILE *stream)
     fprintf(stream, "layout: %u replicas x %u stages, %s over %s, %d kernel threads each\n", plan->n_replicas,
             plan->n_stages, recipe->layout.processes ? "one process a stage" : "one process",
             tr_transport_kind_name(recipe->transport), recipe->layout.threads);
+    bool rounded = recipe->dtype == TR_RECIPE_BFLOAT16;
+    fprintf(stream, "dtype: %s\n",
+            rounded ? "bfloat16 matrices and activations; float32 state, gradients, norms and losses"
+                    : "float32");
     for (uint32_t s = 0; s < plan->n_stages; s++) print_layers(self, s, stream);
-    fprintf(stream, "\n%-24s %-9s %12s %8s %11s %11s %11s %11s %11s\n", "actor", "where", "parameters",
-            "credits", "state x2", "gradients", "stashes", "scratch", "slots");
+    fprintf(stream, "\n%-24s %-9s %12s %8s %11s%*s %11s %11s %11s %11s\n", "actor", "where", "parameters",
+            "credits", "state x2", rounded ? 12 : 0, rounded ? "bf16 copy" : "", "gradients", "stashes",
+            "scratch", "slots");
     for (size_t i = 0; i < self->topology.n_actors; i++) {
         const tr_actor_spec *actor = &self->topology.actors[i];
         char where[32];
@@ -313,6 +319,7 @@ void tr_job_plan_print(const tr_job_plan *self, FILE *stream)
             const tr_stage_budget *budget = &self->budgets[actor->node - 1];
             fprintf(stream, " %12" PRId64 " %8u", budget->n_parameters, budget->stash_credits);
             print_size(stream, 2 * budget->state);
+            if (rounded) print_size(stream, budget->rounded);
             print_size(stream, budget->gradients);
             print_size(stream, budget->stashes);
             print_size(stream, budget->scratch);
