@@ -6,7 +6,6 @@
  * emulates at a third of that speed, or refuses.
  * Which of the two a product takes depends on the processor alone.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "base/memory.h"
 #include "ops/cpu/elements.h"
 #include "ops/cpu/matmul.h"
 
@@ -94,14 +93,16 @@ typedef struct product {
 } product;
 
 /* More shapes than a model has; a thread that meets more begins again. */
-enum { MAX_PRODUCTS = 512 };
+enum { MAX_PRODUCTS = 256 };
 
-/* One thread's. */
 typedef struct products {
     dnnl_stream_t stream;
     product items[MAX_PRODUCTS];
     size_t count, latest;
 } products;
+
+/* In the thread's own memory, because a kernel has nobody to tell that there is none left. */
+static _Thread_local products own;
 
 static dnnl_engine_t engine; /* of the process, never destroyed */
 static pthread_key_t ends;   /* frees a thread's products when the thread ends */
@@ -128,7 +129,7 @@ static void end_thread(void *of_thread)
     products *self = of_thread;
     forget(self);
     dnnl_stream_destroy(self->stream);
-    tr_free(self);
+    self->stream = NULL;
 }
 
 static void begin_process(void)
@@ -202,13 +203,10 @@ static product *find(products *self, const tr_matmul *p)
 
 static products *of_this_thread(void)
 {
-    products *self = pthread_getspecific(ends);
-    if (self) return self;
-    self = tr_alloc_zero(1, sizeof *self);
-    TR_ASSERT(self);
-    must(dnnl_stream_create(&self->stream, engine, dnnl_stream_default_flags));
-    TR_ASSERT(pthread_setspecific(ends, self) == 0);
-    return self;
+    if (own.stream) return &own;
+    must(dnnl_stream_create(&own.stream, engine, dnnl_stream_default_flags));
+    TR_ASSERT(pthread_setspecific(ends, &own) == 0);
+    return &own;
 }
 
 void tr__matmul_bf16(const tr_matmul *p)

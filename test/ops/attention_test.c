@@ -7,9 +7,11 @@
 #include "kernel_check.h"
 
 static const tr_attention_shape shapes[] = {
-    {1, 1, 0, 1, 1, 2, 0.7f, TR_F32, NULL},    {2, 5, 0, 2, 2, 6, 0.4f, TR_F32, NULL},    {1, 17, 0, 4, 2, 12, 0.3f, TR_F32, NULL},
-    {2, 33, 0, 4, 1, 64, 0.5f, TR_F32, NULL},  {1, 130, 0, 2, 1, 16, 1.0f, TR_F32, NULL}, {1, 64, 0, 2, 2, 32, 0.2f, TR_F32, NULL},
-    {1, 65, 0, 2, 2, 128, 0.1f, TR_F32, NULL}, {1, 200, 0, 3, 3, 48, 0.2f, TR_F32, NULL}, {3, 3, 0, 8, 2, 10, 3.0f, TR_F32, NULL},
+    {1, 1, 0, 1, 1, 2, 0.7f, TR_F32, NULL},    {2, 5, 0, 2, 2, 6, 0.4f, TR_F32, NULL},
+    {1, 17, 0, 4, 2, 12, 0.3f, TR_F32, NULL},  {2, 33, 0, 4, 1, 64, 0.5f, TR_F32, NULL},
+    {1, 130, 0, 2, 1, 16, 1.0f, TR_F32, NULL}, {1, 64, 0, 2, 2, 32, 0.2f, TR_F32, NULL},
+    {1, 65, 0, 2, 2, 128, 0.1f, TR_F32, NULL}, {1, 200, 0, 3, 3, 48, 0.2f, TR_F32, NULL},
+    {3, 3, 0, 8, 2, 10, 3.0f, TR_F32, NULL},
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 

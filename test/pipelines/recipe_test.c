@@ -75,7 +75,7 @@ static const struct {
      "r.yaml:6: layout is not a mapping; write it as 'key: value' lines or {key: value}"},
     {"layout: [data]\n", NULL,
      "r.yaml:6: layout is not a mapping; write it as 'key: value' lines or {key: value}"},
-    {"dtype: float16\n", NULL, "r.yaml:6: dtype 'float16' is not known; give float32"},
+    {"dtype: float16\n", NULL, "r.yaml:6: dtype 'float16' is not known; give float32 or bfloat16"},
     {"transport: ucs\n", NULL, "r.yaml:6: transport 'ucs' is not known; give ucx, zmq or inproc"},
     {"layout: {data: two}\n", NULL,
      "r.yaml:6: layout.data 'two' is not a whole number; give a whole number from 1 to 65536"},
@@ -105,7 +105,8 @@ static const struct {
      "r.yaml:6: checkpoint.every '-1' is out of range; give a whole number from 0 up"},
     {"checkpoint: *x\n", NULL,
      "r.yaml:6: checkpoint is not a mapping; write it as 'key: value' lines or {key: value}"},
-    {"dtype: *x\n", NULL, "r.yaml:6: dtype '*x' is an alias, which a recipe does not have; give float32"},
+    {"dtype: *x\n", NULL,
+     "r.yaml:6: dtype '*x' is an alias, which a recipe does not have; give float32 or bfloat16"},
     {"layout: {data: 2}\n", NULL,
      "r.yaml:6: layout.data '2' is more replicas than reduction groups (1); lower it, or raise "
      "train.groups"},
