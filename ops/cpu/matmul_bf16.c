@@ -1,9 +1,9 @@
 /* ops/cpu/matmul_bf16.c - one product of bfloat16 matrices on the calling thread; see matmul.h.
- * With avx512_bf16 or AMX: oneDNN's primitives, which multiply pairs and add them up in float32. Making one takes
+ * With avx512_bf16: oneDNN's primitives, which multiply pairs and add them up in float32. Making one takes
  * longer than running it, so each thread keeps those of the shapes it has met, with the memory objects that they
  * are run on; nothing of ours is shared between threads and nothing is allocated for a known shape.
- * Elsewhere: blocks are widened to float32, which is exact, and multiplied as such. oneDNN would do no better: it
- * emulates at a third of that speed, or refuses.
+ * Elsewhere: blocks are widened to float32, which is exact, and multiplied as such. oneDNN would
+ * emulate the instructions, at a third of that speed.
  * Which of the two a product takes depends on the processor alone.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/elements.h"

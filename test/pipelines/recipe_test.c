@@ -317,6 +317,26 @@ static void a_recipe_and_its_file_are_the_same(void)
     tr_free(path);
 }
 
+static void check_same_numbers(const char *override, const char *key)
+{
+    tr_recipe a, b;
+    CHECK_OK(parse(&a, smallest, NULL));
+    CHECK_OK(parse(&b, smallest, override));
+    const char *found = tr_recipe_numerics_differ(&a, &b);
+    CU_ASSERT(key ? found && strcmp(found, key) == 0 : !found);
+    tr_recipe_release(&a);
+    tr_recipe_release(&b);
+}
+
+static void a_resume_may_change_the_place_but_not_the_numbers(void)
+{
+    check_same_numbers("dtype=bfloat16", "dtype");
+    check_same_numbers("model.width=96", "model.width");
+    check_same_numbers("train.seed=2", "train.seed");
+    check_same_numbers("train.steps=40", NULL);
+    check_same_numbers("layout.threads=2", NULL);
+}
+
 static void the_learning_rate_follows_its_formula(void)
 {
     tr_recipe r;
@@ -379,6 +399,7 @@ int main(void)
         CHECK_TEST(presets_are_known_by_name),
         CHECK_TEST(a_resolved_recipe_reads_back_equal),
         CHECK_TEST(a_recipe_and_its_file_are_the_same),
+        CHECK_TEST(a_resume_may_change_the_place_but_not_the_numbers),
         CHECK_TEST(the_learning_rate_follows_its_formula),
         CHECK_TEST(the_help_names_every_default),
         CHECK_TEST(no_allocation_that_fails_leaks_or_crashes),
