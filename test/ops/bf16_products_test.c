@@ -11,6 +11,8 @@
 #include "ops/cpu/attention.h"
 #include "ops/cpu/linear.h"
 #include "ops/cpu/matmul.h"
+#include "ops/operations.h"
+#include "ops/program.h"
 
 /* Below, at and over tiles, and one of a long sum and a small result, which oneDNN would cut over threads. */
 static const int64_t cases[][3] = {{1, 1, 1},      {1, 17, 5},     {3, 5, 2},       {17, 33, 65},
@@ -100,6 +102,27 @@ static void many_shapes_are_right_to_the_last(void)
         CU_ASSERT(both_agree("y", &y, tolerance(4), 1e-6));
         both_free(&x), both_free(&w), both_free(&y);
     }
+}
+
+/* One shape with a result of either dtype, in turn: a thread keeps what it made for each. */
+static void results_of_either_dtype_do_not_mix(void)
+{
+    enum { M = 3, N = 7, K = 5 };
+    both a = both_filled(M * K, 1, 1), b = both_filled(K * N, 1, 2), c = both_new(M * N);
+    float *wide = guarded_floats(M * N);
+    tr_matmul p = {
+        .m = M, .n = N, .k = K, .a = a.half, .b = b.half, .a_stride = K, .b_stride = N, .c_stride = N};
+    tr_linear_reference(a.full, b.full, NULL, c.full, M, K, N, true);
+    p.dtype = TR_BF16;
+    for (int i = 0; i < 4; i++) {
+        bool narrow = i & 1;
+        p.c = narrow ? (void *)c.half : (void *)wide;
+        p.c_dtype = narrow ? TR_BF16 : TR_F32;
+        tr_matmul_single(&p);
+        CU_ASSERT(narrow ? both_agree("c", &c, tolerance(K), 1e-6)
+                         : near(wide, c.full, M * N, tolerance(K), 1e-6));
+    }
+    both_free(&a), both_free(&b), both_free(&c), floats_free(wide, M * N);
 }
 
 /* ---- attention ---- */
@@ -216,12 +239,56 @@ static void rows_behind_a_cache_agree_with_the_reference(void)
         }
 }
 
+/* The operation itself: new rows go into caches of bfloat16 at the position, and nowhere else. */
+static void cached_attention_appends_its_rows(void)
+{
+    enum { T = 3, FIRST = 2, ROWS = 8, H = 4, KV = 2, D = 6, NEW = T * KV * D, SEEN = (FIRST + T) * KV * D };
+    tr_error err = {0};
+    tr_graph *g = NULL;
+    tr_program *program = NULL;
+    CHECK_OK(tr_graph_new(&g, &err));
+    tr_value q = tr_graph_input(g, "q", TR_BF16, TR_SHAPE3(1, T, H * D)),
+             k = tr_graph_input(g, "k", TR_BF16, TR_SHAPE3(1, T, KV * D)),
+             v = tr_graph_input(g, "v", TR_BF16, TR_SHAPE3(1, T, KV * D)),
+             cache_k = tr_graph_state(g, "ck", TR_BF16, TR_SHAPE2(ROWS, KV * D)),
+             cache_v = tr_graph_state(g, "cv", TR_BF16, TR_SHAPE2(ROWS, KV * D)),
+             position = tr_graph_input(g, "position", TR_I32, TR_SHAPE1(1));
+    tr_attention_options options = {H, KV, D, 0.4f};
+    tr_value y = tr_attention_cached(g, q, k, v, cache_k, cache_v, position, &options);
+    CHECK_OK(tr_graph_check(g, &err));
+    tr_graph_mark_output(g, y);
+    CHECK_OK(tr_program_new(&program, g, &(tr_program_options){.n_threads = 1}, &err));
+    both queries = both_filled(T * H * D, 1, 1), keys = both_filled(SEEN, 1, 2),
+         values = both_filled(SEEN, 1, 3);
+    both got = both_new(T * H * D), caches[2] = {both_new(ROWS * KV * D), both_new(ROWS * KV * D)};
+    memcpy(caches[0].half, keys.half, (SEEN - NEW) * sizeof(tr_bf16));
+    memcpy(caches[1].half, values.half, (SEEN - NEW) * sizeof(tr_bf16));
+    int32_t first = FIRST;
+    void *bound[16] = {0}, *scratch = guarded_new(tr_program_scratch_bytes(program));
+    bound[q] = queries.half, bound[k] = keys.half + SEEN - NEW, bound[v] = values.half + SEEN - NEW;
+    bound[cache_k] = caches[0].half, bound[cache_v] = caches[1].half, bound[position] = &first,
+    bound[y] = got.half;
+    tr_program_run(program, TR_PHASE_FORWARD, &(tr_bindings){.values = bound, .scratch = scratch});
+    tr_attention_shape s = {1, T, FIRST, H, KV, D, 0.4f, TR_BF16};
+    tr_attention_reference(queries.full, keys.full, values.full, got.full, NULL, &s);
+    CU_ASSERT(both_agree("y", &got, 1e-6, 1e-5));
+    CU_ASSERT(same_halves(caches[0].half, keys.half, SEEN) && same_halves(caches[1].half, values.half, SEEN));
+    CU_ASSERT(caches[0].half[SEEN] == 0xffff && caches[1].half[SEEN] == 0xffff);
+    CU_ASSERT(guarded_free(scratch, tr_program_scratch_bytes(program)));
+    both_free(&queries), both_free(&keys), both_free(&values), both_free(&got);
+    both_free(&caches[0]), both_free(&caches[1]);
+    tr_program_destroy(&program);
+    tr_graph_destroy(&g);
+}
+
 static const check_test tests[] = {
     CHECK_TEST(forward_agrees_with_the_reference_on_any_number_of_threads),
     CHECK_TEST(gradients_agree_with_the_reference_on_any_number_of_threads),
     CHECK_TEST(many_shapes_are_right_to_the_last),
+    CHECK_TEST(results_of_either_dtype_do_not_mix),
     CHECK_TEST(attention_agrees_with_the_reference_on_any_number_of_threads),
     CHECK_TEST(rows_behind_a_cache_agree_with_the_reference),
+    CHECK_TEST(cached_attention_appends_its_rows),
 };
 
 CHECK_MAIN("bf16_products", tests)
