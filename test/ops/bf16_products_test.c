@@ -253,7 +253,7 @@ static void cached_attention_appends_its_rows(void)
              cache_k = tr_graph_state(g, "ck", TR_BF16, TR_SHAPE2(ROWS, KV * D)),
              cache_v = tr_graph_state(g, "cv", TR_BF16, TR_SHAPE2(ROWS, KV * D)),
              position = tr_graph_input(g, "position", TR_I32, TR_SHAPE1(1));
-    tr_attention_options options = {H, KV, D, 0.4f};
+    tr_attention_options options = {H, KV, D, 0.4f, 0};
     tr_value y = tr_attention_cached(g, q, k, v, cache_k, cache_v, position, &options);
     CHECK_OK(tr_graph_check(g, &err));
     tr_graph_mark_output(g, y);
@@ -269,7 +269,7 @@ static void cached_attention_appends_its_rows(void)
     bound[cache_k] = caches[0].half, bound[cache_v] = caches[1].half, bound[position] = &first,
     bound[y] = got.half;
     tr_program_run(program, TR_PHASE_FORWARD, &(tr_bindings){.values = bound, .scratch = scratch});
-    tr_attention_shape s = {1, T, FIRST, H, KV, D, 0.4f, TR_BF16};
+    tr_attention_shape s = {1, T, FIRST, H, KV, D, 0.4f, TR_BF16, NULL};
     tr_attention_reference(queries.full, keys.full, values.full, got.full, NULL, &s);
     CU_ASSERT(both_agree("y", &got, 1e-6, 1e-5));
     CU_ASSERT(same_halves(caches[0].half, keys.half, SEEN) && same_halves(caches[1].half, values.half, SEEN));

@@ -8,6 +8,7 @@
 #include "ops/cpu/activate.h"
 #include "ops/cpu/add.h"
 #include "ops/cpu/cross_entropy.h"
+#include "ops/cpu/dropout.h"
 #include "ops/cpu/embedding.h"
 #include "ops/cpu/gated.h"
 #include "ops/cpu/layernorm.h"
@@ -144,6 +145,21 @@ static void activations_and_gates_agree_with_the_reference(void)
         tr_cpu_gated_backward(dy.half, x.half, up.half, dy.half, x.half, n, kind, TR_BF16, NULL);
         CU_ASSERT(same_halves(dy.half, y.half, n) && same_halves(x.half, z.half, n));
         both_free(&x), both_free(&up), both_free(&dy), both_free(&y), both_free(&z);
+    }
+    pools_destroy(&threads);
+}
+
+/* Which elements are dropped does not depend on the dtype; what is kept is rounded once. */
+static void dropout_drops_what_it_drops_in_float32(void)
+{
+    const tr_dropout_mask mask = {.key = {1, 2}, .threshold = 1u << 30, .scale = 4.0f / 3};
+    pools threads = pools_new();
+    for (int c = 0; c < N_SIZES; c++) {
+        both x = both_filled(sizes[c], 2, 1), y = both_new(sizes[c]);
+        tr_dropout_reference(x.full, y.full, sizes[c], &mask);
+        tr_cpu_dropout(x.half, y.half, sizes[c], &mask, TR_BF16, threads.pool[c % 3]);
+        CU_ASSERT(both_agree("dropout", &y, 0, 0));
+        both_free(&x), both_free(&y);
     }
     pools_destroy(&threads);
 }
@@ -377,6 +393,7 @@ static const check_test tests[] = {
     CHECK_TEST(adamw_writes_its_rounded_weights),
     CHECK_TEST(sums_are_rounded_once_also_in_place),
     CHECK_TEST(activations_and_gates_agree_with_the_reference),
+    CHECK_TEST(dropout_drops_what_it_drops_in_float32),
     CHECK_TEST(rmsnorm_agrees_with_the_reference),
     CHECK_TEST(layernorm_agrees_with_the_reference),
     CHECK_TEST(rope_turns_there_and_in_place),
