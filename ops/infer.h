@@ -35,7 +35,11 @@ static inline tr_dtype tr_input_dtype(const tr_graph *graph, const tr_node *node
 /* An output of the dtype and shape of input i. */
 static inline tr_value_info tr_infer_like(const tr_graph *graph, const tr_node *node, int i)
 {
-    return (tr_value_info){.dtype = tr_input_dtype(graph, node, i), .shape = *tr_input_shape(graph, node, i)};
+    tr_value_info output;
+    memset(&output, 0, sizeof output);
+    output.dtype = tr_input_dtype(graph, node, i);
+    output.shape = *tr_input_shape(graph, node, i);
+    return output;
 }
 
 /* (...,C): C, and how many rows of it there are. A shape of rank 0 is one row of one. */
