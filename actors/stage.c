@@ -409,6 +409,7 @@ static void stage_stop(tr_actor *actor, void *state)
     tr_free(self->losses);
     tr_free(self->tokens);
     tr_free(self->scratch);
+    tr_free(self->rounded);
     tr_free(self->bound);
     tr_free(self->out_scatter);
     tr_free(self->out_gather);

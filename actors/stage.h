@@ -70,6 +70,8 @@ extern const tr_behavior tr_stage_behavior;
 /* Bytes of one state slot for tensors of these sizes.
  * In it: parameters, first moments, second moments, each tensor aligned. */
 uint64_t tr_stage_state_bytes(const int64_t *n_elements, uint32_t n_parameters);
+/* Bytes of the rounded copies of those parameters that the graph reads as bfloat16. */
+uint64_t tr_stage_rounded_bytes(const tr_stage_spec *spec);
 /* Elements of a stage's flat gradient, every use aligned: what the reduction's edges carry shards of. */
 int64_t tr_stage_gradient_elements(const tr_stage_parameter *parameters, uint32_t n_parameters);
 /* The part of the flat gradient that replica `replica` reduces. Begins at a multiple of 16 elements. */

@@ -60,7 +60,9 @@ enum { TR__MAX_WANTED = 4 };
 
 typedef struct tr__parameter {
     const tr_stage_parameter *spec;
-    int64_t offset;     /* elements, in each third of a state slot */
+    int64_t offset; /* elements, in each third of a state slot */
+    tr_bf16
+        *rounded; /* what the graph reads where it wants bfloat16: the newest state's, rounded; else NULL */
     int64_t *gradients; /* offsets in the flat gradient, one for each use; -1: in another stage */
     float *total;       /* sum over uses; NULL where the one use is the total */
     bool shared;        /* some use is in another stage */
@@ -111,6 +113,7 @@ typedef struct tr__stage {
 
     /* update and state */
     int64_t slot_elements; /* of one third */
+    tr_bf16 *rounded;      /* memory of the parameters' copies; NULL where all are float32 */
     int slot;              /* the one that holds the newest state */
     bool committed;        /* the commit for this step is here */
     float scale, learning_rate;

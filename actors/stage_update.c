@@ -2,6 +2,8 @@
  * other, and the streaming of a slot to the checkpoint actor while training goes on. A slot of generation g
  * holds the state after g - 1 updates (0 means "nothing valid"). The update to u+1 updates writes the slot
  * that held u-1; it waits while that slot is still being streamed. So the newest state is always whole.
+ * Slots are float32. Parameters that the graph reads as bfloat16 have a rounded copy beside the slots, written in
+ * the same pass as the update: one copy is enough, since nothing reads parameters while they are updated.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/stage_internal.h"
 
@@ -30,7 +32,44 @@ static void bind_parameters(tr__stage *self)
 {
     float *values = tr__stage_part(self, self->slot, 0);
     for (uint32_t i = 0; i < self->spec.n_parameters; i++)
-        self->bound[self->spec.parameters[i].value] = values + self->parameters[i].offset;
+        self->bound[self->spec.parameters[i].value] = self->parameters[i].rounded
+                                                          ? (void *)self->parameters[i].rounded
+                                                          : (void *)(values + self->parameters[i].offset);
+}
+
+static int64_t rounded_elements(const tr_graph *graph, const tr_stage_parameter *parameter)
+{
+    bool rounded = tr_graph_value(graph, parameter->value)->dtype == TR_BF16;
+    return rounded ? 2 * tr__stage_aligned((parameter->n_elements + 1) / 2) : 0;
+}
+
+uint64_t tr_stage_rounded_bytes(const tr_stage_spec *spec)
+{
+    int64_t total = 0;
+    for (uint32_t i = 0; i < spec->n_parameters; i++)
+        total += rounded_elements(spec->graph, &spec->parameters[i]);
+    return (uint64_t)total * sizeof(tr_bf16);
+}
+
+/* The copies of the state just loaded. */
+static tr_status make_rounded(tr__stage *self, tr_error *err)
+{
+    uint64_t bytes = tr_stage_rounded_bytes(&self->spec);
+    if (bytes == 0) return TR_OK;
+    self->rounded = tr_alloc_aligned(TR_CACHE_LINE, bytes);
+    if (!self->rounded)
+        return tr_fail(err, TR_ENOMEM, "no memory for %llu bytes of rounded parameters",
+                       (unsigned long long)bytes);
+    tr_bf16 *at = self->rounded;
+    for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
+        int64_t n = rounded_elements(self->spec.graph, &self->spec.parameters[i]);
+        if (n == 0) continue;
+        self->parameters[i].rounded = at;
+        tr_round_to_bf16(tr__stage_part(self, self->slot, 0) + self->parameters[i].offset, at,
+                         self->spec.parameters[i].n_elements, self->pool);
+        at += n;
+    }
+    return TR_OK;
 }
 
 /* After a change of epoch: the slot that holds the generation, wherever it is. */
@@ -45,18 +84,12 @@ static tr_status adopt_slot(tr__stage *self, uint64_t generation, tr_error *err)
     /* What is newer was made before the change and is made again. */
     if (tr_actor_slot_generation(self->actor, 1 - self->slot) > generation)
         tr_actor_slot_open(self->actor, 1 - self->slot);
-    bind_parameters(self);
     return TR_OK;
 }
 
-tr_status tr__update_init(tr__stage *self, tr_error *err)
+/* As the source has it after first_step updates. */
+static tr_status load_slot(tr__stage *self, tr_error *err)
 {
-    for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
-        self->parameters[i].offset = self->slot_elements;
-        self->slot_elements += tr__stage_aligned(self->spec.parameters[i].n_elements);
-    }
-    uint64_t generation = tr_actor_generation(self->actor);
-    if (generation) return adopt_slot(self, generation, err);
     self->slot = 0;
     tr_actor_slot_open(self->actor, 0);
     tr_actor_slot_open(self->actor, 1);
@@ -68,8 +101,20 @@ tr_status tr__update_init(tr__stage *self, tr_error *err)
         if (status) return status;
     }
     tr_actor_slot_publish(self->actor, 0, (uint64_t)self->step + 1);
-    bind_parameters(self);
     return TR_OK;
+}
+
+tr_status tr__update_init(tr__stage *self, tr_error *err)
+{
+    for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
+        self->parameters[i].offset = self->slot_elements;
+        self->slot_elements += tr__stage_aligned(self->spec.parameters[i].n_elements);
+    }
+    uint64_t generation = tr_actor_generation(self->actor);
+    tr_status status = generation ? adopt_slot(self, generation, err) : load_slot(self, err);
+    if (!status) status = make_rounded(self, err);
+    if (!status) bind_parameters(self);
+    return status;
 }
 
 static const float *total_gradient(const tr__stage *self, const tr__parameter *parameter)
@@ -140,7 +185,8 @@ static void update_parameter(tr__stage *self, uint32_t i, int from, int into)
     tr_adamw(tr__stage_part(self, from, 0) + at, tr__stage_part(self, from, 1) + at,
              tr__stage_part(self, from, 2) + at, total_gradient(self, parameter),
              tr__stage_part(self, into, 0) + at, tr__stage_part(self, into, 1) + at,
-             tr__stage_part(self, into, 2) + at, parameter->spec->n_elements, &options, self->pool);
+             tr__stage_part(self, into, 2) + at, parameter->rounded, parameter->spec->n_elements, &options,
+             self->pool);
 }
 
 bool tr__update_is_possible(const tr__stage *self)

@@ -1,4 +1,4 @@
-/* ops/activate.c - y = f(x), elementwise.    x, y (...) f32; y overwrites and may be x.
+/* ops/activate.c - y = f(x), elementwise.    x, y (...) bf16|f32; y overwrites and may be x.
  * The backward reads x again instead of keeping the slope: recomputing an exponential is cheaper than the
  * memory.
  * Sources: Hendrycks and Gimpel, 2016 (GELU and its tanh form); Elfwing et al., 2017 (SiLU).
@@ -66,10 +66,10 @@ static tr_status check_kind(const tr_node *node, tr_error *err)
 static tr_status infer(const tr_graph *graph, const tr_node *node, tr_value_info *outputs, int *n_outputs,
                        tr_error *err)
 {
-    tr_status status = tr_infer_input(graph, node, 0, "x", TR_F32, err);
+    tr_status status = tr_infer_activation(graph, node, 0, "x", err);
     if (status == TR_OK) status = check_kind(node, err);
     if (status != TR_OK) return status;
-    outputs[0] = (tr_value_info){.dtype = TR_F32, .shape = *tr_input_shape(graph, node, 0)};
+    outputs[0] = tr_infer_like(graph, node, 0);
     *n_outputs = 1;
     return TR_OK;
 }
@@ -77,11 +77,10 @@ static tr_status infer(const tr_graph *graph, const tr_node *node, tr_value_info
 static tr_status infer_backward(const tr_graph *graph, const tr_node *node, tr_value_info *outputs,
                                 int *n_outputs, tr_error *err)
 {
-    tr_status status = tr_infer_input(graph, node, 1, "x", TR_F32, err);
-    if (status == TR_OK)
-        status = tr_infer_shaped(graph, node, 0, "dy", TR_F32, tr_input_shape(graph, node, 1), err);
+    tr_status status = tr_infer_activation(graph, node, 1, "x", err);
+    if (status == TR_OK) status = tr_infer_same(graph, node, 0, "dy", 1, err);
     if (status != TR_OK) return status;
-    outputs[0] = (tr_value_info){.dtype = TR_F32, .shape = *tr_input_shape(graph, node, 1)};
+    outputs[0] = tr_infer_like(graph, node, 1);
     *n_outputs = 1;
     return TR_OK;
 }
@@ -95,14 +94,15 @@ static double flops(const tr_graph *graph, const tr_node *node)
 static void run_cpu(const tr_call *call)
 {
     int64_t n = tr_shape_elements(tr_input_shape(call->graph, call->node, 0));
-    tr_cpu_activate(call->inputs[0], call->outputs[0], n, kind_of(call->node), call->pool);
+    tr_cpu_activate(call->inputs[0], call->outputs[0], n, kind_of(call->node),
+                    tr_input_dtype(call->graph, call->node, 0), call->pool);
 }
 
 static void run_backward_cpu(const tr_call *call)
 {
     int64_t n = tr_shape_elements(tr_input_shape(call->graph, call->node, 0));
     tr_cpu_activate_backward(call->inputs[0], call->inputs[1], call->outputs[0], n, kind_of(call->node),
-                             call->pool);
+                             tr_input_dtype(call->graph, call->node, 0), call->pool);
 }
 
 static const tr_op activate_backward_op = {

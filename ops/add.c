@@ -1,4 +1,4 @@
-/* ops/add.c - y = a + b.    a, b, y (...) f32; y overwrites and may be a.
+/* ops/add.c - y = a + b.    a, b, y (...) bf16|f32; y overwrites and may be a.
  * The backward needs no node: both inputs have the gradient of y.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/add.h"
@@ -14,12 +14,10 @@ void tr_add_reference(const float *a, const float *b, float *y, int64_t n)
 static tr_status infer(const tr_graph *graph, const tr_node *node, tr_value_info *outputs, int *n_outputs,
                        tr_error *err)
 {
-    tr_status status = tr_infer_input(graph, node, 0, "a", TR_F32, err);
+    tr_status status = tr_infer_activation(graph, node, 0, "a", err);
+    if (status == TR_OK) status = tr_infer_same(graph, node, 1, "b", 0, err);
     if (status != TR_OK) return status;
-    const tr_shape *shape = tr_input_shape(graph, node, 0);
-    status = tr_infer_shaped(graph, node, 1, "b", TR_F32, shape, err);
-    if (status != TR_OK) return status;
-    outputs[0] = (tr_value_info){.dtype = TR_F32, .shape = *shape};
+    outputs[0] = tr_infer_like(graph, node, 0);
     *n_outputs = 1;
     return TR_OK;
 }
@@ -40,7 +38,8 @@ static double flops(const tr_graph *graph, const tr_node *node)
 static void run_cpu(const tr_call *call)
 {
     int64_t n = tr_shape_elements(tr_input_shape(call->graph, call->node, 0));
-    tr_cpu_add(call->inputs[0], call->inputs[1], call->outputs[0], n, call->pool);
+    tr_cpu_add(call->inputs[0], call->inputs[1], call->outputs[0], n,
+               tr_input_dtype(call->graph, call->node, 0), call->pool);
 }
 
 static const tr_op add_op = {

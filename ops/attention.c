@@ -70,34 +70,36 @@ void tr_attention_backward_reference(const tr_attention_tensors *x, const tr_att
 {
     int64_t size = s->head_size, stride = s->kv_heads * size, q_at, kv_at;
     size_t kv_elements = (size_t)(s->batch * s->time * stride);
+    const float *q = x->q, *k = x->k, *v = x->v, *dy = x->dy;
+    float *dq = x->dq, *out[] = {x->dk, x->dv};
     double *p = tr_alloc((size_t)s->time * sizeof *p), scale = (double)s->scale;
     double *dk = tr_alloc_zero(kv_elements, sizeof *dk), *dv = tr_alloc_zero(kv_elements, sizeof *dv);
     TR_ASSERT(p && dk && dv);
     for (int64_t r = 0; r < s->batch * s->heads * s->time; r++) {
         int64_t t = r % s->time, h = r / s->time % s->heads;
         reference_place(s, r / s->time / s->heads, h, t, &q_at, &kv_at);
-        reference_row(x->q + q_at, x->k + kv_at, p, t + 1, stride, size, scale);
+        reference_row(q + q_at, k + kv_at, p, t + 1, stride, size, scale);
         double delta = 0;
         for (int64_t d = 0; d < size; d++) {
             double y = 0;
             for (int64_t j = 0; j <= t; j++)
-                y += p[j] * kept(s, r / s->time, t, j) * (double)x->v[kv_at + j * stride + d];
-            delta += y * (double)x->dy[q_at + d];
-            x->dq[q_at + d] = 0;
+                y += p[j] * kept(s, r / s->time, t, j) * (double)v[kv_at + j * stride + d];
+            delta += y * (double)dy[q_at + d];
+            dq[q_at + d] = 0;
         }
         for (int64_t j = 0; j <= t; j++) {
             double dp = 0, factor = kept(s, r / s->time, t, j);
             for (int64_t d = 0; d < size; d++)
-                dp += factor * (double)x->dy[q_at + d] * (double)x->v[kv_at + j * stride + d];
+                dp += factor * (double)dy[q_at + d] * (double)v[kv_at + j * stride + d];
             double ds = scale * p[j] * (dp - delta);
             for (int64_t d = 0; d < size; d++) {
-                x->dq[q_at + d] += (float)(ds * (double)x->k[kv_at + j * stride + d]);
-                dk[kv_at + j * stride + d] += ds * (double)x->q[q_at + d];
-                dv[kv_at + j * stride + d] += factor * p[j] * (double)x->dy[q_at + d];
+                dq[q_at + d] += (float)(ds * (double)k[kv_at + j * stride + d]);
+                dk[kv_at + j * stride + d] += ds * (double)q[q_at + d];
+                dv[kv_at + j * stride + d] += factor * p[j] * (double)dy[q_at + d];
             }
         }
     }
-    for (size_t i = 0; i < kv_elements; i++) x->dk[i] = (float)dk[i], x->dv[i] = (float)dv[i];
+    for (size_t i = 0; i < kv_elements; i++) out[0][i] = (float)dk[i], out[1][i] = (float)dv[i];
     tr_free(dv), tr_free(dk), tr_free(p);
 }
 
@@ -121,7 +123,8 @@ static tr_attention_shape attention_shape(const tr_graph *graph, const tr_node *
                                 .heads = options->heads,
                                 .kv_heads = options->kv_heads,
                                 .head_size = options->head_size,
-                                .scale = options->scale};
+                                .scale = options->scale,
+                                .dtype = tr_input_dtype(graph, node, 0)};
 }
 
 /* Of 2 T (T + 1) / 2 pairs and D: a product for the scores, one for the output. */
@@ -138,7 +141,8 @@ static tr_status backward_infer(const tr_graph *graph, const tr_node *node, tr_v
 {
     (void)err;
     for (int i = 0; i < 3; i++)
-        outputs[i] = (tr_value_info){.dtype = TR_F32, .shape = *tr_input_shape(graph, node, i)};
+        outputs[i] = (tr_value_info){.dtype = tr_input_dtype(graph, node, i),
+                                     .shape = *tr_input_shape(graph, node, i)};
     *n_outputs = 3;
     return TR_OK;
 }
@@ -202,8 +206,9 @@ static tr_status infer(const tr_graph *graph, const tr_node *node, tr_value_info
 {
     const tr_attention_options *options = options_of(node);
     tr_status status = check_options(node, err);
-    if (status == TR_OK) status = tr_infer_input(graph, node, 0, "q", TR_F32, err);
+    if (status == TR_OK) status = tr_infer_activation(graph, node, 0, "q", err);
     if (status != TR_OK) return status;
+    tr_dtype dtype = tr_input_dtype(graph, node, 0);
     const tr_shape *q = tr_input_shape(graph, node, 0);
     if (q->rank != 3)
         return tr_fail(err, TR_EINVAL, "%s: 'q' has rank %d; it must be (batch, time, heads * size)",
@@ -211,11 +216,11 @@ static tr_status infer(const tr_graph *graph, const tr_node *node, tr_value_info
     int64_t size = options->head_size;
     tr_shape wanted = TR_SHAPE3(q->dims[0], q->dims[1], options->heads * size);
     tr_shape kv = TR_SHAPE3(q->dims[0], q->dims[1], options->kv_heads * size);
-    status = tr_infer_shaped(graph, node, 0, "q", TR_F32, &wanted, err);
-    if (status == TR_OK) status = tr_infer_shaped(graph, node, 1, "k", TR_F32, &kv, err);
-    if (status == TR_OK) status = tr_infer_shaped(graph, node, 2, "v", TR_F32, &kv, err);
+    status = tr_infer_shaped(graph, node, 0, "q", dtype, &wanted, err);
+    if (status == TR_OK) status = tr_infer_shaped(graph, node, 1, "k", dtype, &kv, err);
+    if (status == TR_OK) status = tr_infer_shaped(graph, node, 2, "v", dtype, &kv, err);
     if (status != TR_OK) return status;
-    outputs[0] = (tr_value_info){.dtype = TR_F32, .shape = *q};
+    outputs[0] = (tr_value_info){.dtype = dtype, .shape = *q};
     outputs[1] = (tr_value_info){.dtype = TR_F32, .shape = TR_SHAPE3(q->dims[0], options->heads, q->dims[1])};
     *n_outputs = 2;
     return TR_OK;
@@ -275,10 +280,11 @@ static tr_status cached_infer(const tr_graph *graph, const tr_node *node, tr_val
     tr_status status = infer(graph, node, outputs, n_outputs, err);
     if (status == TR_OK) status = tr_infer_shaped(graph, node, 5, "position", TR_I32, &TR_SHAPE1(1), err);
     if (status != TR_OK) return status;
+    tr_dtype dtype = tr_input_dtype(graph, node, 0);
     const tr_shape *q = tr_input_shape(graph, node, 0), *cache = tr_input_shape(graph, node, 3);
     tr_shape wanted = TR_SHAPE2(cache->dims[0], (int64_t)options->kv_heads * options->head_size);
-    status = tr_infer_shaped(graph, node, 3, "cache_k", TR_F32, &wanted, err);
-    if (status == TR_OK) status = tr_infer_shaped(graph, node, 4, "cache_v", TR_F32, &wanted, err);
+    status = tr_infer_shaped(graph, node, 3, "cache_k", dtype, &wanted, err);
+    if (status == TR_OK) status = tr_infer_shaped(graph, node, 4, "cache_v", dtype, &wanted, err);
     if (status != TR_OK) return status;
     if (q->dims[0] != 1 || q->dims[1] > cache->dims[0])
         return tr_fail(
@@ -300,11 +306,11 @@ static void cached_run(const tr_call *call)
 {
     tr_attention_shape s = attention_shape(call->graph, call->node);
     s.first = *(const int32_t *)call->inputs[5];
-    int64_t width = s.kv_heads * s.head_size;
+    size_t row_bytes = (size_t)(s.kv_heads * s.head_size) * tr_dtype_bytes(s.dtype);
     TR_ASSERT(s.first >= 0 && s.first + s.time <= tr_input_shape(call->graph, call->node, 3)->dims[0]);
-    float *keys = call->inputs[3], *values = call->inputs[4];
-    memcpy(keys + s.first * width, call->inputs[1], (size_t)(s.time * width) * sizeof(float));
-    memcpy(values + s.first * width, call->inputs[2], (size_t)(s.time * width) * sizeof(float));
+    char *keys = call->inputs[3], *values = call->inputs[4];
+    memcpy(keys + (size_t)s.first * row_bytes, call->inputs[1], (size_t)s.time * row_bytes);
+    memcpy(values + (size_t)s.first * row_bytes, call->inputs[2], (size_t)s.time * row_bytes);
     if (s.time <= FEW_ROWS)
         tr_cpu_attention_rows(call->inputs[0], keys, values, call->outputs[0], call->workspace, &s,
                               call->pool);

@@ -44,7 +44,7 @@ static tr_status backward_infer(const tr_graph *graph, const tr_node *node, tr_v
 {
     tr_status status = tr_infer_input(graph, node, 3, "factor", TR_F32, err);
     if (status != TR_OK) return status;
-    outputs[0] = (tr_value_info){.dtype = TR_F32, .shape = *tr_input_shape(graph, node, 0)};
+    outputs[0] = tr_infer_like(graph, node, 0);
     *n_outputs = 1;
     return TR_OK;
 }
@@ -57,9 +57,9 @@ static double flops(const tr_graph *graph, const tr_node *node)
 static void backward_run(const tr_call *call)
 {
     const tr_shape *logits = tr_input_shape(call->graph, call->node, 0);
-    tr_cpu_cross_entropy_backward(call->inputs[0], call->inputs[1], call->inputs[2],
-                                  *(const float *)call->inputs[3], call->outputs[0], tr_shape_rows(logits),
-                                  tr_shape_last(logits), call->pool);
+    tr_cpu_cross_entropy_backward(
+        call->inputs[0], call->inputs[1], call->inputs[2], *(const float *)call->inputs[3], call->outputs[0],
+        tr_shape_rows(logits), tr_shape_last(logits), tr_input_dtype(call->graph, call->node, 0), call->pool);
 }
 
 static const tr_op backward_op = {
@@ -73,7 +73,7 @@ static const tr_op backward_op = {
 static tr_status infer(const tr_graph *graph, const tr_node *node, tr_value_info *outputs, int *n_outputs,
                        tr_error *err)
 {
-    tr_status status = tr_infer_input(graph, node, 0, "logits", TR_F32, err);
+    tr_status status = tr_infer_activation(graph, node, 0, "logits", err);
     if (status != TR_OK) return status;
     tr_shape rows = tr_shape_without_last(*tr_input_shape(graph, node, 0));
     status = tr_infer_shaped(graph, node, 1, "targets", TR_I32, &rows, err);
@@ -103,7 +103,8 @@ static void run(const tr_call *call)
 {
     const tr_shape *logits = tr_input_shape(call->graph, call->node, 0);
     tr_cpu_cross_entropy(call->inputs[0], call->inputs[1], call->outputs[0], call->outputs[1],
-                         call->workspace, tr_shape_rows(logits), tr_shape_last(logits), call->pool);
+                         call->workspace, tr_shape_rows(logits), tr_shape_last(logits),
+                         tr_input_dtype(call->graph, call->node, 0), call->pool);
 }
 
 static const tr_op cross_entropy_op = {

@@ -1,4 +1,4 @@
-/* ops/dropout.c - y = x * mask / (1 - rate).    x, y (...) f32; y overwrites and may be x.
+/* ops/dropout.c - y = x * mask / (1 - rate).    x, y (...) bf16|f32; y overwrites and may be x.
  * Products rather than choices: what is not a number stays so, and is found.
  * The backward is the same with the gradient for x, and draws by the use of the forward node.
  * Source: Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", 2014.
@@ -57,11 +57,11 @@ static tr_status infer(const tr_graph *graph, const tr_node *node, tr_value_info
                        tr_error *err)
 {
     double rate = attributes_of(node)->rate;
-    tr_status status = tr_infer_input(graph, node, 0, "x", TR_F32, err);
+    tr_status status = tr_infer_activation(graph, node, 0, "x", err);
     if (status != TR_OK) return status;
     if (!(rate >= 0 && rate < 1))
         return tr_fail(err, TR_EINVAL, "%s: the rate %g is not in [0, 1)", node->op->name, rate);
-    outputs[0] = (tr_value_info){.dtype = TR_F32, .shape = *tr_input_shape(graph, node, 0)};
+    outputs[0] = tr_infer_like(graph, node, 0);
     *n_outputs = 1;
     return TR_OK;
 }
@@ -75,11 +75,12 @@ static double flops(const tr_graph *graph, const tr_node *node)
 static void run_with(const tr_call *call, int32_t use)
 {
     tr_dropout_mask mask;
+    tr_dtype dtype = tr_input_dtype(call->graph, call->node, 0);
     int64_t n = tr_shape_elements(tr_input_shape(call->graph, call->node, 0));
     if (tr_dropout_mask_init(&mask, call->random, attributes_of(call->node)->rate, use))
-        tr_cpu_dropout(call->inputs[0], call->outputs[0], n, &mask, call->pool);
+        tr_cpu_dropout(call->inputs[0], call->outputs[0], n, &mask, dtype, call->pool);
     else if (call->outputs[0] != call->inputs[0])
-        memcpy(call->outputs[0], call->inputs[0], (size_t)n * sizeof(float));
+        memcpy(call->outputs[0], call->inputs[0], (size_t)n * tr_dtype_bytes(dtype));
 }
 
 static void run_cpu(const tr_call *call)

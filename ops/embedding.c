@@ -1,4 +1,4 @@
-/* ops/embedding.c - y[b,t,:] = table[ids[b,t],:].   ids (...) i32, table (V,C), y (...,C) f32.
+/* ops/embedding.c - y[b,t,:] = table[ids[b,t],:].   ids (...) i32, table (V,C), y (...,C) bf16|f32.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/embedding.h"
 #include "ops/infer.h"
@@ -39,7 +39,7 @@ static void dtable_run(const tr_call *call)
 {
     const tr_shape *dy = tr_input_shape(call->graph, call->node, 1);
     tr_cpu_embedding_dtable(call->inputs[0], call->inputs[1], call->outputs[0], tr_shape_rows(dy),
-                            tr_shape_last(dy), call->pool);
+                            tr_shape_last(dy), tr_input_dtype(call->graph, call->node, 1), call->pool);
 }
 
 static const tr_op dtable_op = {
@@ -53,14 +53,14 @@ static tr_status infer(const tr_graph *graph, const tr_node *node, tr_value_info
                        tr_error *err)
 {
     tr_status status = tr_infer_input(graph, node, 0, "ids", TR_I32, err);
-    if (status == TR_OK) status = tr_infer_input(graph, node, 1, "table", TR_F32, err);
+    if (status == TR_OK) status = tr_infer_activation(graph, node, 1, "table", err);
     if (status != TR_OK) return status;
     const tr_shape *ids = tr_input_shape(graph, node, 0), *table = tr_input_shape(graph, node, 1);
     if (table->rank != 2 || ids->rank >= TR_MAX_RANK)
         return tr_fail(err, TR_EINVAL,
                        "embedding: ids of rank %d and a table of rank %d; the table must have rank 2",
                        ids->rank, table->rank);
-    outputs[0] = (tr_value_info){.dtype = TR_F32, .shape = *ids};
+    outputs[0] = (tr_value_info){.dtype = tr_input_dtype(graph, node, 1), .shape = *ids};
     outputs[0].shape.dims[outputs[0].shape.rank++] = table->dims[1];
     *n_outputs = 1;
     return TR_OK;
@@ -84,7 +84,7 @@ static void run(const tr_call *call)
     const tr_shape *table = tr_input_shape(call->graph, call->node, 1);
     tr_cpu_embedding(call->inputs[0], call->inputs[1], call->outputs[0],
                      tr_shape_elements(tr_input_shape(call->graph, call->node, 0)), table->dims[1],
-                     call->pool);
+                     tr_input_dtype(call->graph, call->node, 1), call->pool);
 }
 
 static const tr_op embedding_op = {

@@ -1,4 +1,4 @@
-/* ops/gated.c - y = f(gate) * up, elementwise.    gate, up, y (...) f32; y overwrites and may be gate.
+/* ops/gated.c - y = f(gate) * up, elementwise.    gate, up, y (...) bf16|f32; y overwrites and may be gate.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/gated.h"
 #include "ops/cpu/activation.h"
@@ -34,13 +34,13 @@ static tr_activation kind_of(const tr_node *node)
 static tr_status infer_equal(const tr_graph *graph, const tr_node *node, const char *const *names,
                              int n_names, tr_value_info *outputs, tr_error *err)
 {
-    tr_status status = tr_infer_input(graph, node, 0, names[0], TR_F32, err);
+    tr_status status = tr_infer_activation(graph, node, 0, names[0], err);
     for (int i = 1; status == TR_OK && i < n_names; i++)
-        status = tr_infer_shaped(graph, node, i, names[i], TR_F32, tr_input_shape(graph, node, 0), err);
+        status = tr_infer_same(graph, node, i, names[i], 0, err);
     if (status != TR_OK) return status;
     if ((unsigned)kind_of(node) > TR_RELU)
         return tr_fail(err, TR_EINVAL, "%s: there is no activation '%d'", node->op->name, (int)kind_of(node));
-    outputs[0] = outputs[1] = (tr_value_info){.dtype = TR_F32, .shape = *tr_input_shape(graph, node, 0)};
+    outputs[0] = outputs[1] = tr_infer_like(graph, node, 0);
     return TR_OK;
 }
 
@@ -66,14 +66,16 @@ static double flops(const tr_graph *graph, const tr_node *node)
 static void run_cpu(const tr_call *call)
 {
     int64_t n = tr_shape_elements(tr_input_shape(call->graph, call->node, 0));
-    tr_cpu_gated(call->inputs[0], call->inputs[1], call->outputs[0], n, kind_of(call->node), call->pool);
+    tr_cpu_gated(call->inputs[0], call->inputs[1], call->outputs[0], n, kind_of(call->node),
+                 tr_input_dtype(call->graph, call->node, 0), call->pool);
 }
 
 static void run_backward_cpu(const tr_call *call)
 {
     int64_t n = tr_shape_elements(tr_input_shape(call->graph, call->node, 0));
     tr_cpu_gated_backward(call->inputs[0], call->inputs[1], call->inputs[2], call->outputs[0],
-                          call->outputs[1], n, kind_of(call->node), call->pool);
+                          call->outputs[1], n, kind_of(call->node),
+                          tr_input_dtype(call->graph, call->node, 0), call->pool);
 }
 
 static const tr_op gated_backward_op = {

@@ -4,17 +4,32 @@
 
 #include "ops/op.h"
 
+static tr_status check_present(const tr_node *node, int i, const char *name, tr_error *err)
+{
+    if (i < node->n_inputs && node->inputs[i] != TR_NO_VALUE) return TR_OK;
+    return tr_fail(err, TR_EINVAL, "%s: '%s' is missing", node->op->name, name);
+}
+
 tr_status tr_infer_input(const tr_graph *graph, const tr_node *node, int i, const char *name, tr_dtype dtype,
                          tr_error *err)
 {
-    const char *op = node->op->name;
-    if (i >= node->n_inputs || node->inputs[i] == TR_NO_VALUE)
-        return tr_fail(err, TR_EINVAL, "%s: '%s' is missing", op, name);
-    const tr_value_info *value = tr_graph_value(graph, node->inputs[i]);
-    if (value->dtype != dtype)
-        return tr_fail(err, TR_EINVAL, "%s: '%s' is %s; it must be %s", op, name, tr_dtype_name(value->dtype),
-                       tr_dtype_name(dtype));
-    return TR_OK;
+    tr_status status = check_present(node, i, name, err);
+    if (status != TR_OK) return status;
+    tr_dtype had = tr_input_dtype(graph, node, i);
+    if (had == dtype) return TR_OK;
+    return tr_fail(err, TR_EINVAL, "%s: '%s' is %s; it must be %s", node->op->name, name, tr_dtype_name(had),
+                   tr_dtype_name(dtype));
+}
+
+tr_status tr_infer_activation(const tr_graph *graph, const tr_node *node, int i, const char *name,
+                              tr_error *err)
+{
+    tr_status status = check_present(node, i, name, err);
+    if (status != TR_OK) return status;
+    tr_dtype had = tr_input_dtype(graph, node, i);
+    if (had == TR_F32 || had == TR_BF16) return TR_OK;
+    return tr_fail(err, TR_EINVAL, "%s: '%s' is %s; it must be float32 or bfloat16", node->op->name, name,
+                   tr_dtype_name(had));
 }
 
 tr_status tr_infer_shaped(const tr_graph *graph, const tr_node *node, int i, const char *name, tr_dtype dtype,
@@ -29,4 +44,11 @@ tr_status tr_infer_shaped(const tr_graph *graph, const tr_node *node, int i, con
     tr_shape_text(shape, wanted_text);
     return tr_fail(err, TR_EINVAL, "%s: '%s' has shape %s; it must have %s", node->op->name, name, had_text,
                    wanted_text);
+}
+
+tr_status tr_infer_same(const tr_graph *graph, const tr_node *node, int i, const char *name, int as,
+                        tr_error *err)
+{
+    return tr_infer_shaped(graph, node, i, name, tr_input_dtype(graph, node, as),
+                           tr_input_shape(graph, node, as), err);
 }

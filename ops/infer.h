@@ -12,13 +12,34 @@ extern "C" {
 /* Input i is there and has this dtype; `name` is what its builder calls it. */
 tr_status tr_infer_input(const tr_graph *graph, const tr_node *node, int i, const char *name, tr_dtype dtype,
                          tr_error *err);
-/* The same, and its shape is *shape. */
+/* Input i is there and is an activation or a matrix: float32 or bfloat16. */
+tr_status tr_infer_activation(const tr_graph *graph, const tr_node *node, int i, const char *name,
+                              tr_error *err);
+/* Input i has dtype and shape of input `as`, which was checked before. */
+tr_status tr_infer_same(const tr_graph *graph, const tr_node *node, int i, const char *name, int as,
+                        tr_error *err);
+/* As tr_infer_input, and its shape is *shape. */
 tr_status tr_infer_shaped(const tr_graph *graph, const tr_node *node, int i, const char *name, tr_dtype dtype,
                           const tr_shape *shape, tr_error *err);
 
 static inline const tr_shape *tr_input_shape(const tr_graph *graph, const tr_node *node, int i)
 {
     return &tr_graph_value(graph, node->inputs[i])->shape;
+}
+
+static inline tr_dtype tr_input_dtype(const tr_graph *graph, const tr_node *node, int i)
+{
+    return tr_graph_value(graph, node->inputs[i])->dtype;
+}
+
+/* An output of the dtype and shape of input i. */
+static inline tr_value_info tr_infer_like(const tr_graph *graph, const tr_node *node, int i)
+{
+    tr_value_info output;
+    memset(&output, 0, sizeof output);
+    output.dtype = tr_input_dtype(graph, node, i);
+    output.shape = *tr_input_shape(graph, node, i);
+    return output;
 }
 
 /* (...,C): C, and how many rows of it there are. A shape of rank 0 is one row of one. */

@@ -1,4 +1,4 @@
-/* ops/layernorm.c - y = (x - mean) * rstd * w + b.    x, y (...,C); w, b (C); mean, rstd (...) f32, kept for
+/* ops/layernorm.c - y = (x - mean) * rstd * w + b.    x, y (...,C) bf16|f32; w, b (C); mean, rstd (...) f32, kept for
  * the backward. y may be x. dx overwrites and takes what is pending for x with it; dw, db are added to.
  * Source: Ba et al., 2016.
  * SPDX-License-Identifier: Apache-2.0 */
@@ -68,13 +68,13 @@ void tr_layernorm_weight_reference(const float *dy, const float *x, const float 
 static tr_status infer(const tr_graph *graph, const tr_node *node, tr_value_info *outputs, int *n_outputs,
                        tr_error *err)
 {
-    tr_status status = tr_infer_input(graph, node, 0, "x", TR_F32, err);
+    tr_status status = tr_infer_activation(graph, node, 0, "x", err);
     if (status != TR_OK) return status;
     const tr_shape *x = tr_input_shape(graph, node, 0), w = TR_SHAPE1(tr_shape_last(x));
     status = tr_infer_shaped(graph, node, 1, "w", TR_F32, &w, err);
     if (status == TR_OK) status = tr_infer_shaped(graph, node, 2, "b", TR_F32, &w, err);
     if (status != TR_OK) return status;
-    outputs[0] = (tr_value_info){.dtype = TR_F32, .shape = *x};
+    outputs[0] = tr_infer_like(graph, node, 0);
     outputs[1] = outputs[2] = (tr_value_info){.dtype = TR_F32, .shape = tr_shape_without_last(*x)};
     *n_outputs = 3;
     return TR_OK;
@@ -85,12 +85,12 @@ static tr_status infer_backward(const tr_graph *graph, const tr_node *node, tr_v
                                 int *n_outputs, tr_error *err)
 {
     const tr_shape *x = tr_input_shape(graph, node, 1), rstd = tr_shape_without_last(*x);
-    tr_status status = tr_infer_shaped(graph, node, 0, "dy", TR_F32, x, err);
+    tr_status status = tr_infer_same(graph, node, 0, "dy", 1, err);
     if (status == TR_OK) status = tr_infer_shaped(graph, node, 4, "rstd", TR_F32, &rstd, err);
     if (status == TR_OK && node->inputs[5] != TR_NO_VALUE)
-        status = tr_infer_shaped(graph, node, 5, "pending", TR_F32, x, err);
+        status = tr_infer_same(graph, node, 5, "pending", 1, err);
     if (status != TR_OK) return status;
-    outputs[0] = (tr_value_info){.dtype = TR_F32, .shape = *x};
+    outputs[0] = tr_infer_like(graph, node, 1);
     *n_outputs = 1;
     return TR_OK;
 }
@@ -100,7 +100,7 @@ static tr_status infer_weight(const tr_graph *graph, const tr_node *node, tr_val
                               int *n_outputs, tr_error *err)
 {
     const tr_shape *x = tr_input_shape(graph, node, 1);
-    tr_status status = tr_infer_shaped(graph, node, 0, "dy", TR_F32, x, err);
+    tr_status status = tr_infer_same(graph, node, 0, "dy", 1, err);
     if (status != TR_OK) return status;
     outputs[0] = outputs[1] = (tr_value_info){.dtype = TR_F32, .shape = TR_SHAPE1(tr_shape_last(x))};
     *n_outputs = 2;
@@ -117,7 +117,8 @@ static void run_cpu(const tr_call *call)
     const tr_shape *x = tr_input_shape(call->graph, call->node, 0);
     const layernorm_attributes *attributes = tr_node_attributes(call->node);
     tr_cpu_layernorm(call->inputs[0], call->inputs[1], call->inputs[2], call->outputs[0], call->outputs[1],
-                     call->outputs[2], tr_shape_rows(x), tr_shape_last(x), attributes->eps, call->pool);
+                     call->outputs[2], tr_shape_rows(x), tr_shape_last(x), attributes->eps,
+                     tr_input_dtype(call->graph, call->node, 0), call->pool);
 }
 
 static void run_backward_cpu(const tr_call *call)
@@ -125,7 +126,7 @@ static void run_backward_cpu(const tr_call *call)
     const tr_shape *x = tr_input_shape(call->graph, call->node, 1);
     tr_cpu_layernorm_backward(call->inputs[0], call->inputs[1], call->inputs[2], call->inputs[3],
                               call->inputs[4], call->inputs[5], call->outputs[0], tr_shape_rows(x),
-                              tr_shape_last(x), call->pool);
+                              tr_shape_last(x), tr_input_dtype(call->graph, call->node, 0), call->pool);
 }
 
 static void run_weight_cpu(const tr_call *call)
@@ -133,7 +134,7 @@ static void run_weight_cpu(const tr_call *call)
     const tr_shape *x = tr_input_shape(call->graph, call->node, 1);
     tr_cpu_layernorm_weight(call->inputs[0], call->inputs[1], call->inputs[2], call->inputs[3],
                             call->outputs[0], call->outputs[1], tr_shape_rows(x), tr_shape_last(x),
-                            call->pool);
+                            tr_input_dtype(call->graph, call->node, 0), call->pool);
 }
 
 static const tr_op layernorm_backward_op = {

@@ -30,8 +30,7 @@ static tr_status dx_infer(const tr_graph *graph, const tr_node *node, tr_value_i
 {
     (void)err;
     *n_outputs = 1;
-    outputs[0].dtype = TR_F32;
-    outputs[0].shape = *tr_input_shape(graph, node, 0);
+    outputs[0] = tr_infer_like(graph, node, 0);
     outputs[0].shape.dims[outputs[0].shape.rank - 1] =
         tr_input_shape(graph, node, 1)->dims[in_out(node) ? 0 : 1];
     return TR_OK;
@@ -41,11 +40,12 @@ static void dx_run(const tr_call *call)
 {
     const tr_shape *dy = tr_input_shape(call->graph, call->node, 0);
     const tr_shape *dx = &tr_graph_value(call->graph, call->node->outputs[0])->shape;
+    tr_dtype dtype = tr_input_dtype(call->graph, call->node, 0);
     const void *pending = call->inputs[2];
     if (pending && pending != call->outputs[0])
-        memcpy(call->outputs[0], pending, (size_t)tr_shape_elements(dx) * sizeof(float));
+        memcpy(call->outputs[0], pending, (size_t)tr_shape_elements(dx) * tr_dtype_bytes(dtype));
     tr_cpu_linear_dx(call->inputs[0], call->inputs[1], call->outputs[0], tr_shape_rows(dy), tr_shape_last(dx),
-                     tr_shape_last(dy), in_out(call->node), pending != NULL, call->pool);
+                     tr_shape_last(dy), in_out(call->node), pending != NULL, dtype, call->pool);
 }
 
 static const tr_op linear_dx_op = {.name = "linear_dx",
@@ -78,7 +78,8 @@ static void dw_run(const tr_call *call)
     const tr_shape *dy = tr_input_shape(call->graph, call->node, 0);
     const tr_shape *x = tr_input_shape(call->graph, call->node, 1);
     tr_cpu_linear_dw(call->inputs[0], call->inputs[1], call->outputs[0], tr_shape_rows(x), tr_shape_last(x),
-                     tr_shape_last(dy), in_out(call->node), call->pool);
+                     tr_shape_last(dy), in_out(call->node), tr_input_dtype(call->graph, call->node, 0),
+                     call->pool);
 }
 
 static const tr_op linear_dw_op = {.name = "linear_dw",
@@ -101,7 +102,8 @@ static tr_status db_infer(const tr_graph *graph, const tr_node *node, tr_value_i
 static void db_run(const tr_call *call)
 {
     const tr_shape *dy = tr_input_shape(call->graph, call->node, 0);
-    tr_cpu_linear_db(call->inputs[0], call->outputs[0], tr_shape_rows(dy), tr_shape_last(dy), call->pool);
+    tr_cpu_linear_db(call->inputs[0], call->outputs[0], tr_shape_rows(dy), tr_shape_last(dy),
+                     tr_input_dtype(call->graph, call->node, 0), call->pool);
 }
 
 static const tr_op linear_db_op = {
@@ -115,8 +117,9 @@ static tr_status linear_infer(const tr_graph *graph, const tr_node *node, tr_val
     char x_text[80], w_text[80];
     tr_shape_text(&x->shape, x_text);
     tr_shape_text(&w->shape, w_text);
-    if (x->dtype != TR_F32 || w->dtype != TR_F32)
-        return tr_fail(err, TR_EUNSUPPORTED, "linear: x is %s and w '%s' is %s; both must be float32",
+    if (x->dtype != w->dtype || (x->dtype != TR_F32 && x->dtype != TR_BF16))
+        return tr_fail(err, TR_EUNSUPPORTED,
+                       "linear: x is %s and w '%s' is %s; both must be float32, or both bfloat16",
                        tr_dtype_name(x->dtype), w->name, tr_dtype_name(w->dtype));
     if (x->shape.rank < 1 || w->shape.rank != 2 ||
         w->shape.dims[in_out(node) ? 0 : 1] != tr_shape_last(&x->shape))
@@ -130,8 +133,7 @@ static tr_status linear_infer(const tr_graph *graph, const tr_node *node, tr_val
                            (long long)out);
     }
     *n_outputs = 1;
-    outputs[0].dtype = TR_F32;
-    outputs[0].shape = x->shape;
+    outputs[0] = tr_infer_like(graph, node, 0);
     outputs[0].shape.dims[x->shape.rank - 1] = out;
     return TR_OK;
 }
@@ -164,7 +166,8 @@ static void linear_run(const tr_call *call)
     const tr_shape *x = tr_input_shape(call->graph, call->node, 0);
     const tr_shape *y = &tr_graph_value(call->graph, call->node->outputs[0])->shape;
     tr_cpu_linear(call->inputs[0], call->inputs[1], call->inputs[2], call->outputs[0], tr_shape_rows(x),
-                  tr_shape_last(x), tr_shape_last(y), in_out(call->node), call->pool);
+                  tr_shape_last(x), tr_shape_last(y), in_out(call->node),
+                  tr_input_dtype(call->graph, call->node, 0), call->pool);
 }
 
 static const tr_op linear_op = {.name = "linear",

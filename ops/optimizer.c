@@ -2,8 +2,8 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/optimizer.h"
 
+#include "ops/cpu/elements.h"
 #include "ops/cpu/tiles.h"
-#include "ops/cpu/vector.h"
 
 #include <math.h>
 
@@ -57,9 +57,31 @@ void tr_square_sums(const float *x, int64_t n, double *sums, tr_thread_pool *poo
     tr_thread_pool_run(pool, tr_norm_block_count(n), square_tile, &c);
 }
 
+typedef struct rounding {
+    const float *from;
+    tr_bf16 *to;
+    int64_t n;
+} rounding;
+
+TR_MULTIVERSION static void round_tile(void *context, int64_t tile, int thread)
+{
+    (void)thread;
+    const rounding *c = context;
+    int64_t i = tile * TR_NORM_BLOCK, end = tr_min_i64(i + TR_NORM_BLOCK, c->n);
+    for (; i < end; i += TR_LANES)
+        tr_store_up_to_x16(c->to, i, tr_load_up_to_x16(c->from, i, end - i, 0, TR_F32), end - i, TR_BF16);
+}
+
+void tr_round_to_bf16(const float *from, tr_bf16 *to, int64_t n, tr_thread_pool *pool)
+{
+    rounding c = {.from = from, .to = to, .n = n};
+    tr_thread_pool_run(pool, tr_norm_block_count(n), round_tile, &c);
+}
+
 typedef struct adamw_context {
     const float *p, *m, *v, *g;
     float *p_out, *m_out, *v_out;
+    tr_bf16 *p_bf16; /* or NULL */
     int64_t n;
     float scale, keep, rate, inverse_root, eps; /* keep: 1 - lr decay; rate: lr / (1 - beta1^t) */
     float beta1, beta2, rest1, rest2;           /* rest: 1 - beta */
@@ -98,6 +120,7 @@ TR_MULTIVERSION static void adamw_tile(void *context, int64_t tile, int thread)
         tr_store_f32x16(c->p_out + i, s.p);
         tr_store_f32x16(c->m_out + i, s.m);
         tr_store_f32x16(c->v_out + i, s.v);
+        if (c->p_bf16) tr_store_x16(c->p_bf16, i, s.p, TR_BF16);
     }
     if (i == end) return;
     adamw_state s = {tr_load_part_f32x16(c->p + i, end - i, 0), tr_load_part_f32x16(c->m + i, end - i, 0),
@@ -106,10 +129,11 @@ TR_MULTIVERSION static void adamw_tile(void *context, int64_t tile, int thread)
     tr_store_part_f32x16(c->p_out + i, s.p, end - i);
     tr_store_part_f32x16(c->m_out + i, s.m, end - i);
     tr_store_part_f32x16(c->v_out + i, s.v, end - i);
+    if (c->p_bf16) tr_store_up_to_x16(c->p_bf16, i, s.p, end - i, TR_BF16);
 }
 
 void tr_adamw(const float *p, const float *m, const float *v, const float *g, float *p_out, float *m_out,
-              float *v_out, int64_t n, const tr_adamw_options *options, tr_thread_pool *pool)
+              float *v_out, tr_bf16 *p_bf16, int64_t n, const tr_adamw_options *options, tr_thread_pool *pool)
 {
     TR_ASSERT(options->step >= 1);
     double beta1 = (double)options->beta1, beta2 = (double)options->beta2, lr = (double)options->lr;
@@ -120,6 +144,7 @@ void tr_adamw(const float *p, const float *m, const float *v, const float *g, fl
                        .p_out = p_out,
                        .m_out = m_out,
                        .v_out = v_out,
+                       .p_bf16 = p_bf16,
                        .n = n,
                        .scale = options->gradient_scale,
                        .keep = (float)(1.0 - lr * (double)options->weight_decay),

@@ -5,6 +5,7 @@
 #define TROUPE_OPS_OPTIMIZER_H
 
 #include "base/thread_pool.h"
+#include "ops/tensor.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -26,12 +27,17 @@ typedef struct tr_adamw_options {
     uint32_t step;                             /* from 1: for the bias correction */
 } tr_adamw_options;
 
+/* to[i] = from[i] rounded to bfloat16 (tr_bf16_of_f32), n elements. */
+void tr_round_to_bf16(const float *from, tr_bf16 *to, int64_t n, tr_thread_pool *pool);
+
 /* p', m', v' from p, m, v and gradient g, n elements each; in place where the pointers are equal, else into
  * the other slot. As torch.optim.AdamW: p *= 1 - lr*decay; m, v moving means; p -= lr/(1-b1^t) * m /
  * (sqrt(v)/sqrt(1-b2^t) + eps).
+ * p_bf16: NULL, or where p' goes as well, rounded as tr_round_to_bf16 does: a working copy for bfloat16 models.
  * Source: Loshchilov and Hutter, 2019. */
 void tr_adamw(const float *p, const float *m, const float *v, const float *g, float *p_out, float *m_out,
-              float *v_out, int64_t n, const tr_adamw_options *options, tr_thread_pool *pool);
+              float *v_out, tr_bf16 *p_bf16, int64_t n, const tr_adamw_options *options,
+              tr_thread_pool *pool);
 
 #ifdef __cplusplus
 }

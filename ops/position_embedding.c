@@ -1,5 +1,5 @@
 /* ops/position_embedding.c - y[b,t,:] = x[b,t,:] + table[position + t,:].
- * x, y (B,T,C), table (max_T,C) f32; position (1) i32 or absent for 0. y overwrites and may be x; dtable is
+ * x, y (B,T,C), table (max_T,C) bf16|f32; position (1) i32 or absent for 0. y overwrites and may be x; dtable is
  * added to. The gradient of x is that of y.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/position_embedding.h"
@@ -42,8 +42,9 @@ static tr_status check_position(const tr_graph *graph, const tr_node *node, int 
 static tr_status infer(const tr_graph *graph, const tr_node *node, tr_value_info *outputs, int *n_outputs,
                        tr_error *err)
 {
-    tr_status status = tr_infer_input(graph, node, 0, "x", TR_F32, err);
-    if (status == TR_OK) status = tr_infer_input(graph, node, 1, "table", TR_F32, err);
+    tr_status status = tr_infer_activation(graph, node, 0, "x", err);
+    if (status == TR_OK)
+        status = tr_infer_input(graph, node, 1, "table", tr_input_dtype(graph, node, 0), err);
     if (status != TR_OK) return status;
     const tr_shape *x = tr_input_shape(graph, node, 0), *table = tr_input_shape(graph, node, 1);
     if (x->rank != 3 || table->rank != 2 || table->dims[1] != x->dims[2]) {
@@ -54,7 +55,7 @@ static tr_status infer(const tr_graph *graph, const tr_node *node, tr_value_info
                        "position_embedding: 'x' %s and 'table' %s must be (B,T,C) and (max_T,C)", x_text,
                        table_text);
     }
-    outputs[0] = (tr_value_info){.dtype = TR_F32, .shape = *x};
+    outputs[0] = tr_infer_like(graph, node, 0);
     *n_outputs = 1;
     return check_position(graph, node, 2, x->dims[1], table->dims[0], err);
 }
@@ -63,7 +64,7 @@ static tr_status infer(const tr_graph *graph, const tr_node *node, tr_value_info
 static tr_status infer_weight(const tr_graph *graph, const tr_node *node, tr_value_info *outputs,
                               int *n_outputs, tr_error *err)
 {
-    tr_status status = tr_infer_input(graph, node, 0, "dy", TR_F32, err);
+    tr_status status = tr_infer_activation(graph, node, 0, "dy", err);
     if (status != TR_OK) return status;
     const tr_shape *dy = tr_input_shape(graph, node, 0);
     int64_t max_t = ((const position_attributes *)tr_node_attributes(node))->max_t;
@@ -91,7 +92,7 @@ static void run_cpu(const tr_call *call)
     int64_t position =
         position_of(call->inputs[2], d[1], tr_input_shape(call->graph, call->node, 1)->dims[0]);
     tr_cpu_position_embedding(call->inputs[0], call->inputs[1], call->outputs[0], d[0], d[1], d[2], position,
-                              call->pool);
+                              tr_input_dtype(call->graph, call->node, 0), call->pool);
 }
 
 static void run_weight_cpu(const tr_call *call)
@@ -99,7 +100,8 @@ static void run_weight_cpu(const tr_call *call)
     const int64_t *d = tr_input_shape(call->graph, call->node, 0)->dims;
     int64_t max_t = ((const position_attributes *)tr_node_attributes(call->node))->max_t;
     tr_cpu_position_embedding_weight(call->inputs[0], call->outputs[0], d[0], d[1], d[2],
-                                     position_of(call->inputs[1], d[1], max_t), call->pool);
+                                     position_of(call->inputs[1], d[1], max_t),
+                                     tr_input_dtype(call->graph, call->node, 0), call->pool);
 }
 
 static const tr_op position_embedding_weight_op = {

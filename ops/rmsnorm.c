@@ -1,4 +1,4 @@
-/* ops/rmsnorm.c - y = x * rstd * w, rstd = 1/sqrt(mean(x^2) + eps).    x, y (...,C); w (C); rstd (...) f32,
+/* ops/rmsnorm.c - y = x * rstd * w, rstd = 1/sqrt(mean(x^2) + eps).    x, y (...,C) bf16|f32; w (C); rstd (...) f32,
  * kept for the backward. y may be x. dx overwrites and takes what is pending for x with it; dw is added to.
  * Source: Zhang and Sennrich, 2019.
  * SPDX-License-Identifier: Apache-2.0 */
@@ -54,12 +54,12 @@ void tr_rmsnorm_weight_reference(const float *dy, const float *x, const float *r
 static tr_status infer(const tr_graph *graph, const tr_node *node, tr_value_info *outputs, int *n_outputs,
                        tr_error *err)
 {
-    tr_status status = tr_infer_input(graph, node, 0, "x", TR_F32, err);
+    tr_status status = tr_infer_activation(graph, node, 0, "x", err);
     if (status != TR_OK) return status;
     const tr_shape *x = tr_input_shape(graph, node, 0), w = TR_SHAPE1(tr_shape_last(x));
     status = tr_infer_shaped(graph, node, 1, "w", TR_F32, &w, err);
     if (status != TR_OK) return status;
-    outputs[0] = (tr_value_info){.dtype = TR_F32, .shape = *x};
+    outputs[0] = tr_infer_like(graph, node, 0);
     outputs[1] = (tr_value_info){.dtype = TR_F32, .shape = tr_shape_without_last(*x)};
     *n_outputs = 2;
     return TR_OK;
@@ -70,12 +70,12 @@ static tr_status infer_backward(const tr_graph *graph, const tr_node *node, tr_v
                                 int *n_outputs, tr_error *err)
 {
     const tr_shape *x = tr_input_shape(graph, node, 1), rstd = tr_shape_without_last(*x);
-    tr_status status = tr_infer_shaped(graph, node, 0, "dy", TR_F32, x, err);
+    tr_status status = tr_infer_same(graph, node, 0, "dy", 1, err);
     if (status == TR_OK) status = tr_infer_shaped(graph, node, 3, "rstd", TR_F32, &rstd, err);
     if (status == TR_OK && node->inputs[4] != TR_NO_VALUE)
-        status = tr_infer_shaped(graph, node, 4, "pending", TR_F32, x, err);
+        status = tr_infer_same(graph, node, 4, "pending", 1, err);
     if (status != TR_OK) return status;
-    outputs[0] = (tr_value_info){.dtype = TR_F32, .shape = *x};
+    outputs[0] = tr_infer_like(graph, node, 1);
     *n_outputs = 1;
     return TR_OK;
 }
@@ -85,7 +85,7 @@ static tr_status infer_weight(const tr_graph *graph, const tr_node *node, tr_val
                               int *n_outputs, tr_error *err)
 {
     const tr_shape *x = tr_input_shape(graph, node, 1);
-    tr_status status = tr_infer_shaped(graph, node, 0, "dy", TR_F32, x, err);
+    tr_status status = tr_infer_same(graph, node, 0, "dy", 1, err);
     if (status != TR_OK) return status;
     outputs[0] = (tr_value_info){.dtype = TR_F32, .shape = TR_SHAPE1(tr_shape_last(x))};
     *n_outputs = 1;
@@ -102,7 +102,7 @@ static void run_cpu(const tr_call *call)
     const tr_shape *x = tr_input_shape(call->graph, call->node, 0);
     const rmsnorm_attributes *attributes = tr_node_attributes(call->node);
     tr_cpu_rmsnorm(call->inputs[0], call->inputs[1], call->outputs[0], call->outputs[1], tr_shape_rows(x),
-                   tr_shape_last(x), attributes->eps, call->pool);
+                   tr_shape_last(x), attributes->eps, tr_input_dtype(call->graph, call->node, 0), call->pool);
 }
 
 static void run_backward_cpu(const tr_call *call)
@@ -110,14 +110,15 @@ static void run_backward_cpu(const tr_call *call)
     const tr_shape *x = tr_input_shape(call->graph, call->node, 1);
     tr_cpu_rmsnorm_backward(call->inputs[0], call->inputs[1], call->inputs[2], call->inputs[3],
                             call->inputs[4], call->outputs[0], tr_shape_rows(x), tr_shape_last(x),
-                            call->pool);
+                            tr_input_dtype(call->graph, call->node, 0), call->pool);
 }
 
 static void run_weight_cpu(const tr_call *call)
 {
     const tr_shape *x = tr_input_shape(call->graph, call->node, 1);
     tr_cpu_rmsnorm_weight(call->inputs[0], call->inputs[1], call->inputs[2], call->outputs[0],
-                          tr_shape_rows(x), tr_shape_last(x), call->pool);
+                          tr_shape_rows(x), tr_shape_last(x), tr_input_dtype(call->graph, call->node, 0),
+                          call->pool);
 }
 
 static const tr_op rmsnorm_backward_op = {

@@ -41,7 +41,7 @@ static tr_status infer(const tr_graph *graph, const tr_node *node, tr_value_info
                        tr_error *err)
 {
     const rope_attributes *options = options_of(node);
-    tr_status status = tr_infer_input(graph, node, X, "x", TR_F32, err);
+    tr_status status = tr_infer_activation(graph, node, X, "x", err);
     if (status != TR_OK) return status;
     const tr_shape *x = tr_input_shape(graph, node, X);
     if (x->rank != 3 || x->dims[2] % options->head_size)
@@ -55,7 +55,7 @@ static tr_status infer(const tr_graph *graph, const tr_node *node, tr_value_info
     status = tr_infer_shaped(graph, node, FREQUENCIES, "frequencies", TR_F64,
                              &TR_SHAPE1(options->head_size / 2), err);
     if (status != TR_OK) return status;
-    outputs[0] = (tr_value_info){.dtype = TR_F32, .shape = *x};
+    outputs[0] = tr_infer_like(graph, node, X);
     *n_outputs = 1;
     return TR_OK;
 }
@@ -107,7 +107,8 @@ static void rotate(const tr_call *call, bool inverse)
         table = call->workspace;
     }
     tr_cpu_rope(call->inputs[X], table, call->outputs[0], x->dims[0], x->dims[1],
-                x->dims[2] / options->head_size, options->head_size, inverse, call->pool);
+                x->dims[2] / options->head_size, options->head_size, inverse,
+                tr_input_dtype(call->graph, call->node, X), call->pool);
 }
 
 static void run(const tr_call *call)

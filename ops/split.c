@@ -1,4 +1,4 @@
-/* ops/split.c - cuts the last dimension.    x (...,C) f32; parts[i] (...,widths[i]) f32, copies; the widths
+/* ops/split.c - cuts the last dimension.    x (...,C), parts[i] (...,widths[i]) bf16|f32, copies; the widths
  * sum to C. Its backward is a join, with zeros for parts that no gradient flows to.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/split.h"
@@ -25,7 +25,7 @@ static tr_shape with_last(tr_shape shape, int64_t last)
 static tr_status infer(const tr_graph *graph, const tr_node *node, tr_value_info *outputs, int *n_outputs,
                        tr_error *err)
 {
-    tr_status status = tr_infer_input(graph, node, 0, "x", TR_F32, err);
+    tr_status status = tr_infer_activation(graph, node, 0, "x", err);
     if (status != TR_OK) return status;
     const split_attributes *attributes = attributes_of(node);
     const tr_shape *x = tr_input_shape(graph, node, 0);
@@ -36,7 +36,8 @@ static tr_status infer(const tr_graph *graph, const tr_node *node, tr_value_info
             return tr_fail(err, TR_EINVAL, "split: width '%lld' of part %d is below 1",
                            (long long)attributes->widths[i], i);
         sum += attributes->widths[i];
-        outputs[i] = (tr_value_info){.dtype = TR_F32, .shape = with_last(*x, attributes->widths[i])};
+        outputs[i] = (tr_value_info){.dtype = tr_input_dtype(graph, node, 0),
+                                     .shape = with_last(*x, attributes->widths[i])};
     }
     if (sum != tr_shape_last(x))
         return tr_fail(err, TR_EINVAL, "split: the widths sum to %lld; the last dimension of 'x' is %lld",
@@ -50,17 +51,19 @@ static tr_status infer_join(const tr_graph *graph, const tr_node *node, tr_value
 {
     const split_attributes *attributes = attributes_of(node);
     int64_t sum = 0;
+    tr_dtype dtype = TR_F32;
     const tr_shape *any = NULL;
     for (int i = 0; i < node->n_inputs; i++) {
         sum += attributes->widths[i];
         if (node->inputs[i] == TR_NO_VALUE) continue;
+        if (!any) dtype = tr_input_dtype(graph, node, i);
         any = tr_input_shape(graph, node, i);
         tr_shape part = with_last(*any, attributes->widths[i]);
-        tr_status status = tr_infer_shaped(graph, node, i, "part", TR_F32, &part, err);
+        tr_status status = tr_infer_shaped(graph, node, i, "part", dtype, &part, err);
         if (status != TR_OK) return status;
     }
     if (!any) return tr_fail(err, TR_EINVAL, "join: all parts are missing");
-    outputs[0] = (tr_value_info){.dtype = TR_F32, .shape = with_last(*any, sum)};
+    outputs[0] = (tr_value_info){.dtype = dtype, .shape = with_last(*any, sum)};
     *n_outputs = 1;
     return TR_OK;
 }
@@ -68,19 +71,17 @@ static tr_status infer_join(const tr_graph *graph, const tr_node *node, tr_value
 static void run_cpu(const tr_call *call)
 {
     const tr_shape *x = tr_input_shape(call->graph, call->node, 0);
-    float *parts[TR_MAX_OUTPUTS];
-    for (int i = 0; i < TR_MAX_OUTPUTS; i++) parts[i] = call->outputs[i];
-    tr_cpu_split(call->inputs[0], parts, attributes_of(call->node)->widths, attributes_of(call->node)->n,
-                 tr_shape_rows(x), call->pool);
+    tr_cpu_split(call->inputs[0], call->outputs, attributes_of(call->node)->widths,
+                 attributes_of(call->node)->n, tr_shape_rows(x), tr_input_dtype(call->graph, call->node, 0),
+                 call->pool);
 }
 
 static void run_join_cpu(const tr_call *call)
 {
     const tr_shape *x = &tr_graph_value(call->graph, call->node->outputs[0])->shape;
-    const float *parts[TR_MAX_OUTPUTS];
-    for (int i = 0; i < TR_MAX_OUTPUTS; i++) parts[i] = call->inputs[i];
-    tr_cpu_join(parts, call->outputs[0], attributes_of(call->node)->widths, attributes_of(call->node)->n,
-                tr_shape_rows(x), call->pool);
+    tr_dtype dtype = tr_graph_value(call->graph, call->node->outputs[0])->dtype;
+    tr_cpu_join((const void *const *)call->inputs, call->outputs[0], attributes_of(call->node)->widths,
+                attributes_of(call->node)->n, tr_shape_rows(x), dtype, call->pool);
 }
 
 static const tr_op join_op = {

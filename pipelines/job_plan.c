@@ -16,8 +16,10 @@ tr_status tr_model_plan_init(tr_model_plan *self, tr_model_config *config, const
 {
     *self = (tr_model_plan){.config = *config};
     *config = (tr_model_config){0};
-    tr_model_options options = {
-        .kind = TR_MODEL_TRAINING, .batch = recipe->train.microbatch, .sequence = recipe->train.sequence};
+    tr_model_options options = {.kind = TR_MODEL_TRAINING,
+                                .batch = recipe->train.microbatch,
+                                .sequence = recipe->train.sequence,
+                                .dtype = recipe->dtype == TR_RECIPE_BFLOAT16 ? TR_BF16 : TR_F32};
     tr_status status = tr_model_graph(&self->config, &options, &self->whole, &self->values, err);
     if (!status) status = tr_model_parameters_list(&self->parameters, &self->config, err);
     if (!status) {

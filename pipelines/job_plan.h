@@ -63,7 +63,7 @@ void tr_stage_spec_release(tr_stage_spec *spec);
 typedef struct tr_stage_budget {
     int64_t n_parameters; /* elements, tied ones in every stage that holds them */
     double gflops;        /* of one micro-batch: forward, backward and weight gradient */
-    uint64_t state, gradients, stashes, scratch, edges;
+    uint64_t state, rounded, gradients, stashes, scratch, edges;
     uint32_t stash_credits;
 } tr_stage_budget;
 

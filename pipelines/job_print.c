@@ -37,8 +37,8 @@ void tr_job_plan_print_memory(const tr_job_plan *self, FILE *stream)
         for (size_t i = 0; i < self->topology.n_actors; i++) {
             const tr_stage_budget *budget = tr_job_plan_budget(self, self->topology.actors[i].id);
             if (budget && self->topology.actors[i].node == node)
-                bytes +=
-                    2 * budget->state + budget->gradients + budget->stashes + budget->scratch + budget->edges;
+                bytes += 2 * budget->state + budget->rounded + budget->gradients + budget->stashes +
+                         budget->scratch + budget->edges;
         }
         fprintf(stream, "worker %-4d", node);
         print_size(stream, bytes);
@@ -73,9 +73,14 @@ void tr_job_plan_print(const tr_job_plan *self, FILE *stream)
             : plan->n_pieces > 1      ? "one process a worker"
                                       : "one process a stage",
             tr_transport_kind_name(recipe->transport), recipe->layout.threads);
+    bool rounded = recipe->dtype == TR_RECIPE_BFLOAT16;
+    fprintf(stream, "dtype: %s\n",
+            rounded ? "bfloat16 matrices and activations; float32 state, gradients, norms and losses"
+                    : "float32");
     for (uint32_t s = 0; s < plan->n_stages; s++) print_layers(self, s, stream);
-    fprintf(stream, "\n%-24s %-9s %12s %8s %11s %11s %11s %11s %11s\n", "actor", "where", "parameters",
-            "credits", "state x2", "gradients", "stashes", "scratch", "slots");
+    fprintf(stream, "\n%-24s %-9s %12s %8s %11s%*s %11s %11s %11s %11s\n", "actor", "where", "parameters",
+            "credits", "state x2", rounded ? 12 : 0, rounded ? "bf16 copy" : "", "gradients", "stashes",
+            "scratch", "slots");
     for (size_t i = 0; i < self->topology.n_actors; i++) {
         const tr_actor_spec *actor = &self->topology.actors[i];
         char where[32];
@@ -85,6 +90,7 @@ void tr_job_plan_print(const tr_job_plan *self, FILE *stream)
         if (budget) {
             fprintf(stream, " %12" PRId64 " %8u", budget->n_parameters, budget->stash_credits);
             print_size(stream, 2 * budget->state);
+            if (rounded) print_size(stream, budget->rounded);
             print_size(stream, budget->gradients);
             print_size(stream, budget->stashes);
             print_size(stream, budget->scratch);

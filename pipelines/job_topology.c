@@ -46,6 +46,7 @@ static tr_status budget_stage(const tr_job_plan *plan, const tr_stage_spec *spec
         out->n_parameters += n_elements[i];
     }
     out->state = tr_stage_state_bytes(n_elements, spec->n_parameters);
+    out->rounded = tr_stage_rounded_bytes(spec);
     tr_free(n_elements);
     /* The group at work, the blocks of a replica at their most, and with several replicas the sum. */
     uint32_t blocks = 1, most = 1;

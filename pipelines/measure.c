@@ -52,6 +52,10 @@ static void fill(const tr_value_info *info, tr_value value, int64_t n_ids, void 
               some[BLOCK]; /* the same again and again: drawing takes longer than computing */
         tr_rng_normal(&key, 0, BLOCK, some);
         for (int64_t i = 0; i < n; i++) numbers[i] = some[i % BLOCK] * 0.02f;
+    } else if (info->dtype == TR_BF16) {
+        float some[BLOCK];
+        tr_rng_normal(&key, 0, BLOCK, some);
+        for (int64_t i = 0; i < n; i++) ((tr_bf16 *)memory)[i] = tr_bf16_of_f32(some[i % BLOCK] * 0.02f);
     }
 }
 

@@ -57,7 +57,7 @@ tr_value tr__model_parameter(tr_model_builder *b, tr_model_init init, tr_shape s
     TR_ASSERT(length > 0 && length < NAME_SIZE);
     if (b->parameters && remember(b, init, shape, name) != TR_OK)
         tr_graph_set_error(b->graph, TR_ENOMEM, "no memory for the list of parameters");
-    return tr_graph_parameter(b->graph, name, TR_F32, shape);
+    return tr_graph_parameter(b->graph, name, shape.rank >= 2 ? b->options->dtype : TR_F32, shape);
 }
 
 tr_value tr__model_linear(tr_model_builder *b, tr_value x, int64_t outputs, tr_weight_layout layout,
@@ -91,9 +91,9 @@ tr_value tr__model_attention(tr_model_builder *b, tr_value q, tr_value k, tr_val
     tr_shape shape = TR_SHAPE2(b->options->cache_rows, (int64_t)c->kv_heads * c->head_size);
     char name[32];
     snprintf(name, sizeof name, "cache.%d.k", layer);
-    tr_value cache_k = tr_graph_state(b->graph, name, TR_F32, shape);
+    tr_value cache_k = tr_graph_state(b->graph, name, b->options->dtype, shape);
     snprintf(name, sizeof name, "cache.%d.v", layer);
-    tr_value cache_v = tr_graph_state(b->graph, name, TR_F32, shape);
+    tr_value cache_v = tr_graph_state(b->graph, name, b->options->dtype, shape);
     return tr_attention_cached(b->graph, q, k, v, cache_k, cache_v, b->position, &options);
 }
 

@@ -17,7 +17,7 @@ extern "C" {
 typedef enum tr_tokenizer { TR_TOKENIZER_BYTES } tr_tokenizer;
 typedef enum tr_optimizer_kind { TR_OPTIMIZER_ADAMW } tr_optimizer_kind;
 typedef enum tr_decay { TR_DECAY_COSINE, TR_DECAY_LINEAR, TR_DECAY_CONSTANT } tr_decay;
-typedef enum tr_recipe_dtype { TR_RECIPE_FLOAT32 } tr_recipe_dtype;
+typedef enum tr_recipe_dtype { TR_RECIPE_FLOAT32, TR_RECIPE_BFLOAT16 } tr_recipe_dtype;
 typedef enum tr_reduction { TR_REDUCTION_EXACT } tr_reduction;
 typedef enum tr_recovery { TR_RECOVERY_STEP, TR_RECOVERY_OFF } tr_recovery;
 typedef enum tr_transport_kind { TR_TRANSPORT_UCX, TR_TRANSPORT_ZMQ, TR_TRANSPORT_INPROC } tr_transport_kind;
@@ -128,7 +128,7 @@ tr_status tr_recipe_write_yaml(const tr_recipe *self, const char *path, tr_error
 tr_status tr_recipe_to_json(const tr_recipe *self, char **text, tr_error *err); /* one line, for shipping */
 tr_status tr_recipe_from_json(tr_recipe *out, const char *text, size_t size_bytes, tr_error *err);
 
-/* The first key by which two recipes would compute other numbers from the same state: of model, data and train all but the
+/* The first key by which two recipes would compute other numbers from the same state: of dtype, model, data and train all but the
  * steps and the places of files; NULL when there is none. Layout, transport, learning rate and the like may change in a resumed run. */
 const char *tr_recipe_numerics_differ(const tr_recipe *a, const tr_recipe *b);
 

@@ -227,7 +227,7 @@ void tr_recipe_describe(FILE *stream)
 
 const char *tr_recipe_numerics_differ(const tr_recipe *a, const tr_recipe *b)
 {
-    static const char *const parts[] = {"model.", "data.", "train."};
+    static const char *const parts[] = {"dtype", "model.", "data.", "train."};
     static const char *const free_keys[] = {"model.hf", "data.text", "data.tokens",
                                             "train.steps"}; /* files may move */
     for (int field = 0; field < TR__RECIPE_FIELDS; field++) {

@@ -2,34 +2,34 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/add.h"
 
+#include "ops/cpu/elements.h"
 #include "ops/cpu/tiles.h"
-#include "ops/cpu/vector.h"
 
 typedef struct add_work {
-    const float *a, *b;
-    float *y;
+    const void *a, *b;
+    void *y;
     int64_t n;
+    tr_dtype dtype;
 } add_work;
 
-TR_MULTIVERSION static void add_range(const float *a, const float *b, float *y, int64_t n)
+TR_INLINE void add_loop(const void *a, const void *b, void *y, int64_t first, int64_t end, tr_dtype dtype)
 {
-    int64_t i = 0;
-    for (; i + TR_LANES <= n; i += TR_LANES)
-        tr_store_f32x16(y + i, tr_load_f32x16(a + i) + tr_load_f32x16(b + i));
-    for (; i < n; i++) y[i] = a[i] + b[i];
+    int64_t i = first;
+    for (; i + TR_LANES <= end; i += TR_LANES)
+        tr_store_x16(y, i, tr_load_x16(a, i, dtype) + tr_load_x16(b, i, dtype), dtype);
+    for (; i < end; i++) tr_put(y, i, tr_get(a, i, dtype) + tr_get(b, i, dtype), dtype);
 }
 
-static void add_tile(void *context, int64_t tile, int thread)
+TR_MULTIVERSION static void add_tile(void *context, int64_t tile, int thread)
 {
     (void)thread;
-    const add_work *work = context;
-    int64_t first = tile * TR_ELEMENT_TILE;
-    add_range(work->a + first, work->b + first, work->y + first,
-              tr_min_i64(TR_ELEMENT_TILE, work->n - first));
+    const add_work *w = context;
+    int64_t first = tile * TR_ELEMENT_TILE, end = tr_min_i64(first + TR_ELEMENT_TILE, w->n);
+    TR_BY_DTYPE(w->dtype, add_loop, w->a, w->b, w->y, first, end);
 }
 
-void tr_cpu_add(const float *a, const float *b, float *y, int64_t n, tr_thread_pool *pool)
+void tr_cpu_add(const void *a, const void *b, void *y, int64_t n, tr_dtype dtype, tr_thread_pool *pool)
 {
-    add_work work = {.a = a, .b = b, .y = y, .n = n};
+    add_work work = {.a = a, .b = b, .y = y, .n = n, .dtype = dtype};
     tr_thread_pool_run(pool, tr_tile_count(n, TR_ELEMENT_TILE), add_tile, &work);
 }

@@ -47,8 +47,9 @@ size_t tr_cpu_attention_workspace(const tr_attention_shape *shape, int n_threads
 }
 
 typedef struct forward_context {
-    const float *q, *k, *v;
-    float *y, *lse;
+    const void *q, *k, *v;
+    void *y;
+    float *lse;
     void *workspace;
     const tr_attention_shape *shape;
 } forward_context;
@@ -115,17 +116,14 @@ TR_INLINE void attend_block(const forward_space *space, int64_t head_size, int64
 }
 
 TR_INLINE void store_rows(const forward_space *space, int64_t width, int64_t queries, int64_t head_size,
-                          float *y, int64_t stride, float *lse)
+                          void *y, int64_t at, int64_t stride, float *lse, tr_dtype dtype)
 {
     for (int64_t r = 0; r < queries; r++) {
         float sum = tr_sum_f32x16(tr_load_f32x16(space->sums + r * TR_LANES));
         tr_f32x16 divisor = tr_splat_f32x16(sum);
         for (int64_t d = 0; d < head_size; d += TR_LANES) {
             tr_f32x16 out = tr_load_f32x16(space->out + r * width + d) / divisor;
-            if (d + TR_LANES <= head_size)
-                tr_store_f32x16(y + r * stride + d, out);
-            else
-                tr_store_part_f32x16(y + r * stride + d, out, head_size - d);
+            tr_store_up_to_x16(y, at + r * stride + d, out, head_size - d, dtype);
         }
         if (lse) lse[r] = space->most[r] + logf(sum);
     }
@@ -141,34 +139,36 @@ TR_MULTIVERSION static void forward_tile(void *context, int64_t tile, int thread
     int64_t q_stride = s->heads * size, kv_stride = s->kv_heads * size;
     int64_t q_at = batch * s->time * q_stride + head * size,
             kv_at = batch * n_keys * kv_stride + kv_head * size;
-    pack_transposed(c->k + kv_at, kv_stride, n_keys, size, space.keys);
-    pack_rows(c->v + kv_at, kv_stride, n_keys, size, 1, space.values, width);
+    pack_transposed(c->k, kv_at, s->dtype, kv_stride, n_keys, size, space.keys);
+    pack_rows(c->v, kv_at, s->dtype, kv_stride, n_keys, size, 1, space.values, width);
     for (int64_t i = 0; i < s->time; i += BLOCK) {
         int64_t queries = s->time - i < BLOCK ? s->time - i : BLOCK;
-        pack_rows(c->q + q_at + i * q_stride, q_stride, queries, size, s->scale, space.queries, width);
+        int64_t at = q_at + i * q_stride;
+        pack_rows(c->q, at, s->dtype, q_stride, queries, size, s->scale, space.queries, width);
         memset(space.out, 0, (size_t)(BLOCK * width) * sizeof(float));
         memset(space.sums, 0, BLOCK * TR_LANES * sizeof(float));
         for (int r = 0; r < BLOCK; r++) space.most[r] = -INFINITY;
         for (int64_t key = 0; key <= s->first + i + queries - 1; key += BLOCK)
             attend_block(&space, size, width, queries, s->first + i, key, s->dropout, tile);
-        store_rows(&space, width, queries, size, c->y + q_at + i * q_stride, q_stride,
-                   c->lse ? c->lse + tile * s->time + i : NULL);
+        float *lse = c->lse ? c->lse + tile * s->time + i : NULL;
+        TR_BY_DTYPE(s->dtype, store_rows, &space, width, queries, size, c->y, at, q_stride, lse);
     }
 }
 
-void tr_cpu_attention(const float *q, const float *k, const float *v, float *y, float *lse, void *workspace,
+void tr_cpu_attention(const void *q, const void *k, const void *v, void *y, float *lse, void *workspace,
                       const tr_attention_shape *shape, tr_thread_pool *pool)
 {
     forward_context c = {.q = q, .k = k, .v = v, .y = y, .lse = lse, .workspace = workspace, .shape = shape};
     tr_thread_pool_run(pool, shape->batch * shape->heads, forward_tile, &c);
 }
 
-TR_INLINE float dot(const float *a, const float *b, int64_t n)
+/* Of n elements of a from a_at on and of b from b_at on. */
+TR_INLINE float dot(const void *a, int64_t a_at, const void *b, int64_t b_at, int64_t n, tr_dtype dtype)
 {
     tr_f32x16 sum = {0};
-    int64_t i = 0;
-    for (; i + TR_LANES <= n; i += TR_LANES) sum += tr_load_f32x16(a + i) * tr_load_f32x16(b + i);
-    if (i < n) sum += tr_load_part_f32x16(a + i, n - i, 0) * tr_load_part_f32x16(b + i, n - i, 0);
+    for (int64_t i = 0; i < n; i += TR_LANES)
+        sum +=
+            tr_load_up_to_x16(a, a_at + i, n - i, 0, dtype) * tr_load_up_to_x16(b, b_at + i, n - i, 0, dtype);
     return tr_sum_f32x16(sum);
 }
 
@@ -186,37 +186,36 @@ TR_INLINE float softmax_row(float *scores, int64_t n, float most)
     return tr_sum_f32x16(sum);
 }
 
-TR_MULTIVERSION static void row_tile(void *context, int64_t tile, int thread)
+TR_INLINE void attend_row(const forward_context *c, int64_t tile, float *scores, tr_dtype dtype)
 {
-    const forward_context *c = context;
     const tr_attention_shape *s = c->shape;
     int64_t row = tile / s->heads, head = tile % s->heads, kv_head = head / (s->heads / s->kv_heads);
     int64_t size = s->head_size, stride = s->kv_heads * size, all = s->first + s->time;
-    int64_t n = s->first + row % s->time + 1;
-    float *scores = (float *)c->workspace + thread * all, *y = c->y + (row * s->heads + head) * size;
-    const float *q = c->q + (row * s->heads + head) * size;
-    const float *k = c->k + row / s->time * all * stride + kv_head * size;
-    const float *v = c->v + row / s->time * all * stride + kv_head * size;
+    int64_t n = s->first + row % s->time + 1, q_at = (row * s->heads + head) * size;
+    int64_t kv_at = row / s->time * all * stride + kv_head * size;
     float most = -INFINITY;
     for (int64_t j = 0; j < n; j++) {
-        scores[j] = s->scale * dot(q, k + j * stride, size);
+        scores[j] = s->scale * dot(c->q, q_at, c->k, kv_at + j * stride, size, dtype);
         most = scores[j] > most ? scores[j] : most;
     }
     float sum = softmax_row(scores, n, most);
     for (int64_t d = 0; d < size; d += TR_LANES) {
-        int64_t part = size - d < TR_LANES ? size - d : TR_LANES;
         tr_f32x16 out = {0};
-        if (part == TR_LANES)
-            for (int64_t j = 0; j < n; j++)
-                out += tr_splat_f32x16(scores[j]) * tr_load_f32x16(v + j * stride + d);
-        else
-            for (int64_t j = 0; j < n; j++)
-                out += tr_splat_f32x16(scores[j]) * tr_load_part_f32x16(v + j * stride + d, part, 0);
-        tr_store_part_f32x16(y + d, out / tr_splat_f32x16(sum), part);
+        for (int64_t j = 0; j < n; j++)
+            out += tr_splat_f32x16(scores[j]) *
+                   tr_load_up_to_x16(c->v, kv_at + j * stride + d, size - d, 0, dtype);
+        tr_store_up_to_x16(c->y, q_at + d, out / tr_splat_f32x16(sum), size - d, dtype);
     }
 }
 
-void tr_cpu_attention_rows(const float *q, const float *k, const float *v, float *y, void *workspace,
+TR_MULTIVERSION static void row_tile(void *context, int64_t tile, int thread)
+{
+    const forward_context *c = context;
+    float *scores = (float *)c->workspace + thread * (c->shape->first + c->shape->time);
+    TR_BY_DTYPE(c->shape->dtype, attend_row, c, tile, scores);
+}
+
+void tr_cpu_attention_rows(const void *q, const void *k, const void *v, void *y, void *workspace,
                            const tr_attention_shape *shape, tr_thread_pool *pool)
 {
     forward_context c = {.q = q, .k = k, .v = v, .y = y, .workspace = workspace, .shape = shape};

@@ -99,37 +99,43 @@ TR_INLINE void backward_block(const backward_space *space, int64_t size, int64_t
     }
 }
 
+/* delta of n rows: the sum of y dy, whose rows of dy are packed already. */
+TR_INLINE void row_sums(const backward_space *space, const void *y, int64_t at, int64_t stride, int64_t n,
+                        int64_t size, tr_dtype dtype)
+{
+    int64_t width = round_up(size, TR_LANES);
+    for (int64_t t = 0; t < n; t++) {
+        tr_f32x16 sum = {0};
+        for (int64_t d = 0; d < size; d += TR_LANES)
+            sum += tr_load_up_to_x16(y, at + t * stride + d, size - d, 0, dtype) *
+                   tr_load_f32x16(space->dy + t * width + d);
+        space->delta[t] = tr_sum_f32x16(sum);
+    }
+}
+
 /* The query head's rows into the space; delta of padded rows is 0, and so is all that comes from them. */
 TR_INLINE void load_head(const backward_space *space, const tr_attention_tensors *x,
                          const tr_attention_shape *s, int64_t batch, int64_t head)
 {
     int64_t size = s->head_size, width = round_up(size, TR_LANES), stride = s->heads * size;
     int64_t at = batch * s->time * stride + head * size, rows = round_up(s->time, BLOCK);
-    pack_rows(x->q + at, stride, s->time, size, s->scale, space->queries, width);
-    pack_rows(x->dy + at, stride, s->time, size, 1, space->dy, width);
+    pack_rows(x->q, at, s->dtype, stride, s->time, size, s->scale, space->queries, width);
+    pack_rows(x->dy, at, s->dtype, stride, s->time, size, 1, space->dy, width);
     memset(space->dq, 0, (size_t)(rows * width) * sizeof(float));
+    TR_BY_DTYPE(s->dtype, row_sums, space, x->y, at, stride, s->time, size);
     for (int64_t t = 0; t < rows; t++) {
-        tr_f32x16 sum = {0};
-        for (int64_t d = 0; t < s->time && d < size; d += TR_LANES) {
-            const float *y = x->y + at + t * stride + d;
-            tr_f32x16 row = size - d < TR_LANES ? tr_load_part_f32x16(y, size - d, 0) : tr_load_f32x16(y);
-            sum += row * tr_load_f32x16(space->dy + t * width + d);
-        }
-        space->delta[t] = tr_sum_f32x16(sum);
+        if (t >= s->time) space->delta[t] = 0;
         space->lse[t] = t < s->time ? x->lse[(batch * s->heads + head) * s->time + t] : 0;
     }
 }
 
 TR_INLINE void unpack_rows(const float *from, int64_t width, int64_t rows, int64_t columns, float scale,
-                           float *to, int64_t stride)
+                           void *to, int64_t at, int64_t stride, tr_dtype dtype)
 {
     for (int64_t r = 0; r < rows; r++)
         for (int64_t j = 0; j < columns; j += TR_LANES) {
             tr_f32x16 x = tr_load_f32x16(from + r * width + j) * tr_splat_f32x16(scale);
-            if (j + TR_LANES <= columns)
-                tr_store_f32x16(to + r * stride + j, x);
-            else
-                tr_store_part_f32x16(to + r * stride + j, x, columns - j);
+            tr_store_up_to_x16(to, at + r * stride + j, x, columns - j, dtype);
         }
 }
 
@@ -149,9 +155,9 @@ TR_MULTIVERSION static void backward_tile(void *context, int64_t tile, int threa
     int64_t size = s->head_size, width = round_up(size, TR_LANES), stride = s->kv_heads * size;
     int64_t at = batch * s->time * stride + kv_head * size;
     size_t plane = (size_t)(round_up(s->time, BLOCK) * width);
-    pack_rows(x->k + at, stride, s->time, size, 1, space.keys, width);
-    pack_transposed(x->k + at, stride, s->time, size, space.keys_t);
-    pack_transposed(x->v + at, stride, s->time, size, space.values_t);
+    pack_rows(x->k, at, s->dtype, stride, s->time, size, 1, space.keys, width);
+    pack_transposed(x->k, at, s->dtype, stride, s->time, size, space.keys_t);
+    pack_transposed(x->v, at, s->dtype, stride, s->time, size, space.values_t);
     memset(space.dk, 0, plane * sizeof(float));
     memset(space.dv, 0, plane * sizeof(float));
     for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head++) {
@@ -160,11 +166,11 @@ TR_MULTIVERSION static void backward_tile(void *context, int64_t tile, int threa
         for (int64_t key = 0; key < s->time; key += BLOCK)
             for (int64_t i = key; i < s->time; i += BLOCK)
                 backward_block(&space, size, width, i, s->time - i < BLOCK ? s->time - i : BLOCK, key);
-        unpack_rows(space.dq, width, s->time, size, s->scale,
-                    x->dq + batch * s->time * s->heads * size + head * size, s->heads * size);
+        TR_BY_DTYPE(s->dtype, unpack_rows, space.dq, width, s->time, size, s->scale, x->dq,
+                    (batch * s->time * s->heads + head) * size, s->heads * size);
     }
-    unpack_rows(space.dk, width, s->time, size, 1, x->dk + at, stride);
-    unpack_rows(space.dv, width, s->time, size, 1, x->dv + at, stride);
+    TR_BY_DTYPE(s->dtype, unpack_rows, space.dk, width, s->time, size, 1, x->dk, at, stride);
+    TR_BY_DTYPE(s->dtype, unpack_rows, space.dv, width, s->time, size, 1, x->dv, at, stride);
 }
 
 void tr_cpu_attention_backward(const tr_attention_tensors *tensors, void *workspace,

@@ -8,7 +8,7 @@
 #ifndef TROUPE_OPS_CPU_ATTENTION_BLOCK_H
 #define TROUPE_OPS_CPU_ATTENTION_BLOCK_H
 
-#include "ops/cpu/vector.h"
+#include "ops/cpu/elements.h"
 
 enum { BLOCK = 64, STRIP = 16 };
 
@@ -65,29 +65,44 @@ TR_INLINE void strip_product(const float *a, int64_t a_row, int64_t a_inner, con
                              c_stride, inner, accumulate);
 }
 
-/* to (round_up(rows, BLOCK), width) = scale * from (rows, columns), zeros elsewhere. */
-TR_INLINE void pack_rows(const float *from, int64_t stride, int64_t rows, int64_t columns, float scale,
-                         float *to, int64_t width)
+/* Tensors are float32 or bfloat16 in memory; packed, and in between, all is float32. Only packing and storing know
+ * of the difference (the functions with a dtype; `at`: their first element), so the products are compiled once. */
+
+TR_INLINE void pack_rows_of(const void *from, int64_t at, int64_t stride, int64_t rows, int64_t columns,
+                            float scale, float *to, int64_t width, tr_dtype dtype)
 {
     for (int64_t r = 0; r < round_up(rows, BLOCK); r++)
         for (int64_t j = 0; j < width; j += TR_LANES) {
             tr_f32x16 x = {0};
-            if (r < rows && j + TR_LANES <= columns) x = tr_load_f32x16(from + r * stride + j);
-            if (r < rows && j + TR_LANES > columns)
-                x = tr_load_part_f32x16(from + r * stride + j, columns - j, 0);
+            if (r < rows) x = tr_load_up_to_x16(from, at + r * stride + j, columns - j, 0, dtype);
             tr_store_f32x16(to + r * width + j, x * tr_splat_f32x16(scale));
         }
 }
 
-/* Transposes block by block: block n of `to` is (columns, BLOCK), of rows n*BLOCK on; zeros past the last. */
-TR_INLINE void pack_transposed(const float *from, int64_t stride, int64_t rows, int64_t columns, float *to)
+/* to (round_up(rows, BLOCK), width) = scale * from (rows, columns), zeros elsewhere. */
+TR_INLINE void pack_rows(const void *from, int64_t at, tr_dtype dtype, int64_t stride, int64_t rows,
+                         int64_t columns, float scale, float *to, int64_t width)
+{
+    TR_BY_DTYPE(dtype, pack_rows_of, from, at, stride, rows, columns, scale, to, width);
+}
+
+TR_INLINE void pack_transposed_of(const void *from, int64_t at, int64_t stride, int64_t rows, int64_t columns,
+                                  float *to, tr_dtype dtype)
 {
     for (int64_t first = 0; first < rows; first += BLOCK, to += columns * BLOCK) {
         int64_t n = rows - first < BLOCK ? rows - first : BLOCK;
         if (n < BLOCK) memset(to, 0, (size_t)(columns * BLOCK) * sizeof *to);
         for (int64_t r = 0; r < n; r++)
-            for (int64_t j = 0; j < columns; j++) to[j * BLOCK + r] = from[(first + r) * stride + j];
+            for (int64_t j = 0; j < columns; j++)
+                to[j * BLOCK + r] = tr_get(from, at + (first + r) * stride + j, dtype);
     }
+}
+
+/* Transposes block by block: block n of `to` is (columns, BLOCK), of rows n*BLOCK on; zeros past the last. */
+TR_INLINE void pack_transposed(const void *from, int64_t at, tr_dtype dtype, int64_t stride, int64_t rows,
+                               int64_t columns, float *to)
+{
+    TR_BY_DTYPE(dtype, pack_transposed_of, from, at, stride, rows, columns, to);
 }
 
 /* x where the lane's column (from `column` on) is below `visible`, else `otherwise`. */

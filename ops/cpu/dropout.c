@@ -3,8 +3,8 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/dropout.h"
 
+#include "ops/cpu/elements.h"
 #include "ops/cpu/tiles.h"
-#include "ops/cpu/vector.h"
 
 _Static_assert(TR_DROPOUT_GROUP == 4 * TR_LANES, "four words of a block for each lane");
 _Static_assert(TR_ELEMENT_TILE % TR_DROPOUT_GROUP == 0, "tiles begin with a group");
@@ -50,41 +50,41 @@ TR_INLINE void draw_group(const tr_dropout_mask *mask, uint32_t plane, uint32_t 
 }
 
 /* first is a multiple of the group. */
-TR_MULTIVERSION static void drop_range(const float *x, float *y, int64_t first, int64_t n,
-                                       const tr_dropout_mask *mask)
+TR_INLINE void drop_range(const void *x, void *y, int64_t first, int64_t end, const tr_dropout_mask *mask,
+                          tr_dtype dtype)
 {
     tr_f32x16 factors[4];
-    for (int64_t i = 0; i < n; i += TR_DROPOUT_GROUP) {
-        draw_group(mask, 0, 0, (uint64_t)(first + i), factors);
+    for (int64_t i = first; i < end; i += TR_DROPOUT_GROUP) {
+        draw_group(mask, 0, 0, (uint64_t)i, factors);
         for (int w = 0; w < 4; w++) {
             int64_t at = i + w * TR_LANES;
-            if (at + TR_LANES <= n)
-                tr_store_f32x16(y + at, tr_load_f32x16(x + at) * factors[w]);
-            else if (at < n)
-                tr_store_part_f32x16(y + at, tr_load_part_f32x16(x + at, n - at, 0) * factors[w], n - at);
+            if (at < end)
+                tr_store_up_to_x16(y, at, tr_load_up_to_x16(x, at, end - at, 0, dtype) * factors[w], end - at,
+                                   dtype);
         }
     }
 }
 
 typedef struct dropout_work {
-    const float *x;
-    float *y;
+    const void *x; /* of dtype */
+    void *y;       /* of dtype */
     int64_t n;
     const tr_dropout_mask *mask;
+    tr_dtype dtype;
 } dropout_work;
 
-static void drop_tile(void *context, int64_t tile, int thread)
+TR_MULTIVERSION static void drop_tile(void *context, int64_t tile, int thread)
 {
     (void)thread;
     const dropout_work *work = context;
-    int64_t first = tile * TR_ELEMENT_TILE;
-    drop_range(work->x + first, work->y + first, first, tr_min_i64(TR_ELEMENT_TILE, work->n - first),
-               work->mask);
+    int64_t first = tile * TR_ELEMENT_TILE, end = tr_min_i64(first + TR_ELEMENT_TILE, work->n);
+    TR_BY_DTYPE(work->dtype, drop_range, work->x, work->y, first, end, work->mask);
 }
 
-void tr_cpu_dropout(const float *x, float *y, int64_t n, const tr_dropout_mask *mask, tr_thread_pool *pool)
+void tr_cpu_dropout(const void *x, void *y, int64_t n, const tr_dropout_mask *mask, tr_dtype dtype,
+                    tr_thread_pool *pool)
 {
-    dropout_work work = {.x = x, .y = y, .n = n, .mask = mask};
+    dropout_work work = {.x = x, .y = y, .n = n, .mask = mask, .dtype = dtype};
     tr_thread_pool_run(pool, tr_tile_count(n, TR_ELEMENT_TILE), drop_tile, &work);
 }
 

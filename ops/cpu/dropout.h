@@ -10,8 +10,9 @@
 extern "C" {
 #endif
 
-/* y[i] = x[i] * the factor of (0, 0, i).   x, y: n elements. Overwrites; y may be x. */
-void tr_cpu_dropout(const float *x, float *y, int64_t n, const tr_dropout_mask *mask, tr_thread_pool *pool);
+/* y[i] = x[i] * the factor of (0, 0, i).   x, y: n elements of dtype. Overwrites; y may be x. */
+void tr_cpu_dropout(const void *x, void *y, int64_t n, const tr_dropout_mask *mask, tr_dtype dtype,
+                    tr_thread_pool *pool);
 
 /* factors (rows, TR_DROPOUT_GROUP): of the places (plane, row + r, column + c); column is a multiple of the group.
  * For kernels with blocks of their own; runs on the calling thread. */

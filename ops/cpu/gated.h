@@ -10,14 +10,14 @@
 extern "C" {
 #endif
 
-/* gate, up, y: n elements. y may be gate or up; overwrites. */
-void tr_cpu_gated(const float *gate, const float *up, float *y, int64_t n, tr_activation kind,
+/* gate, up, y: n elements of dtype. y may be gate or up; overwrites. */
+void tr_cpu_gated(const void *gate, const void *up, void *y, int64_t n, tr_activation kind, tr_dtype dtype,
                   tr_thread_pool *pool);
 
-/* dgate = dy * up * f'(gate), dup = dy * f(gate); either may be NULL.   All n elements.
+/* dgate = dy * up * f'(gate), dup = dy * f(gate); either may be NULL.   All n elements of dtype.
  * dgate may be dy; both overwrite. */
-void tr_cpu_gated_backward(const float *dy, const float *gate, const float *up, float *dgate, float *dup,
-                           int64_t n, tr_activation kind, tr_thread_pool *pool);
+void tr_cpu_gated_backward(const void *dy, const void *gate, const void *up, void *dgate, void *dup,
+                           int64_t n, tr_activation kind, tr_dtype dtype, tr_thread_pool *pool);
 
 void tr_gated_reference(const float *gate, const float *up, float *y, int64_t n, tr_activation kind);
 void tr_gated_backward_reference(const float *dy, const float *gate, const float *up, float *dgate,

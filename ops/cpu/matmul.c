@@ -2,7 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/matmul.h"
 
-#include "ops/cpu/vector.h"
+#include "ops/cpu/elements.h"
 
 #include <dlfcn.h>
 #include <dnnl.h>
@@ -35,6 +35,11 @@ TR_MULTIVERSION static void add_bias(const float *bias, float *c, int64_t m, int
 void tr_matmul_single(const tr_matmul *p)
 {
     forbid_openmp_teams();
+    if (p->dtype == TR_BF16) {
+        tr__matmul_bf16(p);
+        return;
+    }
+    TR_ASSERT(p->dtype == TR_F32 && p->c_dtype == TR_F32);
     dnnl_status_t status =
         dnnl_sgemm(p->transpose_a ? 'T' : 'N', p->transpose_b ? 'T' : 'N', p->m, p->n, p->k, 1.0f, p->a,
                    p->a_stride, p->b, p->b_stride, p->beta, p->c, p->c_stride);
@@ -64,9 +69,9 @@ static void run_tile(void *context, int64_t tile, int thread)
     int64_t i = tile / t->n_columns * t->tile_m, j = tile % t->n_columns * t->tile_n;
     p.m = p.m - i < t->tile_m ? p.m - i : t->tile_m;
     p.n = p.n - j < t->tile_n ? p.n - j : t->tile_n;
-    p.a += p.transpose_a ? i : i * p.a_stride;
-    p.b += p.transpose_b ? j * p.b_stride : j;
-    p.c += i * p.c_stride + j;
+    p.a = tr_at(p.a, p.transpose_a ? i : i * p.a_stride, p.dtype);
+    p.b = tr_at(p.b, p.transpose_b ? j * p.b_stride : j, p.dtype);
+    p.c = tr_at(p.c, i * p.c_stride + j, p.c_dtype);
     if (p.bias) p.bias += j;
     tr_matmul_single(&p);
 }

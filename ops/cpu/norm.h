@@ -6,29 +6,15 @@
 #ifndef TROUPE_OPS_CPU_NORM_H
 #define TROUPE_OPS_CPU_NORM_H
 
+#include "ops/cpu/elements.h"
 #include "ops/cpu/tiles.h"
-#include "ops/cpu/vector.h"
 
 enum { TR_NORM_ROWS = 32, TR_NORM_VECTORS = 4, TR_NORM_COLUMNS = TR_NORM_VECTORS * TR_LANES };
-
-/* Lanes of p that exist, n of them or all sixteen; `fill` elsewhere. */
-TR_INLINE tr_f32x16 tr_load_up_to_f32x16(const float *p, int64_t n, float fill)
-{
-    return n >= TR_LANES ? tr_load_f32x16(p) : tr_load_part_f32x16(p, n, fill);
-}
-
-TR_INLINE void tr_store_up_to_f32x16(float *p, tr_f32x16 v, int64_t n)
-{
-    if (n >= TR_LANES)
-        tr_store_f32x16(p, v);
-    else
-        tr_store_part_f32x16(p, v, n);
-}
 
 /* p[0..n-1] += v. */
 TR_INLINE void tr_add_up_to_f32x16(float *p, tr_f32x16 v, int64_t n)
 {
-    tr_store_up_to_f32x16(p, tr_load_up_to_f32x16(p, n, 0) + v, n);
+    tr_store_up_to_x16(p, 0, tr_load_up_to_x16(p, 0, n, 0, TR_F32) + v, n, TR_F32);
 }
 
 #endif

@@ -6,18 +6,19 @@
 #define TROUPE_OPS_CPU_POSITION_EMBEDDING_H
 
 #include "base/thread_pool.h"
+#include "ops/tensor.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/* y[b,t,:] = x[b,t,:] + table[position + t,:]. Overwrites; y may be x. */
-void tr_cpu_position_embedding(const float *x, const float *table, float *y, int64_t b, int64_t t, int64_t c,
-                               int64_t position, tr_thread_pool *pool);
+/* y[b,t,:] = x[b,t,:] + table[position + t,:]. Overwrites; y may be x. All of dtype. */
+void tr_cpu_position_embedding(const void *x, const void *table, void *y, int64_t b, int64_t t, int64_t c,
+                               int64_t position, tr_dtype dtype, tr_thread_pool *pool);
 
-/* dtable[position + t,:] += sum over b of dy[b,t,:], b ascending. Adds. */
-void tr_cpu_position_embedding_weight(const float *dy, float *dtable, int64_t b, int64_t t, int64_t c,
-                                      int64_t position, tr_thread_pool *pool);
+/* dtable[position + t,:] += sum over b of dy[b,t,:], b ascending. Adds. dy is of dtype. */
+void tr_cpu_position_embedding_weight(const void *dy, float *dtable, int64_t b, int64_t t, int64_t c,
+                                      int64_t position, tr_dtype dtype, tr_thread_pool *pool);
 
 void tr_position_embedding_reference(const float *x, const float *table, float *y, int64_t b, int64_t t,
                                      int64_t c, int64_t position);

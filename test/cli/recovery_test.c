@@ -35,22 +35,24 @@ static const case_ cases[] = {
 };
 
 static char *directory, *undisturbed;
+static const char *dtype = "float32";
 
 static char *write_recipe(const char *run, const char *transport, const char *points)
 {
     char *text = path_in(directory, "words.txt"), *recipe = tr_format("%s.yaml", run);
-    char *yaml =
-        tr_format("run: %s\n"
-                  "model: {family: llama, layers: 2, width: 32, heads: 2, vocabulary: 256, tie: true}\n"
-                  "data: {text: %s}\n"
-                  "train: {steps: %d, sequence: 32, microbatch: 2, accumulate: 4}\n"
-                  "lr: {peak: 1e-3}\n"
-                  "layout: {data: 2, pipeline: 2}\n"
-                  "transport: %s\n"
-                  "validate: {every: 6}\n"
-                  "checkpoint: {every: 4, keep: 0}\n"
-                  "%s%s%s\n",
-                  run, text, STEPS, transport, *points ? "chaos: {at: '" : "", points, *points ? "'}" : "");
+    char *yaml = tr_format(
+        "run: %s\n"
+        "model: {family: llama, layers: 2, width: 32, heads: 2, vocabulary: 256, tie: true}\n"
+        "data: {text: %s}\n"
+        "train: {steps: %d, sequence: 32, microbatch: 2, accumulate: 4}\n"
+        "lr: {peak: 1e-3}\n"
+        "layout: {data: 2, pipeline: 2}\n"
+        "transport: %s\n"
+        "validate: {every: 6}\n"
+        "checkpoint: {every: 4, keep: 0}\n"
+        "dtype: %s\n"
+        "%s%s%s\n",
+        run, text, STEPS, transport, dtype, *points ? "chaos: {at: '" : "", points, *points ? "'}" : "");
     write_text(recipe, yaml);
     tr_free(yaml);
     tr_free(text);
@@ -132,6 +134,22 @@ static void a_death_at_any_moment_changes_no_bit_over_zmq(void)
     all_cases("zmq");
 }
 
+/* There the weights that are computed with are a copy of those in the slots. */
+static void nor_does_it_in_bfloat16(void)
+{
+    char *before = undisturbed;
+    undisturbed = path_in(directory, "undisturbed-bfloat16");
+    dtype = "bfloat16";
+    char *recipe = write_recipe(undisturbed, "zmq", "");
+    CU_ASSERT(command_succeeds((const char *const[]){"train", recipe, NULL}));
+    mends(&cases[2], "ucx");
+    mends(&cases[7], "zmq");
+    tr_free(recipe);
+    tr_free(undisturbed);
+    undisturbed = before;
+    dtype = "float32";
+}
+
 /* The agent holds the state, so it is lost with it: the newest checkpoint is what there is. */
 static void the_agents_death_changes_no_bit_either(void)
 {
@@ -183,6 +201,7 @@ int main(void)
     static const check_test tests[] = {
         CHECK_TEST(a_death_at_any_moment_changes_no_bit_over_ucx),
         CHECK_TEST(a_death_at_any_moment_changes_no_bit_over_zmq),
+        CHECK_TEST(nor_does_it_in_bfloat16),
         CHECK_TEST(the_agents_death_changes_no_bit_either),
         CHECK_TEST(too_many_deaths_end_the_run),
     };

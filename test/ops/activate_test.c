@@ -20,10 +20,10 @@ static void values_and_slopes_are_right_to_float_accuracy(void)
         floats_of(&one)[i] = 1;
     }
     for (int k = 0; k < 4; k++) {
-        tr_cpu_activate(floats_of(&x), floats_of(&y), N, kinds[k], NULL);
+        tr_cpu_activate(floats_of(&x), floats_of(&y), N, kinds[k], TR_F32, NULL);
         tr_activate_reference(floats_of(&x), floats_of(&y0), N, kinds[k]);
         CU_ASSERT(all_near(names[k], floats_of(&y), floats_of(&y0), N, 4e-7, 4e-7));
-        tr_cpu_activate_backward(floats_of(&one), floats_of(&x), floats_of(&y), N, kinds[k], NULL);
+        tr_cpu_activate_backward(floats_of(&one), floats_of(&x), floats_of(&y), N, kinds[k], TR_F32, NULL);
         tr_activate_backward_reference(floats_of(&one), floats_of(&x), floats_of(&y0), N, kinds[k]);
         CU_ASSERT(all_near(names[k], floats_of(&y), floats_of(&y0), N, 1e-6, 1e-6));
     }
@@ -36,8 +36,8 @@ static void large_inputs_stay_finite_and_nan_stays_nan(void)
     const float x[] = {-1e15f, -1000, -90, 90, 1000, 1e15f, NAN};
     float y[7], dx[7], one[7] = {1, 1, 1, 1, 1, 1, 1};
     for (int k = 0; k < 4; k++) {
-        tr_cpu_activate(x, y, 7, kinds[k], NULL);
-        tr_cpu_activate_backward(one, x, dx, 7, kinds[k], NULL);
+        tr_cpu_activate(x, y, 7, kinds[k], TR_F32, NULL);
+        tr_cpu_activate_backward(one, x, dx, 7, kinds[k], TR_F32, NULL);
         for (int i = 0; i < 3; i++) CU_ASSERT(y[i] == 0 && dx[i] == 0);
         for (int i = 3; i < 6; i++) CU_ASSERT(y[i] == x[i] && dx[i] == 1);
         CU_ASSERT(isnan(y[6]));
@@ -50,9 +50,9 @@ static void odd_sizes_give_the_same_as_long_ones(void)
     for (int k = 0; k < 4; k++)
         for (int64_t n = 1; n < 50; n++) {
             guarded x = guard_normal(64, 1), all = guard_new(64 * 4), part = guard_new((size_t)n * 4);
-            tr_cpu_activate(floats_of(&x), floats_of(&all), 64, kinds[k], NULL);
+            tr_cpu_activate(floats_of(&x), floats_of(&all), 64, kinds[k], TR_F32, NULL);
             memcpy(part.data, x.data, part.bytes);
-            tr_cpu_activate(floats_of(&part), floats_of(&part), n, kinds[k], NULL);
+            tr_cpu_activate(floats_of(&part), floats_of(&part), n, kinds[k], TR_F32, NULL);
             CU_ASSERT(memcmp(part.data, all.data, part.bytes) == 0);
             guard_free(&x);
             guard_free(&all);

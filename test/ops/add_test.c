@@ -11,7 +11,7 @@ static void the_kernel_agrees_with_the_reference_also_in_place(void)
         int64_t n = sizes[s];
         guarded a = guard_normal(n, 1), b = guard_normal(n, 2), y = guard_new((size_t)n * 4);
         tr_add_reference(floats_of(&a), floats_of(&b), floats_of(&y), n);
-        tr_cpu_add(floats_of(&a), floats_of(&b), floats_of(&a), n, NULL);
+        tr_cpu_add(floats_of(&a), floats_of(&b), floats_of(&a), n, TR_F32, NULL);
         CU_ASSERT(memcmp(a.data, y.data, y.bytes) == 0);
         guard_free(&a);
         guard_free(&b);

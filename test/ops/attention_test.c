@@ -7,9 +7,11 @@
 #include "kernel_check.h"
 
 static const tr_attention_shape shapes[] = {
-    {1, 1, 0, 1, 1, 2, 0.7f, NULL},    {2, 5, 0, 2, 2, 6, 0.4f, NULL},    {1, 17, 0, 4, 2, 12, 0.3f, NULL},
-    {2, 33, 0, 4, 1, 64, 0.5f, NULL},  {1, 130, 0, 2, 1, 16, 1.0f, NULL}, {1, 64, 0, 2, 2, 32, 0.2f, NULL},
-    {1, 65, 0, 2, 2, 128, 0.1f, NULL}, {1, 200, 0, 3, 3, 48, 0.2f, NULL}, {3, 3, 0, 8, 2, 10, 3.0f, NULL},
+    {1, 1, 0, 1, 1, 2, 0.7f, TR_F32, NULL},    {2, 5, 0, 2, 2, 6, 0.4f, TR_F32, NULL},
+    {1, 17, 0, 4, 2, 12, 0.3f, TR_F32, NULL},  {2, 33, 0, 4, 1, 64, 0.5f, TR_F32, NULL},
+    {1, 130, 0, 2, 1, 16, 1.0f, TR_F32, NULL}, {1, 64, 0, 2, 2, 32, 0.2f, TR_F32, NULL},
+    {1, 65, 0, 2, 2, 128, 0.1f, TR_F32, NULL}, {1, 200, 0, 3, 3, 48, 0.2f, TR_F32, NULL},
+    {3, 3, 0, 8, 2, 10, 3.0f, TR_F32, NULL},
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -50,8 +52,15 @@ static void problem_free(problem *p)
 
 static tr_attention_tensors tensors_of(const problem *p)
 {
-    return (tr_attention_tensors){p->x[Q],  p->x[K],  p->x[V],  p->x[Y], p->x[LSE],
-                                  p->x[DY], p->x[DQ], p->x[DK], p->x[DV]};
+    return (tr_attention_tensors){.q = p->x[Q],
+                                  .k = p->x[K],
+                                  .v = p->x[V],
+                                  .y = p->x[Y],
+                                  .dy = p->x[DY],
+                                  .lse = p->x[LSE],
+                                  .dq = p->x[DQ],
+                                  .dk = p->x[DK],
+                                  .dv = p->x[DV]};
 }
 
 static void forward(problem *p, tr_thread_pool *pool)
@@ -128,7 +137,7 @@ static double loss(void *context)
 /* Steps of 1e-2: truncation near 1e-4 of third derivatives, which are small; rounding near 1e-7 / 1e-2. */
 static void gradients_agree_with_differences(void)
 {
-    problem p = problem_new((tr_attention_shape){1, 5, 0, 4, 2, 6, 0.4f, NULL});
+    problem p = problem_new((tr_attention_shape){1, 5, 0, 4, 2, 6, 0.4f, TR_F32, NULL});
     forward(&p, NULL);
     backward(&p, NULL);
     for (int i = 0; i < 3; i++)
@@ -143,7 +152,7 @@ static void rows_behind_a_cache_agree_with_the_reference(void)
     const int64_t firsts[] = {0, 1, 15, 16, 59, 63, 64, 100, 127};
     for (size_t c = 0; c < sizeof firsts / sizeof *firsts; c++)
         for (int64_t time = 1; time <= 81; time += 16) {
-            problem p = problem_new((tr_attention_shape){1, time, firsts[c], 4, 2, 20, 0.4f, NULL});
+            problem p = problem_new((tr_attention_shape){1, time, firsts[c], 4, 2, 20, 0.4f, TR_F32, NULL});
             float *right = guarded_floats(p.n[Y]);
             tr_attention_reference(p.x[Q], p.x[K], p.x[V], right, NULL, &p.shape);
             tr_cpu_attention(p.x[Q], p.x[K], p.x[V], p.x[Y], NULL, p.workspace, &p.shape, NULL);
@@ -159,7 +168,7 @@ static void rows_behind_a_cache_agree_with_the_reference(void)
 /* Scores of +-600 must neither overflow nor lose the row. */
 static void large_scores_stay_finite(void)
 {
-    problem p = problem_new((tr_attention_shape){1, 70, 0, 2, 1, 16, 100.0f, NULL});
+    problem p = problem_new((tr_attention_shape){1, 70, 0, 2, 1, 16, 100.0f, TR_F32, NULL});
     problem right = problem_new(p.shape);
     forward(&p, NULL);
     backward(&p, NULL);
@@ -173,8 +182,8 @@ static void large_scores_stay_finite(void)
 
 static void memory_grows_in_proportion_to_time(void)
 {
-    tr_attention_shape half = {1, 4096, 0, 6, 6, 64, 0.125f, NULL},
-                       whole = {1, 8192, 0, 6, 6, 64, 0.125f, NULL};
+    tr_attention_shape half = {1, 4096, 0, 6, 6, 64, 0.125f, TR_F32, NULL},
+                       whole = {1, 8192, 0, 6, 6, 64, 0.125f, TR_F32, NULL};
     double forward_ratio =
         (double)tr_cpu_attention_workspace(&whole, 2) / (double)tr_cpu_attention_workspace(&half, 2);
     double backward_ratio = (double)tr_cpu_attention_backward_workspace(&whole, 2) /

@@ -36,9 +36,9 @@ static void problem_free(problem *p)
 static void run(problem *p, float factor, tr_thread_pool *pool)
 {
     tr_cpu_cross_entropy(p->logits, p->targets, &p->loss, p->lse, p->row_losses, p->rows, p->vocabulary,
-                         pool);
+                         TR_F32, pool);
     tr_cpu_cross_entropy_backward(p->logits, p->targets, p->lse, factor, p->dlogits, p->rows, p->vocabulary,
-                                  pool);
+                                  TR_F32, pool);
 }
 
 static const int64_t sizes[][2] = {{1, 1}, {3, 7}, {17, 320}, {33, 50}, {5, 5000}, {130, 16}};
@@ -75,7 +75,7 @@ static void threads_and_writing_over_the_logits_do_not_change_a_bit(void)
             CU_ASSERT(memcmp(p.lse, first.lse, (size_t)p.rows * sizeof(float)) == 0);
             CU_ASSERT(memcmp(p.dlogits, first.dlogits, bytes) == 0);
             tr_cpu_cross_entropy_backward(p.logits, p.targets, p.lse, 0.5f, p.logits, p.rows, p.vocabulary,
-                                          NULL);
+                                          TR_F32, NULL);
             CU_ASSERT(memcmp(p.logits, first.dlogits, bytes) == 0);
             problem_free(&p);
         }
@@ -98,7 +98,7 @@ static double loss(void *context)
 {
     problem *p = context;
     tr_cpu_cross_entropy(p->logits, p->targets, &p->loss, p->lse, p->row_losses, p->rows, p->vocabulary,
-                         NULL);
+                         TR_F32, NULL);
     return p->loss;
 }
 

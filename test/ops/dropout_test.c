@@ -114,11 +114,11 @@ static void the_kernel_agrees_with_the_reference_also_in_place(void)
                 tr_thread_pool *pool = NULL;
                 CHECK_OK(tr_thread_pool_new(&pool, n_threads, &err));
                 memset(y.data, 0xff, y.bytes);
-                tr_cpu_dropout(floats_of(&x), floats_of(&y), n, &mask, pool);
+                tr_cpu_dropout(floats_of(&x), floats_of(&y), n, &mask, TR_F32, pool);
                 CU_ASSERT(memcmp(y.data, right.data, y.bytes) == 0);
                 tr_thread_pool_destroy(&pool);
             }
-            tr_cpu_dropout(floats_of(&x), floats_of(&x), n, &mask, NULL);
+            tr_cpu_dropout(floats_of(&x), floats_of(&x), n, &mask, TR_F32, NULL);
             CU_ASSERT(memcmp(x.data, right.data, x.bytes) == 0);
             guard_free(&x);
             guard_free(&y);

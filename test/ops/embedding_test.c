@@ -21,8 +21,8 @@ static void both_ways_are_the_reference_on_any_number_of_threads(void)
         float *dtable = filled(n_table, 1, 2), *dright = filled(n_table, 1, 2), *dy = filled(n, 1, 3);
         tr_embedding_reference(ids, table, right, rows, channels);
         tr_embedding_dtable_reference(ids, dy, dright, rows, channels);
-        tr_cpu_embedding(ids, table, y, rows, channels, threads.pool[c % 3]);
-        tr_cpu_embedding_dtable(ids, dy, dtable, rows, channels, threads.pool[c % 3]);
+        tr_cpu_embedding(ids, table, y, rows, channels, TR_F32, threads.pool[c % 3]);
+        tr_cpu_embedding_dtable(ids, dy, dtable, rows, channels, TR_F32, threads.pool[c % 3]);
         CU_ASSERT(memcmp(y, right, (size_t)n * sizeof *y) == 0);
         CU_ASSERT(memcmp(dtable, dright, (size_t)n_table * sizeof *dtable) == 0);
         CU_ASSERT(guarded_free(ids, (size_t)rows * sizeof *ids));

@@ -15,11 +15,11 @@ static void kernels_agree_with_the_reference_on_odd_sizes(void)
             guarded gate = guard_normal(n, 1), up = guard_normal(n, 2), dy = guard_normal(n, 3);
             guarded a = guard_new((size_t)n * 4), b = guard_new((size_t)n * 4);
             guarded a0 = guard_new((size_t)n * 4), b0 = guard_new((size_t)n * 4);
-            tr_cpu_gated(floats_of(&gate), floats_of(&up), floats_of(&a), n, kinds[k], NULL);
+            tr_cpu_gated(floats_of(&gate), floats_of(&up), floats_of(&a), n, kinds[k], TR_F32, NULL);
             tr_gated_reference(floats_of(&gate), floats_of(&up), floats_of(&a0), n, kinds[k]);
             CU_ASSERT(all_near("y", floats_of(&a), floats_of(&a0), n, 2e-6, 1e-6));
             tr_cpu_gated_backward(floats_of(&dy), floats_of(&gate), floats_of(&up), floats_of(&a),
-                                  floats_of(&b), n, kinds[k], NULL);
+                                  floats_of(&b), n, kinds[k], TR_F32, NULL);
             tr_gated_backward_reference(floats_of(&dy), floats_of(&gate), floats_of(&up), floats_of(&a0),
                                         floats_of(&b0), n, kinds[k]);
             CU_ASSERT(all_near("dgate", floats_of(&a), floats_of(&a0), n, 4e-6, 1e-6));

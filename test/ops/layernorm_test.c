@@ -23,7 +23,7 @@ static void compare(int64_t rows, int64_t columns)
     guarded dw = guard_normal(columns, 5), dw0 = guard_normal(columns, 5);
     guarded db = guard_normal(columns, 7), db0 = guard_normal(columns, 7);
     tr_cpu_layernorm(floats_of(&x), floats_of(&w), floats_of(&b), floats_of(&y), floats_of(&mean),
-                     floats_of(&rstd), rows, columns, 1e-5f, NULL);
+                     floats_of(&rstd), rows, columns, 1e-5f, TR_F32, NULL);
     tr_layernorm_reference(floats_of(&x), floats_of(&w), floats_of(&b), floats_of(&y0), floats_of(&mean0),
                            floats_of(&rstd0), rows, columns, 1e-5f);
     CU_ASSERT(all_near("y", floats_of(&y), floats_of(&y0), n, slack(columns), 2e-6));
@@ -32,13 +32,13 @@ static void compare(int64_t rows, int64_t columns)
     for (int with = 0; with < 2; with++) {
         const float *p = with ? floats_of(&pending) : NULL;
         tr_cpu_layernorm_backward(floats_of(&dy), floats_of(&x), floats_of(&w), floats_of(&mean0),
-                                  floats_of(&rstd0), p, floats_of(&y), rows, columns, NULL);
+                                  floats_of(&rstd0), p, floats_of(&y), rows, columns, TR_F32, NULL);
         tr_layernorm_backward_reference(floats_of(&dy), floats_of(&x), floats_of(&w), floats_of(&mean0),
                                         floats_of(&rstd0), p, floats_of(&y0), rows, columns);
         CU_ASSERT(all_near("dx", floats_of(&y), floats_of(&y0), n, slack(columns), 5e-6));
     }
     tr_cpu_layernorm_weight(floats_of(&dy), floats_of(&x), floats_of(&mean0), floats_of(&rstd0),
-                            floats_of(&dw), floats_of(&db), rows, columns, NULL);
+                            floats_of(&dw), floats_of(&db), rows, columns, TR_F32, NULL);
     tr_layernorm_weight_reference(floats_of(&dy), floats_of(&x), floats_of(&mean0), floats_of(&rstd0),
                                   floats_of(&dw0), floats_of(&db0), rows, columns);
     CU_ASSERT(all_near("dw", floats_of(&dw), floats_of(&dw0), columns, 1e-5, 2e-6));

@@ -30,7 +30,7 @@ static void forward_agrees_with_the_reference_on_any_number_of_threads(void)
         tr_linear_reference(x, w, with_bias ? b : NULL, right, s.rows, s.in, s.out, in_out);
         for (int t = 0; t < 3; t++) {
             float *y = guarded_floats(s.rows * s.out);
-            tr_cpu_linear(x, w, with_bias ? b : NULL, y, s.rows, s.in, s.out, in_out, p.pool[t]);
+            tr_cpu_linear(x, w, with_bias ? b : NULL, y, s.rows, s.in, s.out, in_out, TR_F32, p.pool[t]);
             CU_ASSERT(near(y, right, s.rows * s.out, tolerance(s.in), 1e-6));
             if (t == 0) memcpy(first, y, (size_t)(s.rows * s.out) * sizeof *y);
             CU_ASSERT(memcmp(first, y, (size_t)(s.rows * s.out) * sizeof *y) == 0);
@@ -49,9 +49,9 @@ static void backward(linear_case s, bool in_out, bool accumulate, tr_thread_pool
     fill(gradients[0], s.rows * s.in, 1, 11);
     fill(gradients[1], s.out * s.in, 1, 12);
     fill(gradients[2], s.out, 1, 13);
-    tr_cpu_linear_dx(dy, w, gradients[0], s.rows, s.in, s.out, in_out, accumulate, pool);
-    tr_cpu_linear_dw(dy, x, gradients[1], s.rows, s.in, s.out, in_out, pool);
-    tr_cpu_linear_db(dy, gradients[2], s.rows, s.out, pool);
+    tr_cpu_linear_dx(dy, w, gradients[0], s.rows, s.in, s.out, in_out, accumulate, TR_F32, pool);
+    tr_cpu_linear_dw(dy, x, gradients[1], s.rows, s.in, s.out, in_out, TR_F32, pool);
+    tr_cpu_linear_db(dy, gradients[2], s.rows, s.out, TR_F32, pool);
 }
 
 static void gradients_agree_with_the_reference_on_any_number_of_threads(void)
@@ -97,7 +97,7 @@ typedef struct loss_context {
 static double loss(void *context)
 {
     loss_context *c = context;
-    tr_cpu_linear(c->x, c->w, c->b, c->y, c->s.rows, c->s.in, c->s.out, c->in_out, NULL);
+    tr_cpu_linear(c->x, c->w, c->b, c->y, c->s.rows, c->s.in, c->s.out, c->in_out, TR_F32, NULL);
     return weighted(c->y, c->dy, c->s.rows * c->s.out);
 }
 
@@ -110,9 +110,9 @@ static void gradients_agree_with_differences(void)
         c.x = filled(15, 1, 1), c.w = filled(20, 1, 2), c.b = filled(4, 1, 3);
         c.y = guarded_floats(12), c.dy = filled(12, 1, 4);
         float dx[15], dw[20] = {0}, db[4] = {0};
-        tr_cpu_linear_dx(c.dy, c.w, dx, s.rows, s.in, s.out, c.in_out, false, NULL);
-        tr_cpu_linear_dw(c.dy, c.x, dw, s.rows, s.in, s.out, c.in_out, NULL);
-        tr_cpu_linear_db(c.dy, db, s.rows, s.out, NULL);
+        tr_cpu_linear_dx(c.dy, c.w, dx, s.rows, s.in, s.out, c.in_out, false, TR_F32, NULL);
+        tr_cpu_linear_dw(c.dy, c.x, dw, s.rows, s.in, s.out, c.in_out, TR_F32, NULL);
+        tr_cpu_linear_db(c.dy, db, s.rows, s.out, TR_F32, NULL);
         for (int i = 0; i < 15; i++)
             CU_ASSERT_DOUBLE_EQUAL(difference(loss, &c, c.x + i, 0.5f), (double)dx[i], 5e-6);
         for (int i = 0; i < 20; i++)

@@ -67,7 +67,7 @@ static void adamw_follows_the_textbook_in_place_and_out_of_place(void)
         for (int i = 0; i < 4; i++) x[i] = filled(n, 1, (uint64_t)i + 1);
         for (int i = 0; i < 3; i++) out[i] = guarded_floats(n);
         for (int64_t i = 0; i < n; i++) x[2][i] = fabsf(x[2][i]) + 1e-3f; /* v is a mean of squares */
-        tr_adamw(x[0], x[1], x[2], x[3], out[0], out[1], out[2], n, &o, threads.pool[c % 3]);
+        tr_adamw(x[0], x[1], x[2], x[3], out[0], out[1], out[2], NULL, n, &o, threads.pool[c % 3]);
         bool right = true;
         for (int64_t i = 0; i < n; i++) {
             double p = (double)x[0][i], m = (double)x[1][i], v = (double)x[2][i];
@@ -77,7 +77,7 @@ static void adamw_follows_the_textbook_in_place_and_out_of_place(void)
             right = right && fabs((double)out[2][i] - v) <= 1e-7 + 1e-6 * fabs(v);
         }
         CU_ASSERT(right);
-        tr_adamw(x[0], x[1], x[2], x[3], x[0], x[1], x[2], n, &o, NULL);
+        tr_adamw(x[0], x[1], x[2], x[3], x[0], x[1], x[2], NULL, n, &o, NULL);
         for (int i = 0; i < 3; i++) CU_ASSERT(memcmp(x[i], out[i], (size_t)n * sizeof(float)) == 0);
         for (int i = 0; i < 4; i++) floats_free(x[i], n);
         for (int i = 0; i < 3; i++) floats_free(out[i], n);

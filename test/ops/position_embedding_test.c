@@ -14,10 +14,11 @@ static void kernels_agree_with_the_reference_on_odd_sizes(void)
         guarded x = guard_normal(n, 1), table = guard_normal(n_table, 2);
         guarded y = guard_new((size_t)n * 4), y0 = guard_new((size_t)n * 4);
         guarded d = guard_normal(n_table, 3), d0 = guard_normal(n_table, 3);
-        tr_cpu_position_embedding(floats_of(&x), floats_of(&table), floats_of(&y), b, t, c, position, NULL);
+        tr_cpu_position_embedding(floats_of(&x), floats_of(&table), floats_of(&y), b, t, c, position, TR_F32,
+                                  NULL);
         tr_position_embedding_reference(floats_of(&x), floats_of(&table), floats_of(&y0), b, t, c, position);
         CU_ASSERT(memcmp(y.data, y0.data, y.bytes) == 0);
-        tr_cpu_position_embedding_weight(floats_of(&x), floats_of(&d), b, t, c, position, NULL);
+        tr_cpu_position_embedding_weight(floats_of(&x), floats_of(&d), b, t, c, position, TR_F32, NULL);
         tr_position_embedding_weight_reference(floats_of(&x), floats_of(&d0), b, t, c, position);
         CU_ASSERT(all_near("dtable", floats_of(&d), floats_of(&d0), n_table, 1e-6, 1e-6));
         guarded *all[] = {&x, &table, &y, &y0, &d, &d0};

@@ -13,7 +13,8 @@ static void compare(int64_t rows, int64_t columns)
     guarded pending = guard_normal(n, 4), y = guard_new((size_t)n * 4), y0 = guard_new((size_t)n * 4);
     guarded rstd = guard_new((size_t)rows * 4), rstd0 = guard_new((size_t)rows * 4);
     guarded dw = guard_normal(columns, 5), dw0 = guard_normal(columns, 5);
-    tr_cpu_rmsnorm(floats_of(&x), floats_of(&w), floats_of(&y), floats_of(&rstd), rows, columns, 1e-5f, NULL);
+    tr_cpu_rmsnorm(floats_of(&x), floats_of(&w), floats_of(&y), floats_of(&rstd), rows, columns, 1e-5f,
+                   TR_F32, NULL);
     tr_rmsnorm_reference(floats_of(&x), floats_of(&w), floats_of(&y0), floats_of(&rstd0), rows, columns,
                          1e-5f);
     CU_ASSERT(all_near("y", floats_of(&y), floats_of(&y0), n, 1e-6, 2e-6));
@@ -21,7 +22,7 @@ static void compare(int64_t rows, int64_t columns)
     for (int with = 0; with < 2; with++) {
         const float *p = with ? floats_of(&pending) : NULL;
         tr_cpu_rmsnorm_backward(floats_of(&dy), floats_of(&x), floats_of(&w), floats_of(&rstd0), p,
-                                floats_of(&y), rows, columns, NULL);
+                                floats_of(&y), rows, columns, TR_F32, NULL);
         tr_rmsnorm_backward_reference(floats_of(&dy), floats_of(&x), floats_of(&w), floats_of(&rstd0), p,
                                       floats_of(&y0), rows, columns);
         /* In one column dx is what is left of two terms of size rstd, which cancel but for eps. */
@@ -29,7 +30,7 @@ static void compare(int64_t rows, int64_t columns)
         CU_ASSERT(all_near("dx", floats_of(&y), floats_of(&y0), n, slack, 5e-6));
     }
     tr_cpu_rmsnorm_weight(floats_of(&dy), floats_of(&x), floats_of(&rstd0), floats_of(&dw), rows, columns,
-                          NULL);
+                          TR_F32, NULL);
     tr_rmsnorm_weight_reference(floats_of(&dy), floats_of(&x), floats_of(&rstd0), floats_of(&dw0), rows,
                                 columns);
     CU_ASSERT(all_near("dw", floats_of(&dw), floats_of(&dw0), columns, 1e-5, 2e-6));

@@ -33,10 +33,10 @@ static void rotations_agree_with_the_reference_on_any_number_of_threads(void)
         const double *frequencies = frequencies_of(s[3], 10000);
         double magnitude = c % 4 < 2 ? 1 : 1.3;
         tr_rope_table(table, s[4], s[1], (int32_t)s[3], frequencies, magnitude);
-        tr_cpu_rope(x, table, y, s[0], s[1], s[2], s[3], inverse, threads.pool[c % 3]);
+        tr_cpu_rope(x, table, y, s[0], s[1], s[2], s[3], inverse, TR_F32, threads.pool[c % 3]);
         tr_rope_reference(x, right, s[0], s[1], s[2], s[3], s[4], frequencies, magnitude, inverse);
         CU_ASSERT(near(y, right, n, 4e-7, 0));
-        tr_cpu_rope(x, table, x, s[0], s[1], s[2], s[3], inverse, NULL);
+        tr_cpu_rope(x, table, x, s[0], s[1], s[2], s[3], inverse, TR_F32, NULL);
         CU_ASSERT(memcmp(x, y, (size_t)n * sizeof *y) == 0);
         floats_free(x, n), floats_free(y, n), floats_free(right, n), floats_free(table, s[1] * s[3]);
     }
@@ -50,7 +50,7 @@ typedef struct problem {
 static double loss(void *context)
 {
     problem *p = context;
-    tr_cpu_rope(p->x, p->table, p->y, 1, 5, 2, 6, false, NULL);
+    tr_cpu_rope(p->x, p->table, p->y, 1, 5, 2, 6, false, TR_F32, NULL);
     return weighted(p->y, p->dy, 60);
 }
 
@@ -60,7 +60,7 @@ static void gradient_agrees_with_differences(void)
     problem p = {filled(60, 1, 1), guarded_floats(60), filled(60, 1, 2), guarded_floats(30)};
     float dx[60];
     tr_rope_table(p.table, 3, 5, 6, frequencies_of(6, 100), 1.5);
-    tr_cpu_rope(p.dy, p.table, dx, 1, 5, 2, 6, true, NULL);
+    tr_cpu_rope(p.dy, p.table, dx, 1, 5, 2, 6, true, TR_F32, NULL);
     for (int i = 0; i < 60; i++)
         CU_ASSERT_DOUBLE_EQUAL(difference(loss, &p, p.x + i, 0.5f), (double)dx[i], 2e-6);
     floats_free(p.x, 60), floats_free(p.y, 60), floats_free(p.dy, 60), floats_free(p.table, 30);

@@ -10,15 +10,15 @@ static void parts_joined_give_the_whole(void)
     const int64_t widths[] = {5, 1, 33};
     guarded x = guard_normal(ROWS * 39, 1), back = guard_new(ROWS * 39 * 4);
     guarded p[3];
-    float *parts[3];
+    void *parts[3];
     for (int i = 0; i < 3; i++) {
         p[i] = guard_new((size_t)(ROWS * widths[i]) * 4);
         parts[i] = floats_of(&p[i]);
     }
-    tr_cpu_split(floats_of(&x), parts, widths, 3, ROWS, NULL);
-    CU_ASSERT_EQUAL(parts[1][7], floats_of(&x)[7 * 39 + 5]);
-    CU_ASSERT_EQUAL(parts[2][300 * 33 + 32], floats_of(&x)[301 * 39 - 1]);
-    tr_cpu_join((const float *const *)parts, floats_of(&back), widths, 3, ROWS, NULL);
+    tr_cpu_split(floats_of(&x), parts, widths, 3, ROWS, TR_F32, NULL);
+    CU_ASSERT_EQUAL(floats_of(&p[1])[7], floats_of(&x)[7 * 39 + 5]);
+    CU_ASSERT_EQUAL(floats_of(&p[2])[300 * 33 + 32], floats_of(&x)[301 * 39 - 1]);
+    tr_cpu_join((const void *const *)parts, floats_of(&back), widths, 3, ROWS, TR_F32, NULL);
     CU_ASSERT(memcmp(x.data, back.data, x.bytes) == 0);
     for (int i = 0; i < 3; i++) guard_free(&p[i]);
     guard_free(&x);

@@ -106,7 +106,7 @@ static void update(training *t, int step, double norm)
                                     .gradient_scale = norm > clip ? (float)(clip / norm) : 1.0f,
                                     .step = (uint32_t)step + 1};
         float *p = t->run.model.weights[i], *m = t->first_moment[i], *v = t->second_moment[i];
-        tr_adamw(p, m, v, t->gradients[i], p, m, v, elements(t, i), &options, NULL);
+        tr_adamw(p, m, v, t->gradients[i], p, m, v, NULL, elements(t, i), &options, NULL);
         tr_free(t->gradients[i]);
     }
     for (int s = 0; s < t->run.partition.n_stages; s++)

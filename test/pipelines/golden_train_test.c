@@ -116,17 +116,42 @@ static void check_weights(const char *run, const char *model)
     tr_free(checkpoint);
 }
 
-static void train_all(const char *const *layout)
+/* The promise of bfloat16: within 1% of the float32 loss at every step. Weights are masters, saved as float32. */
+static void check_bfloat16(const char *run, const json_t *golden)
+{
+    json_t *log = log_of(run);
+    CU_ASSERT(log_is_complete(log, STEPS));
+    double worst = 0;
+    for (size_t i = 0; i < json_array_size(log); i++) {
+        double loss = json_number_value(json_object_get(json_array_get(log, i), "loss"));
+        worst = fmax(worst, fabs(loss / listed(golden, "loss", i) - 1));
+    }
+    json_decref(log);
+    printf("\n    %s: losses in bfloat16 differ by %.2g of theirs ", run, worst);
+    CU_ASSERT(worst <= 0.01);
+    CU_ASSERT(worst > 1e-5); /* else it was not bfloat16 */
+    char *checkpoint = path_in(run, "checkpoints/step-30");
+    tr_safetensors *weights = open_file(checkpoint, "model.safetensors");
+    for (size_t i = 0; i < tr_safetensors_count(weights); i++)
+        CU_ASSERT_STRING_EQUAL(tr_safetensors_at(weights, i)->stored_as, "F32");
+    tr_safetensors_close(&weights);
+    tr_free(checkpoint);
+}
+
+static void train_all(const char *const *layout, bool bfloat16)
 {
     for (size_t m = 0; m < sizeof models / sizeof *models; m++) {
         char *directory = enter_directory(), *run = path_in(directory, "run"),
              *recipe = path_in(directory, "recipe.json");
         json_t *golden = golden_of(models[m]);
         write_recipe(recipe, models[m], golden, run);
-        const char *arguments[] = {"train", recipe, layout[0], layout[1], layout[2], NULL};
+        const char *arguments[] = {"train",   recipe,    layout[0],
+                                   layout[1], layout[2], bfloat16 ? "dtype=bfloat16" : "dtype=float32",
+                                   NULL};
         bool good = command_succeeds(arguments);
         CU_ASSERT(good);
-        if (good) {
+        if (good && bfloat16) check_bfloat16(run, golden);
+        if (good && !bfloat16) {
             check_log(run, golden);
             check_weights(run, models[m]);
         }
@@ -137,19 +162,34 @@ static void train_all(const char *const *layout)
     }
 }
 
+static const char *const one_process[] = {"layout.processes=false", "layout.data=1", "layout.pipeline=1"};
+static const char *const four_workers[] = {"layout.processes=true", "layout.data=2", "layout.pipeline=2"};
+
 static void one_process_learns_as_transformers_does(void)
 {
-    train_all((const char *const[]){"layout.processes=false", "layout.data=1", "layout.pipeline=1"});
+    train_all(one_process, false);
 }
 
 static void four_workers_learn_as_transformers_does(void)
 {
-    train_all((const char *const[]){"layout.processes=true", "layout.data=2", "layout.pipeline=2"});
+    train_all(four_workers, false);
+}
+
+static void bfloat16_stays_within_a_hundredth_in_one_process(void)
+{
+    train_all(one_process, true);
+}
+
+static void bfloat16_stays_within_a_hundredth_over_four_workers(void)
+{
+    train_all(four_workers, true);
 }
 
 static const check_test tests[] = {
     CHECK_TEST(one_process_learns_as_transformers_does),
     CHECK_TEST(four_workers_learn_as_transformers_does),
+    CHECK_TEST(bfloat16_stays_within_a_hundredth_in_one_process),
+    CHECK_TEST(bfloat16_stays_within_a_hundredth_over_four_workers),
 };
 
 CHECK_MAIN("pipelines/golden_train", tests)

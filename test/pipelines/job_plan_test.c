@@ -20,7 +20,9 @@ enum { ROWS = 2, SEQUENCE = 8, WIDTH = 16 };
 static const tr_start start = {
     .origin = TR_ORIGIN_CHECKPOINT, .directory = "some/where", .updates = 3, .tokens = 4711};
 
-static int n_pieces = 1; /* of each worker, in what follows */
+static int n_pieces = 1;              /* of each worker, in what follows */
+static const char *dtype = "float32"; /* of the recipe */
+static uint64_t element_bytes = 4;    /* of an activation in it */
 
 static tr_status enter(int data_width, int stages, int accumulate, int groups)
 {
@@ -34,8 +36,8 @@ static tr_status enter(int data_width, int stages, int accumulate, int groups)
         "train: {steps: 9, sequence: %d, microbatch: %d, accumulate: %d, groups: %d, seed: "
         "9223372036854775807}\n"
         "lr: {peak: 0.1}\nlayout: {data: %d, pipeline: %d, pieces: %d}\nvalidate: {every: 2, windows: 3}\n"
-        "checkpoint: {every: 4}\noptimizer: {clip_norm: 0.7}\n",
-        WIDTH, path, SEQUENCE, ROWS, accumulate, groups, data_width, stages, n_pieces);
+        "checkpoint: {every: 4}\noptimizer: {clip_norm: 0.7}\ndtype: %s\n",
+        WIDTH, path, SEQUENCE, ROWS, accumulate, groups, data_width, stages, n_pieces, dtype);
     CHECK_OK(tr_recipe_parse(&recipe, text, strlen(text), "r", NULL, 0, &err));
     CHECK_OK(tr_model_config_from_recipe(&config, &recipe, &err));
     CHECK_OK(tr_data_open(&data, &recipe, config.vocabulary, &err));
@@ -150,8 +152,8 @@ static void expect_edges_of(uint32_t r, uint32_t s)
                     ids);
     if (s < last) {
         expect_edge(TR_EDGE_ACTIVATION, self, next, tr_plan_stash_credits(p, r, s + 1) + 1,
-                    (uint64_t)ids * WIDTH);
-        expect_edge(TR_EDGE_GRADIENT, next, self, credits, (uint64_t)ids * WIDTH);
+                    ids / 4 * element_bytes * WIDTH);
+        expect_edge(TR_EDGE_GRADIENT, next, self, credits, ids / 4 * element_bytes * WIDTH);
     }
     if (r == 0)
         expect_edge(TR_EDGE_STATE, self, tr_role_find(t, TR_ROLE_CHECKPOINT), 4, TR_STATE_CHUNK_BYTES);
@@ -341,6 +343,47 @@ static void the_plan_of_pieces_can_be_read(void)
     leave();
 }
 
+/* Of the rounded copies: two bytes for each element of a matrix, none for vectors, and less than a line a tensor more. */
+static void check_copies(void)
+{
+    for (uint32_t s = 0; s < plan.training.n_stages; s++) {
+        tr_stage_spec spec;
+        CHECK_OK(tr_model_plan_stage(&plan.model, &recipe, &plan.training, 0, s, &spec, &err));
+        uint64_t bytes = 0, n = 0;
+        for (uint32_t k = 0; k < spec.n_parameters; k++) {
+            const tr_value_info *value = tr_graph_value(spec.graph, spec.parameters[k].value);
+            CU_ASSERT_EQUAL(value->dtype, value->shape.rank > 1 ? TR_BF16 : TR_F32);
+            if (value->shape.rank > 1) bytes += 2 * (uint64_t)spec.parameters[k].n_elements, n++;
+        }
+        CU_ASSERT(plan.budgets[s].rounded >= bytes && plan.budgets[s].rounded < bytes + 64 * n);
+        tr_stage_spec_release(&spec);
+    }
+}
+
+static void bfloat16_halves_what_stages_send_and_plans_a_copy(void)
+{
+    CHECK_OK(enter(2, 2, 5, 3));
+    uint64_t stashes = plan.budgets[0].stashes;
+    CU_ASSERT_EQUAL(plan.budgets[0].rounded, 0);
+    leave();
+    dtype = "bfloat16";
+    element_bytes = 2;
+    every_actor_has_its_place_and_its_edges();
+    CHECK_OK(enter(2, 2, 5, 3));
+    check_copies();
+    CU_ASSERT((double)plan.budgets[0].stashes < 0.6 * (double)stashes); /* statistics of norms stay float32 */
+    char *text = NULL;
+    size_t size;
+    FILE *stream = open_memstream(&text, &size);
+    tr_job_plan_print(&plan, stream);
+    fclose(stream);
+    CU_ASSERT(strstr(text, "\ndtype: bfloat16 ") && strstr(text, " bf16 copy "));
+    free(text);
+    leave();
+    dtype = "float32";
+    element_bytes = 4;
+}
+
 static void no_memory_leaves_no_plan(void)
 {
     uint64_t failures = 0;
@@ -367,6 +410,7 @@ static const check_test tests[] = {
     CHECK_TEST(budgets_are_what_the_stages_will_take),
     CHECK_TEST(the_plan_can_be_read),
     CHECK_TEST(the_plan_of_pieces_can_be_read),
+    CHECK_TEST(bfloat16_halves_what_stages_send_and_plans_a_copy),
     CHECK_TEST(no_memory_leaves_no_plan),
 };
 CHECK_MAIN("job_plan", tests)

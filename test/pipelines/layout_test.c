@@ -100,56 +100,6 @@ static void all_layouts_agree(const char *directory, const char *recipe)
     tr_free(reference);
 }
 
-static void layouts_of_a_tied_llama_agree_on_text(void)
-{
-    char *directory = enter_directory(), *text = path_in(directory, "words.txt"),
-         *recipe = path_in(directory, "recipe.yaml");
-    write_words(text, 4000);
-    char *yaml =
-        tr_format("run: unused\n"
-                  "model: {family: llama, layers: 4, width: 32, heads: 4, kv_heads: 2, vocabulary: 256, "
-                  "tie: true}\n"
-                  "data: {text: %s, holdout: 0.1}\n%s",
-                  text, rest);
-    write_text(recipe, yaml);
-    all_layouts_agree(directory, recipe);
-    tr_free(yaml);
-    tr_free(recipe);
-    tr_free(text);
-    leave_directory(directory);
-}
-
-static void write_rows(const char *path)
-{
-    static int32_t ids[ROWS * (SEQUENCE + 1)];
-    for (int i = 0; i < ROWS * (SEQUENCE + 1); i++) ids[i] = 5 * i % 37 + i % 2;
-    tr_error err;
-    tr_safetensors_writer *writer = NULL;
-    tr_shape shape = {.rank = 2, .dims = {ROWS, SEQUENCE + 1}};
-    CHECK_OK(tr_safetensors_writer_new(&writer, path, &err));
-    CHECK_OK(tr_safetensors_writer_declare(writer, "tokens", TR_I32, &shape, &err));
-    CHECK_OK(tr_safetensors_writer_begin(writer, TR_TENSORS_SORTED, &err));
-    CHECK_OK(tr_safetensors_writer_put(writer, 0, 0, ids, sizeof ids, &err));
-    CHECK_OK(tr_safetensors_writer_commit(&writer, &err));
-}
-
-static void layouts_of_a_gpt2_agree_on_rows_of_tokens(void)
-{
-    char *directory = enter_directory(), *tokens = path_in(directory, "rows.safetensors"),
-         *recipe = path_in(directory, "recipe.yaml");
-    write_rows(tokens);
-    char *yaml = tr_format("run: unused\n"
-                           "model: {family: gpt2, layers: 4, width: 24, heads: 2, vocabulary: %d}\n"
-                           "data: {tokens: %s, key: tokens, holdout: 0.2}\n%s",
-                           VOCABULARY, tokens, rest);
-    write_text(recipe, yaml);
-    all_layouts_agree(directory, recipe);
-    tr_free(yaml);
-    tr_free(recipe);
-    tr_free(tokens);
-    leave_directory(directory);
-}
-
 /* Goes on, as another layout, from the checkpoint in the middle: the last one is taken away. */
 static void resume_in_the_middle(const char *run, const char *recipe)
 {
@@ -167,6 +117,100 @@ static void resume_in_the_middle(const char *run, const char *recipe)
     CU_ASSERT(command_succeeds(arguments));
     tr_free(run_key);
     tr_free(last);
+}
+
+/* bfloat16 goes through other kernels, other edges and a copy of the weights. The layouts that differ in these, with
+ * one thread and with two, over the transports in turn. */
+static void bfloat16_layouts_agree(const char *directory, const char *recipe)
+{
+    static const layout few[] = {{1, 1, 1}, {2, 1, 1}, {1, 2, 1}, {2, 2, 1}};
+    char *reference = train(directory, recipe, &few[0], "inproc", 1);
+    check_reference(reference);
+    for (int k = 1; k < 8; k++) {
+        char *run = train(directory, recipe, &few[k / 2], transports[k % N_TRANSPORTS], 1 + k % 2);
+        compare(reference, run);
+        tr_directory_remove_tree(run, NULL);
+        tr_free(run);
+    }
+    char *run = train(directory, recipe, &few[3], "inproc", 1);
+    resume_in_the_middle(run, recipe);
+    compare(reference, run);
+    tr_free(run);
+    tr_free(reference);
+}
+
+/* `agree` on a tied llama that reads text; `first`: the recipe's first line. */
+static void on_text(const char *first, void (*agree)(const char *directory, const char *recipe))
+{
+    char *directory = enter_directory(), *text = path_in(directory, "words.txt"),
+         *recipe = path_in(directory, "recipe.yaml");
+    write_words(text, 4000);
+    char *yaml =
+        tr_format("%srun: unused\n"
+                  "model: {family: llama, layers: 4, width: 32, heads: 4, kv_heads: 2, vocabulary: 256, "
+                  "tie: true}\n"
+                  "data: {text: %s, holdout: 0.1}\n%s",
+                  first, text, rest);
+    write_text(recipe, yaml);
+    agree(directory, recipe);
+    tr_free(yaml);
+    tr_free(recipe);
+    tr_free(text);
+    leave_directory(directory);
+}
+
+static void layouts_of_a_tied_llama_agree_on_text(void)
+{
+    on_text("", all_layouts_agree);
+}
+
+static void layouts_of_a_tied_llama_agree_in_bfloat16(void)
+{
+    on_text("dtype: bfloat16\n", bfloat16_layouts_agree);
+}
+
+static void write_rows(const char *path)
+{
+    static int32_t ids[ROWS * (SEQUENCE + 1)];
+    for (int i = 0; i < ROWS * (SEQUENCE + 1); i++) ids[i] = 5 * i % 37 + i % 2;
+    tr_error err;
+    tr_safetensors_writer *writer = NULL;
+    tr_shape shape = {.rank = 2, .dims = {ROWS, SEQUENCE + 1}};
+    CHECK_OK(tr_safetensors_writer_new(&writer, path, &err));
+    CHECK_OK(tr_safetensors_writer_declare(writer, "tokens", TR_I32, &shape, &err));
+    CHECK_OK(tr_safetensors_writer_begin(writer, TR_TENSORS_SORTED, &err));
+    CHECK_OK(tr_safetensors_writer_put(writer, 0, 0, ids, sizeof ids, &err));
+    CHECK_OK(tr_safetensors_writer_commit(&writer, &err));
+}
+
+/* `agree` on a gpt2 that reads rows of tokens; `first`: the recipe's first line. */
+static void on_rows(const char *first, double dropout,
+                    void (*agree)(const char *directory, const char *recipe))
+{
+    char *directory = enter_directory(), *tokens = path_in(directory, "rows.safetensors"),
+         *recipe = path_in(directory, "recipe.yaml");
+    write_rows(tokens);
+    char *yaml =
+        tr_format("%srun: unused\n"
+                  "model: {family: gpt2, layers: 4, width: 24, heads: 2, vocabulary: %d, dropout: %g}\n"
+                  "data: {tokens: %s, key: tokens, holdout: 0.2}\n%s",
+                  first, VOCABULARY, dropout, tokens, rest);
+    write_text(recipe, yaml);
+    agree(directory, recipe);
+    tr_free(yaml);
+    tr_free(recipe);
+    tr_free(tokens);
+    leave_directory(directory);
+}
+
+static void layouts_of_a_gpt2_agree_on_rows_of_tokens(void)
+{
+    on_rows("", 0, all_layouts_agree);
+}
+
+static void layouts_of_a_gpt2_agree_in_bfloat16(void)
+{
+    on_rows("dtype: bfloat16\n", 0.1, bfloat16_layouts_agree);
 }
 
 /* Masks are functions of what no layout changes. */
@@ -199,9 +243,9 @@ static void layouts_with_dropout_agree_and_resume(void)
 }
 
 static const check_test tests[] = {
-    CHECK_TEST(layouts_of_a_tied_llama_agree_on_text),
-    CHECK_TEST(layouts_of_a_gpt2_agree_on_rows_of_tokens),
-    CHECK_TEST(layouts_with_dropout_agree_and_resume),
+    CHECK_TEST(layouts_of_a_tied_llama_agree_on_text), CHECK_TEST(layouts_of_a_gpt2_agree_on_rows_of_tokens),
+    CHECK_TEST(layouts_with_dropout_agree_and_resume), CHECK_TEST(layouts_of_a_tied_llama_agree_in_bfloat16),
+    CHECK_TEST(layouts_of_a_gpt2_agree_in_bfloat16),
 };
 
 CHECK_MAIN("pipelines/layout", tests)

@@ -6,6 +6,7 @@
 #define TROUPE_TEST_PIPELINES_MODEL_RUNS_H
 
 #include "base/memory.h"
+#include "ops/optimizer.h"
 #include "ops/program.h"
 #include "pipelines/forward.h"
 #include "pipelines/partition.h"
@@ -30,6 +31,8 @@ enum { MAX_PIECES = 8 };
 
 typedef struct model_run {
     tr_loaded_model model;
+    tr_dtype dtype;    /* of the graphs */
+    tr_bf16 **rounded; /* by parameter, where dtype is bfloat16 */
     tr_graph *whole;
     tr_model_values values;
     tr_partition partition;
@@ -37,8 +40,8 @@ typedef struct model_run {
     tr_program *programs[MAX_PIECES];
     void **bound[MAX_PIECES];
     void *stash[MAX_PIECES], *scratch[MAX_PIECES];
-    float **gradients[MAX_PIECES];                                     /* by piece and gradient */
-    float *activations[MAX_PIECES], *activation_gradients[MAX_PIECES]; /* that the piece sends on, and back */
+    float **gradients[MAX_PIECES];                                    /* by piece and gradient */
+    void *activations[MAX_PIECES], *activation_gradients[MAX_PIECES]; /* that the piece sends on, and back */
     double *loss;
     float *factor;
 } model_run;
@@ -57,6 +60,17 @@ static inline void *run_tensor_like(const tr_graph *g, tr_value value)
     return memory;
 }
 
+/* What the graph reads as parameter `index`. */
+static inline void *run_weights(model_run *r, const tr_graph *g, const tr_piece_parameter *parameter)
+{
+    int32_t index = parameter->index;
+    if (tr_graph_value(g, parameter->value)->dtype == TR_F32) return r->model.weights[index];
+    int64_t n = tr_shape_elements(&r->model.parameters.items[index].shape);
+    if (!r->rounded[index]) r->rounded[index] = tr__alloc_tensor(n, sizeof(tr_bf16));
+    tr_round_to_bf16(r->model.weights[index], r->rounded[index], n, NULL);
+    return r->rounded[index];
+}
+
 static inline void run_prepare_piece(model_run *r, int s)
 {
     tr_piece *piece = &r->pieces[s];
@@ -69,7 +83,7 @@ static inline void run_prepare_piece(model_run *r, int s)
     r->scratch[s] = tr__alloc_tensor((int64_t)tr_program_scratch_bytes(r->programs[s]), 1);
     r->gradients[s] = tr_alloc_zero((size_t)piece->n_gradients + 1, sizeof(float *));
     for (int i = 0; i < piece->n_parameters; i++)
-        run_bind(r, s, piece->parameters[i].value, r->model.weights[piece->parameters[i].index]);
+        run_bind(r, s, piece->parameters[i].value, run_weights(r, piece->graph, &piece->parameters[i]));
     for (int i = 0; i < piece->n_gradients; i++) {
         r->gradients[s][i] = run_tensor_like(piece->graph, piece->gradients[i].value);
         run_bind(r, s, piece->gradients[i].value, r->gradients[s][i]);
@@ -95,13 +109,15 @@ static inline void fresh_model(tr_loaded_model *out, const char *json)
     }
 }
 
-/* The model, which the run takes over, cut into n_pieces balanced stages. */
-static inline void run_open_model(model_run *r, const tr_loaded_model *model, int32_t batch, int32_t sequence,
-                                  int n_pieces)
+/* The model, which the run takes over, cut into n_pieces balanced stages that compute in dtype. */
+static inline void run_open_model_as(model_run *r, const tr_loaded_model *model, int32_t batch,
+                                     int32_t sequence, int n_pieces, tr_dtype dtype)
 {
     TR_ASSERT(n_pieces <= MAX_PIECES);
-    *r = (model_run){.model = *model};
-    tr_model_options options = {.kind = TR_MODEL_TRAINING, .batch = batch, .sequence = sequence};
+    *r = (model_run){.model = *model, .dtype = dtype};
+    r->rounded = tr_alloc_zero(r->model.parameters.count, sizeof *r->rounded);
+    tr_model_options options = {
+        .kind = TR_MODEL_TRAINING, .batch = batch, .sequence = sequence, .dtype = dtype};
     MUST(tr_model_graph(&r->model.config, &options, &r->whole, &r->values, err));
     MUST(tr_partition_balanced(&r->partition, r->whole, n_pieces, err));
     r->loss = tr__alloc_tensor(1, sizeof(double));
@@ -111,6 +127,12 @@ static inline void run_open_model(model_run *r, const tr_loaded_model *model, in
         if (s > 0) run_bind(r, s, r->pieces[s].activation_in, r->activations[s - 1]);
         if (s + 1 < n_pieces) run_bind(r, s, r->pieces[s].gradient_in, r->activation_gradients[s + 1]);
     }
+}
+
+static inline void run_open_model(model_run *r, const tr_loaded_model *model, int32_t batch, int32_t sequence,
+                                  int n_pieces)
+{
+    run_open_model_as(r, model, batch, sequence, n_pieces, TR_F32);
 }
 
 static inline void run_open(model_run *r, const char *directory, int32_t batch, int32_t sequence,
@@ -174,6 +196,8 @@ static inline void run_close(model_run *r)
         tr_program_destroy(&r->programs[s]);
         tr_piece_release(&r->pieces[s]);
     }
+    for (size_t i = 0; i < r->model.parameters.count; i++) tr_free(r->rounded[i]);
+    tr_free(r->rounded);
     tr_free(r->loss);
     tr_free(r->factor);
     tr_partition_release(&r->partition);

@@ -106,6 +106,45 @@ static void loss_and_gradients_agree_with_transformers(void)
     }
 }
 
+/* Every value is rounded by 2^-9 of itself at most, some ten times a layer, and independently: over four layers and
+ * back that is 2^-9 sqrt(80), 1.7%, of a gradient typically; 5% allows for layers that amplify. How a model is cut
+ * changes no bit of it. */
+static void bfloat16_gradients_are_near_and_no_cut_changes_them(void)
+{
+    static const int cuts[] = {1, 2, 4};
+    for (int c = 0; c < N_CASES; c++) {
+        model_run runs[3];
+        double losses[3], worst = 0.0;
+        for (int k = 0; k < 3; k++) {
+            tr_loaded_model model;
+            MUST(tr__loaded_model_open(&model, cases[c], err));
+            run_open_model_as(&runs[k], &model, 4, GOLDEN_T, cuts[k], TR_BF16);
+            losses[k] = golden_step(&runs[k], cases[c]);
+            CU_ASSERT(losses[k] == losses[0]);
+        }
+        CU_ASSERT_DOUBLE_EQUAL(losses[0], first_golden_loss(cases[c]), 0.01 * first_golden_loss(cases[c]));
+        CU_ASSERT(losses[0] != first_golden_loss(cases[c]));
+        for (size_t i = 0; i < runs[0].model.parameters.count; i++) {
+            char name[160];
+            int64_t count;
+            snprintf(name, sizeof name, "grad.%s", runs[0].model.parameters.items[i].name);
+            float *wanted = golden_tensor(cases[c], name, &count), *got = run_gradient(&runs[0], (int32_t)i);
+            worst = fmax(worst, relative_difference(got, wanted, count));
+            for (int k = 1; k < 3; k++) {
+                float *cut = run_gradient(&runs[k], (int32_t)i);
+                CU_ASSERT(memcmp(cut, got, (size_t)count * sizeof *got) == 0);
+                tr_free(cut);
+            }
+            tr_free(wanted);
+            tr_free(got);
+        }
+        printf("\n    %s: loss %.6f (%.6f), gradients differ by %.2g at most ", cases[c], losses[0],
+               first_golden_loss(cases[c]), worst);
+        CU_ASSERT(worst <= 0.05);
+        for (int k = 0; k < 3; k++) run_close(&runs[k]);
+    }
+}
+
 static void step_along(model_run *run, float **directions, float by)
 {
     for (size_t i = 0; i < run->model.parameters.count; i++) {
@@ -257,6 +296,7 @@ static void lack_of_memory_is_an_error(void)
 static const check_test tests[] = {
     CHECK_TEST(logits_agree_with_transformers),
     CHECK_TEST(loss_and_gradients_agree_with_transformers),
+    CHECK_TEST(bfloat16_gradients_are_near_and_no_cut_changes_them),
     CHECK_TEST(gradients_of_other_options_agree_with_differences),
     CHECK_TEST(parameters_begin_as_the_families_do),
     CHECK_TEST(parameters_stand_in_the_graphs_order),

@@ -81,7 +81,7 @@ static const struct {
      "r.yaml:6: layout is not a mapping; write it as 'key: value' lines or {key: value}"},
     {"layout: [data]\n", NULL,
      "r.yaml:6: layout is not a mapping; write it as 'key: value' lines or {key: value}"},
-    {"dtype: float16\n", NULL, "r.yaml:6: dtype 'float16' is not known; give float32"},
+    {"dtype: float16\n", NULL, "r.yaml:6: dtype 'float16' is not known; give float32 or bfloat16"},
     {"transport: ucs\n", NULL, "r.yaml:6: transport 'ucs' is not known; give ucx, zmq or inproc"},
     {"layout: {data: two}\n", NULL,
      "r.yaml:6: layout.data 'two' is not a whole number; give a whole number from 1 to 65536"},
@@ -111,7 +111,8 @@ static const struct {
      "r.yaml:6: checkpoint.every '-1' is out of range; give a whole number from 0 up"},
     {"checkpoint: *x\n", NULL,
      "r.yaml:6: checkpoint is not a mapping; write it as 'key: value' lines or {key: value}"},
-    {"dtype: *x\n", NULL, "r.yaml:6: dtype '*x' is an alias, which a recipe does not have; give float32"},
+    {"dtype: *x\n", NULL,
+     "r.yaml:6: dtype '*x' is an alias, which a recipe does not have; give float32 or bfloat16"},
     {"layout: {data: 2}\n", NULL,
      "r.yaml:6: layout.data '2' is more replicas than reduction groups (1); lower it, or raise "
      "train.groups"},
@@ -337,6 +338,26 @@ static void a_recipe_and_its_file_are_the_same(void)
     tr_free(path);
 }
 
+static void check_same_numbers(const char *override, const char *key)
+{
+    tr_recipe a, b;
+    CHECK_OK(parse(&a, smallest, NULL));
+    CHECK_OK(parse(&b, smallest, override));
+    const char *found = tr_recipe_numerics_differ(&a, &b);
+    CU_ASSERT(key ? found && strcmp(found, key) == 0 : !found);
+    tr_recipe_release(&a);
+    tr_recipe_release(&b);
+}
+
+static void a_resume_may_change_the_place_but_not_the_numbers(void)
+{
+    check_same_numbers("dtype=bfloat16", "dtype");
+    check_same_numbers("model.width=96", "model.width");
+    check_same_numbers("train.seed=2", "train.seed");
+    check_same_numbers("train.steps=40", NULL);
+    check_same_numbers("layout.threads=2", NULL);
+}
+
 static void the_learning_rate_follows_its_formula(void)
 {
     tr_recipe r;
@@ -399,6 +420,7 @@ int main(void)
         CHECK_TEST(presets_are_known_by_name),
         CHECK_TEST(a_resolved_recipe_reads_back_equal),
         CHECK_TEST(a_recipe_and_its_file_are_the_same),
+        CHECK_TEST(a_resume_may_change_the_place_but_not_the_numbers),
         CHECK_TEST(the_learning_rate_follows_its_formula),
         CHECK_TEST(the_help_names_every_default),
         CHECK_TEST(no_allocation_that_fails_leaks_or_crashes),
