@@ -2,13 +2,10 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/gated.h"
 #include "ops/cpu/activation.h"
+#include "ops/attributes.h"
 #include "ops/infer.h"
 #include "ops/op.h"
 #include "ops/operations.h"
-
-typedef struct gated_attributes {
-    tr_activation kind;
-} gated_attributes;
 
 void tr_gated_reference(const float *gate, const float *up, float *y, int64_t n, tr_activation kind)
 {
