@@ -55,8 +55,9 @@ void *tr_stream_native(const tr_stream *self); /* a cudaStream_t; NULL on the CP
 /* Between any two kinds of memory; what `from` and `to` point to must stay until the stream is done with it. */
 tr_status tr_stream_copy(tr_stream *self, void *to, const void *from, size_t size_bytes, tr_error *err);
 tr_status tr_stream_fill(tr_stream *self, void *to, uint8_t value, size_t size_bytes, tr_error *err);
-tr_status tr_stream_wait(tr_stream *self, const tr_event *event, tr_error *err); /* in order, not the caller */
-tr_status tr_stream_synchronize(tr_stream *self, tr_error *err);                /* the caller */
+tr_status tr_stream_wait(tr_stream *self, const tr_event *event,
+                         tr_error *err);                         /* in order, not the caller */
+tr_status tr_stream_synchronize(tr_stream *self, tr_error *err); /* the caller */
 
 /* A point in a stream. `timed`: its distance to another can be asked. */
 tr_status tr_event_new(tr_event **out, tr_device *device, bool timed, tr_error *err);

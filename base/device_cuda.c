@@ -104,7 +104,8 @@ static tr_status stream_new(tr_device *self, void **native, tr_error *err)
     cudaStream_t stream;
     tr_status status = use(self, err);
     if (status == TR_OK)
-        status = check(self, cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate", err);
+        status =
+            check(self, cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate", err);
     if (status == TR_OK) *native = stream;
     return status;
 }

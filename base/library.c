@@ -15,8 +15,9 @@ tr_status tr_library_load(const char *what, const char *const *files, const tr_l
     for (size_t i = 0; i < n_symbols; i++) {
         *symbols[i].address = dlsym(library, symbols[i].name);
         if (!*symbols[i].address)
-            return tr_fail(err, TR_EUNSUPPORTED, "%s has no function '%s': its version is another than the headers'",
-                           what, symbols[i].name);
+            return tr_fail(err, TR_EUNSUPPORTED,
+                           "%s has no function '%s': its version is another than the headers'", what,
+                           symbols[i].name);
     }
     return TR_OK;
 }

@@ -4,8 +4,8 @@
  * Sources: Hendrycks and Gimpel, 2016 (GELU and its tanh form); Elfwing et al., 2017 (SiLU).
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/activate.h"
-#include "ops/cpu/activation.h"
 #include "ops/attributes.h"
+#include "ops/cpu/activation.h"
 #include "ops/infer.h"
 #include "ops/op.h"
 #include "ops/operations.h"

@@ -1,8 +1,8 @@
 /* ops/gated.c - y = f(gate) * up, elementwise.    gate, up, y (...) bf16|f32; y overwrites and may be gate.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/gated.h"
-#include "ops/cpu/activation.h"
 #include "ops/attributes.h"
+#include "ops/cpu/activation.h"
 #include "ops/infer.h"
 #include "ops/op.h"
 #include "ops/operations.h"

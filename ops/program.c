@@ -254,7 +254,8 @@ static void run_node(tr_program *self, int32_t n, const tr_bindings *bindings)
 static void take_times(tr_program *self, tr_phase phase)
 {
     int32_t first = self->plan.phase_start[phase], end = self->plan.phase_start[phase + 1];
-    if (tr_stream_synchronize(self->options.stream, NULL) != TR_OK) return; /* as tr_program_synchronize tells */
+    if (tr_stream_synchronize(self->options.stream, NULL) != TR_OK)
+        return; /* as tr_program_synchronize tells */
     for (int32_t p = first; p < end; p++) {
         double ms = 0;
         if (tr_event_elapsed_ms(self->between[p], self->between[p + 1], &ms, NULL) != TR_OK) return;

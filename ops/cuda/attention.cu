@@ -16,12 +16,13 @@ enum { WARPS = 4, ROWS = 4, BLOCK_ROWS = WARPS * ROWS, MAX_HEAD = 256 };
 
 // Rows first .. first+n-1 of a head into shared memory; zeros from `end` on.
 template <typename T>
-__device__ void stage(float *to, int stride, const T *from, int64_t from_stride, int64_t first, int n, int64_t end,
-                      int size, float scale)
+__device__ void stage(float *to, int stride, const T *from, int64_t from_stride, int64_t first, int n,
+                      int64_t end, int size, float scale)
 {
     for (int i = threadIdx.x; i < n * size; i += WARPS * WARP) {
         int64_t row = first + i / size;
-        to[i / size * stride + i % size] = row < end ? scale * (float)from[row * from_stride + i % size] : 0.0f;
+        to[i / size * stride + i % size] =
+            row < end ? scale * (float)from[row * from_stride + i % size] : 0.0f;
     }
 }
 
@@ -59,8 +60,8 @@ __device__ inline void gather(const float (&weights)[R], const float *tile, int 
 }
 
 template <typename T, int N>
-__device__ void write_rows(T *to, int64_t stride, int64_t first, int64_t end, int size, const float (&sums)[ROWS][N],
-                           const float (&scale)[ROWS])
+__device__ void write_rows(T *to, int64_t stride, int64_t first, int64_t end, int size,
+                           const float (&sums)[ROWS][N], const float (&scale)[ROWS])
 {
     int lane = threadIdx.x % WARP;
 #pragma unroll
@@ -72,30 +73,16 @@ __device__ void write_rows(T *to, int64_t stride, int64_t first, int64_t end, in
         }
 }
 
-// Where a head's rows stand.
-struct head_place {
-    int64_t q_at, q_stride, kv_at, kv_stride, row_at; // row_at: in lse and delta
-};
-
-__device__ inline head_place place_of(const attention_arguments &a, int b, int h)
-{
-    head_place p;
-    p.q_stride = (int64_t)a.heads * a.head_size;
-    p.kv_stride = (int64_t)a.kv_heads * a.head_size;
-    p.q_at = b * a.time * p.q_stride + (int64_t)h * a.head_size;
-    p.kv_at = b * a.key_rows * p.kv_stride + (int64_t)(h / (a.heads / a.kv_heads)) * a.head_size;
-    p.row_at = ((int64_t)b * a.heads + h) * a.time;
-    return p;
-}
-
 // N: columns a lane owns.
-template <int N, typename T> __global__ void __launch_bounds__(WARPS *WARP) forward_kernel(attention_arguments a)
+template <int N, typename T>
+__global__ void __launch_bounds__(WARPS *WARP) forward_kernel(attention_arguments a)
 {
     extern __shared__ float shared[];
     int size = a.head_size, stride = size + 1, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     float *keys = shared, *values = keys + WARP * stride, *queries = values + WARP * stride;
     head_place p = place_of(a, blockIdx.z, blockIdx.y);
-    int64_t first = a.position ? *a.position : 0, begin = (int64_t)blockIdx.x * BLOCK_ROWS, mine = begin + warp * ROWS;
+    int64_t first = a.position ? *a.position : 0, begin = (int64_t)blockIdx.x * BLOCK_ROWS,
+            mine = begin + warp * ROWS;
     int64_t rows_end = begin + BLOCK_ROWS < a.time ? begin + BLOCK_ROWS : a.time, n_keys = first + rows_end;
     if (first < 0 || first + a.time > a.key_rows) __trap();
     stage(queries, size, (const T *)a.q + p.q_at, p.q_stride, begin, BLOCK_ROWS, a.time, size, a.scale);
@@ -259,8 +246,8 @@ tr_status prepare(const tr_graph *graph, const tr_node *node, void *device, void
     (void)device, (void)prepared;
     int32_t size = arguments_of(graph, node).head_size;
     if (size <= MAX_HEAD) return TR_OK;
-    return tr_fail(err, TR_EUNSUPPORTED, "attention with head size %d: device 'cuda' has kernels up to %d", size,
-                   (int)MAX_HEAD);
+    return tr_fail(err, TR_EUNSUPPORTED, "attention with head size %d: device 'cuda' has kernels up to %d",
+                   size, (int)MAX_HEAD);
 }
 
 template <typename T> void forward(const tr_call *call, const attention_arguments &a)
@@ -325,8 +312,8 @@ void run_backward(const tr_call *call)
 
 // rows (T,width) to the cache from row `position` on, of keys and values.
 template <typename T>
-__global__ void append_kernel(const T *k, const T *v, T *cache_k, T *cache_v, const int32_t *position, int64_t n,
-                              int64_t width, int64_t cache_rows)
+__global__ void append_kernel(const T *k, const T *v, T *cache_k, T *cache_v, const int32_t *position,
+                              int64_t n, int64_t width, int64_t cache_rows)
 {
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, first = *position;
     if (i >= n) return;
@@ -347,8 +334,8 @@ void run_cached(const tr_call *call)
     a.out = call->outputs[0];
     TR_BY_STORAGE(call, 0, {
         append_kernel<T><<<blocks_for(n, 256), 256, 0, tr_cuda_stream(call)>>>(
-            (const T *)call->inputs[1], (const T *)call->inputs[2], (T *)call->inputs[3], (T *)call->inputs[4],
-            a.position, n, width, a.key_rows);
+            (const T *)call->inputs[1], (const T *)call->inputs[2], (T *)call->inputs[3],
+            (T *)call->inputs[4], a.position, n, width, a.key_rows);
         forward<T>(call, a);
     });
 }

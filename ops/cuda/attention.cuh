@@ -20,6 +20,22 @@ struct attention_arguments {
     float scale;
 };
 
+// Where a head's rows stand.
+struct head_place {
+    int64_t q_at, q_stride, kv_at, kv_stride, row_at; // row_at: in lse and delta
+};
+
+__device__ inline head_place place_of(const attention_arguments &a, int b, int h)
+{
+    head_place p;
+    p.q_stride = (int64_t)a.heads * a.head_size;
+    p.kv_stride = (int64_t)a.kv_heads * a.head_size;
+    p.q_at = b * a.time * p.q_stride + (int64_t)h * a.head_size;
+    p.kv_at = b * a.key_rows * p.kv_stride + (int64_t)(h / (a.heads / a.kv_heads)) * a.head_size;
+    p.row_at = ((int64_t)b * a.heads + h) * a.time;
+    return p;
+}
+
 // For bfloat16 and head sizes 64 and 128, on tensor cores; false where they do not serve.
 bool attention_on_tensor_cores(const attention_arguments &a, cudaStream_t stream);
 bool attention_backward_on_tensor_cores(const attention_arguments &a, cudaStream_t stream);

@@ -174,8 +174,8 @@ tr_status tr__matmul_plan_new(tr_matmul_plan **out, tr_cuda_context *context, tr
         tr__matmul_plan_destroy(self);
         return tr_fail(err, TR_EUNSUPPORTED,
                        "cuBLASLt has no product of %lld x %lld x %lld, %s to %s, for this GPU: %s",
-                       (long long)shape->m, (long long)shape->k, (long long)shape->n, tr_dtype_name(shape->ab),
-                       tr_dtype_name(shape->c), lt.status_text(code));
+                       (long long)shape->m, (long long)shape->k, (long long)shape->n,
+                       tr_dtype_name(shape->ab), tr_dtype_name(shape->c), lt.status_text(code));
     }
     *out = self;
     return TR_OK;
@@ -193,8 +193,7 @@ void tr__matmul_run(const tr_matmul_plan *self, tr_cuda_context *context, const 
 {
     float one = 1, beta = self->accumulate ? 1 : 0;
     cublasStatus_t code = CUBLAS_STATUS_SUCCESS;
-    if (self->has_bias)
-        code = lt.desc_set(self->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias);
+    if (self->has_bias) code = lt.desc_set(self->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias);
     if (code == CUBLAS_STATUS_SUCCESS)
         code = lt.matmul(context->blas, self->desc, &one, b, self->a, a, self->b, &beta,
                          self->accumulate ? pending : c, self->c, c, self->c, &self->algorithm,

@@ -22,9 +22,9 @@ typedef struct tr_matmul_shape {
     int64_t m, n, k;
     bool a_transposed, b_transposed;
     bool accumulate;
-    bool has_bias;      /* (n), added to every row in the product's epilogue */
-    tr_dtype ab, c;     /* F32 or BF16; C is F32 or as A and B */
-    tr_dtype bias;      /* what the product reads, as the plan says: F32, or C's */
+    bool has_bias;  /* (n), added to every row in the product's epilogue */
+    tr_dtype ab, c; /* F32 or BF16; C is F32 or as A and B */
+    tr_dtype bias;  /* what the product reads, as the plan says: F32, or C's */
 } tr_matmul_shape;
 
 typedef struct tr_matmul_plan tr_matmul_plan;

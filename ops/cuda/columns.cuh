@@ -76,11 +76,13 @@ void sum_columns(const tr_call *call, const F &terms, float *const *outputs, int
     float *partial = (float *)call->workspace;
     cudaStream_t stream = tr_cuda_stream(call);
     if (columns % 4 == 0)
-        column_slabs_kernel<4, F><<<dim3(blocks_for(columns, WARP * 4), (unsigned)slabs), COLUMN_WARPS * WARP, 0,
-                                    stream>>>(terms, partial, rows, columns, slab_rows(rows));
+        column_slabs_kernel<4, F>
+            <<<dim3(blocks_for(columns, WARP * 4), (unsigned)slabs), COLUMN_WARPS * WARP, 0, stream>>>(
+                terms, partial, rows, columns, slab_rows(rows));
     else
-        column_slabs_kernel<1, F><<<dim3(blocks_for(columns, WARP), (unsigned)slabs), COLUMN_WARPS * WARP, 0,
-                                    stream>>>(terms, partial, rows, columns, slab_rows(rows));
+        column_slabs_kernel<1, F>
+            <<<dim3(blocks_for(columns, WARP), (unsigned)slabs), COLUMN_WARPS * WARP, 0, stream>>>(
+                terms, partial, rows, columns, slab_rows(rows));
     for (int s = 0; s < F::SUMS; s++)
         if (outputs[s])
             column_totals_kernel<<<blocks_for(columns, 128), 128, 0, stream>>>(partial + s * slabs * columns,

@@ -49,7 +49,8 @@ int64_t greatest_unit(const int64_t *widths, int n, int64_t element_bytes)
 template <bool JOIN> void run_cut(const tr_call *call, tr_dtype dtype, void *whole, void *const *parts)
 {
     const split_attributes *attributes = (const split_attributes *)tr_node_attributes(call->node);
-    int64_t bytes = (int64_t)tr_dtype_bytes(dtype), unit = greatest_unit(attributes->widths, attributes->n, bytes);
+    int64_t bytes = (int64_t)tr_dtype_bytes(dtype),
+            unit = greatest_unit(attributes->widths, attributes->n, bytes);
     cut c = {};
     c.whole = whole;
     c.n = attributes->n;
@@ -135,10 +136,11 @@ void run_position_weight(const tr_call *call)
 {
     const int64_t *d = input_shape(call, 0)->dims;
     int64_t max_t = ((const position_attributes *)tr_node_attributes(call->node))->max_t;
-    TR_BY_STORAGE(call, 0,
-                  (position_weight_kernel<T><<<blocks_for(d[1] * d[2], THREADS), THREADS, 0, tr_cuda_stream(call)>>>(
-                      (const T *)call->inputs[0], (const int32_t *)call->inputs[1], (float *)call->outputs[0],
-                      d[0], d[1], d[2], max_t)));
+    TR_BY_STORAGE(
+        call, 0,
+        (position_weight_kernel<T><<<blocks_for(d[1] * d[2], THREADS), THREADS, 0, tr_cuda_stream(call)>>>(
+            (const T *)call->inputs[0], (const int32_t *)call->inputs[1], (float *)call->outputs[0], d[0],
+            d[1], d[2], max_t)));
     tr_cuda_launched(call);
 }
 

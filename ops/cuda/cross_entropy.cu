@@ -42,7 +42,8 @@ __global__ void __launch_bounds__(THREADS)
         r = join(r, here);
     }
     for (int step = WARP / 2; step > 0; step /= 2) {
-        running other = {__shfl_xor_sync(0xffffffffu, r.most, step), __shfl_xor_sync(0xffffffffu, r.sum, step)};
+        running other = {__shfl_xor_sync(0xffffffffu, r.most, step),
+                         __shfl_xor_sync(0xffffffffu, r.sum, step)};
         r = join(r, other);
     }
     if (threadIdx.x % WARP == 0) warps[threadIdx.x / WARP] = r;
@@ -79,9 +80,9 @@ template <int V, typename T> void launch(const tr_call *call)
     int64_t rows = tr_shape_rows(input_shape(call, 0)), vocabulary = tr_shape_last(input_shape(call, 0));
     double *losses = (double *)call->workspace;
     cudaStream_t stream = tr_cuda_stream(call);
-    loss_rows_kernel<V, T><<<(unsigned)rows, THREADS, 0, stream>>>((const T *)call->inputs[0],
-                                                                  (const int32_t *)call->inputs[1],
-                                                                  (float *)call->outputs[1], losses, vocabulary);
+    loss_rows_kernel<V, T>
+        <<<(unsigned)rows, THREADS, 0, stream>>>((const T *)call->inputs[0], (const int32_t *)call->inputs[1],
+                                                 (float *)call->outputs[1], losses, vocabulary);
     loss_total_kernel<<<1, THREADS, 0, stream>>>(losses, (double *)call->outputs[0], rows);
     tr_cuda_launched(call);
 }
@@ -95,8 +96,8 @@ void run(const tr_call *call)
 // dlogits = factor * (exp(logits - lse) - onehot), 0 for rows without a target; dlogits may be logits.
 template <int V, typename T>
 __global__ void __launch_bounds__(THREADS)
-    backward_kernel(const T *logits, const int32_t *targets, const float *lse, const float *factor, T *dlogits,
-                    int64_t vocabulary)
+    backward_kernel(const T *logits, const int32_t *targets, const float *lse, const float *factor,
+                    T *dlogits, int64_t vocabulary)
 {
     int64_t row = blockIdx.x;
     int32_t target = targets[row];

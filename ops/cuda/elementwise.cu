@@ -59,7 +59,10 @@ template <int NI, int NO, typename T, typename F> void launch(const tr_call *cal
 }
 
 struct add {
-    __device__ void operator()(const float *x, float *y) const { y[0] = x[0] + x[1]; }
+    __device__ void operator()(const float *x, float *y) const
+    {
+        y[0] = x[0] + x[1];
+    }
 };
 
 template <tr_activation KIND> struct activate {
@@ -108,12 +111,13 @@ void run_add(const tr_call *call)
 template <int NI, int NO, template <tr_activation> class F> void launch_kind(const tr_call *call)
 {
     tr_activation kind = ((const activate_attributes *)tr_node_attributes(call->node))->kind;
-    TR_BY_STORAGE(call, 0, switch (kind) {
-        case TR_GELU_TANH: launch<NI, NO, T>(call, F<TR_GELU_TANH>()); break;
-        case TR_GELU_ERF: launch<NI, NO, T>(call, F<TR_GELU_ERF>()); break;
-        case TR_SILU: launch<NI, NO, T>(call, F<TR_SILU>()); break;
-        case TR_RELU: launch<NI, NO, T>(call, F<TR_RELU>()); break;
-    });
+    TR_BY_STORAGE(
+        call, 0, switch (kind) {
+            case TR_GELU_TANH: launch<NI, NO, T>(call, F<TR_GELU_TANH>()); break;
+            case TR_GELU_ERF: launch<NI, NO, T>(call, F<TR_GELU_ERF>()); break;
+            case TR_SILU: launch<NI, NO, T>(call, F<TR_SILU>()); break;
+            case TR_RELU: launch<NI, NO, T>(call, F<TR_RELU>()); break;
+        });
 }
 
 static_assert(sizeof(activate_attributes) == sizeof(gated_attributes), "launch_kind reads both as one");

@@ -25,9 +25,10 @@ __global__ void __launch_bounds__(THREADS)
 template <int V, typename T> void launch(const tr_call *call)
 {
     const tr_shape *table = input_shape(call, 1);
-    embedding_kernel<V, T><<<(unsigned)tr_shape_elements(input_shape(call, 0)), THREADS, 0, tr_cuda_stream(call)>>>(
-        (const int32_t *)call->inputs[0], (const T *)call->inputs[1], (T *)call->outputs[0], table->dims[1],
-        table->dims[0]);
+    embedding_kernel<V, T>
+        <<<(unsigned)tr_shape_elements(input_shape(call, 0)), THREADS, 0, tr_cuda_stream(call)>>>(
+            (const int32_t *)call->inputs[0], (const T *)call->inputs[1], (T *)call->outputs[0],
+            table->dims[1], table->dims[0]);
     tr_cuda_launched(call);
 }
 

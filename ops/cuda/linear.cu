@@ -81,8 +81,8 @@ void run(const tr_call *call)
         tr_cuda_launched(call);
         bias = call->workspace;
     }
-    tr__matmul_run(plan->product, (tr_cuda_context *)call->device, call->inputs[0], call->inputs[1], bias, NULL,
-                   call->outputs[0], "linear");
+    tr__matmul_run(plan->product, (tr_cuda_context *)call->device, call->inputs[0], call->inputs[1], bias,
+                   NULL, call->outputs[0], "linear");
 }
 
 // dx (M,I) = dy (M,O) w' (+ pending)

@@ -21,7 +21,8 @@ struct norm_rows {
 };
 
 // y = (x - mean) * rstd * w + b, or x * rstd * w.
-template <bool CENTRED, int V, typename T> __global__ void __launch_bounds__(WARPS *WARP) norm_kernel(norm_rows n)
+template <bool CENTRED, int V, typename T>
+__global__ void __launch_bounds__(WARPS *WARP) norm_kernel(norm_rows n)
 {
     int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / WARP;
     int lane = threadIdx.x % WARP;

@@ -71,7 +71,8 @@ struct update {
     double clip_norm;
 };
 
-__device__ inline float updated(const update &u, float keep, float scale, float g, float p, float *m, float *v)
+__device__ inline float updated(const update &u, float keep, float scale, float g, float p, float *m,
+                                float *v)
 {
     g *= scale;
     *m = u.beta1 * *m + u.rest1 * g;
@@ -79,7 +80,9 @@ __device__ inline float updated(const update &u, float keep, float scale, float 
     return keep * p - u.rate * (*m / (sqrtf(*v) * u.inverse_root + u.eps));
 }
 
-template <int V> __device__ inline void update_pack(const tr_cuda_tensor &t, int64_t i, const update &u, float keep, float scale)
+template <int V>
+__device__ inline void update_pack(const tr_cuda_tensor &t, int64_t i, const update &u, float keep,
+                                   float scale)
 {
     float p[V], m[V], v[V], g[V];
     load<V>(t.p + i, p);
@@ -124,7 +127,8 @@ __global__ void round_kernel(const float *from, bf16 *to, int64_t n)
 tr_status launched(const char *what, tr_error *err)
 {
     cudaError_t code = cudaGetLastError();
-    return code == cudaSuccess ? TR_OK : tr_fail(err, TR_EIO, "%s on CUDA: %s", what, cudaGetErrorString(code));
+    return code == cudaSuccess ? TR_OK
+                               : tr_fail(err, TR_EIO, "%s on CUDA: %s", what, cudaGetErrorString(code));
 }
 
 } // namespace
@@ -145,8 +149,8 @@ static cudaStream_t native(const tr_stream *stream)
     return (cudaStream_t)tr_stream_native(stream);
 }
 
-static tr_status upload(tr_cuda_optimizer *self, const tr_cuda_tensor *tensors, size_t n_tensors, const work *items,
-                        tr_error *err)
+static tr_status upload(tr_cuda_optimizer *self, const tr_cuda_tensor *tensors, size_t n_tensors,
+                        const work *items, tr_error *err)
 {
     tr_device *device = tr_stream_device(self->stream);
     size_t n = (size_t)self->n_items;
@@ -177,7 +181,8 @@ tr_status tr_cuda_optimizer_new(tr_cuda_optimizer **out, tr_stream *stream, cons
     if (status == TR_OK) {
         size_t n = 0;
         for (size_t t = 0; t < n_tensors; t++)
-            for (int64_t b = 0; b < tr_norm_block_count(tensors[t].n); b++) items[n++] = {(uint32_t)t, (uint32_t)b};
+            for (int64_t b = 0; b < tr_norm_block_count(tensors[t].n); b++)
+                items[n++] = {(uint32_t)t, (uint32_t)b};
         status = upload(self, tensors, n_tensors, items, err);
     }
     tr_free(items);
@@ -230,7 +235,7 @@ tr_status tr_cuda_optimizer_step(tr_cuda_optimizer *self, const tr_cuda_step_opt
     u.rest2 = (float)(1.0 - options->beta2);
     u.clip_norm = options->clip_norm;
     adamw_kernel<<<(unsigned)self->n_items, THREADS, 0, native(self->stream)>>>(self->tensors, self->items,
-                                                                               self->norm, u);
+                                                                                self->norm, u);
     return launched("AdamW", err);
 }
 

@@ -80,8 +80,8 @@ tr_status prepare(const tr_graph *graph, const tr_node *node, void *device, void
 
 // A thread a pair (i, i + D/2) of a head. y may be x.
 template <bool INVERSE, typename T>
-__global__ void __launch_bounds__(THREADS)
-    rope_kernel(const T *x, const float *table, T *y, int64_t n_pairs, int64_t time, int64_t heads, int64_t half)
+__global__ void __launch_bounds__(THREADS) rope_kernel(const T *x, const float *table, T *y, int64_t n_pairs,
+                                                       int64_t time, int64_t heads, int64_t half)
 {
     int64_t p = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     if (p >= n_pairs) return;
@@ -99,8 +99,8 @@ template <bool INVERSE, typename T> void launch(const tr_call *call, const float
     int64_t half = ((const rope_attributes *)tr_node_attributes(call->node))->head_size / 2;
     int64_t n_pairs = tr_shape_elements(x) / 2;
     rope_kernel<INVERSE, T><<<blocks_for(n_pairs, THREADS), THREADS, 0, tr_cuda_stream(call)>>>(
-        (const T *)call->inputs[X], table, (T *)call->outputs[0], n_pairs, x->dims[1], x->dims[2] / (2 * half),
-        half);
+        (const T *)call->inputs[X], table, (T *)call->outputs[0], n_pairs, x->dims[1],
+        x->dims[2] / (2 * half), half);
 }
 
 template <bool INVERSE> void run(const tr_call *call)
