@@ -102,41 +102,52 @@ __device__ inline void load_rows(fragment (&a)[D / 16], const bf16 *from, int64_
     }
 }
 
-// c (16,N) = a (16,D) times the tile's rows (N,D), turned.
-template <int D, int N>
-__device__ inline void times_rows(float (&c)[N / 8][4], const fragment (&a)[D / 16], const bf16 *tile)
+// c (M,16,N) = a (M,16,D) times the tile's rows (N,D), turned.
+template <int D, int N, int M>
+__device__ inline void times_rows(float (&c)[M][N / 8][4], const fragment (&a)[M][D / 16], const bf16 *tile)
 {
     int lane = threadIdx.x % WARP;
     const bf16 *at = tile + lane % 8 * STRIDE<D> + lane / 8 * 8;
 #pragma unroll
     for (int j = 0; j < N / 8; j++) {
-        c[j][0] = c[j][1] = c[j][2] = c[j][3] = 0;
+#pragma unroll
+        for (int m = 0; m < M; m++) c[m][j][0] = c[m][j][1] = c[m][j][2] = c[m][j][3] = 0;
 #pragma unroll
         for (int k = 0; k < D / 32; k++) {
             uint32_t b[4];
             load_matrices(b, at + j * 8 * STRIDE<D> + k * 32);
-            multiply_add(c[j], a[2 * k], b[0], b[1]);
-            multiply_add(c[j], a[2 * k + 1], b[2], b[3]);
+#pragma unroll
+            for (int m = 0; m < M; m++) {
+                multiply_add(c[m][j], a[m][2 * k], b[0], b[1]);
+                multiply_add(c[m][j], a[m][2 * k + 1], b[2], b[3]);
+            }
         }
     }
 }
 
-// c (16,D) += w (16,N), rounded, times the tile (N,D).
-template <int D, int N>
-__device__ inline void times_tile(float (&c)[D / 8][4], const float (&w)[N / 8][4], const bf16 *tile)
+// c (M,16,D) += w (M,16,N), rounded, times the tile (N,D).
+template <int D, int N, int M>
+__device__ inline void times_tile(float (&c)[M][D / 8][4], const float (&w)[M][N / 8][4], const bf16 *tile)
 {
     int lane = threadIdx.x % WARP;
     const bf16 *at = tile + lane % 16 * STRIDE<D> + lane / 16 * 8;
 #pragma unroll
     for (int k = 0; k < N / 16; k++) {
-        fragment a = {rounded(w[2 * k][0], w[2 * k][1]), rounded(w[2 * k][2], w[2 * k][3]),
-                      rounded(w[2 * k + 1][0], w[2 * k + 1][1]), rounded(w[2 * k + 1][2], w[2 * k + 1][3])};
+        fragment a[M];
+#pragma unroll
+        for (int m = 0; m < M; m++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                a[m][i] = rounded(w[m][2 * k + i / 2][i % 2 * 2], w[m][2 * k + i / 2][i % 2 * 2 + 1]);
 #pragma unroll
         for (int j = 0; j < D / 16; j++) {
             uint32_t b[4];
             load_matrices_turned(b, at + k * 16 * STRIDE<D> + j * 16);
-            multiply_add(c[2 * j], a, b[0], b[1]);
-            multiply_add(c[2 * j + 1], a, b[2], b[3]);
+#pragma unroll
+            for (int m = 0; m < M; m++) {
+                multiply_add(c[m][2 * j], a[m], b[0], b[1]);
+                multiply_add(c[m][2 * j + 1], a[m], b[2], b[3]);
+            }
         }
     }
 }
@@ -171,162 +182,188 @@ __device__ inline float row_sum(float x)
     return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
-template <int D, int WARPS, int N> struct layout {
-    static constexpr int THREADS = WARPS * WARP, ROWS = WARPS * 16;
-    static constexpr size_t TILE = (size_t)N * STRIDE<D>;           // elements
+// 2^x within 2 ulp, one instruction; 0 for results below the smallest normal number.
+__device__ inline float power_of_2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// How a kernel is cut: M times 16 rows a warp, tiles of N rows of the other side, so many blocks a multiprocessor.
+template <int D_, int WARPS_, int M_, int N_, int BLOCKS_> struct cut {
+    static constexpr int D = D_, M = M_, N = N_, BLOCKS = BLOCKS_;
+    static constexpr int THREADS = WARPS_ * WARP, WARP_ROWS = 16 * M, ROWS = WARPS_ * WARP_ROWS;
+    static constexpr int TILE = N * STRIDE<D>;                      // elements
     static constexpr size_t SHARED_BYTES = 4 * TILE * sizeof(bf16); // two tiles, twice
 };
 
-template <int D, int WARPS, int N>
-__global__ void __launch_bounds__(WARPS *WARP) forward_kernel(attention_arguments a)
+// A pair of tiles, rows first .. of x and y.
+template <typename C>
+__device__ inline void fetch_pair(bf16 *to, const bf16 *x, const bf16 *y, int64_t stride, int64_t first,
+                                  int64_t end)
 {
-    typedef layout<D, WARPS, N> L;
+    fetch_tile<C::D, C::N, C::THREADS>(to, x, stride, first, end);
+    fetch_tile<C::D, C::N, C::THREADS>(to + C::TILE, y, stride, first, end);
+}
+
+template <typename C>
+__global__ void __launch_bounds__(C::THREADS, C::BLOCKS) forward_kernel(attention_arguments a)
+{
+    constexpr int D = C::D, N = C::N, M = C::M;
     extern __shared__ __align__(16) unsigned char shared[];
     bf16 *tiles = (bf16 *)shared;
-    int warp = threadIdx.x / WARP, g = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
+    int warp = threadIdx.x / WARP, g = threadIdx.x % WARP / 4, t = threadIdx.x % 4, time = (int)a.time;
     head_place p = place_of(a, blockIdx.z, blockIdx.y);
     const bf16 *keys = (const bf16 *)a.k + p.kv_at, *values = (const bf16 *)a.v + p.kv_at;
-    int64_t begin = (int64_t)(gridDim.x - 1 - blockIdx.x) * L::ROWS,
-            mine = begin + warp * 16; // longest first
-    int64_t last = begin + L::ROWS < a.time ? begin + L::ROWS : a.time;
-    int n_tiles = (int)((last + N - 1) / N);
-    fragment q[D / 16];
-    load_rows<D>(q, (const bf16 *)a.q + p.q_at, p.q_stride, mine, a.time);
-    float y[D / 8][4] = {}, most[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0}, scale = a.scale * LOG2_E;
-    fetch_tile<D, N, L::THREADS>(tiles, keys, p.kv_stride, 0, a.time);
-    fetch_tile<D, N, L::THREADS>(tiles + L::TILE, values, p.kv_stride, 0, a.time);
+    int begin = (int)(gridDim.x - 1 - blockIdx.x) * C::ROWS,
+        mine = begin + warp * C::WARP_ROWS; // longest first
+    int n_tiles = (min(begin + C::ROWS, time) + N - 1) / N;
+    fragment q[M][D / 16];
+    for (int m = 0; m < M; m++)
+        load_rows<D>(q[m], (const bf16 *)a.q + p.q_at, p.q_stride, mine + 16 * m, time);
+    float y[M][D / 8][4] = {}, most[M][2], sum[M][2] = {}, scale = a.scale * LOG2_E;
+    for (int m = 0; m < M; m++) most[m][0] = most[m][1] = -INFINITY;
+    fetch_pair<C>(tiles, keys, values, p.kv_stride, 0, time);
     fetches_end();
     for (int n = 0; n < n_tiles; n++) {
-        const bf16 *here = tiles + n % 2 * 2 * L::TILE;
-        bf16 *next = tiles + (n + 1) % 2 * 2 * L::TILE;
-        if (n + 1 < n_tiles) {
-            fetch_tile<D, N, L::THREADS>(next, keys, p.kv_stride, (int64_t)(n + 1) * N, a.time);
-            fetch_tile<D, N, L::THREADS>(next + L::TILE, values, p.kv_stride, (int64_t)(n + 1) * N, a.time);
-        }
+        const bf16 *here = tiles + n % 2 * 2 * C::TILE;
+        if (n + 1 < n_tiles)
+            fetch_pair<C>(tiles + (n + 1) % 2 * 2 * C::TILE, keys, values, p.kv_stride, (n + 1) * N, time);
         fetches_end();
         await_fetches<1>();
         __syncthreads();
-        int64_t first = (int64_t)n * N;
-        if (first <= mine + 15) {
-            float s[N / 8][4], now[2] = {most[0], most[1]};
-            times_rows<D, N>(s, q, here);
+        int first = n * N;
+        if (first < mine + C::WARP_ROWS) {
+            float s[M][N / 8][4];
+            times_rows<D, N, M>(s, q, here);
             bool edge = first + N - 1 > mine;
 #pragma unroll
-            for (int j = 0; j < N / 8; j++)
+            for (int m = 0; m < M; m++) {
+                float now[2] = {-INFINITY, -INFINITY};
 #pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    s[j][i] *= scale;
-                    if (edge && first + 8 * j + 2 * t + i % 2 > mine + g + i / 2 * 8) s[j][i] = -INFINITY;
-                    now[i / 2] = fmaxf(now[i / 2], s[j][i]);
+                for (int j = 0; j < N / 8; j++)
+#pragma unroll
+                    for (int i = 0; i < 4; i++) {
+                        if (edge && first + 8 * j + 2 * t + i % 2 > mine + 16 * m + g + i / 2 * 8)
+                            s[m][j][i] = -INFINITY;
+                        now[i / 2] = fmaxf(now[i / 2], s[m][j][i]);
+                    }
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    // Key 0 is in the first tile: finite from there on.
+                    float next = fmaxf(most[m][half], row_max(now[half]) * scale);
+                    float keep = power_of_2(most[m][half] - next);
+                    most[m][half] = next;
+                    sum[m][half] *= keep;
+#pragma unroll
+                    for (int j = 0; j < D / 8; j++) y[m][j][2 * half] *= keep, y[m][j][2 * half + 1] *= keep;
                 }
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                now[half] = row_max(now[half]); // key 0 is in the first tile: finite
-                float keep = exp2f(most[half] - now[half]);
-                most[half] = now[half];
-                sum[half] *= keep;
+                for (int j = 0; j < N / 8; j++)
 #pragma unroll
-                for (int j = 0; j < D / 8; j++) y[j][2 * half] *= keep, y[j][2 * half + 1] *= keep;
+                    for (int i = 0; i < 4; i++) {
+                        s[m][j][i] = power_of_2(fmaf(s[m][j][i], scale, -most[m][i / 2]));
+                        sum[m][i / 2] += s[m][j][i];
+                    }
             }
-#pragma unroll
-            for (int j = 0; j < N / 8; j++)
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    s[j][i] = exp2f(s[j][i] - most[i / 2]);
-                    sum[i / 2] += s[j][i];
-                }
-            times_tile<D, N>(y, s, here + L::TILE);
+            times_tile<D, N, M>(y, s, here + C::TILE);
         }
         __syncthreads();
     }
-    sum[0] = row_sum(sum[0]);
-    sum[1] = row_sum(sum[1]);
-    for (int half = 0; half < 2; half++)
-        if (a.lse && t == 0 && mine + g + 8 * half < a.time)
-            a.lse[p.row_at + mine + g + 8 * half] = (most[half] + log2f(sum[half])) * LN_2;
-    write_rows<D>((bf16 *)a.out + p.q_at, p.q_stride, mine, a.time, y, 1.0f / sum[0], 1.0f / sum[1]);
+    for (int m = 0; m < M; m++) {
+        int from = mine + 16 * m;
+        sum[m][0] = row_sum(sum[m][0]);
+        sum[m][1] = row_sum(sum[m][1]);
+        for (int half = 0; half < 2; half++)
+            if (a.lse && t == 0 && from + g + 8 * half < time)
+                a.lse[p.row_at + from + g + 8 * half] = (most[m][half] + log2f(sum[m][half])) * LN_2;
+        write_rows<D>((bf16 *)a.out + p.q_at, p.q_stride, from, time, y[m], 1.0f / sum[m][0],
+                      1.0f / sum[m][1]);
+    }
 }
 
 // dq = scale * sum over keys of p * (dy . v - delta) * k
-template <int D, int WARPS, int N>
-__global__ void __launch_bounds__(WARPS *WARP) dq_kernel(attention_arguments a)
+template <typename C>
+__global__ void __launch_bounds__(C::THREADS, C::BLOCKS) dq_kernel(attention_arguments a)
 {
-    typedef layout<D, WARPS, N> L;
+    constexpr int D = C::D, N = C::N, M = C::M;
     extern __shared__ __align__(16) unsigned char shared[];
     bf16 *tiles = (bf16 *)shared;
-    int warp = threadIdx.x / WARP, g = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
+    int warp = threadIdx.x / WARP, g = threadIdx.x % WARP / 4, t = threadIdx.x % 4, time = (int)a.time;
     head_place p = place_of(a, blockIdx.z, blockIdx.y);
     const bf16 *keys = (const bf16 *)a.k + p.kv_at, *values = (const bf16 *)a.v + p.kv_at;
-    int64_t begin = (int64_t)(gridDim.x - 1 - blockIdx.x) * L::ROWS, mine = begin + warp * 16;
-    int64_t last = begin + L::ROWS < a.time ? begin + L::ROWS : a.time;
-    int n_tiles = (int)((last + N - 1) / N);
-    fragment q[D / 16], dy[D / 16];
-    load_rows<D>(q, (const bf16 *)a.q + p.q_at, p.q_stride, mine, a.time);
-    load_rows<D>(dy, (const bf16 *)a.dy + p.q_at, p.q_stride, mine, a.time);
-    float dq[D / 8][4] = {}, lse[2], delta[2], scale = a.scale * LOG2_E;
-    for (int half = 0; half < 2; half++) {
-        int64_t row = mine + g + 8 * half;
-        lse[half] = row < a.time ? a.lse[p.row_at + row] * LOG2_E : 0;
-        delta[half] = row < a.time ? a.delta[p.row_at + row] : 0;
+    int begin = (int)(gridDim.x - 1 - blockIdx.x) * C::ROWS, mine = begin + warp * C::WARP_ROWS;
+    int n_tiles = (min(begin + C::ROWS, time) + N - 1) / N;
+    fragment q[M][D / 16], dy[M][D / 16];
+    float dq[M][D / 8][4] = {}, lse[M][2], delta[M][2], scale = a.scale * LOG2_E;
+    for (int m = 0; m < M; m++) {
+        load_rows<D>(q[m], (const bf16 *)a.q + p.q_at, p.q_stride, mine + 16 * m, time);
+        load_rows<D>(dy[m], (const bf16 *)a.dy + p.q_at, p.q_stride, mine + 16 * m, time);
+        for (int half = 0; half < 2; half++) {
+            int row = mine + 16 * m + g + 8 * half;
+            lse[m][half] = row < time ? a.lse[p.row_at + row] * LOG2_E : 0;
+            delta[m][half] = row < time ? a.delta[p.row_at + row] : 0;
+        }
     }
-    fetch_tile<D, N, L::THREADS>(tiles, keys, p.kv_stride, 0, a.time);
-    fetch_tile<D, N, L::THREADS>(tiles + L::TILE, values, p.kv_stride, 0, a.time);
+    fetch_pair<C>(tiles, keys, values, p.kv_stride, 0, time);
     fetches_end();
     for (int n = 0; n < n_tiles; n++) {
-        const bf16 *here = tiles + n % 2 * 2 * L::TILE;
-        bf16 *next = tiles + (n + 1) % 2 * 2 * L::TILE;
-        if (n + 1 < n_tiles) {
-            fetch_tile<D, N, L::THREADS>(next, keys, p.kv_stride, (int64_t)(n + 1) * N, a.time);
-            fetch_tile<D, N, L::THREADS>(next + L::TILE, values, p.kv_stride, (int64_t)(n + 1) * N, a.time);
-        }
+        const bf16 *here = tiles + n % 2 * 2 * C::TILE;
+        if (n + 1 < n_tiles)
+            fetch_pair<C>(tiles + (n + 1) % 2 * 2 * C::TILE, keys, values, p.kv_stride, (n + 1) * N, time);
         fetches_end();
         await_fetches<1>();
         __syncthreads();
-        int64_t first = (int64_t)n * N;
-        if (first <= mine + 15) {
-            float s[N / 8][4], dp[N / 8][4];
-            times_rows<D, N>(s, q, here);
-            times_rows<D, N>(dp, dy, here + L::TILE);
+        int first = n * N;
+        if (first < mine + C::WARP_ROWS) {
+            float s[M][N / 8][4], dp[M][N / 8][4];
+            times_rows<D, N, M>(s, q, here);
+            times_rows<D, N, M>(dp, dy, here + C::TILE);
             bool edge = first + N - 1 > mine;
 #pragma unroll
-            for (int j = 0; j < N / 8; j++)
+            for (int m = 0; m < M; m++)
 #pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    bool hidden = edge && first + 8 * j + 2 * t + i % 2 > mine + g + i / 2 * 8;
-                    s[j][i] = hidden ? 0.0f : exp2f(s[j][i] * scale - lse[i / 2]) * (dp[j][i] - delta[i / 2]);
-                }
-            times_tile<D, N>(dq, s, here);
+                for (int j = 0; j < N / 8; j++)
+#pragma unroll
+                    for (int i = 0; i < 4; i++) {
+                        bool hidden = edge && first + 8 * j + 2 * t + i % 2 > mine + 16 * m + g + i / 2 * 8;
+                        float weight = power_of_2(fmaf(s[m][j][i], scale, -lse[m][i / 2]));
+                        s[m][j][i] = hidden ? 0.0f : weight * (dp[m][j][i] - delta[m][i / 2]);
+                    }
+            times_tile<D, N, M>(dq, s, here);
         }
         __syncthreads();
     }
-    write_rows<D>((bf16 *)a.out + p.q_at, p.q_stride, mine, a.time, dq, a.scale, a.scale);
+    for (int m = 0; m < M; m++)
+        write_rows<D>((bf16 *)a.out + p.q_at, p.q_stride, mine + 16 * m, time, dq[m], a.scale, a.scale);
 }
 
 // dv = sum over queries of p * dy, dk = scale * sum of p * (dy . v - delta) * q, over a group's heads in order.
-template <int D, int WARPS, int N>
-__global__ void __launch_bounds__(WARPS *WARP) dkv_kernel(attention_arguments a)
+template <typename C>
+__global__ void __launch_bounds__(C::THREADS, C::BLOCKS) dkv_kernel(attention_arguments a)
 {
-    typedef layout<D, WARPS, N> L;
+    constexpr int D = C::D, N = C::N, M = C::M;
     extern __shared__ __align__(16) unsigned char shared[];
     bf16 *tiles = (bf16 *)shared;
-    float *rows = (float *)(shared + L::SHARED_BYTES); // lse and delta of the tile's queries, twice
-    int warp = threadIdx.x / WARP, g = threadIdx.x % WARP / 4, t = threadIdx.x % 4,
-        group = a.heads / a.kv_heads;
-    int64_t begin = (int64_t)blockIdx.x * L::ROWS, mine = begin + warp * 16, from = begin / N * N;
+    float *rows = (float *)(shared + C::SHARED_BYTES); // lse and delta of the tile's queries, twice
+    int warp = threadIdx.x / WARP, g = threadIdx.x % WARP / 4, t = threadIdx.x % 4, time = (int)a.time;
+    int group = a.heads / a.kv_heads, begin = (int)blockIdx.x * C::ROWS, mine = begin + warp * C::WARP_ROWS;
+    int from = begin / N * N, each = (time - from + N - 1) / N, n_tiles = each * group;
     head_place p = place_of(a, blockIdx.z, blockIdx.y * group);
-    fragment k[D / 16], v[D / 16];
-    load_rows<D>(k, (const bf16 *)a.k + p.kv_at, p.kv_stride, mine, a.time);
-    load_rows<D>(v, (const bf16 *)a.v + p.kv_at, p.kv_stride, mine, a.time);
-    float dk[D / 8][4] = {}, dv[D / 8][4] = {}, scale = a.scale * LOG2_E;
-    int each = (int)((a.time - from + N - 1) / N), n_tiles = each * group;
+    fragment k[M][D / 16], v[M][D / 16];
+    for (int m = 0; m < M; m++) {
+        load_rows<D>(k[m], (const bf16 *)a.k + p.kv_at, p.kv_stride, mine + 16 * m, time);
+        load_rows<D>(v[m], (const bf16 *)a.v + p.kv_at, p.kv_stride, mine + 16 * m, time);
+    }
+    float dk[M][D / 8][4] = {}, dv[M][D / 8][4] = {}, scale = a.scale * LOG2_E;
     auto fetch_queries = [&](int n) {
         head_place of = place_of(a, blockIdx.z, blockIdx.y * group + n / each);
-        int64_t first = from + (int64_t)(n % each) * N;
-        bf16 *to = tiles + n % 2 * 2 * L::TILE;
-        fetch_tile<D, N, L::THREADS>(to, (const bf16 *)a.q + of.q_at, of.q_stride, first, a.time);
-        fetch_tile<D, N, L::THREADS>(to + L::TILE, (const bf16 *)a.dy + of.q_at, of.q_stride, first, a.time);
-        for (int i = threadIdx.x; i < N; i += L::THREADS) {
-            bool there = first + i < a.time;
+        int first = from + n % each * N;
+        fetch_pair<C>(tiles + n % 2 * 2 * C::TILE, (const bf16 *)a.q + of.q_at, (const bf16 *)a.dy + of.q_at,
+                      of.q_stride, first, time);
+        for (int i = threadIdx.x; i < N; i += C::THREADS) {
+            bool there = first + i < time;
             rows[n % 2 * 2 * N + i] = there ? a.lse[of.row_at + first + i] * LOG2_E : 0;
             rows[n % 2 * 2 * N + N + i] = there ? a.delta[of.row_at + first + i] : 0;
         }
@@ -334,85 +371,102 @@ __global__ void __launch_bounds__(WARPS *WARP) dkv_kernel(attention_arguments a)
     fetch_queries(0);
     fetches_end();
     for (int n = 0; n < n_tiles; n++) {
-        const bf16 *here = tiles + n % 2 * 2 * L::TILE;
+        const bf16 *here = tiles + n % 2 * 2 * C::TILE;
         const float *lse = rows + n % 2 * 2 * N, *delta = lse + N;
         if (n + 1 < n_tiles) fetch_queries(n + 1);
         fetches_end();
         await_fetches<1>();
         __syncthreads();
-        int64_t first = from + (int64_t)(n % each) * N;
+        int first = from + n % each * N;
         if (first + N - 1 >= mine) {
-            float s[N / 8][4], dp[N / 8][4];
-            times_rows<D, N>(s, k, here);
-            bool edge = first < mine + 15 || first + N > a.time;
+            float s[M][N / 8][4], dp[M][N / 8][4];
+            times_rows<D, N, M>(s, k, here);
+            bool edge = first < mine + C::WARP_ROWS - 1 || first + N > time;
 #pragma unroll
-            for (int j = 0; j < N / 8; j++)
+            for (int m = 0; m < M; m++)
 #pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    int column = 8 * j + 2 * t + i % 2;
-                    int64_t query = first + column;
-                    bool hidden = edge && (query < mine + g + i / 2 * 8 || query >= a.time);
-                    s[j][i] = hidden ? 0.0f : exp2f(s[j][i] * scale - lse[column]);
-                }
-            times_tile<D, N>(dv, s, here + L::TILE);
-            times_rows<D, N>(dp, v, here + L::TILE);
+                for (int j = 0; j < N / 8; j++)
 #pragma unroll
-            for (int j = 0; j < N / 8; j++)
+                    for (int i = 0; i < 4; i++) {
+                        int column = 8 * j + 2 * t + i % 2, query = first + column;
+                        bool hidden = edge && (query < mine + 16 * m + g + i / 2 * 8 || query >= time);
+                        float weight = power_of_2(fmaf(s[m][j][i], scale, -lse[column]));
+                        s[m][j][i] = hidden ? 0.0f : weight;
+                    }
+            times_tile<D, N, M>(dv, s, here + C::TILE);
+            times_rows<D, N, M>(dp, v, here + C::TILE);
 #pragma unroll
-                for (int i = 0; i < 4; i++) s[j][i] *= dp[j][i] - delta[8 * j + 2 * t + i % 2];
-            times_tile<D, N>(dk, s, here);
+            for (int m = 0; m < M; m++)
+#pragma unroll
+                for (int j = 0; j < N / 8; j++)
+#pragma unroll
+                    for (int i = 0; i < 4; i++) s[m][j][i] *= dp[m][j][i] - delta[8 * j + 2 * t + i % 2];
+            times_tile<D, N, M>(dk, s, here);
         }
         __syncthreads();
     }
-    write_rows<D>((bf16 *)a.dk + p.kv_at, p.kv_stride, mine, a.time, dk, a.scale, a.scale);
-    write_rows<D>((bf16 *)a.dv + p.kv_at, p.kv_stride, mine, a.time, dv, 1.0f, 1.0f);
+    for (int m = 0; m < M; m++) {
+        write_rows<D>((bf16 *)a.dk + p.kv_at, p.kv_stride, mine + 16 * m, time, dk[m], a.scale, a.scale);
+        write_rows<D>((bf16 *)a.dv + p.kv_at, p.kv_stride, mine + 16 * m, time, dv[m], 1.0f, 1.0f);
+    }
 }
 
 typedef void (*kernel)(attention_arguments);
 
-void launch(kernel run, const attention_arguments &a, int threads, int rows, int heads, size_t shared_bytes,
-            cudaStream_t stream)
+// A failure is left for the caller, who looks at the last error.
+template <typename C>
+void launch(kernel run, const attention_arguments &a, int heads, size_t more_bytes, cudaStream_t stream)
 {
-    if (cudaFuncSetAttribute(run, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes) !=
-        cudaSuccess)
-        return; // the caller looks at the last error
-    run<<<dim3(blocks_for(a.time, rows), (unsigned)heads, (unsigned)a.batch), threads, shared_bytes,
-          stream>>>(a);
+    size_t bytes = C::SHARED_BYTES + more_bytes;
+    if (cudaFuncSetAttribute(run, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes) != cudaSuccess)
+        return;
+    run<<<dim3(blocks_for(a.time, C::ROWS), (unsigned)heads, (unsigned)a.batch), C::THREADS, bytes, stream>>>(
+        a);
 }
 
-template <int D, int WARPS, int N> void launch_forward(const attention_arguments &a, cudaStream_t stream)
+template <typename C> void launch_forward(const attention_arguments &a, cudaStream_t stream)
 {
-    typedef layout<D, WARPS, N> L;
-    launch(forward_kernel<D, WARPS, N>, a, L::THREADS, L::ROWS, a.heads, L::SHARED_BYTES, stream);
+    launch<C>(forward_kernel<C>, a, a.heads, 0, stream);
 }
 
-template <int D, int WARPS, int N> void launch_backward(const attention_arguments &a, cudaStream_t stream)
+template <typename C> void launch_dq(const attention_arguments &a, cudaStream_t stream)
 {
-    typedef layout<D, WARPS, N> L;
-    launch(dq_kernel<D, WARPS, N>, a, L::THREADS, L::ROWS, a.heads, L::SHARED_BYTES, stream);
-    launch(dkv_kernel<D, WARPS, N>, a, L::THREADS, L::ROWS, a.kv_heads,
-           L::SHARED_BYTES + 4 * N * sizeof(float), stream);
+    launch<C>(dq_kernel<C>, a, a.heads, 0, stream);
+}
+
+template <typename C> void launch_dkv(const attention_arguments &a, cudaStream_t stream)
+{
+    launch<C>(dkv_kernel<C>, a, a.kv_heads, 4 * C::N * sizeof(float), stream);
+}
+
+// Products of int reach over (B,T,H*D) only through int64 strides; the time itself is an int here.
+bool served(const attention_arguments &a)
+{
+    return !a.position && a.scale > 0 && a.time < 1 << 30 && (a.head_size == 64 || a.head_size == 128);
 }
 
 } // namespace
 
 bool attention_on_tensor_cores(const attention_arguments &a, cudaStream_t stream)
 {
-    if (a.position || (a.head_size != 64 && a.head_size != 128)) return false;
+    if (!served(a)) return false;
     if (a.head_size == 64)
-        launch_forward<64, 8, 64>(a, stream);
+        launch_forward<cut<64, 4, 2, 64, 2>>(a, stream);
     else
-        launch_forward<128, 8, 64>(a, stream);
+        launch_forward<cut<128, 8, 1, 64, 1>>(a, stream);
     return true;
 }
 
 bool attention_backward_on_tensor_cores(const attention_arguments &a, cudaStream_t stream)
 {
-    if (a.head_size != 64 && a.head_size != 128) return false;
-    if (a.head_size == 64)
-        launch_backward<64, 4, 64>(a, stream);
-    else
-        launch_backward<128, 4, 32>(a, stream);
+    if (!served(a)) return false;
+    if (a.head_size == 64) {
+        launch_dq<cut<64, 4, 1, 64, 3>>(a, stream);
+        launch_dkv<cut<64, 4, 1, 64, 2>>(a, stream);
+    } else {
+        launch_dq<cut<128, 4, 1, 32, 1>>(a, stream);
+        launch_dkv<cut<128, 4, 1, 32, 1>>(a, stream);
+    }
     return true;
 }
 

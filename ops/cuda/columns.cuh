@@ -40,6 +40,7 @@ __global__ void __launch_bounds__(COLUMN_WARPS *WARP)
     int64_t end = (slab + 1) * each < rows ? (slab + 1) * each : rows;
     float sums[F::SUMS][V] = {};
     if (column < columns)
+#pragma unroll 4 // so many rows on their way at once
         for (int64_t row = slab * each + warp; row < end; row += COLUMN_WARPS)
             terms.template add<V>(row, column, sums);
 #pragma unroll

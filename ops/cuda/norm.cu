@@ -98,19 +98,23 @@ __global__ void __launch_bounds__(WARPS *WARP) norm_backward_kernel(norm_rows n)
     }
 }
 
-template <bool CENTRED, bool BACKWARD, typename T> void launch(const tr_call *call, const norm_rows &n)
+template <bool CENTRED, bool BACKWARD, int V, typename T>
+void launch_packed(const tr_call *call, const norm_rows &n)
 {
     unsigned blocks = blocks_for(n.rows, WARPS);
-    cudaStream_t stream = tr_cuda_stream(call);
-    if (BACKWARD && n.columns % 4 == 0)
-        norm_backward_kernel<CENTRED, 4, T><<<blocks, WARPS * WARP, 0, stream>>>(n);
-    else if (BACKWARD)
-        norm_backward_kernel<CENTRED, 1, T><<<blocks, WARPS * WARP, 0, stream>>>(n);
-    else if (n.columns % 4 == 0)
-        norm_kernel<CENTRED, 4, T><<<blocks, WARPS * WARP, 0, stream>>>(n);
+    if (BACKWARD)
+        norm_backward_kernel<CENTRED, V, T><<<blocks, WARPS * WARP, 0, tr_cuda_stream(call)>>>(n);
     else
-        norm_kernel<CENTRED, 1, T><<<blocks, WARPS * WARP, 0, stream>>>(n);
+        norm_kernel<CENTRED, V, T><<<blocks, WARPS * WARP, 0, tr_cuda_stream(call)>>>(n);
     tr_cuda_launched(call);
+}
+
+template <bool CENTRED, bool BACKWARD, typename T> void launch(const tr_call *call, const norm_rows &n)
+{
+    if (n.columns % PACK<T> == 0)
+        launch_packed<CENTRED, BACKWARD, PACK<T>, T>(call, n);
+    else
+        launch_packed<CENTRED, BACKWARD, 1, T>(call, n);
 }
 
 norm_rows rows_of(const tr_call *call, int x)

@@ -1,8 +1,9 @@
 /* test/ops/cuda_test.c - every operation on a GPU, forward and backward, against the CPU's kernels, which are
  * tested against the plain references: the same graph and numbers, float32 on the CPU; on the GPU float32 and
  * bfloat16, in the device's own memory. Twice on the GPU, for equal bits.
- * What is compared is |gpu - cpu| / |cpu| in the 2-norm, over each output and each gradient. float32 kernels differ in
- * the order of sums: 1e-5 is some tens of roundings. bfloat16 keeps 8 bits, so an element is off by up to 2^-9 each
+ * What is compared is |gpu - cpu| / (|cpu| + sqrt(n) / 100) in the 2-norm over the n elements of each output and each
+ * gradient: numbers are of the order of 1, and a gradient that cancels (of one key's softmax) is right where it is small
+ * beside them. float32 kernels differ in the order of sums: 1e-5 is some tens of roundings. bfloat16 keeps 8 bits, so an element is off by up to 2^-9 each
  * time it is stored; two or three stores and rounded probabilities make less than 1.2e-2. Inputs are rounded to bfloat16
  * for both, so that only arithmetic differs.
  * SPDX-License-Identifier: Apache-2.0 */
@@ -222,13 +223,14 @@ static void compare(const op_case *c, const side *right, const side *got, tr_dty
     for (tr_value v = 0; v < right->n_values; v++) {
         if (!right->results[v]) continue;
         const tr_value_info *value = tr_graph_value(right->graph, v);
-        double difference = 0, size = 0;
-        for (int64_t i = 0; i < tr_shape_elements(&value->shape); i++) {
+        double difference = 0, size = 0, n = (double)tr_shape_elements(&value->shape);
+        for (int64_t i = 0; i < (int64_t)n; i++) {
             double d = (double)got->results[v][i] - (double)right->results[v][i];
             difference += d * d;
             size += (double)right->results[v][i] * (double)right->results[v][i];
         }
-        double relative = sqrt(difference) / (sqrt(size) + 1e-6), limit = dtype == TR_F32 ? 1e-5 : 1.2e-2;
+        double relative = sqrt(difference) / (sqrt(size) + sqrt(n) / 100),
+               limit = dtype == TR_F32 ? 1e-5 : 1.2e-2;
         if (!(relative <= limit))
             fprintf(stderr, "%s (%lld, %lld, %lld, %lld), %s: value %d '%s' differs by %.3g of its norm\n",
                     c->name, (long long)c->d[0], (long long)c->d[1], (long long)c->d[2], (long long)c->d[3],
@@ -492,10 +494,15 @@ static const check_test tests[] = {
     CHECK_TEST(attention_on_tensor_cores),          CHECK_TEST(attention_over_a_cache),
 };
 
-/* "short" as the argument: without the large cases. */
+/* Arguments: "short", without the large cases; "no-products", without the test of linear, whose library a race checker
+ * does not survive. */
 int main(int argc, char **argv)
 {
-    short_run = argc > 1 && strcmp(argv[1], "short") == 0;
+    int skipped = 0;
+    for (int i = 1; i < argc; i++) {
+        short_run = short_run || strcmp(argv[i], "short") == 0;
+        if (strcmp(argv[i], "no-products") == 0) skipped = 1; /* it is the first */
+    }
     tr_error err = {0};
     if (tr_device_open(&device, TR_DEVICE_CUDA, 0, &err) != TR_OK ||
         tr_stream_new(&stream, device, &err) != TR_OK) {
@@ -503,7 +510,7 @@ int main(int argc, char **argv)
         return err.status == TR_EUNSUPPORTED || err.status == TR_ENOTFOUND ? 77 : 1; /* CTest: skipped */
     }
     printf("on %s\n", tr_device_name(device));
-    int failed = check_run("ops/cuda", tests, sizeof tests / sizeof *tests);
+    int failed = check_run("ops/cuda", tests + skipped, sizeof tests / sizeof *tests - (size_t)skipped);
     tr_stream_destroy(&stream);
     tr_device_close(&device);
     return failed;
