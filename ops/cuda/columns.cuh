@@ -12,10 +12,10 @@ namespace troupe {
 
 enum { COLUMN_WARPS = 8 };
 
-// At most 64 of them, of 64 rows at least.
+// At most 128 of them, of 64 rows at least.
 static inline int64_t slab_rows(int64_t rows)
 {
-    int64_t each = (rows + 63) / 64;
+    int64_t each = (rows + 127) / 128;
     return each < 64 ? 64 : each;
 }
 
@@ -59,14 +59,27 @@ __global__ void __launch_bounds__(COLUMN_WARPS *WARP)
     }
 }
 
-// to[c] += the sum of partial (slabs,columns) over slabs.
-static __global__ void column_totals_kernel(const float *partial, float *to, int64_t slabs, int64_t columns)
+struct column_outputs {
+    float *to[2]; // NULL: not wanted
+};
+
+// to[s][c] += the sum of partial (SUMS,slabs,columns) over slabs: a lane a column, every warp every eighth slab.
+static __global__ void __launch_bounds__(COLUMN_WARPS *WARP)
+    column_totals_kernel(const float *partial, column_outputs outputs, int64_t slabs, int64_t columns)
 {
-    int64_t c = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (c >= columns) return;
-    float sum = 0;
-    for (int64_t s = 0; s < slabs; s++) sum += partial[s * columns + c];
-    to[c] += sum;
+    __shared__ float shared[COLUMN_WARPS][WARP];
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    int64_t column = (int64_t)blockIdx.x * WARP + lane;
+    float *to = outputs.to[blockIdx.y], sum = 0;
+    if (column < columns)
+#pragma unroll 8
+        for (int64_t s = warp; s < slabs; s += COLUMN_WARPS)
+            sum += partial[(blockIdx.y * slabs + s) * columns + column];
+    shared[warp][lane] = sum;
+    __syncthreads();
+    if (warp != 0 || column >= columns || !to) return;
+    for (int w = 1; w < COLUMN_WARPS; w++) sum += shared[w][lane];
+    to[column] += sum;
 }
 
 // outputs[s][c] += sum over rows of what `terms` adds to sum s of column c; outputs that are NULL are left out.
@@ -84,10 +97,9 @@ void sum_columns(const tr_call *call, const F &terms, float *const *outputs, int
         column_slabs_kernel<1, F>
             <<<dim3(blocks_for(columns, WARP), (unsigned)slabs), COLUMN_WARPS * WARP, 0, stream>>>(
                 terms, partial, rows, columns, slab_rows(rows));
-    for (int s = 0; s < F::SUMS; s++)
-        if (outputs[s])
-            column_totals_kernel<<<blocks_for(columns, 128), 128, 0, stream>>>(partial + s * slabs * columns,
-                                                                               outputs[s], slabs, columns);
+    column_outputs to = {{outputs[0], F::SUMS > 1 ? outputs[1] : NULL}};
+    column_totals_kernel<<<dim3(blocks_for(columns, WARP), F::SUMS), COLUMN_WARPS * WARP, 0, stream>>>(
+        partial, to, slabs, columns);
     tr_cuda_launched(call);
 }
 
