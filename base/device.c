@@ -2,7 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "base/device.h"
 
-#include "base/device_table.h"
+#include "base/device_internal.h"
 #include "base/memory.h"
 
 #include <string.h>

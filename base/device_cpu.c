@@ -1,7 +1,7 @@
 /* base/device_cpu.c - the CPU as a device: work is done when the call returns, an event is a time.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "base/clock.h"
-#include "base/device_table.h"
+#include "base/device_internal.h"
 #include "base/memory.h"
 
 #include <stdio.h>

@@ -3,7 +3,7 @@
  * A stream never waits for the default stream; copies from memory that is not pinned return when the memory
  * may be used again (the runtime stages them).
  * SPDX-License-Identifier: Apache-2.0 */
-#include "base/device_table.h"
+#include "base/device_internal.h"
 #include "base/memory.h"
 
 #include <cuda_runtime_api.h>

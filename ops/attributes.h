@@ -1,5 +1,5 @@
 /* ops/attributes.h - what nodes carry beside their inputs, by operation: read by the operation and by its kernels
- * on every device. Attention's are its public options. Internal to ops/.
+ * on every device. Attention's forward has its public options. Internal to ops/.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_OPS_ATTRIBUTES_H
 #define TROUPE_OPS_ATTRIBUTES_H
@@ -44,5 +44,16 @@ typedef struct position_attributes {
 typedef struct dtable_attributes {
     int64_t vocabulary;
 } dtable_attributes;
+
+typedef struct dropout_attributes {
+    double rate;
+    int32_t use; /* of the forward node, in the backward */
+} dropout_attributes;
+
+/* What attention's backward has; the forward and the cached one have the options alone. */
+typedef struct attention_backward_attributes {
+    tr_attention_options options;
+    int32_t use; /* of the forward node: dropout draws by it */
+} attention_backward_attributes;
 
 #endif

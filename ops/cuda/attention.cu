@@ -260,9 +260,19 @@ template <typename T> void forward(const tr_call *call, const attention_argument
         launch_forward<8, T>(call, a);
 }
 
+// Masks of probabilities are not made here yet; without them a run that trains would be another.
+void refuse_dropout(const tr_call *call)
+{
+    const tr_attention_options *options = (const tr_attention_options *)tr_node_attributes(call->node);
+    if (options->dropout > 0 && call->random->training)
+        tr_cuda_note_text((tr_cuda_context *)call->device, call->node->op->name,
+                          "attention with dropout has no kernel yet; set the model's attention dropout to 0");
+}
+
 void run(const tr_call *call)
 {
     attention_arguments a = arguments_of(call->graph, call->node);
+    refuse_dropout(call);
     a.q = call->inputs[0];
     a.k = call->inputs[1];
     a.v = call->inputs[2];

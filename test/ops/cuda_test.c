@@ -203,7 +203,10 @@ static void run_side(side *s, const op_case *c)
         CHECK_OK(tr_stream_synchronize(s->stream, &err));
         free(begin);
     }
-    tr_bindings bindings = {.values = s->bound, .stash = s->stash, .scratch = s->scratch};
+    tr_bindings bindings = {.values = s->bound,
+                            .stash = s->stash,
+                            .scratch = s->scratch,
+                            .random = {.training = true, .seed = 3, .step = 2, .microbatch = 1}};
     for (int phase = 0; phase < TR_PHASE_COUNT; phase++)
         tr_program_run(s->program, (tr_phase)phase, &bindings);
     CHECK_OK(tr_program_synchronize(s->program, &err));
@@ -336,6 +339,21 @@ static int build_activations(tr_graph *g, const op_case *c, tr_dtype dtype, tr_v
     outputs[1] = tr_gated(g, up, x, kind);
     outputs[2] = tr_add(g, x, up);
     return 3;
+}
+
+static int build_dropout(tr_graph *g, const op_case *c, tr_dtype dtype, tr_value *outputs)
+{
+    tr_value x = tr_graph_input(g, "x", dtype, TR_SHAPE1(c->d[0]));
+    outputs[0] = tr_dropout(g, tr_dropout(g, x, 0.1), 0.5);
+    return 1;
+}
+
+/* A mask that differs in one element of a hundred thousand is off by more than the tolerance. */
+static void dropout_has_the_masks_of_the_cpu(void)
+{
+    static const int64_t sizes[] = {1, 15, 16, 17, 63, 64, 65, 1023, 1024, 1025, 100003};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        check_case(&(op_case){"dropout", build_dropout, {sizes[i]}, 0}, true);
 }
 
 static void activations_gates_and_sums(void)
@@ -487,11 +505,17 @@ static void attention_over_a_cache(void)
 }
 
 static const check_test tests[] = {
-    CHECK_TEST(linear_with_either_layout_and_bias), CHECK_TEST(layernorm_and_rmsnorm),
-    CHECK_TEST(activations_gates_and_sums),         CHECK_TEST(splits_and_joins),
-    CHECK_TEST(embeddings_with_few_and_many_ids),   CHECK_TEST(rotations_with_and_without_a_position),
-    CHECK_TEST(losses_of_odd_vocabularies),         CHECK_TEST(attention_with_any_head_size),
-    CHECK_TEST(attention_on_tensor_cores),          CHECK_TEST(attention_over_a_cache),
+    CHECK_TEST(linear_with_either_layout_and_bias),
+    CHECK_TEST(layernorm_and_rmsnorm),
+    CHECK_TEST(activations_gates_and_sums),
+    CHECK_TEST(dropout_has_the_masks_of_the_cpu),
+    CHECK_TEST(splits_and_joins),
+    CHECK_TEST(embeddings_with_few_and_many_ids),
+    CHECK_TEST(rotations_with_and_without_a_position),
+    CHECK_TEST(losses_of_odd_vocabularies),
+    CHECK_TEST(attention_with_any_head_size),
+    CHECK_TEST(attention_on_tensor_cores),
+    CHECK_TEST(attention_over_a_cache),
 };
 
 /* Arguments: "short", without the large cases; "no-products", without the test of linear, whose library a race checker

@@ -1,9 +1,9 @@
-/* base/device_table.h - what a kind of device brings: a row of the table in device.c. Internal to base/.
+/* base/device_internal.h - what a kind of device brings: a row of the table in device.c. Internal to base/.
  * `native` is the kind's own stream or event. Functions other than count and open are called with the device
  * they belong to already open.
  * SPDX-License-Identifier: Apache-2.0 */
-#ifndef TROUPE_BASE_DEVICE_TABLE_H
-#define TROUPE_BASE_DEVICE_TABLE_H
+#ifndef TROUPE_BASE_DEVICE_INTERNAL_H
+#define TROUPE_BASE_DEVICE_INTERNAL_H
 
 #include "base/device.h"
 
