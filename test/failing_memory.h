@@ -22,9 +22,6 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-#ifdef CHECK_JANSSON /* the one foreign library that takes its memory from whom we say */
-#include <jansson.h>
-#endif
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/lsan_interface.h>
@@ -110,7 +107,7 @@ static inline CU_BOOL failing_check(CU_BOOL value, unsigned line, const char *co
 #define CU_assertImplementation failing_check
 
 /* How long a test waits for what comes at once, unless memory fails. */
-#define CHECK_PATIENCE(milliseconds) (failing_shared && (milliseconds) > 1000 ? 1000 : (milliseconds))
+#define CHECK_PATIENCE(milliseconds) (failing_shared && (milliseconds) > 8000 ? 8000 : (milliseconds))
 
 /* What a test takes for itself is there, and so is what a call takes that is no more than the test's own tool. */
 #define CHECK_SPARED(call)                                                                                   \
@@ -146,9 +143,6 @@ static inline void failing_run(void (*run)(void), int output, uint64_t nth)
     dup2(output, STDERR_FILENO);
     void *warm[2];
     backtrace(warm, 2); /* its first call loads a library */
-#ifdef CHECK_JANSSON
-    json_set_alloc_funcs(tr_alloc, tr_free);
-#endif
     alarm(FAILING_RUN_S);
     failing_left = nth;
     tr_memory_ask(nth ? failing_is_nth : failing_wanted ? failing_meets : failing_collect);
