@@ -46,6 +46,7 @@ typedef struct failing_page { /* what a run tells whoever forked it */
 static failing_page *failing_shared; /* in a run: not NULL */
 static uint64_t failing_wanted;      /* the path whose first allocation fails; 0: none, they are collected */
 static uint64_t failing_left;        /* the allocations up to the one that fails, with it */
+static bool failing_is_on;           /* in a run, and not the first, in which nothing fails */
 static char failing_where[240];
 static _Thread_local bool failing_not_now; /* the test itself allocates */
 
@@ -107,7 +108,7 @@ static inline CU_BOOL failing_check(CU_BOOL value, unsigned line, const char *co
 #define CU_assertImplementation failing_check
 
 /* How long a test waits for what comes at once, unless memory fails. */
-#define CHECK_PATIENCE(milliseconds) (failing_shared && (milliseconds) > 8000 ? 8000 : (milliseconds))
+#define CHECK_PATIENCE(milliseconds) (failing_is_on && (milliseconds) > 2000 ? 2000 : (milliseconds))
 
 /* What a test takes for itself is there, and so is what a call takes that is no more than the test's own tool. */
 #define CHECK_SPARED(call)                                                                                   \
@@ -145,6 +146,7 @@ static inline void failing_run(void (*run)(void), int output, uint64_t nth)
     backtrace(warm, 2); /* its first call loads a library */
     alarm(FAILING_RUN_S);
     failing_left = nth;
+    failing_is_on = nth || failing_wanted;
     tr_memory_ask(nth ? failing_is_nth : failing_wanted ? failing_meets : failing_collect);
     run();
     tr_memory_ask(NULL);
