@@ -23,8 +23,19 @@ char *tr_strdup(const char *text);
 char *tr_format(const char *format, ...) TR_PRINTF(1, 2); /* a new string; NULL when there is no memory */
 void tr_free(void *memory);                               /* NULL-safe */
 
-/* Makes the n-th allocation from now (1 is the next) return NULL, once; 0 switches it off. Tests only. */
+/* ---- for tests only ---- */
+
+/* Makes the n-th allocation from now (1 is the next) return NULL, once; 0 switches it off. */
 void tr_memory_fail_after(uint64_t n);
+/* Did the allocation fail that the last tr_memory_fail_after asked for? */
+bool tr_memory_has_failed(void);
+/* Asked before each allocation, on its thread; true makes it return NULL. NULL: nobody is asked any more. */
+void tr_memory_ask(bool (*must_fail)(void));
+/* What was allocated less what was freed, counted in blocks since the first call: two calls round something that
+ * gives all back return the same. */
+int64_t tr_memory_blocks(void);
+
+/* ---- arrays ---- */
 
 /* Grows an array whose capacity is kept beside it to hold at least `needed` elements; doubles. On failure the
  * array stays as it was and TR_ENOMEM comes back. */

@@ -10,12 +10,12 @@
 
 enum { MESSAGES_AT_ONCE = 256 }; /* then other actors have their turn */
 
-void tr__bond_add(tr__bonds *self, tr_actor_id other, bool linked)
+void tr__bond_add(tr_node *node, tr__bonds *self, tr_actor_id other, bool linked)
 {
-    tr_status status =
-        tr_array_reserve((void **)&self->items, &self->capacity, self->count + 1, sizeof *self->items, NULL);
-    TR_ASSERT(status == TR_OK); /* a bond that is forgotten would be an end that is never told */
-    self->items[self->count++] = (tr__bond){other, linked};
+    if (tr_array_reserve((void **)&self->items, &self->capacity, self->count + 1, sizeof *self->items, NULL))
+        tr__out_of_memory(node, "a link or monitor"); /* one that is forgotten: an end that is never told */
+    else
+        self->items[self->count++] = (tr__bond){other, linked};
 }
 
 static void watch_me(tr_actor *self, const tr_frame *frame)
@@ -24,8 +24,8 @@ static void watch_me(tr_actor *self, const tr_frame *frame)
         tr__down_send(self, frame->source);
         return;
     }
-    tr__bond_add(&self->watchers, frame->source, false);
-    if (frame->edge == TR__TOPIC_LINK) tr__bond_add(&self->watching, frame->source, true);
+    tr__bond_add(self->node, &self->watchers, frame->source, false);
+    if (frame->edge == TR__TOPIC_LINK) tr__bond_add(self->node, &self->watching, frame->source, true);
 }
 
 /* Forgets all bonds to `who`; false when there was none. */
@@ -135,8 +135,10 @@ static void handle(tr_actor *self, tr_message *message)
 void tr__credits_send(tr_actor *self, tr_receiver_end *in)
 {
     tr_message *message;
-    tr_status status = tr_receiver_end_credit_frame(in, &message, NULL);
-    TR_ASSERT(status == TR_OK);
+    if (tr_receiver_end_credit_frame(in, &message, NULL) != TR_OK) {
+        tr__out_of_memory(self->node, "a message of credits");
+        return;
+    }
     message->frame.incarnation = self->node->options.incarnation;
     const tr_actor_spec *source = tr_topology_actor(self->world->topology, in->spec->source);
     tr__link_send(&self->node->data, source->node, &message); /* a lost peer needs no credits */

@@ -68,9 +68,13 @@ static void send_bytes(tr_actor *self, tr_actor_id to, uint32_t topic, uint32_t 
                        uint32_t size_bytes)
 {
     tr_message *message = tr__message_new(self->node, self->worker);
+    if (!message) return;
     if (size_bytes) {
-        tr_status status = tr_buffer_new(&message->body, size_bytes, NULL);
-        TR_ASSERT(status == TR_OK);
+        if (tr_buffer_new(&message->body, size_bytes, NULL) != TR_OK) {
+            tr__message_recycle(self->node, self->worker, &message);
+            tr__out_of_memory(self->node, "a control message");
+            return;
+        }
         memcpy(message->body->data, bytes, size_bytes);
         message->frame.body_bytes = size_bytes;
     }
@@ -103,10 +107,10 @@ void tr_actor_timer(tr_actor *self, uint32_t milliseconds, uint32_t tag)
 {
     bool earliest = false;
     uint64_t due_ns = tr__node_now(self->node) + (uint64_t)milliseconds * 1000000;
-    tr_status status =
-        tr_timers_add(&self->node->timers, due_ns, self->spec->id, self->incarnation, tag, &earliest, NULL);
-    TR_ASSERT(status == TR_OK);
-    if (earliest && self->node->options.n_threads > 1)
+    if (tr_timers_add(&self->node->timers, due_ns, self->spec->id, self->incarnation, tag, &earliest, NULL) !=
+        TR_OK)
+        tr__out_of_memory(self->node, "a timer");
+    else if (earliest && self->node->options.n_threads > 1)
         tr_poller_rouse(&self->node->poller); /* it sleeps for too long */
 }
 
@@ -162,12 +166,18 @@ void tr_edge_send(tr_actor *self, uint32_t edge, tr_buffer *body, uint32_t size_
     TR_ASSERT(self->started);
     TR_ASSERT(size_bytes <= out->spec->slot_bytes && size_bytes <= (body ? body->size_bytes : 0));
     tr_message *message = tr__message_new(node, self->worker);
+    uint32_t sequence = out->sequence;
+    uint16_t slot = tr_sender_end_take(out); /* in any case: a sender counts on having fewer credits now */
+    if (!message) {
+        tr_buffer_release(&body);
+        return;
+    }
     tr_frame *frame = &message->frame;
     message->body = body;
     frame->kind = TR_FRAME_DATA;
     frame->flags = flags;
-    frame->sequence = out->sequence;
-    frame->slot = tr_sender_end_take(out);
+    frame->sequence = sequence;
+    frame->slot = slot;
     frame->epoch = node->options.epoch;
     frame->source = self->spec->id;
     frame->destination = out->spec->destination;
@@ -225,10 +235,10 @@ void tr_edge_release(tr_actor *self, tr_message **message)
 static void bond(tr_actor *self, tr_actor_id other, bool linked)
 {
     TR_ASSERT(other != self->spec->id);
-    tr__bond_add(&self->watching, other, linked);
-    if (linked) tr__bond_add(&self->watchers, other, false);
-    send_control(self, other, linked ? TR__TOPIC_LINK : TR__TOPIC_MONITOR, 0,
-                 tr__message_new(self->node, self->worker));
+    tr__bond_add(self->node, &self->watching, other, linked);
+    if (linked) tr__bond_add(self->node, &self->watchers, other, false);
+    tr_message *message = tr__message_new(self->node, self->worker);
+    if (message) send_control(self, other, linked ? TR__TOPIC_LINK : TR__TOPIC_MONITOR, 0, message);
 }
 
 void tr_actor_monitor(tr_actor *self, tr_actor_id other)

@@ -314,6 +314,7 @@ tr_status tr_agent_run(const tr_launch *launch, tr_error *err)
     status = start_all(&self, &problem);
     if (status != TR_OK && self.node) tell_failure(&self, &problem);
     if (self.node) tr_node_run(self.node, TICK_MS, on_tick);
+    if (status == TR_OK && self.node) status = tr_node_failure(self.node, &problem);
     if (status == TR_OK && self.head_lost) status = tr_fail(&problem, TR_ECLOSED, "the head is gone");
     release(&self);
     if (status != TR_OK && err) *err = problem;

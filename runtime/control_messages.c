@@ -2,7 +2,6 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/control_messages.h"
 
-#include "base/log.h"
 #include "base/memory.h"
 #include "base/pack.h"
 
@@ -33,7 +32,7 @@ void tr_control_send_note(tr_node *node, int32_t peer, tr_control_topic topic, c
     if (tr_packer_take(&packer, &bytes, &size_bytes, &err) == TR_OK)
         tr_node_send_system(node, peer, topic, bytes, (uint32_t)size_bytes);
     else
-        tr_log(TR_LOG_ERROR, "%s", err.message);
+        tr_node_fail(node, &err); /* nobody would learn what it says */
     tr_free(bytes);
 }
 

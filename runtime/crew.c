@@ -43,6 +43,7 @@ struct tr_crew {
     bool agent_ended;
     tr_process_end agent_end;
     int was_subreaper;
+    bool must_stop;            /* atomic: the head is gone without a word, for want of memory */
     _Atomic int32_t n_running; /* threads; release at a thread's end pairs with acquire in tr_crew_ended */
 };
 
@@ -107,7 +108,8 @@ static tr_status start_thread(tr_crew *self, int32_t node, tr_error *err)
                                           .data_transport = launch->data_transport,
                                           .head_address = launch->head_address,
                                           .registry = self->options.registry,
-                                          .activity = worker->activity};
+                                          .activity = worker->activity,
+                                          .must_stop = &self->must_stop};
     memcpy(worker->options.job_key, launch->job_key, sizeof launch->job_key);
     atomic_fetch_add_explicit(&self->n_running, 1, memory_order_relaxed);
     int result = pthread_create(&worker->thread, NULL, run_thread, worker);
@@ -239,6 +241,7 @@ void tr_crew_destroy(tr_crew **out)
         for (int32_t i = 1; i < self->n_nodes; i++) end_process(&self->members[i].pidfd);
         prctl(PR_SET_CHILD_SUBREAPER, self->was_subreaper);
     }
+    __atomic_store_n(&self->must_stop, true, __ATOMIC_RELAXED);
     for (int32_t i = 1; i < self->n_nodes; i++) {
         member *worker = &self->members[i];
         if (worker->has_thread) pthread_join(worker->thread, NULL);

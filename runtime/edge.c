@@ -170,15 +170,16 @@ static bool admit(tr_receiver_end *self, const tr_frame *frame)
     return true;
 }
 
-tr_buffer *tr_receiver_end_place(tr_receiver_end *self, const tr_frame *frame)
+tr_status tr_receiver_end_place(tr_receiver_end *self, const tr_frame *frame, tr_buffer **out)
 {
-    if (!admit(self, frame)) return NULL;
+    if (!admit(self, frame)) return TR_EREFUSED;
     tr_buffer **buffer = &self->buffers_[frame->slot];
     /* Somebody may have kept the body of the slot's last message, or a repeated
      * frame may be on its way into it. */
     if (*buffer && !tr_buffer_is_unique(*buffer)) tr_buffer_release(buffer);
-    if (!*buffer && tr_buffer_new(buffer, self->spec->slot_bytes, NULL) != TR_OK) return NULL;
-    return tr_buffer_retain(*buffer);
+    if (!*buffer && tr_buffer_new(buffer, self->spec->slot_bytes, NULL) != TR_OK) return TR_ENOMEM;
+    *out = tr_buffer_retain(*buffer);
+    return TR_OK;
 }
 
 tr_message *tr_receiver_end_accept(tr_receiver_end *self, tr_message **message)

@@ -74,9 +74,9 @@ tr_status tr_receiver_end_init(tr_receiver_end *self, const tr_edge_spec *spec, 
                                tr_error *err);
 void tr_receiver_end_release(tr_receiver_end *self);
 
-/* Where the body of a DATA frame goes: the slot's buffer with a reference
- * for the caller, or NULL to refuse the frame. */
-tr_buffer *tr_receiver_end_place(tr_receiver_end *self, const tr_frame *frame);
+/* Where the body of a DATA frame goes: the slot's buffer with a reference for the caller. Errors: TR_EREFUSED (which is
+ * counted), TR_ENOMEM. */
+tr_status tr_receiver_end_place(tr_receiver_end *self, const tr_frame *frame, tr_buffer **out);
 /* Takes a DATA message that came over a transport.
  * Returns those whose turn has come, in order, linked by `next`. */
 tr_message *tr_receiver_end_accept(tr_receiver_end *self, tr_message **message);

@@ -198,6 +198,8 @@ void tr_head_run(tr_head *self)
     self->greeted_from_ns = tr_clock_ns();
     self->greeting_until_ns = self->greeted_from_ns + (uint64_t)GREETING_MS * 1000000;
     if (!self->quit) tr_node_run(self->node, TICK_MS, tr_head_on_tick);
+    tr_error failure;
+    if (tr_node_failure(self->node, &failure) != TR_OK && self->cause.status == TR_OK) self->cause = failure;
 }
 
 /* ---- the way down: deaths, failures, signals ---- */

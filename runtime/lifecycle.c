@@ -22,7 +22,8 @@ static const char *reason_of(const tr_actor *self)
 
 static void tell(tr_actor *self, tr_actor_id to, uint32_t topic, uint32_t step, const char *text)
 {
-    tr_message *message = tr__text_message(TR_FRAME_CONTROL, topic, text);
+    tr_message *message = tr__text_message(self->node, TR_FRAME_CONTROL, topic, text);
+    if (!message) return;
     message->frame.source = self->spec->id;
     message->frame.incarnation = self->incarnation;
     message->frame.destination = to;
@@ -39,7 +40,8 @@ void tr__down_send(tr_actor *self, tr_actor_id to)
  * time. */
 void tr__report(tr_actor *self, uint32_t topic, const tr_error *error)
 {
-    tr_message *message = tr__text_message(0, topic, error ? error->message : "");
+    tr_message *message = tr__text_message(self->node, 0, topic, error ? error->message : "");
+    if (!message) return;
     message->frame.source = self->spec->id;
     message->frame.step = error ? error->status : TR_OK;
     tr_mailbox_push_notice(&self->node->inbox, &message);
@@ -83,7 +85,10 @@ static void keep_elder(tr_actor *self, tr_elder elder)
     while (at < self->n_elders && self->elders[at].id != elder.id) at++;
     if (at == self->n_elders) {
         void *elders = tr_realloc(self->elders, (at + 1) * sizeof elder);
-        TR_ASSERT(elders); /* or it would listen to the dead */
+        if (!elders) { /* without it it would listen to the dead */
+            tr__out_of_memory(self->node, "the name of an elder");
+            return;
+        }
         self->elders = elders;
         self->n_elders++;
     }
@@ -142,7 +147,8 @@ void tr__children_lost(tr_actor *self, int32_t node, const char *reason)
     const tr_topology *topology = self->world->topology;
     for (size_t i = 0; i < topology->n_actors; i++) {
         if (topology->actors[i].supervisor != self->spec->id || topology->actors[i].node != node) continue;
-        tr_message *message = tr__text_message(TR_FRAME_CONTROL, TR_TOPIC_CHILD_LOST, reason);
+        tr_message *message = tr__text_message(self->node, TR_FRAME_CONTROL, TR_TOPIC_CHILD_LOST, reason);
+        if (!message) return;
         message->frame.source = topology->actors[i].id;
         message->frame.destination = self->spec->id;
         tr__control_push(self, &message);

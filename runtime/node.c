@@ -79,6 +79,7 @@ static bool expire(tr_node *self, uint64_t now_ns)
     for (tr_timer timer; tr_timers_take(&self->timers, now_ns, &timer); some = true) {
         tr_actor *actor = tr__actor_here(world, timer.actor);
         tr_message *message = tr__message_new(self, tr_scheduler_worker(self->scheduler));
+        if (!message) continue;
         message->frame.kind = TR_FRAME_CONTROL;
         message->frame.edge = TR_TOPIC_TIMER;
         message->frame.step = timer.tag;
@@ -334,6 +335,34 @@ void tr_node_stop(tr_node *self)
     tr_scheduler_stop(self->scheduler);
 }
 
+void tr_node_fail(tr_node *self, const tr_error *error)
+{
+    uint32_t not_yet = TR__FAIL_NOT;
+    /* Relaxed: it only chooses who writes. */
+    if (__atomic_compare_exchange_n(&self->failing, &not_yet, TR__FAIL_BEGUN, false, __ATOMIC_RELAXED,
+                                    __ATOMIC_RELAXED)) {
+        self->failure = *error;
+        /* release: pairs with the acquire in tr_node_failure */
+        __atomic_store_n(&self->failing, TR__FAIL_TOLD, __ATOMIC_RELEASE);
+    }
+    tr_node_stop(self);
+}
+
+tr_status tr_node_failure(const tr_node *self, tr_error *err)
+{
+    if (__atomic_load_n(&self->failing, __ATOMIC_ACQUIRE) != TR__FAIL_TOLD) return TR_OK;
+    if (err) *err = self->failure;
+    return self->failure.status;
+}
+
+void tr__out_of_memory(tr_node *self, const char *what)
+{
+    tr_error error;
+    tr_fail(&error, TR_ENOMEM, "out of memory: node %d cannot allocate %s, and ends", self->options.node,
+            what);
+    tr_node_fail(self, &error);
+}
+
 tr_status tr_node_watch(tr_node *self, int descriptor, void (*ready)(void *context), void *context,
                         tr_error *err)
 {
@@ -348,8 +377,10 @@ void tr_node_unwatch(tr_node *self, int descriptor)
 void tr_node_send_system(tr_node *self, int32_t peer, uint32_t topic, const void *bytes, uint32_t size_bytes)
 {
     tr_message *message;
-    tr_status status = tr_message_copy(&message, bytes, size_bytes, NULL);
-    TR_ASSERT(status == TR_OK);
+    if (tr_message_copy(&message, bytes, size_bytes, NULL) != TR_OK) {
+        tr__out_of_memory(self, "a message between nodes");
+        return;
+    }
     message->frame.kind = TR_FRAME_SYSTEM;
     message->frame.edge = topic;
     message->frame.epoch = self->options.epoch;
@@ -367,8 +398,10 @@ void tr_node_send_system(tr_node *self, int32_t peer, uint32_t topic, const void
 void tr_node_post(tr_node *self, tr_actor_id to, uint32_t topic, const void *bytes, uint32_t size_bytes)
 {
     tr_message *message;
-    tr_status status = tr_message_copy(&message, bytes, size_bytes, NULL);
-    TR_ASSERT(status == TR_OK);
+    if (tr_message_copy(&message, bytes, size_bytes, NULL) != TR_OK) {
+        tr__out_of_memory(self, "a control message");
+        return;
+    }
     message->frame.kind = TR_FRAME_CONTROL;
     message->frame.edge = topic;
     message->frame.destination = to;

@@ -77,6 +77,11 @@ void tr_node_found(tr_node *self, int32_t peer);
 /* Runs scheduler and transports until tr_node_stop. on_tick (may be NULL) is called about every tick_ms. */
 void tr_node_run(tr_node *self, uint32_t tick_ms, void (*on_tick)(void *context, uint64_t now_ns));
 void tr_node_stop(tr_node *self); /* any */
+/* For what this node cannot go on without, such as memory for a message that somebody waits for: keeps the first reason
+ * and stops. What is sent from now on may be lost; whoever runs the node ends it as if its process had died. Any. */
+void tr_node_fail(tr_node *self, const tr_error *error);
+/* TR_OK, or why the node stopped by itself. Any. */
+tr_status tr_node_failure(const tr_node *self, tr_error *err);
 /* Calls `ready(context)` on a scheduler thread whenever the descriptor is readable (pidfd, signalfd, timerfd). */
 tr_status tr_node_watch(tr_node *self, int descriptor, void (*ready)(void *context), void *context,
                         tr_error *err);

@@ -62,6 +62,8 @@ typedef struct tr__lost {
     bool control; /* not only its link for data */
 } tr__lost;
 
+enum { TR__FAIL_NOT, TR__FAIL_BEGUN, TR__FAIL_TOLD };
+
 struct tr_node {
     tr_node_options options;
     tr_scheduler *scheduler;
@@ -76,9 +78,11 @@ struct tr_node {
     uint64_t tick_ns;
     uint64_t polled_ns; /* atomic, relaxed: when the watched descriptors were last looked at */
     void (*on_tick)(void *context, uint64_t now_ns);
-    tr_task service;            /* runs the callbacks, one at a time */
-    tr_mailbox inbox;           /* its messages: SYSTEM frames and lost peers */
-    bool tick_due;              /* atomic */
+    tr_task service;  /* runs the callbacks, one at a time */
+    tr_mailbox inbox; /* its messages: SYSTEM frames and lost peers */
+    bool tick_due;    /* atomic */
+    uint32_t failing; /* atomic: a TR__FAIL; see tr_node_fail */
+    tr_error failure;
     pthread_mutex_t peers_lock; /* of lost */
     tr__lost *lost;
     size_t n_lost, lost_capacity;
@@ -127,11 +131,13 @@ struct tr_actor {
 
 /* node.c */
 uint64_t tr__node_now(const tr_node *self); /* the node's clock */
+/* There was none for `what`, which somebody waits for: the node ends, see tr_node_fail. */
+void tr__out_of_memory(tr_node *self, const char *what);
 
-/* route.c */
+/* route.c. A message is NULL when there is no memory; then the node ends, and its caller goes on without it. */
 tr_message *tr__message_new(tr_node *self, int worker);
 void tr__message_recycle(tr_node *self, int worker, tr_message **message);
-tr_message *tr__text_message(uint8_t kind, uint32_t topic, const char *text);
+tr_message *tr__text_message(tr_node *self, uint8_t kind, uint32_t topic, const char *text);
 tr_actor *tr__actor_here(const tr__world *world, tr_actor_id id); /* NULL: elsewhere or nobody */
 void tr__control_push(tr_actor *to, tr_message **message);
 void tr__control_route(tr_node *self, const tr__world *world, tr_message **message); /* takes it */
@@ -173,7 +179,7 @@ bool tr__is_of_earlier_life(const tr_actor *self, const tr_frame *frame);
 
 /* activation.c */
 void tr__end_job_if_asked(tr_actor *self);
-void tr__bond_add(tr__bonds *self, tr_actor_id other, bool linked);
+void tr__bond_add(tr_node *node, tr__bonds *self, tr_actor_id other, bool linked);
 
 /* load.c */
 tr_status tr__world_new(tr__world **out, tr_node *node, const tr_topology *topology,

@@ -24,9 +24,9 @@ tr_message *tr__message_new(tr_node *self, int worker)
         memset(message, 0, sizeof *message);
         return message;
     }
-    tr_status status = tr_message_new(&message, NULL, 0, NULL);
-    TR_ASSERT(status == TR_OK); /* a message that is lost for want of memory would be a silent stop */
-    return message;
+    if (tr_message_new(&message, NULL, 0, NULL) == TR_OK) return message;
+    tr__out_of_memory(self, "a message"); /* one that is lost alone would be a silent stop */
+    return NULL;
 }
 
 void tr__message_recycle(tr_node *self, int worker, tr_message **out)
@@ -44,11 +44,13 @@ void tr__message_recycle(tr_node *self, int worker, tr_message **out)
     cache->count++;
 }
 
-tr_message *tr__text_message(uint8_t kind, uint32_t topic, const char *text)
+tr_message *tr__text_message(tr_node *self, uint8_t kind, uint32_t topic, const char *text)
 {
     tr_message *message;
-    tr_status status = tr_message_copy(&message, text, (uint32_t)strlen(text) + 1, NULL);
-    TR_ASSERT(status == TR_OK); /* the end of an actor or of a node must not go unheard */
+    if (tr_message_copy(&message, text, (uint32_t)strlen(text) + 1, NULL) != TR_OK) {
+        tr__out_of_memory(self, "the word of an end"); /* which must not go unheard */
+        return NULL;
+    }
     message->frame.kind = kind;
     message->frame.edge = topic;
     return message;
@@ -79,7 +81,8 @@ void tr__control_push(tr_actor *to, tr_message **message)
 /* The answer to a monitor or link that finds nobody. */
 static void answer_down(tr_node *self, const tr__world *world, const tr_frame *asked, const char *reason)
 {
-    tr_message *down = tr__text_message(TR_FRAME_CONTROL, TR__TOPIC_DOWN, reason);
+    tr_message *down = tr__text_message(self, TR_FRAME_CONTROL, TR__TOPIC_DOWN, reason);
+    if (!down) return;
     down->frame.source = asked->destination;
     down->frame.destination = asked->source;
     down->frame.step = TR_END_FAILED;
@@ -119,7 +122,8 @@ void tr__notice_all(tr_node *self, uint32_t topic, uint64_t source, const char *
     for (size_t i = 0; world && i < world->topology->n_actors; i++) {
         tr_actor *actor = world->actors[i];
         if (!actor) continue;
-        tr_message *message = tr__text_message(TR_FRAME_CONTROL, topic, reason);
+        tr_message *message = tr__text_message(self, TR_FRAME_CONTROL, topic, reason);
+        if (!message) return;
         message->frame.source = source;
         message->frame.destination = actor->spec->id;
         message->frame.step = TR_END_FAILED;
@@ -147,7 +151,9 @@ tr_status tr__link_send(tr__link *self, int32_t peer, tr_message **message)
     pthread_mutex_unlock(&self->lock);
     /* To a lost peer that is no news, and at the end of a job its loss may not be heard of yet. To one that was never
      * connected it is a bug of whoever runs the job, who finds it here. */
-    if (status != TR_OK && !tr__peer_is_lost(self->node, peer))
+    if (status == TR_ENOMEM)
+        tr__out_of_memory(self->node, "what a message is sent with");
+    else if (status != TR_OK && !tr__peer_is_lost(self->node, peer))
         tr_log(TR_LOG_INFO, "not sent: %s", err.message);
     return status;
 }
@@ -156,8 +162,10 @@ int tr__link_progress(tr__link *self)
 {
     if (!self->transport || pthread_mutex_trylock(&self->lock) != 0) return 0;
     int happened = tr_transport_progress(self->transport);
+    bool starved = happened && tr_transport_count(self->transport).starved > 0;
     rearm(self); /* also when nothing happened: looking may have disarmed it */
     pthread_mutex_unlock(&self->lock);
+    if (starved) tr__out_of_memory(self->node, "a message that arrived");
     return happened;
 }
 
@@ -180,10 +188,10 @@ static loss mark_lost(tr_node *self, int32_t peer, bool control)
     size_t at = 0;
     while (at < self->n_lost && self->lost[at].peer != peer) at++;
     loss what = at == self->n_lost ? FIRST : control && !self->lost[at].control ? WORSE : KNOWN;
-    if (what == FIRST) {
-        tr_status status = tr_array_reserve((void **)&self->lost, &self->lost_capacity, self->n_lost + 1,
-                                            sizeof *self->lost, NULL);
-        TR_ASSERT(status == TR_OK);
+    if (what == FIRST && tr_array_reserve((void **)&self->lost, &self->lost_capacity, self->n_lost + 1,
+                                          sizeof *self->lost, NULL) != TR_OK) {
+        tr__out_of_memory(self, "the name of a lost node");
+    } else if (what == FIRST) {
         self->lost[at] = (tr__lost){.peer = peer, .control = control};
         __atomic_store_n(&self->n_lost, self->n_lost + 1, __ATOMIC_RELEASE);
     } else if (what == WORSE) {
@@ -222,7 +230,8 @@ void tr__on_peer_lost(void *context, int32_t peer, const char *reason)
     if (what == KNOWN) return;
     if (what == FIRST) tr__notice_all(self, TR__TOPIC_NODE_LOST, (uint64_t)(uint32_t)peer, reason);
     tr_message *message =
-        tr__text_message(0, TR__TOPIC_NODE_LOST, reason); /* no frame has kind 0: it is from here */
+        tr__text_message(self, 0, TR__TOPIC_NODE_LOST, reason); /* no frame has kind 0: it is from here */
+    if (!message) return;
     message->frame.source = (uint64_t)(uint32_t)peer;
     message->frame.microbatch = control;
     tr_mailbox_push_notice(&self->inbox, &message);
@@ -254,10 +263,15 @@ tr_buffer *tr__on_place(void *context, int32_t peer, const tr_frame *frame)
     if (frame->kind == TR_FRAME_DATA) {
         tr_receiver_end *in = end_for_data(__atomic_load_n(&self->world, __ATOMIC_ACQUIRE), peer, frame);
         if (!in) count(&self->counters.n_dropped_unknown);
-        return in ? tr_receiver_end_place(in, frame) : NULL;
+        tr_buffer *slot = NULL;
+        if (in && tr_receiver_end_place(in, frame, &slot) == TR_ENOMEM)
+            tr__out_of_memory(self, "the buffer of a slot");
+        return slot;
     }
     tr_buffer *buffer = NULL;
-    return tr_buffer_new(&buffer, frame->body_bytes, NULL) == TR_OK ? buffer : NULL;
+    if (tr_buffer_new(&buffer, frame->body_bytes, NULL) != TR_OK)
+        tr__out_of_memory(self, "the body of a control message");
+    return buffer;
 }
 
 static void deliver_data(tr_node *self, const tr__world *world, int32_t peer, tr_message *message)

@@ -191,6 +191,13 @@ static void activate(tr_simulation *self, int32_t node)
     }
 }
 
+/* A node that ends by itself ends the job, as its process would. */
+static void look_at_nodes(tr_simulation *self)
+{
+    for (int32_t i = 0; i < self->options.topology->n_nodes && !self->failed && !self->broken; i++)
+        self->failed = tr_node_failure(self->nodes[i], &self->error) != TR_OK;
+}
+
 static void land(tr_simulation *self, tr_sim_network *network, uint32_t kind)
 {
     tr_frame frame;
@@ -272,7 +279,10 @@ tr_status tr_simulation_run(tr_simulation *self, tr_error *err)
 {
     char text[TR_ERROR_SIZE / 2];
     while (!self->failed && !self->broken && self->counters.n_events < self->options.max_events) {
-        if (happen(self))
+        bool happened = happen(self);
+        look_at_nodes(self);
+        if (self->failed) break;
+        if (happened)
             tr__audit(self);
         else if (!wait(self))
             break;

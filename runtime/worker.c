@@ -179,8 +179,11 @@ static void on_tick(void *context, uint64_t now_ns)
 {
     (void)now_ns;
     const worker *self = context;
+    const bool *must_stop = self->options->must_stop;
     if (self->options->activity) tr_activity_beat(self->options->activity);
     tr_spin_sample();
+    if (must_stop && __atomic_load_n(must_stop, __ATOMIC_RELAXED))
+        tr_node_stop(self->node); /* orders nothing */
 }
 
 static tr_status greet(worker *self, tr_error *err)
@@ -218,6 +221,7 @@ static tr_status run_epoch(worker *self, tr_error *err)
 {
     tr_status status = greet(self, err);
     if (status == TR_OK) tr_node_run(self->node, SAMPLE_MS, on_tick);
+    if (status == TR_OK) status = tr_node_failure(self->node, err);
     if (status == TR_OK && self->head_lost) status = tr_fail(err, TR_ECLOSED, "the head is gone");
     tr_node_destroy(&self->node);
     tr_free(self->states);

@@ -23,7 +23,8 @@ typedef struct tr_worker_options {
     uint8_t job_key[TR_JOB_KEY_BYTES];
     const tr_registry *registry;
     tr_activity_page *activity;
-    const char *chaos; /* points, NULL: none */
+    const bool *must_stop; /* atomic, may be NULL: true stops it also where no message comes through */
+    const char *chaos;     /* points, NULL: none */
     int first_state_descriptor,
         n_states; /* of its actors with state, in the topology's order; 0: in own memory */
 } tr_worker_options;

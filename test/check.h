@@ -10,6 +10,8 @@
 #include <CUnit/CUnit.h>
 #include <stdio.h>
 
+#include "failing_memory.h"
+
 typedef struct check_test {
     const char *name; /* the promise: full_mailbox_keeps_ownership */
     void (*run)(void);
@@ -43,8 +45,19 @@ typedef struct check_test {
 #define CHECK_OK(call) ((call) == TR_OK ? (void)0 : tr_assert_failed(err.message, __FILE__, __LINE__))
 #endif
 
+/* Each test while memory fails; see failing_memory.h. */
+static inline int check_failing(const check_test *tests, size_t n_tests)
+{
+    uint64_t n_broken = 0;
+    if (!failing_begin()) return 1;
+    for (size_t i = 0; i < n_tests; i++)
+        n_broken += failing_test(tests[i].name, tests[i].run, failing_seconds());
+    return n_broken ? 1 : 0;
+}
+
 static inline int check_run(const char *suite_name, const check_test *tests, size_t n_tests)
 {
+    if (failing_seconds() > 0) return check_failing(tests, n_tests);
     if (CU_initialize_registry() != CUE_SUCCESS) return 1;
     CU_pSuite suite = CU_add_suite(suite_name, NULL, NULL);
     for (size_t i = 0; suite && i < n_tests; i++)

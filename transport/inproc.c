@@ -218,12 +218,12 @@ static void handle_hello(inproc *self, const tr_message *message)
     }
     inproc_link *link = (inproc_link *)base_link;
     if (link->inbox && link->inbox != from) tr__link_replace(&self->base, base_link);
-    if (!link->inbox) {
-        greet(self, from, base_link->peer, false,
-              NULL); /* if it is gone already, its goodbye follows its frames */
-        link->inbox = retain(from);
-    }
     base_link->state = TR_LINK_OPEN;
+    if (link->inbox) return;
+    link->inbox = retain(from);
+    /* If it is gone already, its goodbye follows its frames. */
+    if (greet(self, from, base_link->peer, false, NULL) == TR_ENOMEM)
+        tr__link_starve(&self->base, base_link, "a greeting to it");
 }
 
 static void handle(inproc *self, tr_message *message)

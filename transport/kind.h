@@ -64,6 +64,9 @@ tr_link *tr__link_find(tr_transport *self, int32_t peer);
  * Only the first reason is kept. */
 void tr__link_fail(tr_transport *self, tr_link *link, const char *format, ...) TR_PRINTF(3, 4);
 
+/* The same, for want of memory for `what`; counted. */
+void tr__link_starve(tr_transport *self, tr_link *link, const char *what);
+
 /* The peer said goodbye. One that never greeted us has refused us: that is worth a warning. */
 void tr__link_goodbye(tr_transport *self, tr_link *link);
 
@@ -88,8 +91,9 @@ void tr__refuse(tr_transport *self, const char *format, ...) TR_PRINTF(2, 3);
 /* Header right and body within bounds? Refuses it otherwise. */
 bool tr__frame_admit(tr_transport *self, const tr_frame *frame);
 
-/* A message for an admitted frame, with a buffer placed for its body but not yet filled. NULL: refused. */
-tr_message *tr__message_place(tr_transport *self, const tr_link *link, const tr_frame *frame);
+/* A message for an admitted frame, with a buffer placed for its body but not yet filled. NULL: refused; without memory the
+ * link is broken as well, so that nobody waits for what was dropped. */
+tr_message *tr__message_place(tr_transport *self, tr_link *link, const tr_frame *frame);
 
 /* Verifies the body's hash, counts and delivers; takes the message. */
 void tr__message_deliver(tr_transport *self, const tr_link *link, tr_message *message);

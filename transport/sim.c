@@ -215,6 +215,8 @@ static tr_link *greet(sim *self, sim *to, tr_error *err)
     tr_message_destroy(&message);
     if (link)
         link->state = TR_LINK_OPEN;
+    else if (to->base.counters.starved)
+        tr_fail(err, TR_ENOMEM, "node %d has no memory for a link", to->base.options.node);
     else
         tr_fail(err, TR_EREFUSED, "node %d refused the greeting", to->base.options.node);
     return link;
@@ -225,7 +227,8 @@ static tr_status sim_connect(tr_transport *base, tr_link *link, const char *addr
     sim *self = (sim *)base, *to = find_end(self->network, link->peer);
     if (!to || strcmp(to->base.address, address) != 0)
         return tr_fail(err, TR_EIO, "no simulated node listens at '%s'", address);
-    return greet(self, to, err) && greet(to, self, err) ? TR_OK : TR_EREFUSED;
+    if (greet(self, to, err) && greet(to, self, err)) return TR_OK;
+    return to->base.counters.starved || self->base.counters.starved ? TR_ENOMEM : TR_EREFUSED;
 }
 
 static tr_status copy(const tr_message *message, tr_message **out, tr_error *err)

@@ -111,6 +111,7 @@ tr_status tr_transport_send(tr_transport *self, int32_t peer, tr_message **messa
     tr_frame_seal(&(*message)->frame);
     uint64_t body_bytes = (*message)->frame.body_bytes;
     tr_status status = self->kind->send(self, link, message, err);
+    if (status == TR_ENOMEM) tr__link_starve(self, link, "a message to it");
     if (status == TR_OK) {
         self->counters.frames_sent++;
         self->counters.bytes_sent += TR_FRAME_BYTES + body_bytes;
@@ -128,6 +129,12 @@ void tr__link_fail(tr_transport *self, tr_link *link, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(link->reason, sizeof link->reason, format, arguments);
     va_end(arguments);
+}
+
+void tr__link_starve(tr_transport *self, tr_link *link, const char *what)
+{
+    if (is_up(link)) self->counters.starved++;
+    tr__link_fail(self, link, "out of memory for %s", what);
 }
 
 void tr__link_goodbye(tr_transport *self, tr_link *link)
@@ -259,8 +266,10 @@ tr_link *tr__hello_admit(tr_transport *self, const tr_frame *frame, const void *
 {
     tr_error err;
     tr_link *link = NULL;
-    if (judge_hello(self, frame, body, hello, &err) == TR_OK)
+    if (judge_hello(self, frame, body, hello, &err) == TR_OK) {
         link = find_or_add_link(self, hello->node, &err);
+        self->counters.starved += link == NULL;
+    }
     if (!link) {
         self->counters.refused++;
         tr_log(TR_LOG_WARNING, "node %d refuses a peer: %s", self->options.node, err.message);
@@ -311,7 +320,7 @@ bool tr__frame_admit(tr_transport *self, const tr_frame *frame)
     return false;
 }
 
-tr_message *tr__message_place(tr_transport *self, const tr_link *link, const tr_frame *frame)
+tr_message *tr__message_place(tr_transport *self, tr_link *link, const tr_frame *frame)
 {
     tr_buffer *body = NULL;
     if (frame->body_bytes) {
@@ -325,7 +334,7 @@ tr_message *tr__message_place(tr_transport *self, const tr_link *link, const tr_
     tr_message *message;
     tr_error err;
     if (tr_message_new(&message, body, frame->body_bytes, &err) != TR_OK) {
-        tr__refuse(self, "%s", err.message);
+        tr__link_starve(self, link, "a message that it sent"); /* no silent gap */
         return NULL;
     }
     message->frame = *frame;

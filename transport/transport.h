@@ -50,6 +50,7 @@ typedef struct tr_transport_options {
 typedef struct tr_transport_counters {
     uint64_t frames_sent, frames_received, bytes_sent, bytes_received;
     uint64_t refused; /* frames that were damaged, foreign, or not placed */
+    uint64_t starved; /* links broken or not made for want of memory here: no frame is lost alone */
 } tr_transport_counters;
 
 /* kind: "inproc", "ucx", "zmq" or "sim". events is copied.
@@ -65,7 +66,7 @@ const char *tr_transport_address(const tr_transport *self);
 tr_status tr_transport_connect(tr_transport *self, int32_t peer, const char *address, tr_error *err);
 
 /* Takes *message and nulls it, always. Seals the frame. The body is kept until it is gone and must not change
- * meanwhile. Errors: TR_ECLOSED (peer unknown or lost: the message is dropped), TR_ENOMEM, TR_EIO. */
+ * meanwhile. Errors: TR_ECLOSED (peer unknown or lost: the message is dropped), TR_ENOMEM (the link breaks), TR_EIO. */
 tr_status tr_transport_send(tr_transport *self, int32_t peer, tr_message **message, tr_error *err);
 
 /* Does what can be done without waiting: delivers arrivals, finishes sends.

@@ -77,7 +77,7 @@ static ucs_status_t fetch(tr__ucx *self, tr__ucx_link *link, tr_message *message
 {
     tr__ucx_operation *op = tr__ucx_operation_new(self, link, message, true);
     if (!op) {
-        tr__refuse(&self->base, "no memory to receive a body");
+        tr__link_starve(&self->base, &link->base, "a body that it sent");
         tr_message_destroy(&message);
         return UCS_OK; /* UCX drops it */
     }
@@ -304,6 +304,7 @@ static void handle_greeting(tr__ucx *self, const greeting *noted)
     if (status != TR_OK) {
         tr_log(TR_LOG_WARNING, "node %d cannot answer node %d: %s", self->base.options.node, hello.node,
                err.message);
+        tr__link_fail(&self->base, base_link, "it could not be answered: %s", err.message);
         return;
     }
     link->reply = noted->reply;

@@ -47,6 +47,7 @@ tr_status tr__ucx_post(tr__ucx *self, tr__ucx_link *link, ucp_ep_h endpoint, tr_
     tr__ucx_operation *op = tr__ucx_operation_new(self, link, message, false);
     if (!op) {
         tr_message_destroy(&message);
+        if (link) tr__link_starve(&self->base, &link->base, "a message to it");
         return tr_fail(err, TR_ENOMEM, "no memory to send a message");
     }
     const ucp_request_param_t param = {.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_CALLBACK |

@@ -81,6 +81,7 @@ static void what_is_written_is_read(void)
         tr_file_map_release(&map);
         CHECK_OK(tr_file_hash(in_home("a"), hex, &hashed, &err));
         tr_hasher *hasher = tr_hasher_new();
+        CU_ASSERT_PTR_NOT_NULL_FATAL(hasher);
         tr_hasher_update(hasher, big, size);
         tr_hasher_digest(hasher, expected);
         tr_hasher_destroy(&hasher);

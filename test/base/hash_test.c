@@ -41,6 +41,7 @@ static void xxh3_has_the_published_values(void)
     CU_ASSERT_EQUAL(tr_hash64_text("tensor"), tr_hash64("tensor\0behind", 6));
     CU_ASSERT_NOT_EQUAL(tr_hash64_text("tensor"), tr_hash64_text("tensos"));
     tr_hasher *hasher = tr_hasher_new();
+    CU_ASSERT_PTR_NOT_NULL_FATAL(hasher);
     char hex[33];
     tr_hasher_digest(hasher, hex);
     CU_ASSERT_STRING_EQUAL(hex, "99aa06d3014798d86001c324468d497f");
@@ -55,10 +56,12 @@ static void pieces_hash_like_the_whole(void)
     char whole[33], pieces[33];
     for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (unsigned char)(i * 7 + i / 256);
     tr_hasher *one = tr_hasher_new();
+    CU_ASSERT_PTR_NOT_NULL_FATAL(one);
     tr_hasher_update(one, bytes, sizeof bytes);
     tr_hasher_digest(one, whole);
     for (size_t step = 1; step < 700; step += 83) {
         tr_hasher *many = tr_hasher_new();
+        CU_ASSERT_PTR_NOT_NULL_FATAL(many);
         for (size_t at = 0; at < sizeof bytes; at += step) {
             tr_hasher_update(many, bytes + at, at + step < sizeof bytes ? step : sizeof bytes - at);
             tr_hasher_digest(many, pieces); /* looking does not disturb */

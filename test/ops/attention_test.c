@@ -84,8 +84,9 @@ static void agree_with_the_reference(const tr_dropout_mask *dropout)
         forward(&p, NULL);
         backward(&p, NULL);
         tr_attention_tensors tensors = tensors_of(&right);
-        tr_attention_reference(right.x[Q], right.x[K], right.x[V], right.x[Y], right.x[LSE], &right.shape);
-        tr_attention_backward_reference(&tensors, &right.shape);
+        CHECK_SPARED(tr_attention_reference(right.x[Q], right.x[K], right.x[V], right.x[Y], right.x[LSE],
+                                            &right.shape));
+        CHECK_SPARED(tr_attention_backward_reference(&tensors, &right.shape));
         CU_ASSERT(near(p.x[Y], right.x[Y], p.n[Y], 1e-6, 1e-5));
         CU_ASSERT(near(p.x[LSE], right.x[LSE], p.n[LSE], 1e-6, 1e-6));
         for (int i = DQ; i <= DV; i++) CU_ASSERT(near(p.x[i], right.x[i], p.n[i], 5e-6, 1e-5));
@@ -154,7 +155,7 @@ static void rows_behind_a_cache_agree_with_the_reference(void)
         for (int64_t time = 1; time <= 81; time += 16) {
             problem p = problem_new((tr_attention_shape){1, time, firsts[c], 4, 2, 20, 0.4f, TR_F32, NULL});
             float *right = guarded_floats(p.n[Y]);
-            tr_attention_reference(p.x[Q], p.x[K], p.x[V], right, NULL, &p.shape);
+            CHECK_SPARED(tr_attention_reference(p.x[Q], p.x[K], p.x[V], right, NULL, &p.shape));
             tr_cpu_attention(p.x[Q], p.x[K], p.x[V], p.x[Y], NULL, p.workspace, &p.shape, NULL);
             CU_ASSERT(near(p.x[Y], right, p.n[Y], 1e-6, 1e-5));
             memset(p.x[Y], 0xFF, (size_t)p.n[Y] * sizeof(float));
@@ -172,7 +173,8 @@ static void large_scores_stay_finite(void)
     problem right = problem_new(p.shape);
     forward(&p, NULL);
     backward(&p, NULL);
-    tr_attention_reference(right.x[Q], right.x[K], right.x[V], right.x[Y], right.x[LSE], &right.shape);
+    CHECK_SPARED(
+        tr_attention_reference(right.x[Q], right.x[K], right.x[V], right.x[Y], right.x[LSE], &right.shape));
     CU_ASSERT(near(p.x[Y], right.x[Y], p.n[Y], 1e-3, 1e-3));
     for (int i = DQ; i <= DV; i++)
         for (int64_t j = 0; j < p.n[i]; j++) CU_ASSERT(isfinite(p.x[i][j]));

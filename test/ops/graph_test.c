@@ -20,9 +20,11 @@ static void addresses_stay_while_a_graph_grows(void)
     tr_graph *g = new_graph();
     tr_value x = tr_graph_input(g, "x", TR_F32, TR_SHAPE2(2, 3));
     tr_value y = tr_activate(g, x, TR_SILU);
+    CU_ASSERT_EQUAL(tr_graph_check(g, NULL), TR_OK);
     const tr_node *node = tr_graph_node(g, 0);
     const tr_value_info *value = tr_graph_value(g, x);
     for (int i = 0; i < 1000; i++) y = tr_activate(g, y, TR_SILU);
+    CU_ASSERT_EQUAL(tr_graph_check(g, NULL), TR_OK);
     CU_ASSERT_PTR_EQUAL(node, tr_graph_node(g, 0));
     CU_ASSERT_PTR_EQUAL(value, tr_graph_value(g, x));
     CU_ASSERT_STRING_EQUAL(value->name, "x");
@@ -114,6 +116,7 @@ static void nodes_know_their_unit_phase_and_use(void)
     tr_graph_set_unit(g, 0);
     tr_graph_set_phase(g, TR_PHASE_WEIGHT);
     tr_activate(g, y, TR_RELU);
+    CU_ASSERT_EQUAL(tr_graph_check(g, NULL), TR_OK);
     CU_ASSERT_EQUAL(tr_graph_unit_count(g), 2);
     CU_ASSERT_EQUAL(tr_graph_node(g, 0)->unit, 0);
     CU_ASSERT_EQUAL(tr_graph_node(g, 1)->unit, 1);

@@ -165,7 +165,8 @@ static void old_epochs_and_incarnations_are_dropped_and_counted(void)
     open_pair(&p);
     tr_message *first = next_of(&p), *old = twin(first), *stranger;
     old->frame.epoch = EPOCH - 1;
-    CU_ASSERT(tr_receiver_end_place(&p.in, &old->frame) == NULL);
+    tr_buffer *place = NULL;
+    CU_ASSERT(tr_receiver_end_place(&p.in, &old->frame, &place) == TR_EREFUSED && !place);
     CU_ASSERT(tr_receiver_end_accept(&p.in, &old) == NULL && old == NULL && p.in.n_stale == 2);
     uint32_t expected = 0;
     CU_ASSERT(consume(&p, tr_receiver_end_accept(&p.in, &first), &expected) == 1);
@@ -199,13 +200,14 @@ static void a_slots_buffer_is_used_again_only_when_nobody_holds_it(void)
     pair p;
     open_pair(&p);
     tr_message *message = framed(0, 2);
-    tr_buffer *first = tr_receiver_end_place(&p.in, &message->frame);
-    tr_buffer *second = tr_receiver_end_place(&p.in, &message->frame);
+    tr_buffer *first = NULL, *second = NULL, *third = NULL;
+    CU_ASSERT(tr_receiver_end_place(&p.in, &message->frame, &first) == TR_OK);
+    CU_ASSERT(tr_receiver_end_place(&p.in, &message->frame, &second) == TR_OK);
     CU_ASSERT(first && second && first != second);
     void *kept = second->data;
     tr_buffer_release(&first);
     tr_buffer_release(&second);
-    tr_buffer *third = tr_receiver_end_place(&p.in, &message->frame);
+    CU_ASSERT(tr_receiver_end_place(&p.in, &message->frame, &third) == TR_OK);
     CU_ASSERT(third && third->data == kept);
     tr_buffer_release(&third);
     tr_message_destroy(&message);

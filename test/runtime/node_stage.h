@@ -86,7 +86,7 @@ static inline void stage_open(stage *self, int n_nodes, int n_threads, const tr_
     memset(self, 0, sizeof *self);
     on_stage = self;
     self->n_nodes = n_nodes;
-    self->deadline_ns = tr_clock_ns() + 20000000000u;
+    self->deadline_ns = tr_clock_ns() + CHECK_PATIENCE(20000) * 1000000ull;
     tr_topology_init(&self->topology, n_nodes);
     for (int i = 0; i < n_nodes; i++) {
         tr_node_options options = {.node = i,
@@ -134,6 +134,7 @@ static inline void stage_play(stage *self)
     run_node(self->nodes[0]);
     for (int i = 1; i < self->n_nodes; i++) pthread_join(threads[i], NULL);
     CU_ASSERT(!self->timed_out);
+    for (int i = 0; i < self->n_nodes; i++) CU_ASSERT_EQUAL(tr_node_failure(self->nodes[i], NULL), TR_OK);
 }
 
 static inline void stage_close(stage *self)

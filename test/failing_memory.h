@@ -1,0 +1,268 @@
+/* test/failing_memory.h - what every test executable does beside running its tests: run them while memory fails.
+ * With TROUPE_FAIL_ALLOCATIONS=SECONDS each test has about so long. It runs once for every n with the n-th allocation
+ * failing, where that fits; else once for each way into the allocator (call stack), else for some of these, evenly spread.
+ * What it prints says how many.
+ * A run may pass or may fail one of the test's checks, which ends it at once: what a test goes on to do after it was told
+ * the truth says nothing. It may not crash, break a promise (TR_ASSERT), hang, or be told of by a sanitizer. Each run is
+ * a process forked from one that has run no test and no thread.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_TEST_FAILING_MEMORY_H
+#define TROUPE_TEST_FAILING_MEMORY_H
+
+#include "base/memory.h"
+
+#include <execinfo.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/lsan_interface.h>
+#endif
+
+enum {
+    FAILING_NOTICED = 77, /* exit code: a check of the test failed after the allocation */
+    FAILING_EARLY = 78,   /* one failed before it */
+    FAILING_LEAKED = 79,
+    FAILING_PATHS = 1 << 14, /* more ways into the allocator are not told apart */
+    FAILING_DEPTH = 14,      /* of call stacks */
+    FAILING_RUN_S = 30       /* a run that takes longer hangs */
+};
+
+typedef struct failing_page { /* what a run tells whoever forked it */
+    uint64_t n_allocations;
+    uint64_t paths[FAILING_PATHS]; /* a table by hash; 0: free */
+    uint64_t n_paths;
+    bool has_failed;
+} failing_page;
+
+static failing_page *failing_shared; /* in a run: not NULL */
+static uint64_t failing_wanted;      /* the path whose first allocation fails; 0: none, they are collected */
+static uint64_t failing_left;        /* the allocations up to the one that fails, with it */
+static bool failing_is_on;           /* in a run, and not the first, in which nothing fails */
+static char failing_where[240];
+static _Thread_local bool failing_not_now; /* the test itself allocates */
+
+static inline void *failing_spared(void *memory)
+{
+    failing_not_now = false;
+    return memory;
+}
+
+static inline uint64_t failing_path(void)
+{
+    void *stack[FAILING_DEPTH];
+    int depth = backtrace(stack, FAILING_DEPTH);
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (int i = 2; i < depth; i++) hash = (hash ^ (uint64_t)(uintptr_t)stack[i]) * 0x9e3779b97f4a7c15u;
+    return hash | 1;
+}
+
+static inline bool failing_collect(void)
+{
+    if (failing_not_now) return false;
+    uint64_t path = failing_path();
+    __atomic_fetch_add(&failing_shared->n_allocations, 1, __ATOMIC_RELAXED);
+    for (uint32_t i = 0; i < FAILING_PATHS; i++) {
+        uint64_t *place = &failing_shared->paths[(path + i) % FAILING_PATHS], seen = 0;
+        if (__atomic_compare_exchange_n(place, &seen, path, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+            __atomic_fetch_add(&failing_shared->n_paths, 1, __ATOMIC_RELAXED);
+            return false;
+        }
+        if (seen == path) return false;
+    }
+    return false;
+}
+
+static inline bool failing_meets(void)
+{
+    if (failing_not_now || __atomic_load_n(&failing_shared->has_failed, __ATOMIC_RELAXED) ||
+        failing_path() != failing_wanted)
+        return false;
+    return !__atomic_exchange_n(&failing_shared->has_failed, true, __ATOMIC_RELAXED);
+}
+
+static inline bool failing_is_nth(void)
+{
+    if (failing_not_now || __atomic_fetch_sub(&failing_left, 1, __ATOMIC_RELAXED) != 1) return false;
+    __atomic_store_n(&failing_shared->has_failed, true, __ATOMIC_RELAXED);
+    return true;
+}
+
+/* CUnit's own, but in a run: a check that fails there ends it. */
+static inline CU_BOOL failing_check(CU_BOOL value, unsigned line, const char *condition, const char *file,
+                                    const char *function, CU_BOOL fatal)
+{
+    if (!failing_shared) return CU_assertImplementation(value, line, condition, file, function, fatal);
+    if (value) return CU_TRUE;
+    fprintf(stderr, "%s:%u: %s\n", file, line, condition);
+    _exit(__atomic_load_n(&failing_shared->has_failed, __ATOMIC_RELAXED) ? FAILING_NOTICED : FAILING_EARLY);
+}
+#define CU_assertImplementation failing_check
+
+/* How long a test waits for what comes at once, unless memory fails. */
+#define CHECK_PATIENCE(milliseconds) (failing_is_on && (milliseconds) > 2000 ? 2000 : (milliseconds))
+
+/* What a test takes for itself is there, and so is what a call takes that is no more than the test's own tool. */
+#define CHECK_SPARED(call)                                                                                   \
+    do {                                                                                                     \
+        failing_not_now = failing_shared != NULL;                                                            \
+        call;                                                                                                \
+        failing_not_now = false;                                                                             \
+    } while (0)
+#define FAILING_SPARED(call) (failing_not_now = failing_shared != NULL, failing_spared(call))
+#define tr_alloc(...) FAILING_SPARED(tr_alloc(__VA_ARGS__))
+#define tr_alloc_zero(...) FAILING_SPARED(tr_alloc_zero(__VA_ARGS__))
+#define tr_alloc_aligned(...) FAILING_SPARED(tr_alloc_aligned(__VA_ARGS__))
+#define tr_realloc(...) FAILING_SPARED(tr_realloc(__VA_ARGS__))
+#define tr_strdup(...) ((char *)FAILING_SPARED(tr_strdup(__VA_ARGS__)))
+#define tr_format(...) ((char *)FAILING_SPARED(tr_format(__VA_ARGS__)))
+
+/* A test that gives up has noticed, too. */
+static inline void failing_give_up(void)
+{
+    if (failing_shared && __atomic_load_n(&failing_shared->has_failed, __ATOMIC_RELAXED))
+        _exit(FAILING_NOTICED);
+}
+#define abort() (failing_give_up(), abort())
+#undef TR_ASSERT
+#define TR_ASSERT(condition)                                                                                 \
+    ((condition) ? (void)0 : (failing_give_up(), tr_assert_failed(#condition, __FILE__, __LINE__)))
+
+/* In the forked process. */
+static inline void failing_run(void (*run)(void), int output, uint64_t nth)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    dup2(output, STDOUT_FILENO);
+    dup2(output, STDERR_FILENO);
+    void *warm[2];
+    backtrace(warm, 2); /* its first call loads a library */
+    alarm(FAILING_RUN_S);
+    failing_left = nth;
+    failing_is_on = nth || failing_wanted;
+    tr_memory_ask(nth ? failing_is_nth : failing_wanted ? failing_meets : failing_collect);
+    run();
+    tr_memory_ask(NULL);
+#if defined(__SANITIZE_ADDRESS__)
+    if (__lsan_do_recoverable_leak_check()) _exit(FAILING_LEAKED);
+#endif
+    _exit(0);
+}
+
+static inline double failing_now_s(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static inline void failing_tell(const char *name, int output, const char *how)
+{
+    char text[4096];
+    fprintf(stderr, "%s: with %s failing it %s:\n", name, failing_where, how);
+    lseek(output, 0, SEEK_SET);
+    for (ssize_t n; (n = read(output, text, sizeof text)) > 0;) fwrite(text, 1, (size_t)n, stderr);
+    fputs("\n", stderr);
+}
+
+/* One run. true: it ended as it may. */
+static inline bool failing_try(const char *name, void (*run)(void), uint64_t nth, uint64_t path)
+{
+    int output = memfd_create("output", MFD_CLOEXEC), status = 0;
+    char how[100] = "";
+    failing_wanted = path;
+    failing_shared->has_failed = false;
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) failing_run(run, output, nth);
+    bool waited = child > 0 && waitpid(child, &status, 0) == child;
+    int code = waited && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    if (!waited)
+        snprintf(how, sizeof how, "could not be run");
+    else if (WIFSIGNALED(status))
+        snprintf(how, sizeof how, WTERMSIG(status) == SIGALRM ? "hangs" : "ends by signal %d (%s)",
+                 WTERMSIG(status), strsignal(WTERMSIG(status)));
+    else if (code == FAILING_LEAKED)
+        snprintf(how, sizeof how, "leaks");
+    else if (code == FAILING_EARLY)
+        snprintf(how, sizeof how, "fails before that");
+    else if (code != 0 && code != FAILING_NOTICED)
+        snprintf(how, sizeof how, "ends with exit code %d", code);
+    if (how[0]) failing_tell(name, output, how);
+    close(output);
+    return how[0] == '\0';
+}
+
+/* Every n from 1 until a run makes fewer; returns how many ended as they may not. */
+static inline uint64_t failing_every_n(const char *name, void (*run)(void), uint64_t n_allocations,
+                                       uint64_t *n_runs)
+{
+    uint64_t n_broken = 0;
+    for (uint64_t n = 1;; n++, ++*n_runs) {
+        snprintf(failing_where, sizeof failing_where, "allocation %llu", (unsigned long long)n);
+        n_broken += !failing_try(name, run, n, 0);
+        if (!failing_shared->has_failed && n > n_allocations) return n_broken;
+    }
+}
+
+/* The first allocation of every step-th path. */
+static inline uint64_t failing_paths(const char *name, void (*run)(void), uint64_t step, uint64_t *n_runs)
+{
+    uint64_t n_broken = 0, at = 0;
+    for (uint32_t i = 0; i < FAILING_PATHS; i++) {
+        uint64_t path = failing_shared->paths[i];
+        if (!path || at++ % step) continue;
+        snprintf(failing_where, sizeof failing_where, "allocation path %016llx", (unsigned long long)path);
+        n_broken += !failing_try(name, run, 0, path);
+        ++*n_runs;
+    }
+    return n_broken;
+}
+
+/* All runs of one test; returns how many ended as they may not. */
+static inline uint64_t failing_test(const char *name, void (*run)(void), double seconds)
+{
+    double began_s = failing_now_s();
+    uint64_t n_runs = 0;
+    memset(failing_shared, 0, sizeof *failing_shared);
+    snprintf(failing_where, sizeof failing_where, "no allocation");
+    if (!failing_try(name, run, 0, 0)) return 1;
+    uint64_t n_allocations = failing_shared->n_allocations, n_paths = failing_shared->n_paths;
+    double fit = seconds / (failing_now_s() - began_s);
+    bool every_n = (double)n_allocations <= fit;
+    uint64_t step = (double)n_paths <= fit ? 1 : (uint64_t)((double)n_paths / (fit > 1 ? fit : 1)) + 1;
+    uint64_t n_broken = every_n ? failing_every_n(name, run, n_allocations, &n_runs)
+                                : failing_paths(name, run, step, &n_runs);
+    printf("  %s: %llu runs, %s of %llu allocations on %llu paths, %.1f s%s\n", name,
+           (unsigned long long)n_runs,
+           every_n     ? "each"
+           : step == 1 ? "each path"
+                       : "some paths",
+           (unsigned long long)n_allocations, (unsigned long long)n_paths, failing_now_s() - began_s,
+           n_broken ? ": BROKEN" : "");
+    return n_broken;
+}
+
+/* 0: an ordinary run of the tests. */
+static inline double failing_seconds(void)
+{
+    const char *seconds = getenv("TROUPE_FAIL_ALLOCATIONS");
+    return seconds ? strtod(seconds, NULL) : 0;
+}
+
+static inline bool failing_begin(void)
+{
+    void *page =
+        mmap(NULL, sizeof *failing_shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    failing_shared = page == MAP_FAILED ? NULL : page;
+    return failing_shared != NULL;
+}
+
+#endif
