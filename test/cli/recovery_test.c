@@ -103,14 +103,25 @@ static bool same_run(const char *run)
     return same;
 }
 
+static void say_what_happened(const case_ *what, const char *run, const char *transport, int deaths)
+{
+    fprintf(stderr, "\nin %s over %s: %d deaths\n", what->name, transport, deaths);
+    json_t *events = events_of(run), *event;
+    size_t i;
+    json_array_foreach(events, i, event)
+        fprintf(stderr, "    %.3f %s: %s\n", json_real_value(json_object_get(event, "monotonic_s")),
+                json_string_value(json_object_get(event, "event")),
+                json_string_value(json_object_get(event, "text")));
+    json_decref(events);
+}
+
 static void mends(const case_ *what, const char *transport)
 {
     char *run = path_in(directory, "run"), *recipe = write_recipe(run, transport, what->points);
     bool good = command_succeeds((const char *const[]){"train", recipe, NULL});
     good = good && same_run(run);
     int deaths = good ? count_events(run, "worker_died") : -1;
-    if (!good || deaths < 1 || deaths > what->deaths)
-        fprintf(stderr, "\nin %s over %s: %d deaths\n", what->name, transport, deaths);
+    if (!good || deaths < 1 || deaths > what->deaths) say_what_happened(what, run, transport, deaths);
     CU_ASSERT(good);
     CU_ASSERT(deaths >= 1 && deaths <= what->deaths);
     CU_ASSERT(!good || count_events(run, "recovered") >= 1);
