@@ -7,6 +7,7 @@
 
 #include "base/device.h"
 #include "base/memory.h"
+#include "test/check.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,9 +28,10 @@ static inline const guard_device *guard_target(void)
     if (self.device) return &self;
     tr_error err = {0};
     const char *name = getenv("TROUPE_TEST_DEVICE");
-    if (tr_device_kind_parse(&self.kind, name ? name : "cpu", &err) != TR_OK ||
-        tr_device_open(&self.device, self.kind, 0, &err) != TR_OK ||
-        tr_stream_new(&self.stream, self.device, &err) != TR_OK) {
+    tr_status status = tr_device_kind_parse(&self.kind, name ? name : "cpu", &err);
+    if (!status) CHECK_SPARED(status = tr_device_open(&self.device, self.kind, 0, &err));
+    if (!status) CHECK_SPARED(status = tr_stream_new(&self.stream, self.device, &err));
+    if (status) {
         fprintf(stderr, "TROUPE_TEST_DEVICE: %s\n", err.message);
         exit(1);
     }
@@ -42,7 +44,10 @@ static inline void *guarded_new(size_t bytes)
 {
     size_t room = (2 * GUARD_BYTES + bytes + TR_CACHE_LINE - 1) / TR_CACHE_LINE * TR_CACHE_LINE;
     void *allocated;
-    TR_ASSERT(tr_device_allocate(guard_target()->device, TR_MEMORY_PINNED, room, &allocated, NULL) == TR_OK);
+    const guard_device *target = guard_target();
+    tr_status status = TR_OK;
+    CHECK_SPARED(status = tr_device_allocate(target->device, TR_MEMORY_PINNED, room, &allocated, NULL));
+    TR_ASSERT(status == TR_OK);
     unsigned char *memory = allocated;
     memset(memory, GUARD_PATTERN, room);
     memset(memory + GUARD_BYTES, 0xff, bytes);
