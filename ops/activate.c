@@ -4,16 +4,13 @@
  * Sources: Hendrycks and Gimpel, 2016 (GELU and its tanh form); Elfwing et al., 2017 (SiLU).
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/activate.h"
+#include "ops/attributes.h"
 #include "ops/cpu/activation.h"
 #include "ops/infer.h"
 #include "ops/op.h"
 #include "ops/operations.h"
 
 #include <math.h>
-
-typedef struct activate_attributes {
-    tr_activation kind;
-} activate_attributes;
 
 static const double root_2_over_pi = 0.79788456080286535588;
 

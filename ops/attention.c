@@ -3,6 +3,7 @@
  * it.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/attention.h"
+#include "ops/attributes.h"
 #include "ops/infer.h"
 #include "ops/op.h"
 #include "ops/operations.h"
@@ -103,12 +104,6 @@ void tr_attention_backward_reference(const tr_attention_tensors *x, const tr_att
     tr_free(dv), tr_free(dk), tr_free(p);
 }
 
-/* What the backward has for attributes; the forward and the cached one have the options alone. */
-typedef struct backward_attributes {
-    tr_attention_options options;
-    int32_t use; /* of the forward node: dropout draws by it */
-} backward_attributes;
-
 static const tr_attention_options *options_of(const tr_node *node)
 {
     return tr_node_attributes(node);
@@ -162,7 +157,7 @@ static size_t backward_workspace(const tr_graph *graph, const tr_node *node, int
 static void backward_run(const tr_call *call)
 {
     tr_attention_shape s = attention_shape(call->graph, call->node);
-    const backward_attributes *attributes = tr_node_attributes(call->node);
+    const attention_backward_attributes *attributes = tr_node_attributes(call->node);
     tr_dropout_mask mask;
     if (tr_dropout_mask_init(&mask, call->random, attributes->options.dropout, attributes->use))
         s.dropout = &mask;
@@ -232,7 +227,7 @@ static void gradient(tr_graph *graph, const tr_node *node, const tr_value *outpu
     if (output_gradients[0] == TR_NO_VALUE) return;
     tr_value inputs[] = {node->inputs[0],  node->inputs[1],  node->inputs[2],
                          node->outputs[0], node->outputs[1], output_gradients[0]};
-    backward_attributes attributes = {.options = *options_of(node), .use = node->use};
+    attention_backward_attributes attributes = {.options = *options_of(node), .use = node->use};
     int32_t added = tr_graph_add(graph, &backward_op, inputs, 6, &attributes, sizeof attributes, NULL, 0);
     if (added < 0) return;
     tr_value outputs[3];

@@ -7,17 +7,13 @@
 
 #include "base/hash.h"
 #include "base/rng.h"
+#include "ops/attributes.h"
 #include "ops/cpu/dropout.h"
 #include "ops/infer.h"
 #include "ops/operations.h"
 
 #include <math.h>
 #include <string.h>
-
-typedef struct dropout_attributes {
-    double rate;
-    int32_t use; /* of the forward node, in the backward */
-} dropout_attributes;
 
 bool tr_dropout_mask_init(tr_dropout_mask *out, const tr_random *random, double rate, int32_t use)
 {

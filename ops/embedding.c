@@ -1,6 +1,7 @@
 /* ops/embedding.c - y[b,t,:] = table[ids[b,t],:].   ids (...) i32, table (V,C), y (...,C) bf16|f32.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/embedding.h"
+#include "ops/attributes.h"
 #include "ops/infer.h"
 #include "ops/op.h"
 #include "ops/operations.h"
@@ -17,11 +18,6 @@ void tr_embedding_dtable_reference(const int32_t *ids, const float *dy, float *d
     for (int64_t m = 0; m < rows; m++)
         for (int64_t c = 0; c < channels; c++) dtable[ids[m] * channels + c] += dy[m * channels + c];
 }
-
-/* The table's height, which the gradient's inputs do not tell. */
-typedef struct dtable_attributes {
-    int64_t vocabulary;
-} dtable_attributes;
 
 /* dtable += rows of dy.   inputs: ids (...), dy (...,C). */
 static tr_status dtable_infer(const tr_graph *graph, const tr_node *node, tr_value_info *outputs,

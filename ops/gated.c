@@ -1,14 +1,11 @@
 /* ops/gated.c - y = f(gate) * up, elementwise.    gate, up, y (...) bf16|f32; y overwrites and may be gate.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/gated.h"
+#include "ops/attributes.h"
 #include "ops/cpu/activation.h"
 #include "ops/infer.h"
 #include "ops/op.h"
 #include "ops/operations.h"
-
-typedef struct gated_attributes {
-    tr_activation kind;
-} gated_attributes;
 
 void tr_gated_reference(const float *gate, const float *up, float *y, int64_t n, tr_activation kind)
 {

@@ -3,15 +3,12 @@
  * Source: Ba et al., 2016.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/layernorm.h"
+#include "ops/attributes.h"
 #include "ops/infer.h"
 #include "ops/op.h"
 #include "ops/operations.h"
 
 #include <math.h>
-
-typedef struct layernorm_attributes {
-    float eps;
-} layernorm_attributes;
 
 void tr_layernorm_reference(const float *x, const float *w, const float *b, float *y, float *mean,
                             float *rstd, int64_t rows, int64_t columns, float eps)

@@ -3,15 +3,12 @@
  * what other consumers of x gave, in the matrix product.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/linear.h"
+#include "ops/attributes.h"
 #include "ops/infer.h"
 #include "ops/op.h"
 #include "ops/operations.h"
 
 #include <string.h>
-
-typedef struct linear_attributes {
-    int32_t in_out; /* the weight is (I,O) */
-} linear_attributes;
 
 static bool in_out(const tr_node *node)
 {

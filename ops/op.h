@@ -4,14 +4,13 @@
 #ifndef TROUPE_OPS_OP_H
 #define TROUPE_OPS_OP_H
 
+#include "base/device.h"
 #include "base/thread_pool.h"
 #include "ops/graph.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-typedef enum tr_device_kind { TR_DEVICE_CPU, TR_DEVICE_CUDA, TR_DEVICE_KIND_COUNT } tr_device_kind;
 
 /* What random operations draw their numbers by, beside the `use` of their node; the same in all phases of a
  * micro-batch. All zero: nothing is drawn, as evaluation and generation want it. */
@@ -29,6 +28,7 @@ typedef struct tr_call {
     void *outputs[TR_MAX_OUTPUTS]; /* NULL where not wanted */
     void *workspace;               /* op->workspace bytes, contents undefined */
     void *prepared;                /* what op->prepare made, or NULL */
+    void *device;                  /* the device's stream and library handles; NULL on the CPU */
     tr_thread_pool *pool;          /* may be NULL; how work is cut into tiles must not depend on it */
     const tr_random *random;       /* of the run */
 } tr_call;
@@ -60,8 +60,22 @@ struct tr_op {
      * afterwards; -1 for never. */
     int alias_input;
 
+    /* Of TR_DEVICE_CPU. Kernels of other devices are found by the operation's name (tr_kernel), so that a build
+     * without them refers to none. */
     void (*run[TR_DEVICE_KIND_COUNT])(const tr_call *call);
 };
+
+/* What runs an operation on another device than the CPU: a row of that device's table (ops/cuda/kernels.c). All
+ * pointers of the call but constants are then to memory that the device reads, and `run` queues its work. */
+typedef struct tr_kernel {
+    const char *op;
+    void (*run)(const tr_call *call);
+    size_t (*workspace)(const tr_graph *graph, const tr_node *node); /* NULL: none */
+    /* NULL: nothing. `device` is the call's. */
+    tr_status (*prepare)(const tr_graph *graph, const tr_node *node, void *device, void **prepared,
+                         tr_error *err);
+    void (*release)(void *prepared, void *device);
+} tr_kernel;
 
 /* pending + gradient, or the one that is there. For gradient rules. */
 tr_value tr_gradient_add(tr_graph *graph, tr_value pending, tr_value gradient);

@@ -3,13 +3,10 @@
  * added to. The gradient of x is that of y.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/position_embedding.h"
+#include "ops/attributes.h"
 #include "ops/infer.h"
 #include "ops/op.h"
 #include "ops/operations.h"
-
-typedef struct position_attributes {
-    int64_t max_t; /* of the backward, which does not see the table */
-} position_attributes;
 
 void tr_position_embedding_reference(const float *x, const float *table, float *y, int64_t b, int64_t t,
                                      int64_t c, int64_t position)

@@ -7,10 +7,15 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "ops/memory_plan.h"
+#ifdef TROUPE_CUDA
+#include "ops/cuda/kernels.h"
+#endif
 
 #include <string.h>
 
 typedef struct node_state {
+    void (*run)(const tr_call *call);
+    const tr_kernel *kernel; /* NULL on the CPU */
     void *prepared;
     size_t workspace_bytes; /* 0: the call gets NULL */
     int32_t clock;          /* index in clocks */
@@ -29,6 +34,8 @@ struct tr_program {
     node_state *steps; /* by node */
     op_clock *clocks;  /* one for each operation that occurs */
     int32_t n_clocks;
+    void *device;       /* of kernels' calls; NULL on the CPU */
+    tr_event **between; /* n_nodes + 1, where kernels are timed on a device; else NULL */
 };
 
 static int32_t clock_of(tr_program *self, const tr_op *op)
@@ -39,24 +46,82 @@ static int32_t clock_of(tr_program *self, const tr_op *op)
     return self->n_clocks++;
 }
 
+/* The kernel of an operation on another device; NULL: there is none in this build. */
+static const tr_kernel *find_kernel(tr_device_kind device, const tr_op *op)
+{
+#ifdef TROUPE_CUDA
+    if (device == TR_DEVICE_CUDA) return tr_cuda_kernel(op->name);
+#endif
+    (void)device, (void)op;
+    return NULL;
+}
+
+static tr_status open_device(tr_program *self, tr_error *err)
+{
+    if (self->options.device == TR_DEVICE_CPU) return TR_OK;
+#ifdef TROUPE_CUDA
+    TR_ASSERT(self->options.stream);
+    return tr_cuda_context_new((tr_cuda_context **)&self->device, self->options.stream, err);
+#else
+    int32_t n_devices;
+    return tr_device_count(self->options.device, &n_devices, err); /* says that the build has none */
+#endif
+}
+
+static void close_device(tr_program *self)
+{
+#ifdef TROUPE_CUDA
+    tr_cuda_context_destroy((tr_cuda_context **)&self->device);
+#else
+    (void)self;
+#endif
+}
+
+static tr_status prepare_on_cpu(const tr_program *self, const tr_node *node, node_state *step, tr_error *err)
+{
+    const tr_op *op = node->op;
+    step->run = op->run[TR_DEVICE_CPU];
+    if (op->workspace) step->workspace_bytes = op->workspace(self->graph, node, self->options.n_threads);
+    return op->prepare ? op->prepare(self->graph, node, &step->prepared, err) : TR_OK;
+}
+
+static tr_status prepare_on_device(const tr_program *self, const tr_node *node, node_state *step,
+                                   tr_error *err)
+{
+    const tr_kernel *kernel = find_kernel(self->options.device, node->op);
+    if (!kernel) return TR_OK;
+    step->kernel = kernel;
+    step->run = kernel->run;
+    if (kernel->workspace) step->workspace_bytes = kernel->workspace(self->graph, node);
+    if (!kernel->prepare) return TR_OK;
+    return kernel->prepare(self->graph, node, self->device, &step->prepared, err);
+}
+
 static tr_status prepare_steps(tr_program *self, tr_error *err)
 {
-    static const char *const device_names[] = {[TR_DEVICE_CPU] = "cpu", [TR_DEVICE_CUDA] = "cuda"};
     for (int32_t n = 0; n < self->n_nodes; n++) {
         const tr_node *node = tr_graph_node(self->graph, n);
-        if (!node->op->run[self->options.device])
-            return tr_fail(err, TR_EUNSUPPORTED, "operation '%s' has no kernel for device '%s' in this build",
-                           node->op->name, device_names[self->options.device]);
         node_state *step = &self->steps[n];
         step->clock = clock_of(self, node->op);
-        if (node->op->prepare) {
-            tr_status status = node->op->prepare(self->graph, node, &step->prepared, err);
-            if (status != TR_OK) return status;
-        }
-        if (node->op->workspace)
-            step->workspace_bytes = node->op->workspace(self->graph, node, self->options.n_threads);
+        tr_status status = self->options.device == TR_DEVICE_CPU ? prepare_on_cpu(self, node, step, err)
+                                                                 : prepare_on_device(self, node, step, err);
+        if (status != TR_OK) return status;
+        if (!step->run)
+            return tr_fail(err, TR_EUNSUPPORTED, "operation '%s' has no kernel for device '%s' in this build",
+                           node->op->name, tr_device_kind_name(self->options.device));
     }
     return TR_OK;
+}
+
+static tr_status make_events(tr_program *self, tr_error *err)
+{
+    if (!self->options.time_kernels || self->options.device == TR_DEVICE_CPU) return TR_OK;
+    self->between = tr_alloc_zero((size_t)self->n_nodes + 1, sizeof *self->between);
+    if (!self->between) return tr_fail(err, TR_ENOMEM, "no memory for %d events", self->n_nodes + 1);
+    tr_status status = TR_OK;
+    for (int32_t n = 0; status == TR_OK && n <= self->n_nodes; n++)
+        status = tr_event_new(&self->between[n], tr_stream_device(self->options.stream), true, err);
+    return status;
 }
 
 static tr_status plan_memory(tr_program *self, tr_error *err)
@@ -87,7 +152,9 @@ tr_status tr_program_new(tr_program **out, const tr_graph *graph, const tr_progr
         status = tr_fail(err, TR_ENOMEM, "no memory for a program of %d nodes", self->n_nodes);
         goto failed;
     }
-    status = prepare_steps(self, err);
+    status = open_device(self, err);
+    if (status == TR_OK) status = make_events(self, err);
+    if (status == TR_OK) status = prepare_steps(self, err);
     if (status == TR_OK) status = plan_memory(self, err);
     if (status != TR_OK) goto failed;
     *out = self;
@@ -102,9 +169,17 @@ void tr_program_destroy(tr_program **self)
     tr_program *program = *self;
     if (!program) return;
     for (int32_t n = 0; program->steps && n < program->n_nodes; n++) {
+        const node_state *step = &program->steps[n];
         const tr_op *op = tr_graph_node(program->graph, n)->op;
-        if (program->steps[n].prepared && op->release) op->release(program->steps[n].prepared);
+        if (step->prepared && step->kernel)
+            step->kernel->release(step->prepared, program->device);
+        else if (step->prepared && op->release)
+            op->release(step->prepared);
     }
+    for (int32_t n = 0; program->between && n <= program->n_nodes; n++)
+        tr_event_destroy(&program->between[n]);
+    tr_free(program->between);
+    close_device(program);
     tr_memory_plan_release(&program->plan);
     tr_free(program->clocks);
     tr_free(program->steps);
@@ -162,6 +237,7 @@ static void run_node(tr_program *self, int32_t n, const tr_bindings *bindings)
     tr_call call = {.node = node,
                     .graph = self->graph,
                     .prepared = step->prepared,
+                    .device = self->device,
                     .pool = bindings->pool,
                     .random = &bindings->random};
     for (int i = 0; i < node->n_inputs; i++) call.inputs[i] = address(self, bindings, node->inputs[i]);
@@ -169,9 +245,37 @@ static void run_node(tr_program *self, int32_t n, const tr_bindings *bindings)
     if (step->workspace_bytes > 0) call.workspace = (char *)bindings->scratch + self->plan.workspaces[n];
     op_clock *clock = &self->clocks[step->clock];
     uint64_t start = tr_clock_ns();
-    node->op->run[self->options.device](&call);
-    clock->nanoseconds += tr_clock_ns() - start;
+    step->run(&call);
+    if (!self->between) clock->nanoseconds += tr_clock_ns() - start;
     clock->calls++;
+}
+
+/* Waits for the phase and gives each node the time from the event before it to the one behind it. */
+static void take_times(tr_program *self, tr_phase phase)
+{
+    int32_t first = self->plan.phase_start[phase], end = self->plan.phase_start[phase + 1];
+    if (tr_stream_synchronize(self->options.stream, NULL) != TR_OK)
+        return; /* as tr_program_synchronize tells */
+    for (int32_t p = first; p < end; p++) {
+        double ms = 0;
+        if (tr_event_elapsed_ms(self->between[p], self->between[p + 1], &ms, NULL) != TR_OK) return;
+        self->clocks[self->steps[self->plan.order[p]].clock].nanoseconds += (uint64_t)(ms * 1e6);
+    }
+}
+
+static void mark_time(tr_program *self, int32_t position)
+{
+    if (self->between) tr_event_record(self->between[position], self->options.stream, NULL);
+}
+
+tr_status tr_program_synchronize(tr_program *self, tr_error *err)
+{
+    if (self->options.device == TR_DEVICE_CPU) return TR_OK;
+#ifdef TROUPE_CUDA
+    tr_status status = tr_cuda_context_check(self->device, err);
+    if (status != TR_OK) return status;
+#endif
+    return tr_stream_synchronize(self->options.stream, err);
 }
 
 static void poison(const tr_program *self, tr_phase phase, const tr_bindings *bindings)
@@ -181,20 +285,30 @@ static void poison(const tr_program *self, tr_phase phase, const tr_bindings *bi
 #else
     bool wanted = self->options.poison;
 #endif
-    if (!wanted || self->options.device != TR_DEVICE_CPU) return;
-    if (self->plan.scratch_bytes > 0) memset(bindings->scratch, 0xff, self->plan.scratch_bytes);
-    if (phase == TR_PHASE_FORWARD && self->plan.stash_bytes > 0)
-        memset(bindings->stash, 0xff, self->plan.stash_bytes);
+    if (!wanted) return;
+    bool stash = phase == TR_PHASE_FORWARD && self->plan.stash_bytes > 0;
+    if (self->options.device == TR_DEVICE_CPU) {
+        if (self->plan.scratch_bytes > 0) memset(bindings->scratch, 0xff, self->plan.scratch_bytes);
+        if (stash) memset(bindings->stash, 0xff, self->plan.stash_bytes);
+        return;
+    }
+    tr_stream_fill(self->options.stream, bindings->scratch, 0xff, self->plan.scratch_bytes, NULL);
+    if (stash) tr_stream_fill(self->options.stream, bindings->stash, 0xff, self->plan.stash_bytes, NULL);
 }
 
 void tr_program_run(tr_program *self, tr_phase phase, const tr_bindings *bindings)
 {
     TR_ASSERT(bindings->scratch || self->plan.scratch_bytes == 0);
     TR_ASSERT(bindings->stash || self->plan.stash_bytes == 0);
-    TR_ASSERT(tr_thread_pool_size(bindings->pool) <= self->options.n_threads);
+    TR_ASSERT(self->options.device != TR_DEVICE_CPU ||
+              tr_thread_pool_size(bindings->pool) <= self->options.n_threads);
     poison(self, phase, bindings);
-    for (int32_t p = self->plan.phase_start[phase]; p < self->plan.phase_start[phase + 1]; p++)
+    mark_time(self, self->plan.phase_start[phase]);
+    for (int32_t p = self->plan.phase_start[phase]; p < self->plan.phase_start[phase + 1]; p++) {
         run_node(self, self->plan.order[p], bindings);
+        mark_time(self, p + 1);
+    }
+    if (self->between) take_times(self, phase);
 }
 
 static int longest_first(const void *left, const void *right)

@@ -18,12 +18,15 @@ typedef struct tr_program tr_program;
 
 typedef struct tr_program_options {
     tr_device_kind device;
-    int n_threads; /* largest pool it will be run with; workspace is sized for it */
+    tr_stream *stream; /* what kernels are queued on; must outlive the program. NULL on the CPU */
+    bool
+        time_kernels; /* on a GPU: tr_program_times tells the device's time, and every run waits for its end */
+    int n_threads;    /* largest pool it will be run with; workspace is sized for it */
     bool poison; /* fill scratch, and before the forward the stash, with NaN; always on in sanitizer builds */
 } tr_program_options;
 
 /* The graph must outlive the program. Errors: the graph's own, TR_EUNSUPPORTED (an operation without a kernel
- * for the device, named), TR_ENOMEM. */
+ * for the device, named; a library that is not here), TR_EIO (the device's), TR_ENOMEM. */
 tr_status tr_program_new(tr_program **out, const tr_graph *graph, const tr_program_options *options,
                          tr_error *err);
 void tr_program_destroy(tr_program **self);
@@ -38,16 +41,21 @@ bool tr_program_has_phase(const tr_program *self, tr_phase phase);
 
 typedef struct tr_bindings {
     void *const *values; /* by tr_value; only bound kinds and outputs are looked at */
-    void *stash;         /* cache-line aligned, tr_program_stash_bytes */
-    void *scratch;       /* cache-line aligned, tr_program_scratch_bytes */
+    void *stash;         /* cache-line aligned, tr_program_stash_bytes, in the device's memory */
+    void *scratch;       /* cache-line aligned, tr_program_scratch_bytes, likewise */
     tr_thread_pool *pool;
     tr_random random; /* what dropout draws by; the same for all phases of a micro-batch */
 } tr_bindings;
 
-/* Runs all nodes of a phase in order. Every bound value that the phase touches must be bound. */
+/* Runs all nodes of a phase in order. Every bound value that the phase touches must be bound. On a GPU it queues
+ * them and returns: what is bound must stay as it is until the stream is done. */
 void tr_program_run(tr_program *self, tr_phase phase, const tr_bindings *bindings);
 
-/* Time spent in each operation since the program was made, for `bench`: names and nanoseconds, sorted by time. */
+/* Waits until all that was queued is done. Errors: TR_EIO (a kernel or a library call failed, named). */
+tr_status tr_program_synchronize(tr_program *self, tr_error *err);
+
+/* Time spent in each operation since the program was made, for `bench`: names and nanoseconds, sorted by time. On
+ * a GPU without time_kernels it is the time of queueing. */
 typedef struct tr_op_time {
     const char *name;
     uint64_t nanoseconds, calls;

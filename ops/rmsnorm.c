@@ -3,15 +3,12 @@
  * Source: Zhang and Sennrich, 2019.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/rmsnorm.h"
+#include "ops/attributes.h"
 #include "ops/infer.h"
 #include "ops/op.h"
 #include "ops/operations.h"
 
 #include <math.h>
-
-typedef struct rmsnorm_attributes {
-    float eps;
-} rmsnorm_attributes;
 
 void tr_rmsnorm_reference(const float *x, const float *w, float *y, float *rstd, int64_t rows,
                           int64_t columns, float eps)

@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/rope.h"
 #include "base/memory.h"
+#include "ops/attributes.h"
 #include "ops/infer.h"
 #include "ops/op.h"
 #include "ops/operations.h"
@@ -24,11 +25,6 @@ void tr_rope_reference(const float *x, float *y, int64_t batch, int64_t time, in
             y[r * head_size + half + i] = (float)(magnitude * (b * cosine + a * sine));
         }
 }
-
-typedef struct rope_attributes {
-    int32_t head_size;
-    float magnitude;
-} rope_attributes;
 
 enum { X, POSITION, FREQUENCIES, N_INPUTS };
 

@@ -2,14 +2,10 @@
  * sum to C. Its backward is a join, with zeros for parts that no gradient flows to.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/split.h"
+#include "ops/attributes.h"
 #include "ops/infer.h"
 #include "ops/op.h"
 #include "ops/operations.h"
-
-typedef struct split_attributes {
-    int64_t widths[TR_MAX_OUTPUTS];
-    int32_t n;
-} split_attributes;
 
 static const split_attributes *attributes_of(const tr_node *node)
 {

@@ -1,0 +1,44 @@
+/* ops/cuda/blas.h - matrix products by cuBLASLt, which is loaded at run time.
+ * Row-major all through: C (m,n) = A B, or += where `accumulate`. A is stored (m,k), or (k,m) where
+ * a_transposed; B is stored (k,n), or (n,k) where b_transposed. float32 is float32: TF32 is off. bfloat16
+ * products are summed in float32. A plan is made once for its shapes and dtypes; the library's reductions
+ * across blocks go through the workspace, never through atomics, so two runs give the same bits.
+ * Internal to ops/cuda/.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_OPS_CUDA_BLAS_H
+#define TROUPE_OPS_CUDA_BLAS_H
+
+#include "ops/cuda/context.h"
+#include "ops/tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+tr_status tr__cuda_blas_open(void **handle, tr_error *err); /* loads the library at the first call */
+void tr__cuda_blas_close(void *handle);                     /* NULL-safe */
+
+typedef struct tr_matmul_shape {
+    int64_t m, n, k;
+    bool a_transposed, b_transposed;
+    bool accumulate;
+    bool has_bias;  /* (n), added to every row in the product's epilogue */
+    tr_dtype ab, c; /* F32 or BF16; C is F32 or as A and B */
+    tr_dtype bias;  /* what the product reads, as the plan says: F32, or C's */
+} tr_matmul_shape;
+
+typedef struct tr_matmul_plan tr_matmul_plan;
+
+/* Sets shape->bias to what the library takes. Errors: TR_EUNSUPPORTED (no algorithm for this), TR_ENOMEM. */
+tr_status tr__matmul_plan_new(tr_matmul_plan **out, tr_cuda_context *context, tr_matmul_shape *shape,
+                              tr_error *err);
+void tr__matmul_plan_destroy(tr_matmul_plan *self); /* NULL-safe */
+
+/* c may be `pending`, what is accumulated onto; pending is not read where the plan does not accumulate. */
+void tr__matmul_run(const tr_matmul_plan *self, tr_cuda_context *context, const void *a, const void *b,
+                    const void *bias, const void *pending, void *c, const char *what);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

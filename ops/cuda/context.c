@@ -1,0 +1,75 @@
+/* ops/cuda/context.c - the table of CUDA's kernels, and what they are launched with.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "ops/cuda/context.h"
+
+#include "base/memory.h"
+#include "ops/cuda/blas.h"
+
+#include <string.h>
+
+/* cuBLASLt's products on Hopper want 32 MiB. */
+enum { BLAS_WORKSPACE_BYTES = 32 << 20 };
+
+extern const tr_kernel tr__cuda_elementwise_kernels[], tr__cuda_copy_kernels[], tr__cuda_norm_kernels[],
+    tr__cuda_linear_kernels[], tr__cuda_embedding_kernels[], tr__cuda_rope_kernels[],
+    tr__cuda_attention_kernels[], tr__cuda_cross_entropy_kernels[], tr__cuda_dropout_kernels[];
+
+/* One list a .cu file; each ends with a kernel without a name. */
+static const tr_kernel *const lists[] = {
+    tr__cuda_elementwise_kernels, tr__cuda_copy_kernels,          tr__cuda_norm_kernels,
+    tr__cuda_linear_kernels,      tr__cuda_embedding_kernels,     tr__cuda_rope_kernels,
+    tr__cuda_attention_kernels,   tr__cuda_cross_entropy_kernels, tr__cuda_dropout_kernels,
+};
+
+const tr_kernel *tr_cuda_kernel(const char *op)
+{
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
+        for (const tr_kernel *kernel = lists[i]; kernel->op; kernel++)
+            if (strcmp(kernel->op, op) == 0) return kernel;
+    return NULL;
+}
+
+tr_status tr_cuda_context_new(tr_cuda_context **out, tr_stream *stream, tr_error *err)
+{
+    tr_cuda_context *self = tr_alloc_zero(1, sizeof *self);
+    if (!self) return tr_fail(err, TR_ENOMEM, "no memory for a CUDA context's description");
+    self->stream = stream;
+    self->native = tr_stream_native(stream);
+    self->workspace_bytes = BLAS_WORKSPACE_BYTES;
+    tr_status status = tr_device_allocate(tr_stream_device(stream), TR_MEMORY_DEVICE, self->workspace_bytes,
+                                          &self->workspace, err);
+    if (status == TR_OK) status = tr__cuda_blas_open(&self->blas, err);
+    if (status != TR_OK) {
+        tr_cuda_context_destroy(&self);
+        return status;
+    }
+    *out = self;
+    return TR_OK;
+}
+
+void tr_cuda_context_destroy(tr_cuda_context **self)
+{
+    tr_cuda_context *context = *self;
+    if (!context) return;
+    tr__cuda_blas_close(context->blas);
+    tr_stream_synchronize(context->stream, NULL); /* nobody may be using the workspace */
+    tr_device_free(tr_stream_device(context->stream), TR_MEMORY_DEVICE, context->workspace);
+    tr_free(context);
+    *self = NULL;
+}
+
+void tr_cuda_note(tr_cuda_context *self, cudaError_t code, const char *what)
+{
+    tr_cuda_note_text(self, what, cudaGetErrorString(code));
+}
+
+void tr_cuda_note_text(tr_cuda_context *self, const char *what, const char *text)
+{
+    if (self->error.status == TR_OK) tr_fail(&self->error, TR_EIO, "operation '%s' on CUDA: %s", what, text);
+}
+
+tr_status tr_cuda_context_check(const tr_cuda_context *self, tr_error *err)
+{
+    if (self->error.status == TR_OK) return TR_OK;
+    return tr_fail(err, self->error.status, "%s", self->error.message);
+}

@@ -1,0 +1,137 @@
+// ops/cuda/cross_entropy.cu - the loss of predicting tokens: one pass over a row of logits with a running maximum
+// and sum, and a backward that makes probabilities again where the logits stood. Probabilities are never stored.
+// Losses of rows are added in double, in an order that the number of rows alone tells.
+// Source of the running maximum: Milakov and Gimelshein, 2018.
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/cuda/elements.cuh"
+
+#include <math.h>
+
+namespace troupe {
+namespace {
+
+enum { THREADS = 512, WARPS = THREADS / WARP };
+
+struct running {
+    float most, sum; // sum of exp(x - most)
+};
+
+__device__ inline running join(running a, running b)
+{
+    float most = fmaxf(a.most, b.most);
+    if (most == -INFINITY) return a;
+    return {most, a.sum * expf(a.most - most) + b.sum * expf(b.most - most)};
+}
+
+template <int V, typename T>
+__global__ void __launch_bounds__(THREADS)
+    loss_rows_kernel(const T *logits, const int32_t *targets, float *lse, double *losses, int64_t vocabulary)
+{
+    __shared__ running warps[WARPS];
+    int64_t row = blockIdx.x;
+    const T *x = logits + row * vocabulary;
+    running r = {-INFINITY, 0};
+    for (int64_t c = (int64_t)threadIdx.x * V; c < vocabulary; c += THREADS * V) {
+        float v[V];
+        load<V>(x + c, v);
+        running here = {v[0], 0};
+#pragma unroll
+        for (int j = 1; j < V; j++) here.most = fmaxf(here.most, v[j]);
+#pragma unroll
+        for (int j = 0; j < V; j++) here.sum += expf(v[j] - here.most);
+        r = join(r, here);
+    }
+    for (int step = WARP / 2; step > 0; step /= 2) {
+        running other = {__shfl_xor_sync(0xffffffffu, r.most, step),
+                         __shfl_xor_sync(0xffffffffu, r.sum, step)};
+        r = join(r, other);
+    }
+    if (threadIdx.x % WARP == 0) warps[threadIdx.x / WARP] = r;
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    for (int w = 1; w < WARPS; w++) r = join(r, warps[w]);
+    double log_sum = (double)r.most + log((double)r.sum);
+    int32_t target = targets[row];
+    if (target >= vocabulary) __trap();
+    lse[row] = (float)log_sum;
+    losses[row] = target < 0 ? 0.0 : log_sum - (double)(float)x[target];
+}
+
+__global__ void __launch_bounds__(THREADS) loss_total_kernel(const double *losses, double *loss, int64_t rows)
+{
+    __shared__ double warps[WARPS];
+    double sum = 0;
+    for (int64_t r = threadIdx.x; r < rows; r += THREADS) sum += losses[r];
+    sum = warp_sum(sum);
+    if (threadIdx.x % WARP == 0) warps[threadIdx.x / WARP] = sum;
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    for (int w = 1; w < WARPS; w++) sum += warps[w];
+    *loss = sum;
+}
+
+size_t workspace(const tr_graph *graph, const tr_node *node)
+{
+    return (size_t)tr_shape_elements(tr_input_shape(graph, node, 1)) * sizeof(double);
+}
+
+template <int V, typename T> void launch(const tr_call *call)
+{
+    int64_t rows = tr_shape_rows(input_shape(call, 0)), vocabulary = tr_shape_last(input_shape(call, 0));
+    double *losses = (double *)call->workspace;
+    cudaStream_t stream = tr_cuda_stream(call);
+    loss_rows_kernel<V, T>
+        <<<(unsigned)rows, THREADS, 0, stream>>>((const T *)call->inputs[0], (const int32_t *)call->inputs[1],
+                                                 (float *)call->outputs[1], losses, vocabulary);
+    loss_total_kernel<<<1, THREADS, 0, stream>>>(losses, (double *)call->outputs[0], rows);
+    tr_cuda_launched(call);
+}
+
+void run(const tr_call *call)
+{
+    bool packed = tr_shape_last(input_shape(call, 0)) % 8 == 0;
+    TR_BY_STORAGE(call, 0, packed ? launch<PACK<T>, T>(call) : launch<1, T>(call));
+}
+
+// dlogits = factor * (exp(logits - lse) - onehot), 0 for rows without a target; dlogits may be logits.
+template <int V, typename T>
+__global__ void __launch_bounds__(THREADS)
+    backward_kernel(const T *logits, const int32_t *targets, const float *lse, const float *factor,
+                    T *dlogits, int64_t vocabulary)
+{
+    int64_t row = blockIdx.x;
+    int32_t target = targets[row];
+    float scale = target < 0 ? 0 : *factor, shift = lse[row];
+    for (int64_t c = (int64_t)threadIdx.x * V; c < vocabulary; c += THREADS * V) {
+        float v[V];
+        load<V>(logits + row * vocabulary + c, v);
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            v[j] = scale == 0 ? 0 : scale * (expf(v[j] - shift) - (c + j == target ? 1.0f : 0.0f));
+        store<V>(dlogits + row * vocabulary + c, v);
+    }
+}
+
+template <int V, typename T> void launch_backward(const tr_call *call)
+{
+    int64_t rows = tr_shape_rows(input_shape(call, 0)), vocabulary = tr_shape_last(input_shape(call, 0));
+    backward_kernel<V, T><<<(unsigned)rows, THREADS, 0, tr_cuda_stream(call)>>>(
+        (const T *)call->inputs[0], (const int32_t *)call->inputs[1], (const float *)call->inputs[2],
+        (const float *)call->inputs[3], (T *)call->outputs[0], vocabulary);
+    tr_cuda_launched(call);
+}
+
+void run_backward(const tr_call *call)
+{
+    bool packed = tr_shape_last(input_shape(call, 0)) % 8 == 0;
+    TR_BY_STORAGE(call, 0, packed ? launch_backward<PACK<T>, T>(call) : launch_backward<1, T>(call));
+}
+
+} // namespace
+} // namespace troupe
+
+extern "C" const tr_kernel tr__cuda_cross_entropy_kernels[] = {
+    {"cross_entropy", troupe::run, troupe::workspace},
+    {"cross_entropy_backward", troupe::run_backward},
+    {},
+};

@@ -1,0 +1,28 @@
+/* ops/cuda/kernels.h - what the rest of ops/ sees of CUDA: kernels by operation, and what they run on.
+ * Only builds with CUDA have it (TROUPE_CUDA).
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_OPS_CUDA_KERNELS_H
+#define TROUPE_OPS_CUDA_KERNELS_H
+
+#include "ops/op.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* NULL: the operation has none. */
+const tr_kernel *tr_cuda_kernel(const char *op);
+
+/* What kernels run on: a stream, and cuBLASLt with its workspace. tr_call.device of every call on CUDA.
+ * A launch that fails is noted and told by tr_cuda_context_check, since kernels return nothing. */
+typedef struct tr_cuda_context tr_cuda_context;
+
+/* Errors: TR_EUNSUPPORTED (cuBLASLt is not here), TR_EIO, TR_ENOMEM. */
+tr_status tr_cuda_context_new(tr_cuda_context **out, tr_stream *stream, tr_error *err);
+void tr_cuda_context_destroy(tr_cuda_context **self); /* NULL-safe */
+tr_status tr_cuda_context_check(const tr_cuda_context *self, tr_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
