@@ -4,6 +4,7 @@
  * holds whole, and start when all are ready. Nothing of the old epoch can reach the new one: workers make new nodes with new
  * links, and every frame carries its epoch. Who dies on the way only makes it begin again, in one epoch more.
  * Why everybody and not only the dead one: what the others have done since that generation rests on messages that are gone.
+ * That all of this holds is argued in DESIGN.md.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/head.h"
 
