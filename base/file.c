@@ -128,6 +128,7 @@ static tr_status sync_parent(const char *path, tr_error *err)
 
 tr_status tr_file_writer_commit(tr_file_writer *self, tr_error *err)
 {
+    errno = EIO; /* where the fault lies further back and only the stream remembers it */
     bool good = fflush(self->stream) == 0 && !ferror(self->stream) && fsync(fileno(self->stream)) == 0;
     tr_status status = TR_OK;
     if (!good) status = system_failed(err, "write", self->path);

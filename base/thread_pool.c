@@ -80,7 +80,6 @@ static void *help(void *argument)
     helper *me = argument;
     tr_thread_pool *self = me->pool;
     for (uint64_t seen = 0; wait_for_round(self, seen); seen++) {
-        if (atomic_load_explicit(&self->round, memory_order_acquire) == seen) return NULL;
         take_tiles(self, me->index);
         atomic_fetch_sub_explicit(&self->busy, 1, memory_order_release);
     }

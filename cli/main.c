@@ -132,7 +132,7 @@ int main(int argc, char **argv)
     }
     if (strcmp(argv[1], "--version") == 0) {
         puts("troupe " TROUPE_VERSION);
-        return EXIT_DONE;
+        return finish_output(EXIT_DONE);
     }
     for (size_t i = 0; i < N_COMMANDS; i++) {
         if (strcmp(argv[1], commands[i]->name) != 0) continue;

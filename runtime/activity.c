@@ -108,16 +108,32 @@ uint64_t tr_activity_pulse(const tr_activity_page *self)
     return sum;
 }
 
-uint64_t tr_activity_longest_ns(const tr_activity_page *self)
+bool tr_activity_has_begun(const tr_activity_page *self)
 {
-    uint64_t longest = UINT64_MAX;
+    bool begun = false;
+    for (int i = 0; i < TR_ACTIVITY_RECORDS; i++)
+        begun = begun || __atomic_load_n(&self->records[i].handled, __ATOMIC_RELAXED) ||
+                __atomic_load_n(&self->records[i].running, __ATOMIC_RELAXED);
+    return begun;
+}
+
+uint64_t tr_activity_stuck_ns(const tr_activity_page *self, tr_activity_watch *watch, uint64_t now_ns)
+{
+    uint64_t longest_ns = 0;
     for (int i = 0; i < TR_ACTIVITY_RECORDS; i++) {
         const tr_activity_record *record = &self->records[i];
         uint64_t since_ns = __atomic_load_n(&record->since_ns, __ATOMIC_RELAXED);
-        if (__atomic_load_n(&record->running, __ATOMIC_RELAXED) && since_ns && since_ns < longest)
-            longest = since_ns;
+        bool runs = __atomic_load_n(&record->running, __ATOMIC_RELAXED) && since_ns;
+        /* Neither ever goes back, so their sum stays only where both do. */
+        uint64_t sign = runs ? since_ns + __atomic_load_n(&record->handled, __ATOMIC_RELAXED) : 0;
+        if (sign != watch->seen[i]) {
+            watch->seen[i] = sign;
+            watch->since_ns[i] = now_ns;
+        } else if (runs && now_ns - watch->since_ns[i] > longest_ns) {
+            longest_ns = now_ns - watch->since_ns[i];
+        }
     }
-    return longest;
+    return longest_ns;
 }
 
 static void write_doing(const tr_activity_record *record, char *text, size_t capacity)

@@ -35,7 +35,7 @@ typedef struct tr_activity_page {
 
 tr_status tr_activity_page_new(tr_activity_page **out, int *descriptor, tr_error *err); /* in a new memfd */
 tr_status tr_activity_page_open(tr_activity_page **out, int descriptor, tr_error *err);
-void tr_activity_clear(tr_activity_page *self); /* nobody writes it: it is for another process now */
+void tr_activity_clear(tr_activity_page *self); /* nobody writes it: it is for other actors now */
 void tr_activity_page_unmap(tr_activity_page **self);
 /* Its own or a free one; NULL: full. */
 tr_activity_record *tr_activity_record_for(tr_activity_page *self, tr_actor_id actor);
@@ -43,8 +43,15 @@ void tr_activity_write(tr_activity_record *self, const char *what, uint32_t step
 void tr_activity_beat(tr_activity_page *self); /* the worker: it is alive */
 /* A sum that moves with every beat and everything an actor begins: who is stopped or stuck leaves it where it is. */
 uint64_t tr_activity_pulse(const tr_activity_page *self);
-/* Since when the handler has been running that runs longest; UINT64_MAX: none runs. */
-uint64_t tr_activity_longest_ns(const tr_activity_page *self);
+/* What somebody who looks again and again has seen of each record, and since when. All zero: nothing yet. */
+typedef struct tr_activity_watch {
+    uint64_t seen[TR_ACTIVITY_RECORDS], since_ns[TR_ACTIVITY_RECORDS];
+} tr_activity_watch;
+/* Has any actor been in a handler? Before that they are made, which may take as long as it needs. */
+bool tr_activity_has_begun(const tr_activity_page *self);
+/* For how long a handler has been seen running without a sign of progress, the longest of all; 0: none. A time in a record
+ * alone does not say so: it may be of an activity long ago, of an actor that begins to run just now. */
+uint64_t tr_activity_stuck_ns(const tr_activity_page *self, tr_activity_watch *watch, uint64_t now_ns);
 /* "in forward of step 17, micro-batch 3"; empty where nothing is known of the actor. */
 void tr_activity_doing(const tr_activity_page *self, tr_actor_id actor, char *text, size_t capacity);
 /* "stage 1 was in forward of step 17, micro-batch 3, data shard 0 was last in reading of step 18": those that run first,

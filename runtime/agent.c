@@ -29,7 +29,8 @@ typedef struct ward { /* one worker in the agent's care */
     int activity_descriptor;
     tr_activity_page *activity;
     uint64_t pulse, moved_ns; /* as last seen to change, and when */
-    bool is_hung;             /* told */
+    tr_activity_watch handlers;
+    bool is_hung; /* told */
 } ward;
 
 typedef struct agent {
@@ -111,28 +112,30 @@ static bool is_stopped(const ward *worker)
 }
 
 /* The watchdog. A worker beats ten times a second whatever its actors do, unless one of them keeps its only thread; then the
- * actor's own activities are the sign of life: a slow one goes on to the next, a hung one does not. */
+ * actor's own activities are the sign of life: a slow one goes on to the next, a hung one does not. While it makes its
+ * actors it does not beat, and may take its time. */
 static void watch_over(agent *self, ward *worker, uint64_t now_ns)
 {
-    uint64_t limit_ns = (uint64_t)self->launch->hung_after_ms * 1000000,
-             since_ns = tr_activity_longest_ns(worker->activity);
-    uint64_t pulse = tr_activity_pulse(worker->activity);
+    uint64_t limit_ns = (uint64_t)self->launch->hung_after_ms * 1000000;
     if (worker->pidfd < 0 || worker->is_hung || !limit_ns) return;
+    uint64_t pulse = tr_activity_pulse(worker->activity);
+    uint64_t stuck_ns = tr_activity_stuck_ns(worker->activity, &worker->handlers, now_ns);
     if (pulse != worker->pulse || !worker->moved_ns) {
         worker->pulse = pulse;
         worker->moved_ns = now_ns;
     }
-    bool stuck = since_ns != UINT64_MAX && now_ns > since_ns + limit_ns;
+    bool stuck = stuck_ns >= limit_ns;
     uint64_t still_ns = now_ns - worker->moved_ns;
     bool stopped = still_ns > STOPPED_MS * 1000000ull && is_stopped(worker);
-    if (!stuck && !stopped && still_ns < limit_ns) return;
+    bool silent = still_ns >= limit_ns && tr_activity_has_begun(worker->activity);
+    if (!stuck && !stopped && !silent) return;
     worker->is_hung = true;
     char doing[TR_ERROR_SIZE / 2];
     tr_control_note note = {.node = worker->node, .pid = worker->pid};
     tr_activity_describe(worker->activity, &self->topology, doing, sizeof doing);
     snprintf(note.text, sizeof note.text, "worker %d (pid %d) %s for %.1f s%s%s", worker->node, worker->pid,
              stopped ? "was stopped and has not moved" : "has not moved",
-             (double)(stuck ? now_ns - since_ns : still_ns) * 1e-9, doing[0] ? "; " : "", doing);
+             (double)(stuck ? stuck_ns : still_ns) * 1e-9, doing[0] ? "; " : "", doing);
     send_note(self, TR_CONTROL_HUNG, &note);
 }
 
@@ -207,6 +210,7 @@ static tr_status start_worker(agent *self, int32_t node, tr_error *err)
     if (status != TR_OK) return tr_fail_within(err, status, "cannot start worker %d", node);
     self->n_alive++;
     worker->moved_ns = 0;
+    worker->handlers = (tr_activity_watch){0};
     worker->is_hung = false;
     const tr_control_note note = {.node = node, .pid = worker->pid, .epoch = self->epoch};
     send_note(self, TR_CONTROL_WORKER_STARTED, &note);

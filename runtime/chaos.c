@@ -7,6 +7,7 @@
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static int signal_of(const char *name)
@@ -20,18 +21,29 @@ static int signal_of(const char *name)
     return 0;
 }
 
+/* Digits alone: sscanf would take signs, and numbers beyond 32 bits. */
+static bool parse_number(const char *text, uint32_t *number)
+{
+    size_t n_digits = strspn(text, "0123456789");
+    if (n_digits == 0 || n_digits > 10 || text[n_digits]) return false;
+    unsigned long long value = strtoull(text, NULL, 10);
+    *number = (uint32_t)value;
+    return value < UINT32_MAX; /* the last stands for any step */
+}
+
 static bool parse_point(tr_chaos_point *point, const char *text, size_t length)
 {
-    char copy[256], step[16], name[16], behind;
+    char copy[256], epoch[16], step[16], name[16], behind;
     if (length >= sizeof copy) return false;
     memcpy(copy, text, length);
     copy[length] = 0;
-    if (sscanf(copy, " %u/%63[^/]/%63[^/]/%15[^/]/%15[A-Z] %c", &point->epoch, point->actor, point->what,
-               step, name, &behind) != 5)
+    if (sscanf(copy, " %15[^/]/%63[^/]/%63[^/]/%15[^/]/%15[A-Z] %c", epoch, point->actor, point->what, step,
+               name, &behind) != 5 ||
+        !parse_number(epoch, &point->epoch))
         return false;
     if (strcmp(step, "any") == 0)
         point->step = TR_CHAOS_ANY_STEP;
-    else if (sscanf(step, "%u%c", &point->step, &behind) != 1)
+    else if (!parse_number(step, &point->step))
         return false;
     point->signal = signal_of(name);
     return point->signal != 0;
@@ -75,7 +87,7 @@ uint64_t tr_chaos_pause_ns(const tr_chaos *self, uint32_t n)
 {
     const tr_rng_key key = key_of(self, n);
     double minutes = -log(1 - tr_rng_uniform(&key, 0)) / self->kills_per_minute;
-    return (uint64_t)(minutes * 60e9);
+    return (uint64_t)fmin(minutes * 60e9, 1e18); /* 30 years, where kills are next to never */
 }
 
 uint32_t tr_chaos_victim(const tr_chaos *self, uint32_t n, uint32_t count)

@@ -14,9 +14,10 @@
  *     x exits               | <-- WORKER_ENDED -|      how, and what it was doing
  *                           | <----- FAREWELL --x      all it knew is said: its exit alone could overtake that
  *
- * A change of epoch, when a worker has ended that should not have:
+ * A change of epoch, when a worker has ended that should not have (DESIGN.md, Recovery):
+ *     |                     | <----- HUNG ------|      it gives no sign of work: it is fenced
+ *     |                     |------ FENCE ----> |      one that does not answer any more is killed, which is told as above
  *     | <------ EPOCH ------|------ EPOCH ----> |      the living begin anew, the dead are replaced: from HELLO on
- *     |                     |------ FENCE ----> |      one that does not answer any more is killed
  *
  * Bodies are MessagePack; decoders refuse what is damaged (TR_ECORRUPT).
  * Threads: plain data.

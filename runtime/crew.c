@@ -233,11 +233,11 @@ void tr_crew_destroy(tr_crew **out)
 {
     tr_crew *self = *out;
     if (!self) return;
-    if (self->options.processes && self->agent_pid) {
-        if (self->agent_ended && self->descriptor >= 0)
-            close(self->descriptor);
-        else if (!self->agent_ended)
+    if (self->options.processes) {
+        if (!self->agent_ended)
             end_process(&self->descriptor);
+        else if (self->descriptor >= 0)
+            close(self->descriptor);
         for (int32_t i = 1; i < self->n_nodes; i++) end_process(&self->members[i].pidfd);
         prctl(PR_SET_CHILD_SUBREAPER, self->was_subreaper);
     }
@@ -249,6 +249,7 @@ void tr_crew_destroy(tr_crew **out)
         if (worker->activity_descriptor >= 0) close(worker->activity_descriptor);
     }
     if (!self->options.processes && self->descriptor >= 0) close(self->descriptor);
+    tr_launch_release(&self->options.launch); /* wipes the keys */
     tr_free(self->members);
     tr_free(self);
     *out = NULL;

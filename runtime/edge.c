@@ -182,6 +182,14 @@ tr_status tr_receiver_end_place(tr_receiver_end *self, const tr_frame *frame, tr
     return TR_OK;
 }
 
+/* The message that is expected, out of the window; NULL: it has not come. */
+static tr_message *take_turn(tr_receiver_end *self)
+{
+    tr_message **place = &self->window_[self->expected_ & self->mask_], *turn = *place;
+    *place = NULL;
+    return turn;
+}
+
 tr_message *tr_receiver_end_accept(tr_receiver_end *self, tr_message **message)
 {
     const tr_frame *frame = &(*message)->frame;
@@ -195,12 +203,16 @@ tr_message *tr_receiver_end_accept(tr_receiver_end *self, tr_message **message)
     self->window_[frame->sequence & self->mask_] = *message;
     *message = NULL;
     tr_message *first = NULL, **last = &first;
-    for (tr_message **next; *(next = &self->window_[self->expected_ & self->mask_]); self->expected_++) {
-        tr_receiver_end_hold(self, (*next)->frame.slot);
-        self->sequences_[(*next)->frame.slot] = (*next)->frame.sequence;
-        *last = *next;
-        last = &(*next)->next;
-        *next = NULL;
+    for (tr_message *turn; (turn = take_turn(self)); self->expected_++) {
+        if (held(self, turn->frame.slot) != NOT_HELD) { /* two that came early had the same slot */
+            self->n_foreign++;
+            tr_message_destroy(&turn);
+            continue;
+        }
+        tr_receiver_end_hold(self, turn->frame.slot);
+        self->sequences_[turn->frame.slot] = turn->frame.sequence;
+        *last = turn;
+        last = &turn->next;
     }
     *last = NULL;
     return first;

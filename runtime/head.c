@@ -74,6 +74,18 @@ void tr_head_end_because(tr_head *self, tr_status status, const char *text)
     tr_head_end(self, &cause, GRACE_MS);
 }
 
+/* A failure for want of a peer may be heard of before the death that explains it, and then is none. */
+static void hold(tr_head *self, tr_status status, const char *text)
+{
+    if (status != TR_ECLOSED || !tr_head_can_recover(self)) {
+        tr_head_end_because(self, status, text);
+        return;
+    }
+    if (self->held.status != TR_OK) return;
+    tr_fail(&self->held, status, "%s", text);
+    self->held_since_ns = tr_clock_ns();
+}
+
 /* ---- the way up: greeting, loading, running ---- */
 
 static bool all(const tr_head *self, size_t offset)
@@ -131,6 +143,16 @@ static void node_ready(tr_head *self, int32_t node)
     start(self);
 }
 
+static tr_status connect_workers(tr_head *self, tr_error *err)
+{
+    for (int32_t i = 1; i < self->topology->n_nodes; i++) {
+        const char *data = self->workers[i].hello.data_address;
+        tr_status status = data[0] ? tr_node_connect(self->node, i, NULL, data, err) : TR_OK;
+        if (status != TR_OK) return status;
+    }
+    return TR_OK;
+}
+
 static void load(tr_head *self)
 {
     tr_error err = {0};
@@ -144,13 +166,13 @@ static void load(tr_head *self)
     tr_status status =
         states ? TR_OK : tr_fail(&err, TR_ENOMEM, "no memory for %zu actors", self->topology->n_actors);
     if (status == TR_OK) status = send_load(self, &err);
-    for (int32_t i = 1; i < self->topology->n_nodes && status == TR_OK; i++) {
-        const char *data = self->workers[i].hello.data_address;
-        if (data[0]) status = tr_node_connect(self->node, i, NULL, data, &err);
-    }
-    if (status == TR_OK) status = tr_node_load(self->node, self->topology, states, &err);
+    tr_status connected = status == TR_OK ? connect_workers(self, &err) : TR_OK;
+    if (status == TR_OK && connected == TR_OK)
+        status = tr_node_load(self->node, self->topology, states, &err);
     tr_free(states);
-    if (status == TR_OK)
+    if (connected != TR_OK) /* it may have died since it greeted */
+        hold(self, connected == TR_EIO ? TR_ECLOSED : connected, err.message);
+    else if (status == TR_OK)
         node_ready(self, TR_NODE_HEAD);
     else
         tr_head_end(self, &err, GRACE_MS);
@@ -230,18 +252,6 @@ static void worker_ended(tr_head *self, const tr_control_note *note)
         tr_fail(&self->cause, TR_ECLOSED, "%s", text);
     else
         tr_head_recover(self, text);
-}
-
-/* A failure for want of a peer may be heard of before the death that explains it, and then is none. */
-static void hold(tr_head *self, tr_status status, const char *text)
-{
-    if (status != TR_ECLOSED || !tr_head_can_recover(self)) {
-        tr_head_end_because(self, status, text);
-        return;
-    }
-    if (self->held.status != TR_OK) return;
-    tr_fail(&self->held, status, "%s", text);
-    self->held_since_ns = tr_clock_ns();
 }
 
 /* Everybody else hears of an actor's end, for monitors and links; an abnormal one ends the job. */
@@ -332,6 +342,8 @@ void tr_head_on_system(void *context, int32_t peer, const tr_message *message)
     tr_error err = {0};
     if (peer < 1 || peer > self->topology->n_nodes) return;
     bool from_agent = peer == self->topology->n_nodes;
+    if (from_agent && message->frame.epoch < self->agent_epoch)
+        return; /* last words of one that was replaced */
     if (message->frame.edge == TR_CONTROL_HELLO) {
         if (from_agent)
             agent_greeted(self, peer, message);
@@ -356,9 +368,12 @@ void tr_head_on_peer_lost(void *context, int32_t peer, bool control, const char 
     suspect(self, peer, reason);
 }
 
+/* While it greets the head has no actors: what is still told is of those of the epoch before. Its failures are gone with it;
+ * that it had finished the job is true. */
 void tr_head_on_actor_end(void *context, tr_actor_id who, const tr_error *error)
 {
     tr_head *self = context;
+    if (self->phase == TR_HEAD_GREETING) return;
     tr_control_note note = {.pid = getpid(), .actor = who};
     if (error) {
         note.status = error->status == TR_OK ? TR_EINVAL : error->status;
@@ -369,7 +384,9 @@ void tr_head_on_actor_end(void *context, tr_actor_id who, const tr_error *error)
 
 void tr_head_on_job_end(void *context, const tr_error *error)
 {
-    tr_head_end(context, error, GRACE_MS);
+    tr_head *self = context;
+    if (error && self->phase == TR_HEAD_GREETING) return;
+    tr_head_end(self, error, GRACE_MS);
 }
 
 /* The agent's death, with all workers: they end when it does. */
@@ -433,26 +450,46 @@ static void check_greeting(tr_head *self, uint64_t now_ns)
     tr_head_end_because(self, TR_ETIMEDOUT, text);
 }
 
+/* Its death ends the workers too, and brings on_crew. */
+static void fence_agent(tr_head *self, const char *text)
+{
+    tr_head_tell(self, TR_JOB_WORKER_FENCED, self->topology->n_nodes, tr_crew_agent_pid(self->crew), text);
+    tr_crew_kill_agent(self->crew);
+}
+
 static void check_suspect(tr_head *self, uint64_t now_ns)
 {
     char text[LINE_BYTES];
     if (!self->suspect || now_ns < self->suspect_since_ns + (uint64_t)SUSPICION_MS * 1000000) return;
     int32_t node = self->suspect;
-    if (node < self->topology->n_nodes && tr_head_can_recover(self)) {
+    bool is_agent = node == self->topology->n_nodes;
+    snprintf(text, sizeof text, "%s %d does not answer any more%s", is_agent ? "the agent, node" : "worker",
+             node, tr_head_can_recover(self) ? "" : ", though its process lives");
+    if (tr_head_can_recover(self)) {
         self->suspect = 0;
-        snprintf(text, sizeof text, "worker %d does not answer any more", node);
-        tr_head_fence(self, node, text);
+        if (is_agent)
+            fence_agent(self, text);
+        else
+            tr_head_fence(self, node, text);
         return;
     }
-    snprintf(text, sizeof text, "%s %d does not answer any more, though its process lives",
-             self->suspect == self->topology->n_nodes ? "the agent, node" : "worker", self->suspect);
     tr_head_tell(self, TR_JOB_WORKER_DIED, self->suspect, 0, text);
     tr_head_end_because(self, TR_ECLOSED, text);
 }
 
+static bool is_any_fenced(const tr_head *self)
+{
+    for (int32_t i = 1; i < self->topology->n_nodes; i++)
+        if (self->workers[i].fenced) return true;
+    return false;
+}
+
+/* Who was fenced is about to die, which may explain it. */
 static void check_held(tr_head *self, uint64_t now_ns)
 {
-    if (self->held.status == TR_OK || now_ns < self->held_since_ns + (uint64_t)SUSPICION_MS * 1000000) return;
+    if (self->held.status == TR_OK || is_any_fenced(self) ||
+        now_ns < self->held_since_ns + (uint64_t)SUSPICION_MS * 1000000)
+        return;
     tr_head_end(self, &self->held, GRACE_MS);
 }
 
@@ -469,9 +506,9 @@ void tr_head_on_tick(void *context, uint64_t now_ns)
     }
     check_greeting(self, now_ns);
     tr_head_check_rejoin(self, now_ns);
+    check_suspect(self, now_ns); /* before what is held: it fences, and that is waited for */
     check_held(self, now_ns);
     tr_head_strike(self, now_ns);
-    check_suspect(self, now_ns);
 }
 
 void tr_head_on_signal(tr_head *self, int signal)

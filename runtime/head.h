@@ -14,6 +14,8 @@
 extern "C" {
 #endif
 
+enum { TR_HEAD_LAST_EPOCH = 0xffff }; /* a node's incarnation is its epoch, for which actors' have 16 bits */
+
 typedef enum tr_head_phase {
     TR_HEAD_GREETING,
     TR_HEAD_LOADING,

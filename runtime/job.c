@@ -41,6 +41,9 @@ static tr_status check(const tr_job_options *options, tr_error *err)
     if (options->bind && !options->key && !tr_address_is_local(options->bind))
         return tr_fail(err, TR_EINVAL, "'%s' can be reached by others; give the job a key (`troupe keygen`)",
                        options->bind);
+    if (options->recovery.first_epoch > TR_HEAD_LAST_EPOCH)
+        return tr_fail(err, TR_EINVAL, "epoch %u: a run can have %d at most; begin another one",
+                       options->recovery.first_epoch, TR_HEAD_LAST_EPOCH);
     tr_chaos chaos;
     if (options->chaos.points && strlen(options->chaos.points) >= TR_CHAOS_CHARS)
         return tr_fail(err, TR_EINVAL, "chaos with more than %d characters of points", TR_CHAOS_CHARS - 1);
@@ -124,6 +127,7 @@ static tr_status make_crew(job *self, tr_error *err)
     if (options->key) crew.launch.key = *options->key;
     snprintf(crew.launch.head_address, TR_ADDRESS_CHARS, "%s", tr_node_control_address(head->node));
     tr_status status = tr_crew_new(&head->crew, &crew, err);
+    tr_launch_release(&crew.launch); /* wipes the keys; the crew has a copy */
     if (!head->crew || tr_crew_descriptor(head->crew) < 0) return status;
     tr_status watched = tr_node_watch(head->node, tr_crew_descriptor(head->crew), tr_head_on_crew, head, err);
     return status == TR_OK ? watched : status;
@@ -137,7 +141,8 @@ static tr_status set_up(job *self, tr_error *err)
     if (getrandom(self->key, sizeof self->key, 0) != (ssize_t)sizeof self->key)
         return tr_fail(err, TR_EIO, "cannot get random bytes for the job's key: %s", strerror(errno));
     head->workers = tr_alloc_zero((size_t)head->topology->n_nodes, sizeof *head->workers);
-    head->restarts_ns = tr_alloc_zero(head->options->recovery.max_restarts + 1, sizeof *head->restarts_ns);
+    head->restarts_ns =
+        tr_alloc_zero((size_t)head->options->recovery.max_restarts + 1, sizeof *head->restarts_ns);
     if (!head->workers || !head->restarts_ns)
         return tr_fail(err, TR_ENOMEM, "no memory for %d workers", head->topology->n_nodes - 1);
     status = tr_activity_page_new(&head->activity, &self->activity_descriptor, err);

@@ -43,7 +43,7 @@ typedef struct tr_job_recovery {
     uint32_t max_restarts;  /* 0: a death ends the job */
     uint32_t within_ms;     /* more restarts than that in so long a time end it too */
     uint32_t hung_after_ms; /* a worker without a sign of work for so long is killed; 0: never */
-    uint32_t first_epoch;   /* one more than any that was ever begun; at least 1 */
+    uint32_t first_epoch;   /* one more than any that was ever begun; 1 to 65535 */
     /* Before an epoch begins: must be durable on return, so that no epoch is ever used twice. May be NULL. */
     tr_status (*record_epoch)(void *context, uint32_t epoch, tr_error *err);
     /* Before actors begin again: may change *beginning, or refuse; then the job ends. May be NULL. */

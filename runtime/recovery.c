@@ -4,6 +4,7 @@
  * holds whole, and start when all are ready. Nothing of the old epoch can reach the new one: workers make new nodes with new
  * links, and every frame carries its epoch. Who dies on the way only makes it begin again, in one epoch more.
  * Why everybody and not only the dead one: what the others have done since that generation rests on messages that are gone.
+ * That all of this holds is argued in DESIGN.md.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/head.h"
 
@@ -13,8 +14,7 @@
 #include <stdio.h>
 
 enum {
-    REJOIN_MS = 10000,   /* who lives and does not greet in the new epoch after this is killed */
-    LAST_EPOCH = 0xffff, /* actors' incarnations have 16 bits for it */
+    REJOIN_MS = 10000, /* who lives and does not greet in the new epoch after this is killed */
     LINE_BYTES = TR_ERROR_SIZE + 256
 };
 
@@ -65,22 +65,26 @@ void tr_head_recover(tr_head *self, const char *text)
         tr_head_end_because(self, TR_ECLOSED, text);
         return;
     }
-    if (too_often(self, now_ns) || self->epoch == LAST_EPOCH) {
+    if (self->epoch >= TR_HEAD_LAST_EPOCH) {
+        snprintf(line, sizeof line, "%s; and epoch %u was the last that a run can have", text, self->epoch);
+        tr_head_end_because(self, TR_ECLOSED, line);
+        return;
+    }
+    if (too_often(self, now_ns)) {
         snprintf(line, sizeof line,
                  "%s; that was death number %llu, and %u within %u s are the most that are mended", text,
                  (unsigned long long)self->n_restarts, recovery->max_restarts, recovery->within_ms / 1000);
         tr_head_end_because(self, TR_ECLOSED, line);
         return;
     }
-    self->epoch++;
-    self->changed_ns = now_ns;
-    if (recovery->record_epoch &&
-        recovery->record_epoch(self->options->context, self->epoch, &err) != TR_OK) {
-        snprintf(line, sizeof line, "%s; and epoch %u could not be recorded: %s", text, self->epoch,
-                 err.message);
+    uint32_t next = self->epoch + 1;
+    if (recovery->record_epoch && recovery->record_epoch(self->options->context, next, &err) != TR_OK) {
+        snprintf(line, sizeof line, "%s; and epoch %u could not be recorded: %s", text, next, err.message);
         tr_head_end_because(self, err.status, line);
         return;
     }
+    self->epoch = next; /* not before it is recorded, or the next run might use it again */
+    self->changed_ns = now_ns;
     tr_head_tell(self, TR_JOB_EPOCH, -1, 0, text);
     self->greeting_until_ns = now_ns + (self->greeting_until_ns - self->greeted_from_ns);
     self->greeted_from_ns = now_ns;

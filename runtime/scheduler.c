@@ -287,7 +287,9 @@ static void park(tr_scheduler *self, worker *me)
     if (!anything_queued(self) && !is_stopping(self)) {
         if (!atomic_exchange_explicit(&self->outside, true,
                                       memory_order_acquire)) { /* from one sleeper to the next */
-            self->hooks.sleep(self->hooks.context);
+            /* Once more: the sleeper before may have used up the rouse of a stop. It saw the stop then, and so does whoever
+             * acquires what it released. (Work that it was roused for it takes itself.) */
+            if (!is_stopping(self)) self->hooks.sleep(self->hooks.context);
             atomic_store_explicit(&self->outside, false, memory_order_release);
             me->left_outside = true; /* before long work somebody else should go there */
         } else {
@@ -455,7 +457,9 @@ void tr_scheduler_step(tr_scheduler *self, uint32_t which)
     TR_ASSERT(which < tr_scheduler_queued(self) && !current);
     uint32_t n_shared = atomic_load_explicit(&self->n_shared, memory_order_relaxed);
     if (which >= n_shared) {
-        run_task(self, &self->workers[0], take_turn(self, which - n_shared));
+        tr_task *turn = take_turn(self, which - n_shared);
+        TR_ASSERT(turn); /* nobody else took it */
+        run_task(self, &self->workers[0], turn);
         return;
     }
     tr_task **at = &self->shared_first;

@@ -1,6 +1,6 @@
 /* runtime/topology.c - building, checking and carrying the plan. Decoding goes through the same add functions
  * as building, so that what came over a wire obeys the same rules as what was made here. As MessagePack:
- * [format, nodes, threads, [[name, behavior, node, config, state bytes], ...],
+ * [format, nodes, threads, [[name, behavior, node, config, state bytes, supervisor], ...],
  *                  [[name, source, destination, slots, slot bytes], ...]].
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/topology.h"

@@ -219,6 +219,7 @@ static tr_status greet(worker *self, tr_error *err)
  * message. */
 static tr_status run_epoch(worker *self, tr_error *err)
 {
+    if (self->options->activity) tr_activity_clear(self->options->activity); /* its actors are gone */
     tr_status status = greet(self, err);
     if (status == TR_OK) tr_node_run(self->node, SAMPLE_MS, on_tick);
     if (status == TR_OK) status = tr_node_failure(self->node, err);

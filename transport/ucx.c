@@ -298,13 +298,14 @@ static void handle_greeting(tr__ucx *self, const greeting *noted)
     link = (tr__ucx_link *)base_link;
     if (base_link->state == TR_LINK_OPEN && link->reply != noted->reply)
         tr__link_replace(&self->base, base_link);
-    bool is_first = base_link->state != TR_LINK_OPEN;
+    bool is_first = base_link->state != TR_LINK_OPEN, is_new = !link->endpoint;
     tr_status status = link->endpoint ? TR_OK : make_endpoint(self, link, hello.address, &err);
     if (status == TR_OK && is_first) status = greet(self, link, ACCEPTED, false, &err);
     if (status != TR_OK) {
         tr_log(TR_LOG_WARNING, "node %d cannot answer node %d: %s", self->base.options.node, hello.node,
                err.message);
         tr__link_fail(&self->base, base_link, "it could not be answered: %s", err.message);
+        if (is_new && base_link->state != TR_LINK_FAILED) ucx_drop(&self->base, base_link, false);
         return;
     }
     link->reply = noted->reply;

@@ -145,6 +145,35 @@ static void every_actor_has_one_record_until_it_is_full(void)
     pthread_barrier_destroy(&together);
 }
 
+static void only_who_runs_and_shows_no_progress_is_stuck(void)
+{
+    int descriptor;
+    const uint64_t s = 1000000000;
+    tr_activity_watch watch = {0};
+    tr_activity_page *page = new_page(&descriptor);
+    tr_activity_record *record = tr_activity_record_for(page, 1);
+    CU_ASSERT_EQUAL(tr_activity_stuck_ns(page, &watch, 1 * s), 0);
+    tr_activity_write(record, "waiting", 1, 0);
+    CU_ASSERT_EQUAL(tr_activity_stuck_ns(page, &watch, 2 * s), 0);
+    CU_ASSERT_EQUAL(tr_activity_stuck_ns(page, &watch, 90 * s), 0); /* it waits */
+    CU_ASSERT_FALSE(tr_activity_has_begun(page));
+    record->running = 1;
+    CU_ASSERT(tr_activity_has_begun(page));
+    CU_ASSERT_EQUAL(tr_activity_stuck_ns(page, &watch, 100 * s),
+                    0); /* just began, whatever it wrote long ago */
+    CU_ASSERT_EQUAL(tr_activity_stuck_ns(page, &watch, 103 * s), 3 * s);
+    record->handled++;
+    CU_ASSERT_EQUAL(tr_activity_stuck_ns(page, &watch, 104 * s), 0);
+    CU_ASSERT_EQUAL(tr_activity_stuck_ns(page, &watch, 111 * s), 7 * s);
+    tr_activity_write(record, "forward", 1, 0);
+    CU_ASSERT_EQUAL(tr_activity_stuck_ns(page, &watch, 112 * s), 0);
+    CU_ASSERT_EQUAL(tr_activity_stuck_ns(page, &watch, 120 * s), 8 * s);
+    record->running = 0;
+    CU_ASSERT_EQUAL(tr_activity_stuck_ns(page, &watch, 130 * s), 0);
+    tr_activity_page_unmap(&page);
+    close(descriptor);
+}
+
 static void foreign_memory_is_refused(void)
 {
     tr_error err = {0};
@@ -156,8 +185,12 @@ static void foreign_memory_is_refused(void)
 }
 
 static const check_test tests[] = {
-    CHECK_TEST(the_dead_are_described),    CHECK_TEST(the_running_one_is_told_before_the_last),
-    CHECK_TEST(a_long_activity_is_cut),    CHECK_TEST(every_actor_has_one_record_until_it_is_full),
-    CHECK_TEST(foreign_memory_is_refused), CHECK_TEST(a_crowd_is_counted),
+    CHECK_TEST(the_dead_are_described),
+    CHECK_TEST(the_running_one_is_told_before_the_last),
+    CHECK_TEST(a_long_activity_is_cut),
+    CHECK_TEST(every_actor_has_one_record_until_it_is_full),
+    CHECK_TEST(foreign_memory_is_refused),
+    CHECK_TEST(a_crowd_is_counted),
+    CHECK_TEST(only_who_runs_and_shows_no_progress_is_stuck),
 };
 CHECK_MAIN("activity", tests)

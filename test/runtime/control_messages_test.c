@@ -42,14 +42,16 @@ static void a_plan_without_addresses_allocates_nothing(void)
     CHECK_OK(tr_topology_encode(&topology, &plan, &plan_bytes, &err));
     tr_packer packer;
     tr_packer_init(&packer);
-    tr_pack_array(&packer, 2);
+    tr_pack_array(&packer, 3);
     tr_pack_bytes(&packer, plan, plan_bytes);
+    tr_pack_uint(&packer, 7);
     tr_pack_array(&packer, 2u << 16);
     CHECK_OK(tr_packer_take(&packer, &bytes, &size, &err));
     tr_control_load load;
     tr_memory_fail_after(1);
     CU_ASSERT_EQUAL(tr_control_decode_load(&load, bytes, size, &err), TR_ECORRUPT);
     tr_memory_fail_after(0);
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.message, "without an address for each")); /* it came as far as that */
     tr_free(bytes);
     tr_free(plan);
     tr_topology_release(&topology);

@@ -195,6 +195,20 @@ static void impossible_frames_are_dropped_and_counted(void)
     close_pair(&p);
 }
 
+/* A sender that breaks the rules, or somebody in its place: no bytes of a wire may end the process. */
+static void early_frames_that_share_a_slot_are_no_assertion(void)
+{
+    pair p;
+    open_pair(&p);
+    tr_message *third = framed(2, 1), *second = framed(1, 1), *first = framed(0, 0);
+    CU_ASSERT(tr_receiver_end_accept(&p.in, &third) == NULL &&
+              tr_receiver_end_accept(&p.in, &second) == NULL);
+    uint32_t expected = 0;
+    CU_ASSERT(consume(&p, tr_receiver_end_accept(&p.in, &first), &expected) == 2);
+    CU_ASSERT(p.in.n_foreign == 1 && p.in.expected_ == 3);
+    close_pair(&p);
+}
+
 static void a_slots_buffer_is_used_again_only_when_nobody_holds_it(void)
 {
     pair p;
@@ -234,6 +248,7 @@ static const check_test tests[] = {
     CHECK_TEST(a_late_credit_counts_after_any_number_of_others),
     CHECK_TEST(old_epochs_and_incarnations_are_dropped_and_counted),
     CHECK_TEST(impossible_frames_are_dropped_and_counted),
+    CHECK_TEST(early_frames_that_share_a_slot_are_no_assertion),
     CHECK_TEST(a_slots_buffer_is_used_again_only_when_nobody_holds_it),
     CHECK_TEST(credits_given_back_together_travel_in_one_frame),
 };

@@ -26,6 +26,7 @@ enum { SLOWER = 1 };
 #endif
 enum {
     N_NODES = 4,
+    HUNG_AFTER_MS = 700 * SLOWER,
     ENDLESS = 1 << 30,
     MAX_PIDS = 16,
     LIMIT_MS = 2000 * SLOWER,
@@ -38,6 +39,8 @@ typedef enum fault {
     FAIL_INIT,
     KILL_SELF,
     KILL_LINKED, /* the same, and all others are linked to it */
+    KILL_ONCE,   /* the same, in the first epoch alone; the job recovers */
+    SLOW_INIT,   /* longer than a worker may be without a sign of work */
     EXIT_SELF,
     FAIL_ACTOR,
     FAIL_JOB,
@@ -72,6 +75,7 @@ static tr_status ring_init(tr_actor *self, void *context, const void *config, si
         tr_free(ring);
         return tr_fail(err, TR_EINVAL, "there is no coffee");
     }
+    if (ring->config.fault == SLOW_INIT) tr_clock_sleep_ms(3 * HUNG_AFTER_MS);
     for (uint32_t i = 0; i < tr_actor_topology(self)->n_edges; i++) {
         const tr_edge_spec *edge = &tr_actor_topology(self)->edges[i];
         if (edge->source == tr_actor_self(self)) ring->out = i;
@@ -102,6 +106,7 @@ static void come_to_harm(tr_actor *self, const ring_state *ring)
     tr_fail(&error, TR_EIO, "the dog ate it");
     tr_actor_activity(self, "juggling", ring->round, 3);
     switch ((fault)ring->config.fault) {
+    case KILL_ONCE:
     case KILL_LINKED:
     case KILL_SELF: kill(getpid(), SIGKILL); break;
     case EXIT_SELF: _exit(7);
@@ -134,7 +139,10 @@ static void ring_receive(tr_actor *self, void *state, tr_message **message)
     uint64_t value;
     memcpy(&value, tr_message_bytes(*message), sizeof value);
     tr_edge_release(self, message);
-    if (ring->config.fault && ring->config.fault != IGNORE_STOP && ring->round == ring->config.fault_round) {
+    bool its_time = ring->config.fault != KILL_ONCE || tr_actor_epoch(self) == 1;
+    bool harmful = ring->config.fault != NO_FAULT && ring->config.fault != IGNORE_STOP &&
+                   ring->config.fault != SLOW_INIT;
+    if (harmful && its_time && ring->round == ring->config.fault_round) {
         come_to_harm(self, ring);
         return;
     }
@@ -225,7 +233,8 @@ static void make_ring(tr_topology *topology, uint32_t n_rounds, int victim, faul
         char name[32];
         bool harmed = i == victim || harm == IGNORE_STOP;
         ring_config config = {.n_rounds = n_rounds, .fault = harmed ? harm : NO_FAULT, .fault_round = 20};
-        if (harm == KILL_LINKED && i != victim) config.linked_to = (uint32_t)victim + 1;
+        if ((harm == KILL_LINKED || harm == KILL_ONCE) && i != victim)
+            config.linked_to = (uint32_t)victim + 1;
         snprintf(name, sizeof name, "member %d", i);
         CHECK_OK(tr_topology_add_actor(topology, name, "ring", i, &config, sizeof config, i ? 4096 : 0,
                                        &ids[i], &err));
@@ -238,12 +247,16 @@ static tr_status run_ring(const char *transport, uint32_t n_rounds, int victim, 
                           tr_actor_id stop_actor, tr_error *err)
 {
     tr_topology topology;
+    bool recovers = harm == KILL_ONCE || harm == SLOW_INIT;
     make_ring(&topology, n_rounds, victim, harm);
     const tr_job_options options = {.topology = &topology,
                                     .registry = &registry,
                                     .processes = strcmp(transport, "inproc") != 0,
                                     .transport = transport,
                                     .stop_actor = stop_actor,
+                                    .recovery = {.max_restarts = recovers,
+                                                 .within_ms = 60000,
+                                                 .hung_after_ms = harm == SLOW_INIT ? HUNG_AFTER_MS : 0},
                                     .context = seen,
                                     .on_event = on_event};
     atomic_store(&ring_result, 0);
@@ -365,6 +378,32 @@ static void a_death_is_told_before_what_follows_from_it(void)
         expect_harm("ucx", 1, KILL_LINKED, TR_ECLOSED,
                     "was killed by signal 9 (Killed) while member 1 was in juggling");
     }
+}
+
+/* What fails for want of the dead is of the epoch before, whenever it is heard of. */
+static void those_linked_to_the_dead_do_not_end_a_job_that_recovers(void)
+{
+    static const char *const transports[] = {"zmq", "ucx"};
+    for (int i = 0; i < 20; i++) {
+        tr_error err = {0};
+        observed seen = {0};
+        int shm_files = count_files("/dev/shm"), open_files = count_files("/proc/self/fd");
+        CHECK_OK(run_ring(transports[i % 2], 200, 1 + i % 3, KILL_ONCE, &seen, 0, &err));
+        CU_ASSERT_EQUAL(atomic_load(&ring_result), 200 * N_NODES);
+        CU_ASSERT_EQUAL(seen.n_died, 1);
+        nothing_is_left(&seen, shm_files, open_files);
+    }
+}
+
+static void a_worker_that_is_long_in_making_its_actors_is_not_hung(void)
+{
+    tr_error err = {0};
+    observed seen = {0};
+    int shm_files = count_files("/dev/shm"), open_files = count_files("/proc/self/fd");
+    CHECK_OK(run_ring("zmq", 200, 2, SLOW_INIT, &seen, 0, &err));
+    CU_ASSERT_EQUAL(atomic_load(&ring_result), 200 * N_NODES);
+    CU_ASSERT_EQUAL(seen.n_died, 0);
+    nothing_is_left(&seen, shm_files, open_files);
 }
 
 static void an_exiting_worker_is_named(void)
@@ -519,6 +558,8 @@ static const check_test tests[] = {
     CHECK_TEST(a_failing_init_is_named),
     CHECK_TEST(a_killed_worker_is_named_with_what_it_did),
     CHECK_TEST(a_death_is_told_before_what_follows_from_it),
+    CHECK_TEST(those_linked_to_the_dead_do_not_end_a_job_that_recovers),
+    CHECK_TEST(a_worker_that_is_long_in_making_its_actors_is_not_hung),
     CHECK_TEST(an_exiting_worker_is_named),
     CHECK_TEST(a_hanging_worker_cannot_hold_up_the_end),
     CHECK_TEST(a_killed_agent_ends_the_job),

@@ -256,6 +256,29 @@ static void an_idle_scheduler_uses_no_processor_and_stops_promptly(void)
     close_bench();
 }
 
+static void *stop_soon(void *argument)
+{
+    for (volatile size_t spin = (size_t)argument; spin > 0;) spin--;
+    tr_scheduler_stop(b.scheduler);
+    return NULL;
+}
+
+/* While its threads are on their way to sleep: the one that wakes up first must not take the word from the others. */
+static void a_stop_reaches_every_thread(void)
+{
+    tr_error err;
+    for (size_t i = 0; i < 1000; i++) {
+        pthread_t stopper;
+        open_bench(3, false);
+        uint64_t began_ns = tr_clock_ns();
+        pthread_create(&stopper, NULL, stop_soon, (void *)(i % 100 * 1000));
+        CHECK_OK(tr_scheduler_run(b.scheduler, &err));
+        pthread_join(stopper, NULL);
+        CU_ASSERT(tr_clock_ns() - began_ns < 9000000000u); /* the sleep outside has ten seconds */
+        close_bench();
+    }
+}
+
 static void timers_come_in_the_order_of_their_times(void)
 {
     tr_timers timers;
@@ -322,6 +345,7 @@ static const check_test tests[] = {
     CHECK_TEST(a_task_notified_while_it_runs_runs_again),
     CHECK_TEST(a_held_task_waits_for_its_launch),
     CHECK_TEST(an_idle_scheduler_uses_no_processor_and_stops_promptly),
+    CHECK_TEST(a_stop_reaches_every_thread),
     CHECK_TEST(timers_come_in_the_order_of_their_times),
     CHECK_TEST(a_watched_descriptor_calls_once_for_each_event),
 };
