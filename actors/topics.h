@@ -30,7 +30,10 @@ enum {
     TR_TOPIC_FINISH,
     /* Whoever traces -> monitor: [spans dropped so far, (kind, step, micro-batch, begin ns, duration ns) ...]. */
     TR_TOPIC_TRACE,
-    TR_TOPIC_TRACED /* monitor -> who sent a trace: nothing: it may send another */
+    TR_TOPIC_TRACED, /* monitor -> who sent a trace: nothing: it may send another */
+    /* checkpoint actor -> monitor: []: all of the checkpoint after so many updates is there; may it get its name? */
+    TR_TOPIC_SYNC,
+    TR_TOPIC_SYNCED /* monitor -> checkpoint actor: []: yes, the records up to it are on the disk */
 };
 
 /* Names of edges. */
