@@ -68,7 +68,7 @@ static void run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
     static const char *const names[] = {"forward", "backward", "weight"};
     const tr_stage_spec *spec = &self->spec;
     uint64_t traced_ns = tr_trace_begin(&self->trace);
-    bool evaluation = phase == TR_PHASE_FORWARD && flight->input->frame.flags & TR_FRAME_EVALUATION;
+    bool evaluation = is_evaluation(flight, phase);
     tr_actor_activity(self->actor, evaluation ? "evaluation" : names[phase], flight->step,
                       flight->microbatch);
     bind(self, spec->tokens, self->first && flight->input ? tr_message_bytes(flight->input) : NULL);
@@ -83,7 +83,7 @@ static void run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
                             .stash = flight->stash,
                             .scratch = self->scratch,
                             .pool = self->pool,
-                            .random = {.training = !is_evaluation(flight, phase),
+                            .random = {.training = !evaluation,
                                        .seed = spec->seed,
                                        .step = flight->step,
                                        .microbatch = flight->microbatch}};
