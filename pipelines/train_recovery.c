@@ -35,7 +35,13 @@ static tr_status find_start(const tr__training *self, tr_start *out, tr_error *e
     if (status) return status;
     found.updates = state.updates;
     found.tokens = state.tokens;
-    *out = found.directory[0] ? found : self->start;
+    if (!found.directory[0]) found = self->start;
+    if (found.updates < self->start.updates)
+        return tr_fail(err, TR_ECORRUPT,
+                       "the checkpoint after step %u, from which this run went on, is damaged; --resume goes "
+                       "back to the one after step %u",
+                       self->start.updates, found.updates);
+    *out = found;
     out->again = out->updates > self->start.updates;
     return TR_OK;
 }
