@@ -298,11 +298,8 @@ static uint64_t stage_urgency(tr_actor *actor, void *state)
     case NOTHING: return TR_NO_WORK;
     default: break;
     }
-    enum {
-        STAGE_BITS = 12,
-        MICROBATCH_BITS = 28,
-        STEP_BITS = 20
-    }; /* a step that is cut off is out of turn, once */
+    /* A step that is cut off is out of turn, once. */
+    enum { STAGE_BITS = 12, MICROBATCH_BITS = 28, STEP_BITS = 20 };
     uint64_t stage = (1u << STAGE_BITS) - 1 - self->spec.stage % (1u << STAGE_BITS);
     uint64_t urgency = (uint64_t)next << STEP_BITS | step % (1u << STEP_BITS);
     urgency = (urgency << 1 | training) << MICROBATCH_BITS | microbatch % (1u << MICROBATCH_BITS);

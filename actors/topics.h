@@ -44,7 +44,7 @@ enum {
 #define TR_EDGE_SCATTER "scatter"       /* replica -> owner of a shard: a node of the reduction tree */
 #define TR_EDGE_GATHER "gather"         /* owner -> replica: the reduced shard */
 #define TR_EDGE_TIED "tied"   /* stage -> stage: the reduced gradient of a use of a parameter both hold */
-#define TR_EDGE_STATE "state" /* stage -> checkpoint actor: a chunk of state, see checkpoint.h */
+#define TR_EDGE_STATE "state" /* stage -> checkpoint actor: a chunk of state, see tr_state_chunk in stage.h */
 
 /* Finishes a packed body and sends it as a control message; without memory for it the actor fails. */
 void tr_send_packed(tr_actor *self, tr_actor_id to, uint32_t topic, uint32_t step, tr_packer *packer);

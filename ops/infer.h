@@ -1,4 +1,5 @@
-/* ops/infer.h - what shape inference functions share: checks of inputs, and the outputs that several operations have. All messages begin with the operation's name.
+/* ops/infer.h - what shape inference functions share: checks of inputs, and the outputs that several have. All
+ * messages begin with the operation's name.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_OPS_INFER_H
 #define TROUPE_OPS_INFER_H
@@ -22,8 +23,8 @@ tr_status tr_infer_same(const tr_graph *graph, const tr_node *node, int i, const
 tr_status tr_infer_shaped(const tr_graph *graph, const tr_node *node, int i, const char *name, tr_dtype dtype,
                           const tr_shape *shape, tr_error *err);
 
-/* What the norms share. dx: inputs dy, x (...,C), ..., rstd (...) at `rstd`, and behind it what is pending for x, or nothing.
- * Weights: inputs dy, x (...,C), ...; n gradients (C). */
+/* What the norms share. dx: inputs dy, x (...,C), ..., rstd (...) at `rstd`, and behind it what is pending for x,
+ * or nothing. Weights: inputs dy, x (...,C), ...; n gradients (C). */
 tr_status tr_infer_norm_backward(const tr_graph *graph, const tr_node *node, int rstd, tr_value_info *outputs,
                                  int *n_outputs, tr_error *err);
 tr_status tr_infer_norm_weight(const tr_graph *graph, const tr_node *node, int n, tr_value_info *outputs,
