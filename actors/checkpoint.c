@@ -15,11 +15,12 @@ enum { MAX_WANTED = 8 };
 typedef struct checkpoint {
     tr_actor *actor;
     const tr_checkpoint_writer *writer;
-    tr_actor_id coordinator;
+    tr_actor_id coordinator, monitor;
     tr_message_queue chunks;
     uint32_t wanted[MAX_WANTED], n_wanted;
     bool writing; /* wanted[0] was begun */
     bool failed;  /* and could not be written: its chunks are only counted */
+    bool syncing; /* and is whole; the monitor's answer is awaited */
     uint64_t received;
     tr_error error;
 } checkpoint;
@@ -44,6 +45,16 @@ static void finish(checkpoint *self)
     self->n_wanted--;
     memmove(self->wanted, self->wanted + 1, self->n_wanted * sizeof *self->wanted);
     tr_actor_activity(self->actor, "waiting", self->n_wanted ? self->wanted[0] : 0, 0);
+}
+
+static void ask_monitor(checkpoint *self)
+{
+    tr_packer packer;
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 0);
+    self->syncing = true;
+    tr_actor_activity(self->actor, "waiting for the log", self->wanted[0], 0);
+    tr_send_packed(self->actor, self->monitor, TR_TOPIC_SYNC, self->wanted[0], &packer);
 }
 
 static void give_up(checkpoint *self)
@@ -82,7 +93,7 @@ static tr_message *next_chunk(checkpoint *self)
 static bool checkpoint_idle(tr_actor *actor, void *state)
 {
     checkpoint *self = state;
-    if (self->n_wanted == 0) return false;
+    if (self->n_wanted == 0 || self->syncing) return false;
     if (!self->writing) {
         tr_actor_activity(actor, "writing", self->wanted[0], 0);
         self->writing = true;
@@ -94,7 +105,11 @@ static bool checkpoint_idle(tr_actor *actor, void *state)
     if (!chunk) return false;
     take_chunk(self, chunk);
     tr_edge_release(actor, &chunk);
-    if (self->received >= self->writer->total_bytes) finish(self);
+    if (self->received < self->writer->total_bytes) return true;
+    if (self->failed)
+        finish(self);
+    else
+        ask_monitor(self);
     return true;
 }
 
@@ -111,6 +126,10 @@ static void checkpoint_receive(tr_actor *actor, void *state, tr_message **messag
         *message = NULL;
     } else if ((*message)->frame.edge == TR_TOPIC_CHECKPOINT && self->n_wanted < MAX_WANTED) {
         self->wanted[self->n_wanted++] = (*message)->frame.step;
+    } else if ((*message)->frame.edge == TR_TOPIC_SYNCED && self->syncing &&
+               (*message)->frame.step == self->wanted[0]) {
+        self->syncing = false;
+        finish(self);
     } else {
         tr_fail_for_topic(actor, *message);
     }
@@ -125,6 +144,7 @@ static tr_status checkpoint_init(tr_actor *actor, void *context, const void *con
     self->actor = actor;
     self->writer = context;
     self->coordinator = tr_role_find(tr_actor_topology(actor), TR_ROLE_COORDINATOR);
+    self->monitor = tr_role_find(tr_actor_topology(actor), TR_ROLE_MONITOR);
     *state = self;
     return TR_OK;
 }

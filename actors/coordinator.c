@@ -43,8 +43,8 @@ typedef struct coordinator {
     uint32_t n_updated;       /* votes for the step committed last */
     uint32_t n_checkpoints;   /* asked for and not yet answered */
     uint32_t last_checkpoint; /* updates; NO_CHECKPOINT before the first */
-    char *
-        lost; /* why the checkpoint that should have been the last could not be written; NULL: it was, or is awaited */
+    /* Why the checkpoint that should have been the last could not be written; NULL: it was, or is awaited. */
+    char *lost;
     bool stopping, ended;
     bool again; /* this is not its first life */
 } coordinator;
@@ -105,13 +105,13 @@ static void tell_record(coordinator *self)
 
 static void ask_checkpoint(coordinator *self)
 {
-    for (uint32_t s = 0; s <= self->known->plan.n_stages;
-         s++) { /* the stages of replica 0, then the writer */
+    const uint32_t n_stages = self->known->plan.n_stages;
+    for (uint32_t s = 0; s <= n_stages; s++) { /* the stages of replica 0, then the writer */
         tr_packer packer;
         tr_packer_init(&packer);
         tr_pack_array(&packer, 1);
         tr_pack_uint(&packer, self->step == self->known->plan.n_steps);
-        tr_actor_id to = s < self->known->plan.n_stages ? self->stages[s] : self->checkpoint;
+        tr_actor_id to = s < n_stages ? self->stages[s] : self->checkpoint;
         tr_send_packed(self->actor, to, TR_TOPIC_CHECKPOINT, self->step, &packer);
     }
     self->last_checkpoint = self->step;

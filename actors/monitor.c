@@ -3,6 +3,16 @@
 #include "actors/monitor.h"
 
 #include "actors/topics.h"
+#include "base/memory.h"
+
+enum { TICK_MS = 1000 };
+
+typedef struct monitor {
+    const tr_monitor_context *known;
+    uint32_t recorded;    /* step of the latest record; 0: none in this life */
+    uint32_t awaited;     /* a checkpoint waits for the record of this step; 0: none does */
+    tr_actor_id awaiting; /* who asked */
+} monitor;
 
 void tr_step_record_pack(tr_packer *packer, const tr_step_record *record)
 {
@@ -23,7 +33,7 @@ void tr_step_record_pack(tr_packer *packer, const tr_step_record *record)
 
 bool tr_step_record_unpack(tr_unpacker *body, tr_step_record *record)
 {
-    record->step = (uint32_t)tr_unpack_uint(body, UINT64_MAX);
+    record->step = (uint32_t)tr_unpack_uint(body, UINT32_MAX);
     record->loss = tr_unpack_f64(body);
     record->grad_norm = tr_unpack_f64(body);
     record->lr = tr_unpack_f64(body);
@@ -31,7 +41,7 @@ bool tr_step_record_unpack(tr_unpacker *body, tr_step_record *record)
     record->step_ms = tr_unpack_f64(body);
     record->tokens_per_s = tr_unpack_f64(body);
     record->stall = tr_unpack_f64(body);
-    record->epoch = (uint32_t)tr_unpack_uint(body, UINT64_MAX);
+    record->epoch = (uint32_t)tr_unpack_uint(body, UINT32_MAX);
     record->has_validation = tr_unpack_uint(body, UINT64_MAX) != 0;
     record->validation_loss = tr_unpack_f64(body);
     return tr_unpacker_done(body, "control message", NULL) == TR_OK;
@@ -40,23 +50,12 @@ bool tr_step_record_unpack(tr_unpacker *body, tr_step_record *record)
 static tr_status monitor_init(tr_actor *actor, void *context, const void *config, size_t config_bytes,
                               void **state, tr_error *err)
 {
-    (void)actor, (void)config, (void)config_bytes, (void)err;
-    *state = context;
+    (void)actor, (void)config, (void)config_bytes;
+    monitor *self = tr_alloc_zero(1, sizeof *self);
+    if (!self) return tr_fail(err, TR_ENOMEM, "no memory for the monitor");
+    self->known = context;
+    *state = self;
     return TR_OK;
-}
-
-enum { TICK_MS = 1000 };
-
-static bool take_trace(tr_actor *actor, const tr_monitor_context *self, tr_actor_id who, uint32_t n_fields,
-                       tr_unpacker *body)
-{
-    tr_span spans[TR_TRACE_FRAME_SPANS];
-    uint32_t n_spans;
-    uint64_t n_dropped;
-    if (!tr_trace_unpack(body, n_fields, spans, &n_spans, &n_dropped)) return false;
-    if (self->trace) self->trace(self->context, who, spans, n_spans, n_dropped);
-    tr_actor_send(actor, who, TR_TOPIC_TRACED, 0, NULL, 0);
-    return true;
 }
 
 static void monitor_start(tr_actor *actor, void *state)
@@ -65,54 +64,107 @@ static void monitor_start(tr_actor *actor, void *state)
     tr_actor_timer(actor, TICK_MS, 0);
 }
 
+/* --- what arrives; false: it does not read as it should --- */
+
+static void answer_when_recorded(monitor *self, tr_actor *actor)
+{
+    if (self->awaited == 0 || self->recorded < self->awaited) return;
+    if (self->known->sync) self->known->sync(self->known->context);
+    tr_packer packer;
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 0);
+    tr_send_packed(actor, self->awaiting, TR_TOPIC_SYNCED, self->awaited, &packer);
+    self->awaited = 0;
+}
+
+static bool take_record(monitor *self, tr_actor *actor, tr_unpacker *body)
+{
+    tr_step_record record;
+    tr_error error;
+    if (!tr_step_record_unpack(body, &record)) return false;
+    if (self->known->record(self->known->context, &record, &error)) {
+        tr_actor_fail(actor, &error);
+        return true;
+    }
+    self->recorded = record.step;
+    answer_when_recorded(self, actor);
+    return true;
+}
+
+static bool take_sync(monitor *self, tr_actor *actor, const tr_frame *frame, tr_unpacker *body)
+{
+    if (tr_unpacker_done(body, "control message", NULL) || self->awaited || frame->step == 0) return false;
+    self->awaited = frame->step;
+    self->awaiting = frame->source;
+    answer_when_recorded(self, actor);
+    return true;
+}
+
+static bool take_note(const monitor *self, tr_unpacker *body)
+{
+    char kind[64], text[1024];
+    tr_unpack_text(body, kind, sizeof kind);
+    tr_unpack_text(body, text, sizeof text);
+    if (tr_unpacker_done(body, "control message", NULL)) return false;
+    self->known->note(self->known->context, kind, text);
+    return true;
+}
+
+static bool take_trace(const monitor *self, tr_actor *actor, tr_actor_id who, uint32_t n_fields,
+                       tr_unpacker *body)
+{
+    tr_span spans[TR_TRACE_FRAME_SPANS];
+    uint32_t n_spans;
+    uint64_t n_dropped;
+    if (!tr_trace_unpack(body, n_fields, spans, &n_spans, &n_dropped)) return false;
+    if (self->known->trace) self->known->trace(self->known->context, who, spans, n_spans, n_dropped);
+    tr_actor_send(actor, who, TR_TOPIC_TRACED, 0, NULL, 0);
+    return true;
+}
+
+static bool take_finish(tr_actor *actor, tr_unpacker *body)
+{
+    char why[TR_ERROR_SIZE];
+    tr_error error;
+    tr_unpack_text(body, why, sizeof why);
+    if (tr_unpacker_done(body, "control message", NULL)) return false;
+    if (!why[0]) {
+        tr_actor_finish_job(actor);
+        return true;
+    }
+    tr_fail(&error, TR_EIO, "%s", why);
+    tr_actor_fail_job(actor, &error);
+    return true;
+}
+
 static void monitor_receive(tr_actor *actor, void *state, tr_message **message)
 {
-    const tr_monitor_context *self = state;
+    monitor *self = state;
     const tr_frame *frame = &(*message)->frame;
     if (frame->edge == TR_TOPIC_TIMER) {
-        self->tick(self->context);
+        self->known->tick(self->known->context);
         tr_actor_timer(actor, TICK_MS, 0);
         return;
     }
     tr_unpacker body;
     tr_unpacker_init(&body, tr_message_bytes(*message), frame->body_bytes);
     uint32_t n_fields = tr_unpack_array(&body, UINT32_MAX);
-    tr_error error;
-    if (frame->edge == TR_TOPIC_RECORD) {
-        tr_step_record record;
-        if (!tr_step_record_unpack(&body, &record))
-            tr_fail_for_topic(actor, *message);
-        else if (self->record(self->context, &record, &error))
-            tr_actor_fail(actor, &error);
-    } else if (frame->edge == TR_TOPIC_NOTE) {
-        char kind[64], text[1024];
-        tr_unpack_text(&body, kind, sizeof kind);
-        tr_unpack_text(&body, text, sizeof text);
-        if (tr_unpacker_done(&body, "control message", NULL) == TR_OK)
-            self->note(self->context, kind, text);
-        else
-            tr_fail_for_topic(actor, *message);
-    } else if (frame->edge == TR_TOPIC_TRACE) {
-        if (!take_trace(actor, self, frame->source, n_fields, &body)) tr_fail_for_topic(actor, *message);
-    } else if (frame->edge == TR_TOPIC_FINISH) {
-        char why[TR_ERROR_SIZE];
-        tr_unpack_text(&body, why, sizeof why);
-        if (tr_unpacker_done(&body, "control message", NULL) != TR_OK) {
-            tr_fail_for_topic(actor, *message);
-        } else if (why[0]) {
-            tr_fail(&error, TR_EIO, "%s", why);
-            tr_actor_fail_job(actor, &error);
-        } else {
-            tr_actor_finish_job(actor);
-        }
-    } else {
-        tr_fail_for_topic(actor, *message);
+    bool good = false;
+    switch (frame->edge) {
+    case TR_TOPIC_RECORD: good = take_record(self, actor, &body); break;
+    case TR_TOPIC_SYNC: good = take_sync(self, actor, frame, &body); break;
+    case TR_TOPIC_NOTE: good = take_note(self, &body); break;
+    case TR_TOPIC_TRACE: good = take_trace(self, actor, frame->source, n_fields, &body); break;
+    case TR_TOPIC_FINISH: good = take_finish(actor, &body); break;
+    default: break;
     }
+    if (!good) tr_fail_for_topic(actor, *message);
 }
 
 static void monitor_stop(tr_actor *actor, void *state)
 {
-    (void)actor, (void)state; /* the context is the job's */
+    (void)actor;
+    tr_free(state); /* the context is the job's */
 }
 
 const tr_behavior tr_monitor_behavior = {.name = "monitor",

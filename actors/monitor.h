@@ -1,6 +1,8 @@
 /* actors/monitor.h - the actor that tells people and files how the run goes.
  * It receives one record for each step, in order, from the coordinator and hands it to the functions of its
  * context; it lives in the head, so that a slow disk or terminal never holds back the step clock.
+ * A checkpoint gets its name only behind the record of its last step: the checkpoint actor asks, and is answered when that
+ * record has come and was synced. So a valid checkpoint never lacks lines of the log, whatever ends the run.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_ACTORS_MONITOR_H
 #define TROUPE_ACTORS_MONITOR_H
@@ -34,6 +36,8 @@ typedef struct tr_monitor_context {
     void *context;
     /* An error ends the run. */
     tr_status (*record)(void *context, const tr_step_record *record, tr_error *err);
+    /* What was recorded so far goes to the disk, as far as the disk takes it. NULL: there is nothing to do. */
+    void (*sync)(void *context);
     void (*note)(void *context, const char *kind, const char *text); /* for events.jsonl */
     void (*tick)(void *context); /* about once a second, also when no step ends: nobody should wonder */
     /* What `who` did, in order; n_dropped in all, since the run began. NULL: nobody wants to know. */

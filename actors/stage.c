@@ -68,7 +68,7 @@ static void run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
     static const char *const names[] = {"forward", "backward", "weight"};
     const tr_stage_spec *spec = &self->spec;
     uint64_t traced_ns = tr_trace_begin(&self->trace);
-    bool evaluation = phase == TR_PHASE_FORWARD && flight->input->frame.flags & TR_FRAME_EVALUATION;
+    bool evaluation = is_evaluation(flight, phase);
     tr_actor_activity(self->actor, evaluation ? "evaluation" : names[phase], flight->step,
                       flight->microbatch);
     bind(self, spec->tokens, self->first && flight->input ? tr_message_bytes(flight->input) : NULL);
@@ -83,7 +83,7 @@ static void run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
                             .stash = flight->stash,
                             .scratch = self->scratch,
                             .pool = self->pool,
-                            .random = {.training = !is_evaluation(flight, phase),
+                            .random = {.training = !evaluation,
                                        .seed = spec->seed,
                                        .step = flight->step,
                                        .microbatch = flight->microbatch}};
@@ -298,11 +298,8 @@ static uint64_t stage_urgency(tr_actor *actor, void *state)
     case NOTHING: return TR_NO_WORK;
     default: break;
     }
-    enum {
-        STAGE_BITS = 12,
-        MICROBATCH_BITS = 28,
-        STEP_BITS = 20
-    }; /* a step that is cut off is out of turn, once */
+    /* A step that is cut off is out of turn, once. */
+    enum { STAGE_BITS = 12, MICROBATCH_BITS = 28, STEP_BITS = 20 };
     uint64_t stage = (1u << STAGE_BITS) - 1 - self->spec.stage % (1u << STAGE_BITS);
     uint64_t urgency = (uint64_t)next << STEP_BITS | step % (1u << STEP_BITS);
     urgency = (urgency << 1 | training) << MICROBATCH_BITS | microbatch % (1u << MICROBATCH_BITS);

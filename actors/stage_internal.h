@@ -60,9 +60,8 @@ enum { TR__MAX_WANTED = 4 };
 
 typedef struct tr__parameter {
     const tr_stage_parameter *spec;
-    int64_t offset; /* elements, in each third of a state slot */
-    tr_bf16
-        *rounded; /* what the graph reads where it wants bfloat16: the newest state's, rounded; else NULL */
+    int64_t offset;     /* elements, in each third of a state slot */
+    tr_bf16 *rounded;   /* the newest state's, where the graph reads bfloat16; else NULL */
     int64_t *gradients; /* offsets in the flat gradient, one for each use; -1: in another stage */
     float *total;       /* sum over uses; NULL where the one use is the total */
     bool shared;        /* some use is in another stage */

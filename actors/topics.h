@@ -30,7 +30,10 @@ enum {
     TR_TOPIC_FINISH,
     /* Whoever traces -> monitor: [spans dropped so far, (kind, step, micro-batch, begin ns, duration ns) ...]. */
     TR_TOPIC_TRACE,
-    TR_TOPIC_TRACED /* monitor -> who sent a trace: nothing: it may send another */
+    TR_TOPIC_TRACED, /* monitor -> who sent a trace: nothing: it may send another */
+    /* checkpoint actor -> monitor: []: all of the checkpoint after so many updates is there; may it get its name? */
+    TR_TOPIC_SYNC,
+    TR_TOPIC_SYNCED /* monitor -> checkpoint actor: []: yes, the records up to it are on the disk */
 };
 
 /* Names of edges. */
@@ -41,7 +44,7 @@ enum {
 #define TR_EDGE_SCATTER "scatter"       /* replica -> owner of a shard: a node of the reduction tree */
 #define TR_EDGE_GATHER "gather"         /* owner -> replica: the reduced shard */
 #define TR_EDGE_TIED "tied"   /* stage -> stage: the reduced gradient of a use of a parameter both hold */
-#define TR_EDGE_STATE "state" /* stage -> checkpoint actor: a chunk of state, see checkpoint.h */
+#define TR_EDGE_STATE "state" /* stage -> checkpoint actor: a chunk of state, see tr_state_chunk in stage.h */
 
 /* Finishes a packed body and sends it as a control message; without memory for it the actor fails. */
 void tr_send_packed(tr_actor *self, tr_actor_id to, uint32_t topic, uint32_t step, tr_packer *packer);

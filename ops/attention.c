@@ -3,12 +3,12 @@
  * it.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/attention.h"
+
+#include "base/memory.h"
 #include "ops/attributes.h"
 #include "ops/infer.h"
 #include "ops/op.h"
 #include "ops/operations.h"
-
-#include "base/memory.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,4 +1,5 @@
-/* ops/infer.h - checks that shape inference functions share. All messages begin with the operation's name.
+/* ops/infer.h - what shape inference functions share: checks of inputs, and the outputs that several have. All
+ * messages begin with the operation's name.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_OPS_INFER_H
 #define TROUPE_OPS_INFER_H
@@ -21,6 +22,15 @@ tr_status tr_infer_same(const tr_graph *graph, const tr_node *node, int i, const
 /* As tr_infer_input, and its shape is *shape. */
 tr_status tr_infer_shaped(const tr_graph *graph, const tr_node *node, int i, const char *name, tr_dtype dtype,
                           const tr_shape *shape, tr_error *err);
+
+/* What the norms share. dx: inputs dy, x (...,C), ..., rstd (...) at `rstd`, and behind it what is pending for x,
+ * or nothing. Weights: inputs dy, x (...,C), ...; n gradients (C). */
+tr_status tr_infer_norm_backward(const tr_graph *graph, const tr_node *node, int rstd, tr_value_info *outputs,
+                                 int *n_outputs, tr_error *err);
+tr_status tr_infer_norm_weight(const tr_graph *graph, const tr_node *node, int n, tr_value_info *outputs,
+                               int *n_outputs, tr_error *err);
+/* Input i is `position` (1) i32, or is absent. */
+tr_status tr_infer_position(const tr_graph *graph, const tr_node *node, int i, tr_error *err);
 
 static inline const tr_shape *tr_input_shape(const tr_graph *graph, const tr_node *node, int i)
 {

@@ -1,9 +1,9 @@
 /* ops/operations.h - the operations a model is written with.
  * Shape letters: B batch, T time, C channels, H query heads, K key-value heads, D head size, V vocabulary, N
- * inner width. Activations (B,T,...) and matrices are float32 or bfloat16 on this page, all of one call the same, and
- * the result is as they are; vectors (norms, biases) and what is kept for the backward are float32; token ids are int32. Every builder adds
- * one forward node; its gradient comes from autodiff. Losses and reductions over tokens are summed in an
- * order that depends on shapes alone.
+ * inner width. Activations (B,T,...) and matrices are float32 or bfloat16 on this page, all of one call the same,
+ * and the result is as they are; vectors (norms, biases) and what is kept for the backward are float32; token ids
+ * are int32. Every builder adds one forward node; its gradient comes from autodiff. Losses and reductions over
+ * tokens are summed in an order that depends on shapes alone.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_OPS_OPERATIONS_H
 #define TROUPE_OPS_OPERATIONS_H

@@ -30,9 +30,7 @@ static tr_status check_position(const tr_graph *graph, const tr_node *node, int 
     if (t > max_t)
         return tr_fail(err, TR_EINVAL, "%s: %lld positions; the table has %lld", node->op->name, (long long)t,
                        (long long)max_t);
-    if (node->inputs[i] == TR_NO_VALUE) return TR_OK;
-    tr_shape one = TR_SHAPE1(1);
-    return tr_infer_shaped(graph, node, i, "position", TR_I32, &one, err);
+    return tr_infer_position(graph, node, i, err);
 }
 
 /* Inputs x, table, position or nothing. */

@@ -66,27 +66,14 @@ static tr_status infer(const tr_graph *graph, const tr_node *node, tr_value_info
 static tr_status infer_backward(const tr_graph *graph, const tr_node *node, tr_value_info *outputs,
                                 int *n_outputs, tr_error *err)
 {
-    const tr_shape *x = tr_input_shape(graph, node, 1), rstd = tr_shape_without_last(*x);
-    tr_status status = tr_infer_same(graph, node, 0, "dy", 1, err);
-    if (status == TR_OK) status = tr_infer_shaped(graph, node, 3, "rstd", TR_F32, &rstd, err);
-    if (status == TR_OK && node->inputs[4] != TR_NO_VALUE)
-        status = tr_infer_same(graph, node, 4, "pending", 1, err);
-    if (status != TR_OK) return status;
-    outputs[0] = tr_infer_like(graph, node, 1);
-    *n_outputs = 1;
-    return TR_OK;
+    return tr_infer_norm_backward(graph, node, 3, outputs, n_outputs, err);
 }
 
 /* Inputs dy, x, rstd. */
 static tr_status infer_weight(const tr_graph *graph, const tr_node *node, tr_value_info *outputs,
                               int *n_outputs, tr_error *err)
 {
-    const tr_shape *x = tr_input_shape(graph, node, 1);
-    tr_status status = tr_infer_same(graph, node, 0, "dy", 1, err);
-    if (status != TR_OK) return status;
-    outputs[0] = (tr_value_info){.dtype = TR_F32, .shape = TR_SHAPE1(tr_shape_last(x))};
-    *n_outputs = 1;
-    return TR_OK;
+    return tr_infer_norm_weight(graph, node, 1, outputs, n_outputs, err);
 }
 
 static double flops(const tr_graph *graph, const tr_node *node)

@@ -3,6 +3,7 @@
  * each run, by the same arithmetic.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ops/cpu/rope.h"
+
 #include "base/memory.h"
 #include "ops/attributes.h"
 #include "ops/infer.h"
@@ -44,12 +45,10 @@ static tr_status infer(const tr_graph *graph, const tr_node *node, tr_value_info
         return tr_fail(err, TR_EINVAL,
                        "rope: x must be (batch, time, heads * %d); its last dimension is %lld",
                        options->head_size, (long long)tr_shape_last(x));
-    if (node->inputs[POSITION] != TR_NO_VALUE) {
-        status = tr_infer_shaped(graph, node, POSITION, "position", TR_I32, &TR_SHAPE1(1), err);
-        if (status != TR_OK) return status;
-    }
-    status = tr_infer_shaped(graph, node, FREQUENCIES, "frequencies", TR_F64,
-                             &TR_SHAPE1(options->head_size / 2), err);
+    status = tr_infer_position(graph, node, POSITION, err);
+    if (status == TR_OK)
+        status = tr_infer_shaped(graph, node, FREQUENCIES, "frequencies", TR_F64,
+                                 &TR_SHAPE1(options->head_size / 2), err);
     if (status != TR_OK) return status;
     outputs[0] = tr_infer_like(graph, node, X);
     *n_outputs = 1;

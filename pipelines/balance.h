@@ -18,8 +18,9 @@ extern "C" {
 void tr_balance_stage_times(const tr_stage_times *units, const int32_t *layers, uint32_t n_stages,
                             tr_stage_times *stages);
 
-/* Begins with the most even cut and moves layers as long as that shortens the foretold step; keeps the even cut where all
- * of it would gain next to nothing. Equal input gives an equal cut. Fills layers, one for each stage. Errors: TR_EINVAL (more stages than layers), TR_ENOMEM. */
+/* Begins with the most even cut and moves layers as long as that shortens the foretold step; keeps the even cut
+ * where all of it would gain next to nothing. Equal input gives an equal cut. Fills layers, one for each stage.
+ * Errors: TR_EINVAL (more stages than layers), TR_ENOMEM. */
 tr_status tr_balance(const tr_stage_times *units, int32_t n_layers, const tr_training_plan *plan,
                      int32_t *layers, tr_error *err);
 

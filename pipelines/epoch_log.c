@@ -14,7 +14,14 @@
 struct tr_epoch_log {
     FILE *stream;
     uint32_t first;
+    bool cut_short; /* the last line, when it was opened */
 };
+
+static tr_status finish_line(tr_epoch_log *self, int printed, tr_error *err)
+{
+    if (printed > 0 && fflush(self->stream) == 0 && fsync(fileno(self->stream)) == 0) return TR_OK;
+    return tr_fail(err, TR_EIO, "could not write the log of epochs: %s", strerror(errno));
+}
 
 static tr_status find_first(tr_epoch_log *self, const char *path, tr_error *err)
 {
@@ -25,13 +32,22 @@ static tr_status find_first(tr_epoch_log *self, const char *path, tr_error *err)
     tr_status status = tr_file_read(path, &text, &size, err);
     if (status) return status;
     uint32_t epoch;
-    for (const char *line = text; line && *line; line = strchr(line, '\n')) {
-        line += *line == '\n';
-        if (sscanf(line, "{\"epoch\":%u", &epoch) == 1 && epoch >= self->first && epoch < UINT32_MAX)
+    for (const char *line = text, *end; line < text + size; line = end + 1) {
+        end = memchr(line, '\n', (size_t)(text + size - line));
+        if (!end) end = text + size; /* where tr_file_read has put a NUL */
+        if (sscanf(line, "{\"epoch\":%10u", &epoch) == 1 && epoch >= self->first && epoch < UINT32_MAX)
             self->first = epoch + 1;
     }
+    self->cut_short = size > 0 && text[size - 1] != '\n';
     tr_free(text);
     return TR_OK;
+}
+
+/* Behind a line that was cut short begins a new one: else what is written next would be no line of its own, and its epoch
+ * would not be found again. */
+static tr_status end_last_line(tr_epoch_log *self, tr_error *err)
+{
+    return self->cut_short ? finish_line(self, fputs("\n", self->stream) < 0 ? -1 : 1, err) : TR_OK;
 }
 
 tr_status tr_epoch_log_open(tr_epoch_log **out, const char *path, tr_error *err)
@@ -41,6 +57,7 @@ tr_status tr_epoch_log_open(tr_epoch_log **out, const char *path, tr_error *err)
     tr_status status = find_first(self, path, err);
     if (!status && !(self->stream = fopen(path, "ae")))
         status = tr_fail(err, TR_EIO, "could not write '%s': %s", path, strerror(errno));
+    if (!status) status = end_last_line(self, err);
     if (status)
         tr_epoch_log_close(&self);
     else
@@ -51,12 +68,6 @@ tr_status tr_epoch_log_open(tr_epoch_log **out, const char *path, tr_error *err)
 uint32_t tr_epoch_log_first(const tr_epoch_log *self)
 {
     return self->first;
-}
-
-static tr_status finish_line(tr_epoch_log *self, int printed, tr_error *err)
-{
-    if (printed > 0 && fflush(self->stream) == 0 && fsync(fileno(self->stream)) == 0) return TR_OK;
-    return tr_fail(err, TR_EIO, "could not write the log of epochs: %s", strerror(errno));
 }
 
 tr_status tr_epoch_log_begin(tr_epoch_log *self, uint32_t epoch, tr_error *err)

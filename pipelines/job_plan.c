@@ -9,6 +9,13 @@
 #include <stdio.h>
 #include <string.h>
 
+tr_status tr_start_read_config(const tr_start *self, const tr_recipe *recipe, tr_model_config *out,
+                               tr_error *err)
+{
+    if (self->origin == TR_ORIGIN_CHECKPOINT) return tr_model_config_read(out, self->directory, err);
+    return tr_model_config_from_recipe(out, recipe, err);
+}
+
 /* --- the model, cut --- */
 
 tr_status tr_model_plan_init(tr_model_plan *self, tr_model_config *config, const tr_recipe *recipe,

@@ -34,6 +34,11 @@ typedef struct tr_start {
     bool again;           /* in the middle of a job, see tr_training_plan.again */
 } tr_start;
 
+/* The model's configuration there: the checkpoint's own, else what the recipe names. *out is the caller's to release.
+ * Errors: those of tr_model_config_read and tr_model_config_from_recipe. */
+tr_status tr_start_read_config(const tr_start *self, const tr_recipe *recipe, tr_model_config *out,
+                               tr_error *err);
+
 typedef struct tr_model_plan {
     tr_model_config config;
     tr_graph *whole; /* forward, with loss */
@@ -84,8 +89,8 @@ void tr_job_plan_release(tr_job_plan *self);
 /* Of the stage that is this actor; NULL: it is none. */
 const tr_stage_budget *tr_job_plan_budget(const tr_job_plan *self, tr_actor_id id);
 void tr_job_plan_print(const tr_job_plan *self, FILE *stream);
-void tr_job_plan_print_memory(const tr_job_plan *self,
-                              FILE *stream); /* of each worker, with all that it hosts */
+/* Of each worker, with all that it hosts. */
+void tr_job_plan_print_memory(const tr_job_plan *self, FILE *stream);
 
 /* The config that a stage's or a data shard's actor gets in the topology; both in one form. */
 typedef struct tr_place {

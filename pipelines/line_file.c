@@ -74,9 +74,11 @@ bool tr_line_file_waits(const tr_line_file *self)
     return self->n_waiting > 0;
 }
 
-void tr_line_file_sync(tr_line_file *self)
+tr_status tr_line_file_sync(tr_line_file *self, tr_error *err)
 {
-    (void)fsync(self->file);
+    tr_status status = tr_line_file_flush(self, err);
+    if (fsync(self->file) == 0 || status) return status;
+    return tr_fail(err, TR_EIO, "could not sync '%s': %s", self->path, strerror(errno));
 }
 
 void tr_line_file_close(tr_line_file **out)

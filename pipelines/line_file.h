@@ -24,8 +24,8 @@ tr_status tr_line_file_add(tr_line_file *self, const char *line, tr_error *err);
 /* Tries again. TR_EIO: something still waits; the message says why. */
 tr_status tr_line_file_flush(tr_line_file *self, tr_error *err);
 bool tr_line_file_waits(const tr_line_file *self);
-void tr_line_file_sync(
-    tr_line_file *self); /* what was written is on the disk, as far as the system can do it */
+/* Tries again, and has the disk keep what it has taken. TR_EIO: something waits, or was not kept. */
+tr_status tr_line_file_sync(tr_line_file *self, tr_error *err);
 void tr_line_file_close(tr_line_file **self);
 
 #ifdef __cplusplus

@@ -88,8 +88,11 @@ static int compare(const void *a, const void *b)
 
 static void measure(bench *self, tr_thread_pool *pool, tr_stage_times *out)
 {
-    tr_bindings bindings = {
-        .values = self->bound, .stash = self->stash, .scratch = self->scratch, .pool = pool};
+    tr_bindings bindings = {.values = self->bound,
+                            .stash = self->stash,
+                            .scratch = self->scratch,
+                            .pool = pool,
+                            .random = {.training = true, .seed = 1}}; /* dropout takes its time */
     uint64_t times[TR_PHASE_COUNT][MOST_REPETITIONS], began_ns = tr_clock_ns(), taken_ns = 0;
     size_t n = 0;
     for (bool warm = false; n == 0 || (n < LEAST_REPETITIONS && taken_ns < too_long_ns) ||
@@ -241,7 +244,8 @@ tr_status tr_measure_print(const tr_job_plan *plan, tr_model_config *config, con
     int32_t n_layers = plan->model.config.layers;
     uint32_t n_stages = plan->training.n_stages;
     tr_stage_times *units = tr_alloc_zero((size_t)n_layers + 2, sizeof *units);
-    int32_t *cuts = tr_alloc_zero((size_t)n_stages * 2, sizeof *cuts), *balanced = cuts + n_stages;
+    int32_t *cuts = tr_alloc_zero((size_t)n_stages * 2, sizeof *cuts),
+            *balanced = cuts ? cuts + n_stages : NULL;
     tr_status status = TR_OK;
     if (!units || !cuts) status = tr_fail(err, TR_ENOMEM, "no memory to measure %d layers", n_layers);
     if (!status) status = tr_measure_units(&plan->model, plan->recipe->layout.threads, units, progress, err);

@@ -24,9 +24,8 @@ typedef struct tr_model_options {
     int32_t batch;      /* B */
     int32_t sequence;   /* T, at most the configuration's longest sequence */
     int32_t cache_rows; /* GENERATION: rows of every cache, from T to the configuration's positions */
-    tr_dtype
-        dtype; /* of matrices and activations: TR_F32 or TR_BF16; vectors and losses are float32 always */
-    int32_t length; /* GENERATION: of the sequence that rotary frequencies are made for; 0: cache_rows */
+    tr_dtype dtype;     /* of matrices and activations: TR_F32 or TR_BF16; all else is float32 always */
+    int32_t length;     /* GENERATION: of the sequence that rotary frequencies are made for; 0: cache_rows */
 } tr_model_options;
 
 /* The named values of the graph; TR_NO_VALUE where the kind has none. Caches are the states "cache.N.k" and

@@ -305,20 +305,22 @@ static char *dump(const json_t *root)
     return text;
 }
 
-/* Checkpoints hold float32, and transformers loads as the dtype that config.json names. NULL: the text is right as it is. */
-static char *as_float32(const char *text)
+/* Checkpoints hold float32, and transformers loads as the dtype that config.json names. *out is NULL where the text is
+ * right as it is, else to be freed with free. False: no memory. */
+static bool as_float32(const char *text, char **out)
 {
     static const char *const keys[] = {"dtype", "torch_dtype"};
     json_t *root = json_loads(text, 0, NULL);
-    bool changed = false;
+    bool good = root != NULL, changed = false;
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         const char *value = json_string_value(json_object_get(root, keys[i]));
-        if (value && strcmp(value, "float32") != 0)
-            changed |= json_object_set_new(root, keys[i], json_string("float32")) == 0;
+        if (!value || strcmp(value, "float32") == 0) continue;
+        good &= json_object_set_new(root, keys[i], json_string("float32")) == 0;
+        changed = true;
     }
-    char *out = changed ? dump(root) : NULL;
+    *out = good && changed ? dump(root) : NULL;
     json_decref(root);
-    return out;
+    return good && (!changed || *out);
 }
 
 static bool drops(const tr_model_config *self, double rate)
@@ -353,9 +355,11 @@ tr_status tr_model_config_write(const tr_model_config *self, const char *directo
 {
     char *path = tr_format("%s/config.json", directory);
     if (!path) return tr_fail(err, TR_ENOMEM, "no memory to write '%s'", directory);
-    char *changed = as_float32(self->json);
+    char *changed = NULL;
+    tr_status status = TR_OK;
+    if (!as_float32(self->json, &changed)) status = tr_fail(err, TR_ENOMEM, "no memory to write '%s'", path);
     const char *text = changed ? changed : self->json;
-    tr_status status = tr_file_write(path, text, strlen(text), err);
+    if (!status) status = tr_file_write(path, text, strlen(text), err);
     free(changed); /* jansson's */
     tr_free(path);
     return status;

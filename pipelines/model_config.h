@@ -61,8 +61,8 @@ void tr_model_config_release(tr_model_config *self);
  * Errors: TR_ENOMEM, and self is as it was. */
 tr_status tr_model_config_set_dropout(tr_model_config *self, double rate, tr_error *err);
 
-/* DIRECTORY/config.json, byte for byte as it was read (save a dtype, which becomes float32, and dropout that was set), or made such that transformers
- * loads it. */
+/* DIRECTORY/config.json, byte for byte as it was read (save a dtype, which becomes float32, and dropout that was
+ * set), or made such that transformers loads it. Errors: TR_EIO, TR_ENOMEM. */
 tr_status tr_model_config_write(const tr_model_config *self, const char *directory, tr_error *err);
 
 /* Parameters of the model; a tied tensor counts once. */

@@ -51,7 +51,8 @@ static bool within(const copy *c, const tr_node *node)
     return node->unit >= c->first && node->unit < c->end;
 }
 
-/* Marks the values that no node makes (inputs, parameters, states, constants) and that the piece's nodes read, with 0 for now. */
+/* Marks the values that no node makes (inputs, parameters, states, constants) and that the piece's nodes read, with
+ * 0 for now. */
 static void mark_read(copy *c)
 {
     for (int32_t n = 0; n < tr_graph_node_count(c->whole); n++) {

@@ -84,10 +84,9 @@ typedef struct tr_recipe {
     tr_recipe_dtype dtype;
     tr_reduction reduction;
     tr_transport_kind transport;
-    struct { /* with transport zmq */
-        char *
-            address; /* of this machine, in numbers, where processes listen; NULL: unseen by other machines */
-        char *key;   /* a file of `troupe keygen`; NULL only where the address is of loopback */
+    struct {           /* with transport zmq */
+        char *address; /* of this machine, where processes listen; NULL: unseen by other machines */
+        char *key;     /* a file of `troupe keygen`; NULL only where the address is of loopback */
     } network;
     bool trace; /* writes RUN/trace.json */
     tr_recovery recovery;
@@ -128,8 +127,9 @@ tr_status tr_recipe_write_yaml(const tr_recipe *self, const char *path, tr_error
 tr_status tr_recipe_to_json(const tr_recipe *self, char **text, tr_error *err); /* one line, for shipping */
 tr_status tr_recipe_from_json(tr_recipe *out, const char *text, size_t size_bytes, tr_error *err);
 
-/* The first key by which two recipes would compute other numbers from the same state: of dtype, model, data and train all but the
- * steps and the places of files; NULL when there is none. Layout, transport, learning rate and the like may change in a resumed run. */
+/* The first key by which two recipes would compute other numbers from the same state: of dtype, model, data and train
+ * all but the steps and the places of files; NULL when there is none. Layout, transport, optimizer, learning rate and the
+ * like may change in a resumed run. */
 const char *tr_recipe_numerics_differ(const tr_recipe *a, const tr_recipe *b);
 
 /* Stages of a replica: layout.pipeline times layout.pieces. */

@@ -88,7 +88,7 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"layout.stages", AT(layout.stages), .type = TR__INTEGERS, TO(1, 4096), ELSE("balanced by cost"), .help = "decoder layers of each of the pipeline x pieces stages"},
     {"layout.stash", AT(layout.stash), .type = TR__INTEGER, TO(0, 4096), BY_DEFAULT("1"), .help = "micro-batches a stage may hold beyond those of 1F1B: memory for less idling"},
 
-    {"dtype", AT(dtype), .type = TR__CHOICE, .choices = dtypes, BY_DEFAULT("float32"), .help = "of matrices and activations; sums, norms, losses and the weights that are updated are float32"},
+    {"dtype", AT(dtype), .type = TR__CHOICE, .choices = dtypes, BY_DEFAULT("float32"), .help = "of matrices and activations (sums, norms, losses and the weights that are updated stay float32)"},
     {"reduction", AT(reduction), .type = TR__CHOICE, .choices = reductions, BY_DEFAULT("exact"), .help = "exact: equal bits in every layout"},
     {"transport", AT(transport), .type = TR__CHOICE, .choices = transports, ELSE("ucx; inproc in one process"), .help = "what carries messages between workers"},
     {"network.address", AT(network.address), .type = TR__TEXT, ELSE("none: within this machine"), .help = "zmq: the address of this machine, such as 10.0.0.5, at which processes listen"},

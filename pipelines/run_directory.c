@@ -45,9 +45,10 @@ struct tr_run {
 
 /* --- files --- */
 
-/* Keeps the lines of steps 1 .. updates, in a new file that replaces the old one. */
-static tr_status cut_log(const char *path, uint32_t updates, tr_error *err)
+/* Keeps the lines of steps 1 .. updates, n_kept of them, in a new file that replaces the old one. */
+static tr_status cut_log(const char *path, uint32_t updates, uint32_t *n_kept, tr_error *err)
 {
+    *n_kept = 0;
     if (!tr_path_exists(path)) return TR_OK;
     char *text;
     size_t size;
@@ -60,8 +61,10 @@ static tr_status cut_log(const char *path, uint32_t updates, tr_error *err)
         if (!end) break; /* a line that was cut short */
         json_t *object = json_loadb(line, (size_t)(end - line), 0, NULL);
         json_int_t step = json_integer_value(json_object_get(object, "step"));
-        if (step >= 1 && step <= (json_int_t)updates)
+        if (step >= 1 && step <= (json_int_t)updates) {
             fwrite(line, 1, (size_t)(end - line) + 1, writer.stream);
+            ++*n_kept;
+        }
         json_decref(object);
         line = end + 1;
     }
@@ -104,27 +107,37 @@ static tr_status first_missing(const char *path, char **out, tr_error *err)
     return TR_OK;
 }
 
-static tr_status open_files(tr_run *self, const tr_recipe *recipe, uint32_t updates, tr_error *err)
+static tr_status open_files(tr_run *self, const tr_recipe *recipe, uint32_t updates, uint32_t *n_kept,
+                            tr_error *err)
 {
     char *checkpoints = tr_format("%s/checkpoints", recipe->run),
          *yaml = tr_format("%s/recipe.yaml", recipe->run);
     char *log = tr_format("%s/log.jsonl", recipe->run), *events = tr_format("%s/events.jsonl", recipe->run);
-    tr_status status = TR_OK;
     char *epochs = tr_format("%s/epochs.jsonl", recipe->run);
+    tr_status status = TR_OK;
     if (!checkpoints || !yaml || !log || !events || !epochs)
         status = tr_fail(err, TR_ENOMEM, "no memory for a run's paths");
     if (!status) status = tr_directory_make(checkpoints, err);
     if (!status) status = tr_recipe_write_yaml(recipe, yaml, err);
-    if (!status) status = cut_log(log, updates, err);
+    if (!status) status = cut_log(log, updates, n_kept, err);
     if (!status) status = tr_epoch_log_open(&self->epochs, epochs, err);
-    tr_free(epochs);
     if (!status) status = tr_line_file_open(&self->log, log, err);
     if (!status) status = tr_line_file_open(&self->events, events, err);
+    if (!status) status = tr_directory_sync(recipe->run, err); /* the names of the three as well */
     tr_free(checkpoints);
     tr_free(yaml);
     tr_free(log);
     tr_free(events);
+    tr_free(epochs);
     return status;
+}
+
+/* Lines that never reached a full disk, or were taken away. The training can go on without them. */
+static void tell_of_gap(tr_run *self, uint32_t n_kept, uint32_t updates)
+{
+    char text[96];
+    snprintf(text, sizeof text, "log.jsonl has %u of the %u steps before the checkpoint", n_kept, updates);
+    tr_run_note(self, "log_gap", text);
 }
 
 tr_status tr_run_open(tr_run **out, const tr_recipe *recipe, uint32_t updates, FILE *progress, tr_error *err)
@@ -140,7 +153,9 @@ tr_status tr_run_open(tr_run **out, const tr_recipe *recipe, uint32_t updates, F
     tr_status status = first_missing(recipe->run, &self->made, err);
     if (!status) status = lock_directory(self, recipe->run, err);
     bool locked = !status; /* without the lock it is another troupe's, that made it since we looked */
-    if (!status) status = open_files(self, recipe, updates, err);
+    uint32_t n_kept = 0;
+    if (!status) status = open_files(self, recipe, updates, &n_kept, err);
+    if (!status && n_kept < updates) tell_of_gap(self, n_kept, updates);
     if (!status)
         *out = self;
     else if (locked)
@@ -310,6 +325,11 @@ tr_status tr_run_record(tr_run *self, const tr_step_record *record, tr_error *er
     return status;
 }
 
+void tr_run_sync(tr_run *self)
+{
+    (void)tr_line_file_sync(self->log, NULL); /* that lines wait was told when it began */
+}
+
 uint32_t tr_run_first_epoch(const tr_run *self)
 {
     return tr_epoch_log_first(self->epochs);
@@ -342,8 +362,6 @@ static void write_event(tr_run *self, const char *kind, uint64_t monotonic_ns, c
 void tr_run_note(tr_run *self, const char *kind, const char *text)
 {
     write_event(self, kind, tr_clock_ns(), NULL, text);
-    /* A resume needs the lines of all steps before its checkpoint. */
-    if (strcmp(kind, "checkpoint") == 0) tr_line_file_sync(self->log);
     if (strcmp(kind, "checkpoint") == 0 || strcmp(kind, "stopped") == 0)
         return; /* told otherwise, or at the end */
     say(self, text, true);

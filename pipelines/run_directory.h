@@ -1,8 +1,8 @@
 /* pipelines/run_directory.h - the files of a run: recipe.yaml, log.jsonl, events.jsonl, and what is said on
  * the terminal. log.jsonl has one object an update, each step once: a resume first cuts what came after the
  * checkpoint. A step that is run again is compared with what was logged of it, and not logged again. events.jsonl and
- * epochs.jsonl are only appended to; times are monotonic. Lines that
- * a full disk does not take wait for it (line_file.h), save those of epochs, without which none may begin.
+ * epochs.jsonl are only appended to; times are monotonic. Lines that a full disk does not take wait for it
+ * (line_file.h), save those of epochs, without which none may begin.
  * Threads: one.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_PIPELINES_RUN_DIRECTORY_H
@@ -23,6 +23,9 @@ typedef struct tr_run tr_run;
  * a terminal gets one line that changes. */
 tr_status tr_run_open(tr_run **out, const tr_recipe *recipe, uint32_t updates, FILE *progress, tr_error *err);
 tr_status tr_run_record(tr_run *self, const tr_step_record *record, tr_error *err);
+/* What was recorded goes to the disk, so that a checkpoint that gets its name now has all its lines. Lines that a full
+ * disk does not take wait on: a checkpoint is worth more than they, and a resume tells what is missing. */
+void tr_run_sync(tr_run *self);
 /* epochs.jsonl, the log of epochs: a line when one is begun, on the disk on return, and one that names the generation it
  * goes on from. The first epoch of this job: one more than any that stands there. */
 uint32_t tr_run_first_epoch(const tr_run *self);
@@ -34,8 +37,8 @@ void tr_run_note(tr_run *self, const char *kind, const char *text);
 void tr_run_event(tr_run *self, const tr_job_event *event);
 void tr_run_tick(tr_run *self);                        /* says something when nothing was said for a while */
 const tr_step_record *tr_run_last(const tr_run *self); /* NULL when there was none */
-tr_status tr_run_finish(tr_run *self,
-                        tr_error *err); /* TR_EIO: lines of the log still wait, and would be lost */
+/* TR_EIO: lines of the log still wait, and would be lost. */
+tr_status tr_run_finish(tr_run *self, tr_error *err);
 void tr_run_close(tr_run **self);
 /* Closes, and removes the directories that opening made: for a start that failed behind it. */
 void tr_run_withdraw(tr_run **self);

@@ -34,8 +34,8 @@ tr_status tr_safetensors_open(tr_safetensors **out, const char *path, tr_error *
 /* The weights of a model directory: `model.safetensors`, or `model.safetensors.index.json` and the shards it
  * names. The index and the shards must agree about which tensor is where. */
 tr_status tr_safetensors_open_model(tr_safetensors **out, const char *directory, tr_error *err);
-void tr_safetensors_close(
-    tr_safetensors **self); /* NULL-safe, nulls the pointer; every tr_tensor_info of it is gone */
+/* NULL-safe, nulls the pointer; every tr_tensor_info of it is gone. */
+void tr_safetensors_close(tr_safetensors **self);
 
 size_t tr_safetensors_count(const tr_safetensors *self);
 const tr_tensor_info *tr_safetensors_at(const tr_safetensors *self, size_t i); /* sorted by name (bytes) */
@@ -76,8 +76,8 @@ tr_status tr_safetensors_writer_put(tr_safetensors_writer *self, size_t index, u
 /* fsync and rename; destroys *self also when it fails. Errors: TR_EINVAL (a tensor with bytes missing,
  * named), TR_EIO. */
 tr_status tr_safetensors_writer_commit(tr_safetensors_writer **self, tr_error *err);
-void tr_safetensors_writer_destroy(
-    tr_safetensors_writer **self); /* abandons the file where it was not committed */
+/* Abandons the file where it was not committed. */
+void tr_safetensors_writer_destroy(tr_safetensors_writer **self);
 
 #ifdef __cplusplus
 }

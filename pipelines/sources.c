@@ -9,14 +9,6 @@
 
 #include <string.h>
 
-/* The configuration that training begins with: the checkpoint's own, else what the recipe names. */
-static tr_status read_config(const tr_place *place, tr_model_config *out, tr_error *err)
-{
-    if (place->start.origin == TR_ORIGIN_CHECKPOINT)
-        return tr_model_config_read(out, place->start.directory, err);
-    return tr_model_config_from_recipe(out, &place->recipe, err);
-}
-
 /* --- stages --- */
 
 typedef struct stage_source {
@@ -59,7 +51,7 @@ static tr_status stage_open(void *context, const void *config, size_t config_byt
     }
     tr_model_config model = {0};
     const tr_place *place = &self->place;
-    status = read_config(place, &model, err);
+    status = tr_start_read_config(&place->start, &place->recipe, &model, err);
     if (!status) status = tr_model_plan_init(&self->model, &model, &place->recipe, err);
     if (!status) status = open_weights(self, err);
     if (!status)
@@ -119,7 +111,7 @@ static void shard_source_destroy(shard_source *self)
 static tr_status open_data(shard_source *self, tr_error *err)
 {
     tr_model_config config = {0};
-    tr_status status = read_config(&self->place, &config, err);
+    tr_status status = tr_start_read_config(&self->place.start, &self->place.recipe, &config, err);
     if (status) return status;
     status = tr_data_open(&self->data, &self->place.recipe, config.vocabulary, err);
     tr_model_config_release(&config);

@@ -11,15 +11,10 @@
 #include "actors/stage.h"
 #include "base/clock.h"
 #include "base/file.h"
-#include "base/log.h"
 #include "base/memory.h"
-#include "pipelines/checkpoint_files.h"
-#include "pipelines/job_plan.h"
 #include "pipelines/measure.h"
-#include "pipelines/run_directory.h"
 #include "pipelines/sources.h"
-#include "pipelines/trace_file.h"
-#include "transport/address.h"
+#include "pipelines/train_internal.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -33,23 +28,7 @@ static const tr_actor_kind worker_kinds[] = {
 };
 const tr_registry tr_training_registry = {worker_kinds, sizeof worker_kinds / sizeof *worker_kinds};
 
-typedef struct training {
-    const tr_recipe *recipe;
-    tr_start start, first_start;
-    tr_data *data;
-    tr_job_plan plan;
-    tr_job_plan *plans_before; /* of earlier epochs, whose topology the job may still know; n of them */
-    size_t n_plans_before, plans_capacity;
-    tr_coordinator_context coordinator;
-    tr_weights *weights; /* of a directory: for the names it gives its tensors */
-    tr_checkpoint_files *files;
-    tr_run *run;
-    tr_trace_file *trace;     /* NULL: not wanted, or it could not be written */
-    uint64_t n_dropped;       /* spans of it that people know to be missing */
-    char bind[TR_BIND_CHARS]; /* "": nodes choose */
-    tr_curve_key key;         /* where the recipe names one */
-    tr_coordinator_journal journal;
-} training;
+typedef tr__training training;
 
 static double learning_rate(void *context, uint32_t step)
 {
@@ -60,6 +39,12 @@ static tr_status on_record(void *context, const tr_step_record *record, tr_error
 {
     training *self = context;
     return tr_run_record(self->run, record, err);
+}
+
+static void on_sync(void *context)
+{
+    training *self = context;
+    tr_run_sync(self->run);
 }
 
 static void on_note(void *context, const char *kind, const char *text)
@@ -163,13 +148,6 @@ static tr_status find_start(training *self, bool resume, tr_error *err)
     return TR_OK;
 }
 
-static tr_status read_config(const training *self, tr_model_config *config, tr_error *err)
-{
-    if (self->start.origin == TR_ORIGIN_CHECKPOINT)
-        return tr_model_config_read(config, self->start.directory, err);
-    return tr_model_config_from_recipe(config, self->recipe, err);
-}
-
 /* An address that is not ours and a key that cannot be read are found here and not by a child. */
 static tr_status read_network(training *self, tr_error *err)
 {
@@ -184,16 +162,37 @@ static tr_status read_network(training *self, tr_error *err)
     return status ? tr_fail_within(err, status, "network.key") : TR_OK;
 }
 
+tr_status tr__training_add_plan(tr__training *self, const tr_start *start, tr_model_config *config,
+                                tr_error *err)
+{
+    tr_job_plan *plan = tr_alloc_zero(1, sizeof *plan);
+    tr_status status = tr_array_reserve((void **)&self->plans, &self->plans_capacity, self->n_plans + 1,
+                                        sizeof *self->plans, err);
+    if (!plan && !status) status = tr_fail(err, TR_ENOMEM, "no memory for the plan of a job");
+    if (status)
+        tr_model_config_release(config);
+    else
+        status = tr_job_plan_init(plan, self->recipe, config, self->data, start, err);
+    if (status) {
+        tr_free(plan);
+        return status;
+    }
+    self->plans[self->n_plans++] = self->plan = plan;
+    return TR_OK;
+}
+
 static tr_status prepare(training *self, tr_error *err)
 {
     tr_model_config config = {0};
-    tr_status status = read_config(self, &config, err);
+    tr_status status = tr_start_read_config(&self->start, self->recipe, &config, err);
     if (!status) status = tr_data_open(&self->data, self->recipe, config.vocabulary, err);
-    if (!status) status = tr_job_plan_init(&self->plan, self->recipe, &config, self->data, &self->start, err);
-    tr_model_config_release(&config);
+    if (!status)
+        status = tr__training_add_plan(self, &self->start, &config, err);
+    else
+        tr_model_config_release(&config);
     if (!status && self->start.origin != TR_ORIGIN_FRESH)
-        status = tr_weights_open(&self->weights, self->start.directory, &self->plan.model.config,
-                                 &self->plan.model.parameters, err);
+        status = tr_weights_open(&self->weights, self->start.directory, &self->plan->model.config,
+                                 &self->plan->model.parameters, err);
     return status;
 }
 
@@ -203,9 +202,12 @@ static void release(training *self)
     tr_run_close(&self->run);
     tr_checkpoint_files_destroy(&self->files);
     tr_weights_close(&self->weights);
-    tr_job_plan_release(&self->plan);
-    while (self->n_plans_before) tr_job_plan_release(&self->plans_before[--self->n_plans_before]);
-    tr_free(self->plans_before);
+    while (self->n_plans) {
+        tr_job_plan *plan = self->plans[--self->n_plans];
+        tr_job_plan_release(plan);
+        tr_free(plan);
+    }
+    tr_free(self->plans);
     tr_data_close(&self->data);
     tr_curve_key_wipe(&self->key);
 }
@@ -217,18 +219,18 @@ static tr_status open_trace(training *self, tr_error *err)
     if (!self->recipe->trace) return TR_OK;
     char *path = tr_format("%s/trace.json", self->recipe->run);
     if (!path) return tr_fail(err, TR_ENOMEM, "no memory for a path");
-    tr_status status = tr_trace_file_open(&self->trace, path, &self->plan.topology, tr_clock_ns(), err);
+    tr_status status = tr_trace_file_open(&self->trace, path, &self->plan->topology, tr_clock_ns(), err);
     tr_free(path);
     return status;
 }
 
 static tr_status open_checkpoints(training *self, tr_error *err)
 {
-    const tr_training_plan *plan = &self->plan.training;
+    const tr_training_plan *plan = &self->plan->training;
     tr_checkpoint_files_options options = {
         .run = self->recipe->run,
-        .config = &self->plan.model.config,
-        .parameters = &self->plan.model.parameters,
+        .config = &self->plan->model.config,
+        .parameters = &self->plan->model.parameters,
         .weights = self->weights,
         .source_directory = self->start.directory[0] ? self->start.directory : NULL,
         .keep = self->recipe->checkpoint.keep,
@@ -238,88 +240,27 @@ static tr_status open_checkpoints(training *self, tr_error *err)
     return tr_checkpoint_files_new(&self->files, &options, err);
 }
 
-static void tell_coordinator(training *self)
+void tr__training_tell_coordinator(tr__training *self)
 {
-    self->coordinator = (tr_coordinator_context){.plan = self->plan.training,
-                                                 .n_elements = self->plan.n_elements,
-                                                 .n_parameters = (uint32_t)self->plan.model.parameters.count,
-                                                 .tokens_before = self->start.tokens,
+    self->coordinator = (tr_coordinator_context){.plan = self->plan->training,
+                                                 .n_elements = self->plan->n_elements,
+                                                 .n_parameters = (uint32_t)self->plan->model.parameters.count,
+                                                 .tokens_before = self->plan->start.tokens,
                                                  .context = (void *)(uintptr_t)self->recipe,
                                                  .learning_rate = learning_rate,
                                                  .journal = &self->journal};
 }
 
-static tr_status record_epoch(void *context, uint32_t epoch, tr_error *err)
-{
-    training *self = context;
-    return tr_run_epoch(self->run, epoch, err);
-}
-
-static void say_from_disk(training *self, const tr_start *start)
-{
-    const tr_step_record *last = tr_run_last(self->run);
-    char *text =
-        tr_format("no state slot that all stages hold is left: steps %u to %u are run again, from %s",
-                  start->updates + 1, last ? last->step : start->updates + 1,
-                  start->directory[0] ? start->directory : "the beginning");
-    if (text) tr_run_note(self->run, "from_disk", text);
-    tr_free(text);
-}
-
-/* No state is left that all stages hold: the newest checkpoint is what there is, or the beginning. */
-static tr_status begin_from_disk(training *self, const tr_topology **topology, tr_error *err)
-{
-    tr_trainer_state state = {0};
-    tr_start start = {0};
-    tr_status status =
-        tr_checkpoint_find(self->recipe->run, start.directory, sizeof start.directory, &state, err);
-    if (status) return status;
-    if (start.directory[0]) {
-        start.origin = TR_ORIGIN_CHECKPOINT;
-        start.updates = state.updates;
-        start.tokens = state.tokens;
-    } else {
-        start = self->first_start;
-    }
-    start.again = start.updates > self->first_start.updates;
-    say_from_disk(self, &start);
-    status = tr_array_reserve((void **)&self->plans_before, &self->plans_capacity, self->n_plans_before + 1,
-                              sizeof *self->plans_before, err);
-    if (status) return status;
-    self->plans_before[self->n_plans_before++] = self->plan;
-    self->plan = (tr_job_plan){0};
-    self->start = start;
-    tr_model_config config = {0};
-    status = read_config(self, &config, err);
-    if (!status) status = tr_job_plan_init(&self->plan, self->recipe, &config, self->data, &self->start, err);
-    tr_model_config_release(&config);
-    if (status) return status;
-    self->journal.saved = self->journal.asked = start.updates;
-    tell_coordinator(self);
-    *topology = &self->plan.topology;
-    return TR_OK;
-}
-
-/* The newest state there is; the one before it where its checkpoint was still being written: that one is made again then. */
-static tr_status begin_again(void *context, tr_job_beginning *beginning, tr_error *err)
-{
-    training *self = context;
-    const tr_coordinator_journal *journal = &self->journal;
-    bool has_begun = journal->records[0].step || journal->records[1].step;
-    tr_status status = TR_OK;
-    if (beginning->held[1] && journal->asked > journal->saved &&
-        beginning->held[1] == (uint64_t)journal->asked + 1)
-        beginning->generation = beginning->held[1];
-    if (beginning->generation == 0 && has_begun) status = begin_from_disk(self, &beginning->topology, err);
-    return status ? status : tr_run_epoch_from(self->run, beginning->epoch, beginning->generation, err);
-}
-
 static tr_status run_job(training *self, tr_error *err)
 {
     const tr_recipe *recipe = self->recipe;
-    tell_coordinator(self);
-    tr_monitor_context monitor = {
-        .context = self, .record = on_record, .note = on_note, .tick = on_tick, .trace = on_trace};
+    tr__training_tell_coordinator(self);
+    tr_monitor_context monitor = {.context = self,
+                                  .record = on_record,
+                                  .sync = on_sync,
+                                  .note = on_note,
+                                  .tick = on_tick,
+                                  .trace = on_trace};
     tr_actor_kind kinds[] = {
         worker_kinds[0],
         worker_kinds[1],
@@ -329,21 +270,21 @@ static tr_status run_job(training *self, tr_error *err)
         {TR_ROLE_MONITOR, &tr_monitor_behavior, &monitor},
     };
     tr_registry registry = {kinds, sizeof kinds / sizeof *kinds};
-    tr_job_options options = {.topology = &self->plan.topology,
+    tr_job_options options = {.topology = &self->plan->topology,
                               .registry = &registry,
                               .processes = self->recipe->layout.processes,
                               .transport = tr_transport_kind_name(self->recipe->transport),
                               .bind = self->bind[0] ? self->bind : NULL,
                               .key = self->recipe->network.key ? &self->key : NULL,
-                              .stop_actor = tr_role_find(&self->plan.topology, TR_ROLE_COORDINATOR),
+                              .stop_actor = tr_role_find(&self->plan->topology, TR_ROLE_COORDINATOR),
                               .recovery = {.max_restarts = recipe->recovery == TR_RECOVERY_OFF
                                                                ? 0
                                                                : (uint32_t)recipe->supervision.intensity,
                                            .within_ms = (uint32_t)recipe->supervision.period * 1000,
                                            .hung_after_ms = (uint32_t)recipe->supervision.hung_after * 1000,
                                            .first_epoch = tr_run_first_epoch(self->run),
-                                           .record_epoch = record_epoch,
-                                           .begin_again = begin_again},
+                                           .record_epoch = tr__training_record_epoch,
+                                           .begin_again = tr__training_begin_again},
                               .chaos = {.points = recipe->chaos.at,
                                         .seed = recipe->chaos.seed,
                                         .kills_per_minute = recipe->chaos.kills_per_minute},
@@ -356,11 +297,11 @@ static tr_status run_job(training *self, tr_error *err)
 static void say_beginning(const training *self, FILE *progress)
 {
     if (!progress) return;
-    const tr_training_plan *plan = &self->plan.training;
+    const tr_training_plan *plan = &self->plan->training;
     char pieces[40] = "";
     if (plan->n_pieces > 1) snprintf(pieces, sizeof pieces, " in %u pieces a worker", plan->n_pieces);
     fprintf(progress, "%s: %" PRId64 " parameters, %u replicas x %u stages%s, %u steps of %u tokens\n",
-            self->recipe->run, tr_model_config_parameter_count(&self->plan.model.config), plan->n_replicas,
+            self->recipe->run, tr_model_config_parameter_count(&self->plan->model.config), plan->n_replicas,
             plan->n_stages, pieces, plan->n_steps, plan->n_microbatches * plan->rows * plan->sequence);
     if (self->start.updates)
         fprintf(progress, "resuming after step %u from %s\n", self->start.updates, self->start.directory);
@@ -406,7 +347,6 @@ tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, boo
         }
     }
     if (!status) {
-        self.first_start = self.start;
         *started = true;
         say_beginning(&self, options->progress);
         status = run_job(&self, err);
@@ -424,11 +364,11 @@ tr_status tr_plan(const tr_recipe *recipe, bool measure, FILE *stream, FILE *pro
     tr_status status = start_fresh(&self, err);
     if (!status) status = prepare(&self, err);
     if (!status) {
-        tr_job_plan_print(&self.plan, stream);
+        tr_job_plan_print(self.plan, stream);
         fflush(stream);
     }
-    if (!status && measure) status = read_config(&self, &config, err);
-    if (!status && measure) status = tr_measure_print(&self.plan, &config, self.data, stream, progress, err);
+    if (!status && measure) status = tr_start_read_config(&self.start, recipe, &config, err);
+    if (!status && measure) status = tr_measure_print(self.plan, &config, self.data, stream, progress, err);
     release(&self);
     return status;
 }

@@ -34,6 +34,7 @@ typedef struct tiny_job {
     /* heard */
     tr_step_record records[MOST_STEPS];
     uint32_t n_records;
+    uint32_t n_synced; /* of the records */
     char notes[MOST_NOTES][64];
     uint32_t n_notes;
     /* checkpoints */
@@ -58,6 +59,12 @@ static tr_status on_record(void *context, const tr_step_record *record, tr_error
     self->records[self->n_records++] = *record;
     if (record->step == self->interrupt_at) kill(getpid(), SIGINT);
     return TR_OK;
+}
+
+static void on_sync(void *context)
+{
+    tiny_job *self = context;
+    self->n_synced = self->n_records;
 }
 
 static void on_note(void *context, const char *kind, const char *text)
@@ -120,6 +127,8 @@ static tr_status writer_commit(void *context, char *path, size_t capacity, tr_er
         for (size_t b = 0; b < (size_t)tiny_elements(&self->config, i / 3) * sizeof(float); b++)
             self->broken += self->written[i][b] != 1; /* every byte once */
     uint32_t updates = self->open;
+    self->broken +=
+        self->config.plan.first_step + self->n_synced < updates; /* the log has all of its steps */
     self->open = 0;
     if (fails(self, FAIL_COMMIT, updates)) return tr_fail(err, TR_EIO, "no commit");
     snprintf(path, capacity, "step-%u", updates);
@@ -258,7 +267,8 @@ static tr_status tiny_run(tiny_job *self, tr_error *err)
                                           .tokens_before = self->tokens_before,
                                           .context = self,
                                           .learning_rate = tiny_lr};
-    tr_monitor_context monitor = {.context = self, .record = on_record, .note = on_note, .tick = on_tick};
+    tr_monitor_context monitor = {
+        .context = self, .record = on_record, .sync = on_sync, .note = on_note, .tick = on_tick};
     tr_checkpoint_writer writer = {.context = self,
                                    .total_bytes = total,
                                    .begin = writer_begin,

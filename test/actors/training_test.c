@@ -157,6 +157,18 @@ static void every_byte_of_a_checkpoint_comes_once(void)
     tiny_release(&job);
 }
 
+/* A small state is streamed long before the measuring is done, without which there is no record. That the log is synced
+ * before the commit, writer_commit looks at. */
+static void a_checkpoint_waits_for_the_record_of_its_step(void)
+{
+    tiny_job job = tiny_new(2, 2, 2, 2, 4);
+    job.config.plan.checkpoint_every = job.config.plan.validate_every = 1;
+    job.config.plan.validation_windows = job.config.plan.all_windows = 64;
+    run_well(&job);
+    CU_ASSERT(job.committed == 4 && job.n_synced == 4);
+    tiny_release(&job);
+}
+
 /* Stages run ahead of a slow writer by one update at most; what is written is still the state of one moment. */
 static void a_checkpoint_continues_with_the_same_bits(void)
 {
@@ -318,6 +330,7 @@ static const check_test tests[] = {
     CHECK_TEST(no_layout_changes_a_bit_of_tensors_with_many_blocks),
     CHECK_TEST(threads_of_time_change_nothing),
     CHECK_TEST(every_byte_of_a_checkpoint_comes_once),
+    CHECK_TEST(a_checkpoint_waits_for_the_record_of_its_step),
     CHECK_TEST(a_checkpoint_continues_with_the_same_bits),
     CHECK_TEST(a_failed_checkpoint_is_an_alarm_and_training_goes_on),
     CHECK_TEST(a_failed_last_checkpoint_fails_the_job),

@@ -179,6 +179,30 @@ static void the_agents_death_changes_no_bit_either(void)
     tr_free(run);
 }
 
+/* What the log of this process begins behind cannot be gone back to: that is a resume's to do. */
+static void a_checkpoint_that_was_damaged_since_ends_the_run_with_a_message(void)
+{
+    char *run = path_in(directory, "run"), *recipe = write_recipe(run, "ucx", "");
+    char *weights = path_in(run, "checkpoints/step-8/model.safetensors");
+    CU_ASSERT_FATAL(command_succeeds((const char *const[]){"train", recipe, "train.steps=8", NULL}));
+    command_run command;
+    command_start(&command, (const char *const[]){"train", recipe, "train.steps=100000", "checkpoint.every=0",
+                                                  "--resume", NULL});
+    CU_ASSERT_FATAL(wait_for_steps(&command, run, 10));
+    CU_ASSERT(truncate(weights, 100) == 0);
+    kill(parent_of_worker(run), SIGKILL);
+    command_wait(&command, COMMAND_SECONDS);
+    CU_ASSERT(command_ended(&command, 1));
+    CU_ASSERT(text_has(command.err_text,
+                       "the checkpoint after step 8, from which this run went on, is damaged; "
+                       "--resume goes back to the one after step 4"));
+    command_release(&command);
+    tr_directory_remove_tree(run, NULL);
+    tr_free(weights);
+    tr_free(recipe);
+    tr_free(run);
+}
+
 static void too_many_deaths_end_the_run(void)
 {
     char *run = path_in(directory, "run");
@@ -214,6 +238,7 @@ int main(void)
         CHECK_TEST(a_death_at_any_moment_changes_no_bit_over_zmq),
         CHECK_TEST(nor_does_it_in_bfloat16),
         CHECK_TEST(the_agents_death_changes_no_bit_either),
+        CHECK_TEST(a_checkpoint_that_was_damaged_since_ends_the_run_with_a_message),
         CHECK_TEST(too_many_deaths_end_the_run),
     };
     int result = check_run("cli/recovery", tests, sizeof tests / sizeof *tests);

@@ -176,7 +176,8 @@ static void run(problem *p, const tr_attention_shape *s, tr_thread_pool *pool)
 /* What the probabilities of one key can sum up to, over all queries and heads. */
 static double most_probability(const tr_attention_shape *s)
 {
-    return (double)(s->time * (s->heads / s->kv_heads));
+    const int64_t group = s->heads / s->kv_heads;
+    return (double)(s->time * group);
 }
 
 static void agree_with_float32(problem *p, const tr_attention_shape *s)

@@ -210,10 +210,13 @@ static void elementwise_dropout_passes_on_what_is_not_trained(void)
     if (!check_begin(&check, &of)) return;
     check_run_whole(&check, 1);
     guarded plain = guard_new(check.buffers[check.outputs[0]].bytes);
-    memcpy(plain.data, check.buffers[check.outputs[0]].data, plain.bytes);
+    const void *output = check.buffers[check.outputs[0]].data;
+    CU_ASSERT_FATAL(output != NULL);
+    memcpy(plain.data, output, plain.bytes);
     const float *x = floats_of(&check.buffers[check.inputs[0]]), *w = NULL;
     for (tr_value v = 0; v < check.n_values; v++)
         if (tr_graph_value(check.graph, v)->kind == TR_VALUE_PARAMETER) w = floats_of(&check.buffers[v]);
+    CU_ASSERT_FATAL(w != NULL);
     for (int64_t i = 0; i < 2 * 5 * 17; i++) {
         double a = 0;
         for (int64_t j = 0; j < 17; j++) a += (double)x[i / 17 * 17 + j] * (double)w[i % 17 * 17 + j];

@@ -67,13 +67,18 @@ static char *read_text(const char *name)
     return text;
 }
 
-static void append(const char *name, const char *text)
+static void append_bytes(const char *name, const char *bytes, size_t size_bytes)
 {
     char *path = path_in(run_path, name);
     FILE *file = fopen(path, "a");
-    fputs(text, file);
+    fwrite(bytes, 1, size_bytes, file);
     fclose(file);
     tr_free(path);
+}
+
+static void append(const char *name, const char *text)
+{
+    append_bytes(name, text, strlen(text));
 }
 
 /* The log has the steps 1 .. last, in order, each line whole and as it was recorded. */
@@ -173,8 +178,35 @@ static void no_epoch_is_used_twice(void)
     append("epochs.jsonl", "{\"epoch\":3");
     CHECK_OK(tr_run_open(&run, &recipe, 0, NULL, &err));
     CU_ASSERT_EQUAL(tr_run_first_epoch(run), 4);
+    CHECK_OK(tr_run_epoch(run, 4, &err)); /* a line of its own, behind the one cut short */
     tr_run_close(&run);
+    CHECK_OK(tr_run_open(&run, &recipe, 0, NULL, &err));
+    CU_ASSERT_EQUAL(tr_run_first_epoch(run), 5);
+    tr_run_close(&run);
+    append_bytes("epochs.jsonl", "\0\0\0\0",
+                 4); /* what some file systems leave of a write that power was lost in */
+    for (uint32_t epoch = 5; epoch <= 6; epoch++) {
+        CHECK_OK(tr_run_open(&run, &recipe, 0, NULL, &err));
+        CU_ASSERT_EQUAL(tr_run_first_epoch(run), epoch);
+        CHECK_OK(tr_run_epoch(run, epoch, &err));
+        tr_run_close(&run);
+    }
     leave();
+}
+
+static void a_resume_tells_which_lines_the_log_lacks(void)
+{
+    for (uint32_t updates = 4; updates <= 6; updates++) {
+        enter();
+        log_steps(0, 1, 5);
+        log_steps(updates, 1, 0);
+        char *text = read_text("events.jsonl");
+        CU_ASSERT_EQUAL(strstr(text, "\"log_gap\"") != NULL, updates == 6);
+        CU_ASSERT(updates < 6 ||
+                  strstr(text, "log.jsonl has 5 of the 6 steps before the checkpoint") != NULL);
+        tr_free(text);
+        leave();
+    }
 }
 
 static void a_line_cut_short_is_dropped(void)
@@ -287,6 +319,7 @@ static const check_test tests[] = {
     CHECK_TEST(a_resume_keeps_exactly_the_steps_of_the_checkpoint),
     CHECK_TEST(a_step_that_is_run_again_is_compared_and_not_logged),
     CHECK_TEST(no_epoch_is_used_twice),
+    CHECK_TEST(a_resume_tells_which_lines_the_log_lacks),
     CHECK_TEST(a_line_cut_short_is_dropped),
     CHECK_TEST(events_are_only_added),
     CHECK_TEST(people_see_where_the_run_is),

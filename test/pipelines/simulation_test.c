@@ -48,7 +48,7 @@ typedef struct outcome {
         double loss, grad_norm, lr, validation_loss;
         uint64_t tokens;
     } records[STEPS];
-    uint32_t n_records, n_checkpoints;
+    uint32_t n_records, n_checkpoints, updates;     /* updates: of the checkpoint at work */
     uint64_t checkpoints[MAX_CHECKPOINTS], written; /* the same whatever the order of chunks */
 } outcome;
 
@@ -118,6 +118,7 @@ static tr_status begin_checkpoint(void *context, uint32_t updates, tr_error *err
     outcome *self = context;
     if (self->n_checkpoints == MAX_CHECKPOINTS) return tr_fail(err, TR_ECORRUPT, "too many checkpoints");
     self->written = 0;
+    self->updates = updates;
     self->checkpoints[self->n_checkpoints] = updates;
     return TR_OK;
 }
@@ -135,8 +136,10 @@ static tr_status write_checkpoint(void *context, uint32_t parameter, uint32_t pa
 
 static tr_status commit_checkpoint(void *context, char *path, size_t path_capacity, tr_error *err)
 {
-    (void)err;
     outcome *self = context;
+    if (self->n_records < self->updates)
+        return tr_fail(err, TR_ECORRUPT, "a checkpoint of step %u before record %u", self->updates,
+                       self->n_records + 1);
     snprintf(path, path_capacity, "%" PRIu64 " bytes", self->written);
     self->n_checkpoints++;
     return TR_OK;

@@ -1,0 +1,46 @@
+/* pipelines/train_internal.h - a training from its recipe to its end, shared by train.c (beginning, running, ending) and
+ * train_recovery.c (beginning again in the middle).
+ * Internal to pipelines/.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_PIPELINES_TRAIN_INTERNAL_H
+#define TROUPE_PIPELINES_TRAIN_INTERNAL_H
+
+#include "actors/coordinator.h"
+#include "pipelines/checkpoint_files.h"
+#include "pipelines/job_plan.h"
+#include "pipelines/run_directory.h"
+#include "pipelines/trace_file.h"
+#include "runtime/job.h"
+#include "transport/address.h"
+
+typedef struct tr__training {
+    const tr_recipe *recipe;
+    tr_start start; /* of this process; plan->start is where the job has begun last */
+    tr_data *data;
+    tr_job_plan *plan; /* the latest of `plans` */
+    tr_job_plan *
+        *plans; /* n_plans, owned: the job, the checkpoints and the trace may still know earlier ones */
+    size_t n_plans, plans_capacity;
+    tr_coordinator_context coordinator;
+    tr_coordinator_journal journal;
+    tr_weights *weights; /* of a directory: for the names it gives its tensors */
+    tr_checkpoint_files *files;
+    tr_run *run;
+    tr_trace_file *trace;     /* NULL: not wanted, or it could not be written */
+    uint64_t n_dropped;       /* spans of it that people know to be missing */
+    char bind[TR_BIND_CHARS]; /* "": nodes choose */
+    tr_curve_key key;         /* where the recipe names one */
+} tr__training;
+
+/* Makes the plan of a job that begins at `start`, and makes it the latest. config is taken over. An error leaves the latest
+ * plan as it was. */
+tr_status tr__training_add_plan(tr__training *self, const tr_start *start, tr_model_config *config,
+                                tr_error *err);
+/* What the coordinator is told, by the latest plan. */
+void tr__training_tell_coordinator(tr__training *self);
+
+/* train_recovery.c; the functions of tr_job_recovery, context: the tr__training. */
+tr_status tr__training_record_epoch(void *context, uint32_t epoch, tr_error *err);
+tr_status tr__training_begin_again(void *context, tr_job_beginning *beginning, tr_error *err);
+
+#endif

@@ -1,0 +1,80 @@
+/* pipelines/train_recovery.c - where a job goes on after the loss of a worker: what only the head knows of it.
+ * The runtime has found which generations all state slots hold. Mostly the newest of them is it, and nothing is to be done
+ * here. Two cases differ: a checkpoint that was being streamed from the older generation is lost with the job, and can be
+ * made again only from there; and where no slot is left (the agent died, which holds them), the job begins as a resume would.
+ * Steps that are run again are compared with what was logged of them (run_directory.h).
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "pipelines/train_internal.h"
+
+#include "base/memory.h"
+
+tr_status tr__training_record_epoch(void *context, uint32_t epoch, tr_error *err)
+{
+    tr__training *self = context;
+    return tr_run_epoch(self->run, epoch, err);
+}
+
+static void say_from_disk(tr__training *self, const tr_start *start)
+{
+    const tr_step_record *last = tr_run_last(self->run);
+    char *text =
+        tr_format("no state slot that all stages hold is left: steps %u to %u are run again, from %s",
+                  start->updates + 1, last ? last->step : start->updates + 1,
+                  start->directory[0] ? start->directory : "the beginning");
+    if (text) tr_run_note(self->run, "from_disk", text);
+    tr_free(text);
+}
+
+/* The newest checkpoint, or where this process began. */
+static tr_status find_start(const tr__training *self, tr_start *out, tr_error *err)
+{
+    tr_trainer_state state = {0};
+    tr_start found = {.origin = TR_ORIGIN_CHECKPOINT};
+    tr_status status =
+        tr_checkpoint_find(self->recipe->run, found.directory, sizeof found.directory, &state, err);
+    if (status) return status;
+    found.updates = state.updates;
+    found.tokens = state.tokens;
+    if (!found.directory[0]) found = self->start;
+    if (found.updates < self->start.updates)
+        return tr_fail(err, TR_ECORRUPT,
+                       "the checkpoint after step %u, from which this run went on, is damaged; --resume goes "
+                       "back to the one after step %u",
+                       self->start.updates, found.updates);
+    *out = found;
+    out->again = out->updates > self->start.updates;
+    return TR_OK;
+}
+
+static tr_status begin_from_disk(tr__training *self, const tr_topology **topology, tr_error *err)
+{
+    tr_start start;
+    tr_model_config config = {0};
+    tr_status status = find_start(self, &start, err);
+    if (status) return status;
+    say_from_disk(self, &start);
+    status = tr_start_read_config(&start, self->recipe, &config, err);
+    if (!status) status = tr__training_add_plan(self, &start, &config, err);
+    if (status) return status;
+    self->journal.saved = self->journal.asked = start.updates;
+    tr__training_tell_coordinator(self);
+    *topology = &self->plan->topology;
+    return TR_OK;
+}
+
+/* Is the older generation that of a checkpoint which was asked for and never came to its end? */
+static bool lost_its_checkpoint(const tr_coordinator_journal *journal, uint64_t generation)
+{
+    return generation && journal->asked > journal->saved && generation == (uint64_t)journal->asked + 1;
+}
+
+tr_status tr__training_begin_again(void *context, tr_job_beginning *beginning, tr_error *err)
+{
+    tr__training *self = context;
+    const tr_coordinator_journal *journal = &self->journal;
+    bool has_begun = journal->records[0].step || journal->records[1].step;
+    tr_status status = TR_OK;
+    if (lost_its_checkpoint(journal, beginning->held[1])) beginning->generation = beginning->held[1];
+    if (beginning->generation == 0 && has_begun) status = begin_from_disk(self, &beginning->topology, err);
+    return status ? status : tr_run_epoch_from(self->run, beginning->epoch, beginning->generation, err);
+}
