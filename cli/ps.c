@@ -162,7 +162,7 @@ static int print_json(const char *run, const tr_observation *seen)
     }
     char *text = object ? json_dumps(object, JSON_INDENT(1)) : NULL;
     json_decref(object);
-    if (!text) return command_usage("no memory for the output");
+    if (!text) return command_usage("JSON cannot hold the name '%s', or there is no memory", run);
     puts(text);
     free(text); /* jansson's */
     return seen->runs ? EXIT_DONE : EXIT_FAILED;

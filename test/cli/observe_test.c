@@ -173,6 +173,29 @@ static void so_are_threads(void)
     a_running_job_shows_its_actors("layout.processes=false", false);
 }
 
+/* Whether one of the things that the actor waits for has these words. */
+static bool waits_for(const json_t *seen, const char *name, const char *words)
+{
+    const json_t *waits = json_object_get(actor_of(seen, name), "waits");
+    for (size_t i = 0; i < json_array_size(waits); i++)
+        if (strstr(json_string_value(json_array_get(waits, i)), words)) return true;
+    return false;
+}
+
+/* Wherever in its step stage 1 of replica 0 was stopped. */
+static void check_waits(const json_t *seen)
+{
+    static const char *const stages[] = {"stage 0 of replica 0", "stage 0 of replica 1",
+                                         "stage 1 of replica 1"};
+    CU_ASSERT(waits_for(seen, "coordinator", "word that gradients are reduced from stage 1 of replica 0"));
+    CU_ASSERT(waits_for(seen, "data shard 0", "a credit of t"));
+    CU_ASSERT(waits_for(seen, "data shard 1", "a credit of t"));
+    for (size_t i = 0; i < sizeof stages / sizeof *stages; i++)
+        CU_ASSERT(waits_for(seen, stages[i], " from stage ") ||
+                  waits_for(seen, stages[i], "the commit from coordinator"));
+    CU_ASSERT(!waits_for(seen, "checkpoint", "") && !waits_for(seen, "monitor", ""));
+}
+
 static void a_stall_names_whom_all_wait_for_and_changes_no_bit(void)
 {
     char *run = path_in(directory, "run"), *recipe = write_recipe(run, watchful), *text = NULL, *end = NULL;
@@ -190,6 +213,7 @@ static void a_stall_names_whom_all_wait_for_and_changes_no_bit(void)
     seen = ps_json(run, 0);
     CU_ASSERT_STRING_EQUAL(text_of(actor_of(seen, "stage 1 of replica 0"), "process"), "stopped");
     CU_ASSERT_STRING_EQUAL(text_of(actor_of(seen, "stage 0 of replica 0"), "process"), "well");
+    check_waits(seen);
     json_decref(seen);
     command_nap_ms(2500); /* no second report */
     kill(pid, SIGCONT);
