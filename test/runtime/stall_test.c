@@ -110,14 +110,13 @@ static void what_is_broken_counts_before_what_works(void)
 {
     scene self;
     everybody_waits(&self);
-    runs(&self, 3, "backward",
-         43); /* all wait for it, but the clock's way to it leads over one that is gone */
-    waits(&self, 4, 42, TR_WAIT_WORD, 1);
-    self.seen[0].process = TR_PROCESS_GONE;
-    expect(
-        &self, TR_STALL_GONE, 1, 2,
-        "one (worker 1, pid 1001), whose process is gone; it waits for backward from two for 40.0 s; clock "
-        "waits for the vote from one, for 42.0 s; feeder waits for a credit of food from one, for 39.0 s");
+    runs(&self, 3, "backward", 43); /* two wait for it, */
+    waits(&self, 4, 42, TR_WAIT_WORD, 5);
+    self.seen[4].process = TR_PROCESS_GONE; /* one for this */
+    expect(&self, TR_STALL_GONE, 5, 1,
+           "feeder (worker 1, pid 1001), whose process is gone; it waits for a credit of food from one for "
+           "39.0 s; "
+           "clock waits for the vote from feeder, for 42.0 s");
 }
 
 static void a_circle_is_told_link_by_link(void)
