@@ -95,7 +95,6 @@ static bool checkpoint_idle(tr_actor *actor, void *state)
     checkpoint *self = state;
     if (self->n_wanted == 0 || self->syncing) return false;
     if (!self->writing) {
-        tr_actor_activity(actor, "writing", self->wanted[0], 0);
         self->writing = true;
         self->received = 0;
         self->failed = false;
@@ -103,6 +102,7 @@ static bool checkpoint_idle(tr_actor *actor, void *state)
     }
     tr_message *chunk = next_chunk(self);
     if (!chunk) return false;
+    tr_actor_activity(actor, "writing", self->wanted[0], TR_ACTIVITY_NONE); /* of each: it gets on */
     take_chunk(self, chunk);
     tr_edge_release(actor, &chunk);
     if (self->received < self->writer->total_bytes) return true;
@@ -111,6 +111,18 @@ static bool checkpoint_idle(tr_actor *actor, void *state)
     else
         ask_monitor(self);
     return true;
+}
+
+/* Which stage's chunk comes next is the stages' affair. */
+static uint32_t checkpoint_waits(const tr_actor *actor, const void *state, tr_wait *waits, uint32_t capacity)
+{
+    const checkpoint *self = state;
+    const tr_topology *topology = tr_actor_topology(actor);
+    uint32_t n = 0;
+    for (uint32_t i = 0; self->n_wanted && i < topology->n_edges && n < capacity; i++)
+        if (topology->edges[i].destination == tr_actor_self(actor))
+            waits[n++] = (tr_wait){.kind = TR_WAIT_MESSAGE, .which = i};
+    return n;
 }
 
 static void checkpoint_receive(tr_actor *actor, void *state, tr_message **message)
@@ -163,4 +175,5 @@ const tr_behavior tr_checkpoint_behavior = {.name = "checkpoint",
                                             .init = checkpoint_init,
                                             .receive = checkpoint_receive,
                                             .idle = checkpoint_idle,
+                                            .waits = checkpoint_waits,
                                             .stop = checkpoint_stop};

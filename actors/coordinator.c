@@ -31,6 +31,7 @@ typedef struct coordinator {
     double *sums;         /* square sums by (tensor, block) */
     int64_t *first_block; /* of each parameter; one more for the end */
     uint32_t n_ready;
+    bool *is_ready, *has_voted; /* by stage, as in `stages`: for this step, for the one before */
     uint64_t busy_ns, began_ns;
     uint64_t tokens; /* targets seen so far */
 
@@ -170,6 +171,8 @@ static void send_commit(coordinator *self, float scale, double lr)
 static void begin_step(coordinator *self)
 {
     self->n_losses = self->n_ready = self->n_updated = self->n_evaluated = 0;
+    memset(self->is_ready, 0, self->n_stages_all * sizeof *self->is_ready);
+    memset(self->has_voted, 0, self->n_stages_all * sizeof *self->has_voted);
     self->busy_ns = 0;
 }
 
@@ -304,6 +307,12 @@ static bool take_checkpointed(coordinator *self, uint32_t updates, tr_unpacker *
     return true;
 }
 
+static void mark(const coordinator *self, bool *of, tr_actor_id stage)
+{
+    for (uint32_t s = 0; s < self->n_stages_all; s++)
+        if (self->stages[s] == stage) of[s] = true;
+}
+
 static void coordinator_receive(tr_actor *actor, void *state, tr_message **message)
 {
     coordinator *self = state;
@@ -315,11 +324,15 @@ static void coordinator_receive(tr_actor *actor, void *state, tr_message **messa
     switch (frame->edge) {
     case TR_TOPIC_COUNT: good = take_count(self, frame->step, &body); break;
     case TR_TOPIC_LOSSES: good = frame->step == self->step && take_losses(self, &body); break;
-    case TR_TOPIC_READY: good = frame->step == self->step && take_ready(self, n_fields, &body); break;
+    case TR_TOPIC_READY:
+        good = frame->step == self->step && take_ready(self, n_fields, &body);
+        mark(self, self->is_ready, frame->source);
+        break;
     case TR_TOPIC_EVALUATED: good = take_evaluation(self, frame->step, &body); break;
     case TR_TOPIC_CHECKPOINTED: good = take_checkpointed(self, frame->step, &body); break;
     case TR_TOPIC_UPDATED:
         self->n_updated += frame->step + 1 == self->step;
+        if (frame->step + 1 == self->step) mark(self, self->has_voted, frame->source);
         end_when_done(self);
         break;
     case TR_TOPIC_STOP_REQUESTED:
@@ -334,6 +347,47 @@ static void coordinator_receive(tr_actor *actor, void *state, tr_message **messa
         commit_when_ready(self);
 }
 
+/* --- what it waits for --- */
+
+/* The word of those stages that have not given it yet, the last ones of the pipeline first: the others wait for them. */
+static uint32_t missing(const coordinator *self, const bool *given, uint32_t topic, tr_wait *waits,
+                        uint32_t capacity)
+{
+    uint32_t n = 0;
+    for (uint32_t s = self->n_stages_all; s-- > 0 && n < capacity;)
+        if (!given[s])
+            waits[n++] = (tr_wait){.kind = TR_WAIT_WORD, .topic = topic, .which = (uint32_t)self->stages[s]};
+    return n;
+}
+
+static uint32_t coordinator_waits(const tr_actor *actor, const void *state, tr_wait *waits, uint32_t capacity)
+{
+    const coordinator *self = state;
+    const tr_training_plan *plan = &self->known->plan;
+    uint32_t n = 0;
+    if (self->ended) return 0;
+    for (uint32_t r = 0; self->record_held && r < plan->n_replicas && n < capacity; r++)
+        waits[n++] = (tr_wait){.kind = TR_WAIT_WORD,
+                               .topic = TR_TOPIC_EVALUATED,
+                               .which = (uint32_t)self->stages[(r + 1) * plan->n_stages - 1]};
+    bool counted =
+        self->step >= plan->n_steps || self->n_counted[self->step % self->ring] == plan->n_replicas;
+    for (uint32_t r = 0; !counted && r < plan->n_replicas && n < capacity; r++) {
+        char name[TR_NAME_BYTES];
+        tr_role_name_shard(name, r);
+        waits[n++] = (tr_wait){.kind = TR_WAIT_WORD,
+                               .topic = TR_TOPIC_COUNT,
+                               .which = (uint32_t)tr_role_find(tr_actor_topology(actor), name)};
+    }
+    bool ends = self->step >= plan->n_steps || (self->stopping && self->last_checkpoint == self->step);
+    if (ends && self->n_checkpoints && n < capacity)
+        waits[n++] = (tr_wait){
+            .kind = TR_WAIT_WORD, .topic = TR_TOPIC_CHECKPOINTED, .which = (uint32_t)self->checkpoint};
+    if (ends && self->n_updated < self->n_stages_all)
+        return n + missing(self, self->has_voted, TR_TOPIC_UPDATED, waits + n, capacity - n);
+    return ends ? n : n + missing(self, self->is_ready, TR_TOPIC_READY, waits + n, capacity - n);
+}
+
 /* --- beginning and end --- */
 
 static void coordinator_stop(tr_actor *actor, void *state)
@@ -346,6 +400,8 @@ static void coordinator_stop(tr_actor *actor, void *state)
     tr_free(self->n_counted);
     tr_free(self->losses);
     tr_free(self->sums);
+    tr_free(self->is_ready);
+    tr_free(self->has_voted);
     tr_free(self->first_block);
     tr_free(self->lost);
     tr_free(self->evaluated_loss);
@@ -367,12 +423,14 @@ static bool allocate(coordinator *self)
     self->counted = tr_alloc_zero(self->ring, sizeof *self->counted);
     self->n_counted = tr_alloc_zero(self->ring, sizeof *self->n_counted);
     self->stages = tr_alloc(self->n_stages_all * sizeof *self->stages);
+    self->is_ready = tr_alloc_zero(self->n_stages_all, sizeof *self->is_ready);
+    self->has_voted = tr_alloc_zero(self->n_stages_all, sizeof *self->has_voted);
     self->losses = tr_alloc(plan->n_microbatches * sizeof *self->losses);
     self->sums = tr_alloc((size_t)self->first_block[n_parameters] * sizeof *self->sums);
     self->evaluated_loss = tr_alloc(most * sizeof *self->evaluated_loss);
     self->evaluated_tokens = tr_alloc(most * sizeof *self->evaluated_tokens);
-    return self->counted && self->n_counted && self->stages && self->losses && self->sums &&
-           self->evaluated_loss && self->evaluated_tokens;
+    return self->counted && self->n_counted && self->stages && self->losses && self->sums && self->is_ready &&
+           self->has_voted && self->evaluated_loss && self->evaluated_tokens;
 }
 
 /* Goes on where every stage has a whole slot, or where the plan begins once more. Everybody has voted for the update before,
@@ -456,4 +514,5 @@ const tr_behavior tr_coordinator_behavior = {.name = "coordinator",
                                              .init = coordinator_init,
                                              .start = coordinator_start,
                                              .receive = coordinator_receive,
+                                             .waits = coordinator_waits,
                                              .stop = coordinator_stop};

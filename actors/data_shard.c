@@ -145,6 +145,18 @@ static bool shard_idle(tr_actor *actor, void *state)
     return true;
 }
 
+static uint32_t shard_waits(const tr_actor *actor, const void *state, tr_wait *waits, uint32_t capacity)
+{
+    const shard *self = state;
+    uint32_t n = 0;
+    if (self->step >= self->spec.plan.n_steps && !self->evaluating) return 0;
+    if (n < capacity && tr_edge_credits(actor, self->tokens) == 0)
+        waits[n++] = (tr_wait){.kind = TR_WAIT_CREDIT, .which = self->tokens};
+    if (n < capacity && tr_edge_credits(actor, self->targets) == 0)
+        waits[n++] = (tr_wait){.kind = TR_WAIT_CREDIT, .which = self->targets};
+    return n;
+}
+
 static tr_status shard_init(tr_actor *actor, void *context, const void *config, size_t config_bytes,
                             void **state, tr_error *err)
 {
@@ -204,4 +216,5 @@ const tr_behavior tr_data_shard_behavior = {.name = "data_shard",
                                             .init = shard_init,
                                             .receive = shard_receive,
                                             .idle = shard_idle,
+                                            .waits = shard_waits,
                                             .stop = shard_stop};

@@ -517,4 +517,5 @@ const tr_behavior tr_stage_behavior = {.name = "stage",
                                        .receive = stage_receive,
                                        .idle = stage_idle,
                                        .urgency = stage_urgency,
+                                       .waits = tr__stage_waits,
                                        .stop = stage_stop};

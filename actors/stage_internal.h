@@ -140,6 +140,9 @@ bool tr__reduce_is_possible(const tr__stage *self);
 bool tr__reduce_advance(tr__stage *self); /* does what has become possible; true when something was done */
 void tr__reduce_finish_step(tr__stage *self);
 
+/* stage_waits.c: tr_behavior.waits */
+uint32_t tr__stage_waits(const tr_actor *actor, const void *state, tr_wait *waits, uint32_t capacity);
+
 /* stage_update.c */
 tr_status tr__update_init(tr__stage *self, tr_error *err);
 void tr__update_report(tr__stage *self); /* square sums to the coordinator */

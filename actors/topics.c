@@ -4,6 +4,21 @@
 
 #include "base/memory.h"
 
+const char *tr_topic_name(uint32_t topic)
+{
+    static const char *const names[] = {[TR_TOPIC_COUNT] = "the count of targets",
+                                        [TR_TOPIC_TOKENS] = "the step's count of tokens",
+                                        [TR_TOPIC_LOSSES] = "losses",
+                                        [TR_TOPIC_READY] = "word that gradients are reduced",
+                                        [TR_TOPIC_COMMIT] = "the commit",
+                                        [TR_TOPIC_UPDATED] = "the vote for the update",
+                                        [TR_TOPIC_EVALUATED] = "losses of held-out windows",
+                                        [TR_TOPIC_CHECKPOINT] = "the wish for a checkpoint",
+                                        [TR_TOPIC_CHECKPOINTED] = "word of the checkpoint",
+                                        [TR_TOPIC_TRACED] = NULL};
+    return topic < sizeof names / sizeof *names ? names[topic] : NULL;
+}
+
 void tr_send_packed(tr_actor *self, tr_actor_id to, uint32_t topic, uint32_t step, tr_packer *packer)
 {
     tr_error error;

@@ -46,6 +46,9 @@ enum {
 #define TR_EDGE_TIED "tied"   /* stage -> stage: the reduced gradient of a use of a parameter both hold */
 #define TR_EDGE_STATE "state" /* stage -> checkpoint actor: a chunk of state, see tr_state_chunk in stage.h */
 
+const char *
+tr_topic_name(uint32_t topic); /* for people: "the commit"; NULL for those that are none of these */
+
 /* Finishes a packed body and sends it as a control message; without memory for it the actor fails. */
 void tr_send_packed(tr_actor *self, tr_actor_id to, uint32_t topic, uint32_t step, tr_packer *packer);
 /* Ends the actor: a peer's message does not read as its topic says. */

@@ -93,6 +93,7 @@ typedef struct tr_recipe {
     struct {
         int32_t intensity, period; /* deaths, seconds: see tr_job_recovery */
         int32_t hung_after;        /* seconds */
+        int32_t stall_after;       /* the same */
     } supervision;
     struct { /* see runtime/chaos.h */
         char *at;

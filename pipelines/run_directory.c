@@ -367,6 +367,11 @@ void tr_run_note(tr_run *self, const char *kind, const char *text)
     say(self, text, true);
 }
 
+void tr_run_ended(tr_run *self, const char *how)
+{
+    write_event(self, "ended", tr_clock_ns(), NULL, how);
+}
+
 void tr_run_event(tr_run *self, const tr_job_event *event)
 {
     static const char *const kinds[] = {[TR_JOB_WORKER_STARTED] = "worker_started",

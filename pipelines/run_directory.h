@@ -35,6 +35,7 @@ tr_status tr_run_epoch_from(tr_run *self, uint32_t epoch, uint64_t generation, t
 /* An event, and a line where people should know. */
 void tr_run_note(tr_run *self, const char *kind, const char *text);
 void tr_run_event(tr_run *self, const tr_job_event *event);
+void tr_run_ended(tr_run *self, const char *how);      /* the last event, for `ps` */
 void tr_run_tick(tr_run *self);                        /* says something when nothing was said for a while */
 const tr_step_record *tr_run_last(const tr_run *self); /* NULL when there was none */
 /* TR_EIO: lines of the log still wait, and would be lost. */

@@ -11,8 +11,10 @@
 #include "actors/stage.h"
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/memory.h"
 #include "pipelines/measure.h"
+#include "pipelines/processes.h"
 #include "pipelines/sources.h"
 #include "pipelines/train_internal.h"
 
@@ -38,6 +40,10 @@ static double learning_rate(void *context, uint32_t step)
 static tr_status on_record(void *context, const tr_step_record *record, tr_error *err)
 {
     training *self = context;
+    char text[128];
+    bool goes_on =
+        tr_stall_watch_step(&self->watch, record->step, record->step_ms, tr_clock_ns(), text, sizeof text);
+    if (goes_on) tr_run_note(self->run, "going_on", text);
     return tr_run_record(self->run, record, err);
 }
 
@@ -56,7 +62,11 @@ static void on_note(void *context, const char *kind, const char *text)
 static void on_tick(void *context)
 {
     training *self = context;
+    char text[2 * TR_ERROR_SIZE];
     tr_run_tick(self->run);
+    if (tr_stall_watch_look(&self->watch, &self->plan->topology, self->places, tr_clock_ns(), text,
+                            sizeof text))
+        tr_run_note(self->run, "stalled", text);
 }
 
 /* Training goes on without a trace that cannot be written. */
@@ -75,10 +85,24 @@ static void on_trace(void *context, tr_actor_id who, const tr_span *spans, uint3
     }
 }
 
+/* A run whose processes cannot be listed only cannot be looked at. */
+static void show_processes(const training *self, uint32_t epoch)
+{
+    tr_error error;
+    if (tr_processes_write(self->recipe->run, &self->plan->topology, self->places, epoch,
+                           (uint32_t)self->recipe->train.steps, self->began_ns, &error))
+        tr_log(TR_LOG_WARNING, "`troupe ps` will not see everything: %s", error.message);
+}
+
 static void on_event(void *context, const tr_job_event *event)
 {
     training *self = context;
+    bool begins = event->kind == TR_JOB_RUNNING || event->kind == TR_JOB_RECOVERED;
     tr_run_event(self->run, event);
+    self->places = event->places;
+    if (begins) tr_stall_watch_begin(&self->watch, tr_clock_ns());
+    if (begins || event->kind == TR_JOB_WORKER_STARTED || event->kind == TR_JOB_EPOCH)
+        show_processes(self, event->epoch);
 }
 
 /* --- before anything is created --- */
@@ -291,7 +315,14 @@ static tr_status run_job(training *self, tr_error *err)
                               .context = self,
                               .on_event = on_event};
     tr_status status = tr_run_epoch(self->run, options.recovery.first_epoch, err);
-    return status ? status : tr_job_run(&options, err);
+    if (status) return status;
+    self->began_ns = tr_clock_ns();
+    tr_stall_watch_init(&self->watch, (uint32_t)recipe->supervision.stall_after, self->began_ns);
+    show_processes(self, options.recovery.first_epoch);
+    status = tr_job_run(&options, err);
+    self->places = NULL;
+    tr_processes_remove(recipe->run);
+    return status;
 }
 
 static void say_beginning(const training *self, FILE *progress)
@@ -321,6 +352,18 @@ static tr_status say_end(const training *self, FILE *progress, tr_error *err)
     fprintf(progress, "; checkpoint in %s/checkpoints/step-%u\n", self->recipe->run, last->step);
     fflush(progress);
     return TR_OK;
+}
+
+/* The last event, for whoever asks afterwards. */
+static void leave_word(const training *self, tr_status status, const tr_error *err)
+{
+    char text[TR_ERROR_SIZE + 32];
+    const tr_step_record *last = tr_run_last(self->run);
+    if (status)
+        snprintf(text, sizeof text, "%s", err ? err->message : "it failed");
+    else
+        snprintf(text, sizeof text, "done after step %u", last ? last->step : self->start.updates);
+    tr_run_ended(self->run, text);
 }
 
 tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, bool *started, tr_error *err)
@@ -353,6 +396,7 @@ tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, boo
         if (!status) status = tr_run_finish(self.run, err);
     }
     if (!status) status = say_end(&self, options->progress, err);
+    if (*started) leave_word(&self, status, err);
     release(&self);
     return status;
 }

@@ -8,7 +8,9 @@
 #include "actors/coordinator.h"
 #include "pipelines/checkpoint_files.h"
 #include "pipelines/job_plan.h"
+#include "pipelines/processes.h"
 #include "pipelines/run_directory.h"
+#include "pipelines/stall_watch.h"
 #include "pipelines/trace_file.h"
 #include "runtime/job.h"
 #include "transport/address.h"
@@ -30,6 +32,9 @@ typedef struct tr__training {
     uint64_t n_dropped;       /* spans of it that people know to be missing */
     char bind[TR_BIND_CHARS]; /* "": nodes choose */
     tr_curve_key key;         /* where the recipe names one */
+    tr_stall_watch watch;
+    const tr_place_seen *places; /* the job's; NULL before it says so */
+    uint64_t began_ns;
 } tr__training;
 
 /* Makes the plan of a job that begins at `start`, and makes it the latest. config is taken over. An error leaves the latest

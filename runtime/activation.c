@@ -192,8 +192,18 @@ static void write_record(tr_actor *self, bool running)
 {
     tr_activity_record *record = self->record;
     __atomic_store_n(&record->running, (uint32_t)running, __ATOMIC_RELAXED);
-    __atomic_store_n(&record->queued, tr_mailbox_waiting(&self->mailbox), __ATOMIC_RELAXED);
+    __atomic_store_n(&record->incarnation, self->incarnation, __ATOMIC_RELAXED);
     __atomic_store_n(&record->handled, self->n_handled, __ATOMIC_RELAXED);
+}
+
+/* At the end of an activation after which nothing is left to do. */
+static void write_waits(tr_actor *self)
+{
+    tr_wait waits[TR_ACTIVITY_WAITS];
+    uint32_t n = 0;
+    if (!self->ended && self->behavior->waits)
+        n = self->behavior->waits(self, self->state, waits, TR_ACTIVITY_WAITS);
+    tr_activity_wait(self->record, waits, n);
 }
 
 static void work(tr_actor *self, bool its_turn, bool *again)
@@ -234,6 +244,7 @@ static bool activate(tr_actor *self, int worker, bool its_turn)
         again = true; /* what is in the mailbox goes back, or its notices are to be read */
     }
     if (self->owing) send_credits(self);
+    if (!again && (!self->behavior->urgency || self->task.urgency == TR_NO_WORK)) write_waits(self);
     write_record(self, false);
     self->worker = -1;
     return again;

@@ -7,6 +7,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -16,7 +17,10 @@
 enum { WORDS = TR_ACTIVITY_BYTES / 8 };
 typedef uint64_t __attribute__((may_alias)) word;
 
-static_assert(sizeof(tr_activity_page) == 4096, "the page is one page");
+static_assert(sizeof(tr_activity_record) == 128, "two cache lines");
+static_assert(sizeof(tr_activity_page) == 8192, "whole pages");
+
+static const char memfd_name[] = "troupe activity";
 
 static tr_status map(tr_activity_page **out, int descriptor, tr_error *err)
 {
@@ -28,7 +32,7 @@ static tr_status map(tr_activity_page **out, int descriptor, tr_error *err)
 
 tr_status tr_activity_page_new(tr_activity_page **out, int *descriptor, tr_error *err)
 {
-    int made = memfd_create("troupe activity", MFD_CLOEXEC);
+    int made = memfd_create(memfd_name, MFD_CLOEXEC);
     if (made < 0)
         return tr_fail(err, TR_EIO, "cannot make a memfd for an activity page: %s", strerror(errno));
     tr_status status = TR_OK;
@@ -92,11 +96,60 @@ void tr_activity_write(tr_activity_record *self, const char *what, uint32_t step
     __atomic_store_n(&self->step, step, __ATOMIC_RELAXED);
     __atomic_store_n(&self->microbatch, microbatch, __ATOMIC_RELAXED);
     __atomic_store_n(&self->since_ns, tr_clock_ns(), __ATOMIC_RELAXED);
+    __atomic_store_n(&self->waits[0], 0, __ATOMIC_RELAXED);
+}
+
+static uint64_t pack(const tr_wait *wait)
+{
+    return (uint64_t)wait->kind << 56 | (uint64_t)(wait->topic & 0xffffff) << 32 | wait->which;
+}
+
+void tr_activity_wait(tr_activity_record *self, const tr_wait *waits, uint32_t n)
+{
+    bool changed = false;
+    for (uint32_t i = 0; i < TR_ACTIVITY_WAITS && i <= n; i++) {
+        uint64_t now = i < n ? pack(&waits[i]) : 0;
+        changed |= __atomic_load_n(&self->waits[i], __ATOMIC_RELAXED) != now;
+        __atomic_store_n(&self->waits[i], now, __ATOMIC_RELAXED);
+    }
+    if (changed && n) __atomic_store_n(&self->waits_since_ns, tr_clock_ns(), __ATOMIC_RELAXED);
+}
+
+uint32_t tr_activity_waits(const tr_activity_record *self, tr_wait waits[TR_ACTIVITY_WAITS])
+{
+    for (uint32_t i = 0; i < TR_ACTIVITY_WAITS; i++) {
+        uint64_t packed = __atomic_load_n(&self->waits[i], __ATOMIC_RELAXED);
+        if (!packed || packed >> 56 > TR_WAIT_WORD) return i;
+        waits[i] = (tr_wait){(tr_wait_kind)(packed >> 56), packed >> 32 & 0xffffff, (uint32_t)packed};
+    }
+    return TR_ACTIVITY_WAITS;
 }
 
 void tr_activity_beat(tr_activity_page *self)
 {
     __atomic_fetch_add(&self->beats, 1, __ATOMIC_RELAXED);
+    __atomic_store_n(&self->beat_ns, tr_clock_ns(), __ATOMIC_RELAXED);
+}
+
+/* What a number in a file names may be anything by now: only what is known to be a page is opened, and read, not mapped. */
+tr_status tr_activity_page_copy(tr_activity_page *out, int32_t pid, int descriptor, tr_error *err)
+{
+    char path[64], target[64];
+    snprintf(path, sizeof path, "/proc/%d/fd/%d", pid, descriptor);
+    ssize_t n = readlink(path, target, sizeof target - 1);
+    if (n < 0)
+        return tr_fail(err, errno == ENOENT ? TR_ENOTFOUND : TR_EIO, "cannot look at '%s': %s", path,
+                       strerror(errno));
+    target[n] = 0;
+    if (strncmp(target, "/memfd:", 7) != 0 || strncmp(target + 7, memfd_name, sizeof memfd_name - 1) != 0)
+        return tr_fail(err, TR_ENOTFOUND, "'%s' is no activity page", path);
+    int file = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    if (file < 0) return tr_fail(err, TR_EIO, "cannot open '%s': %s", path, strerror(errno));
+    n = pread(file, out, sizeof *out, 0);
+    close(file);
+    if (n != (ssize_t)sizeof *out)
+        return tr_fail(err, TR_EIO, "'%s' gave %zd bytes of an activity page", path, n);
+    return TR_OK;
 }
 
 uint64_t tr_activity_pulse(const tr_activity_page *self)
@@ -136,7 +189,7 @@ uint64_t tr_activity_stuck_ns(const tr_activity_page *self, tr_activity_watch *w
     return longest_ns;
 }
 
-static void write_doing(const tr_activity_record *record, char *text, size_t capacity)
+void tr_activity_record_doing(const tr_activity_record *record, char *text, size_t capacity)
 {
     word words[WORDS];
     char what[TR_ACTIVITY_BYTES];
@@ -161,7 +214,7 @@ void tr_activity_doing(const tr_activity_page *self, tr_actor_id actor, char *te
     text[0] = '\0';
     for (int i = 0; i < TR_ACTIVITY_RECORDS; i++)
         if (__atomic_load_n(&self->records[i].actor, __ATOMIC_RELAXED) == actor)
-            write_doing(&self->records[i], text, capacity);
+            tr_activity_record_doing(&self->records[i], text, capacity);
 }
 
 /* An actor that did something, as it was when it was looked at. */
@@ -206,7 +259,7 @@ void tr_activity_describe(const tr_activity_page *self, const tr_topology *topol
         char doing[TR_ACTIVITY_BYTES + 64];
         const tr_actor_spec *actor =
             tr_topology_actor(topology, __atomic_load_n(&sorted[i].record->actor, __ATOMIC_RELAXED));
-        write_doing(sorted[i].record, doing, sizeof doing);
+        tr_activity_record_doing(sorted[i].record, doing, sizeof doing);
         used +=
             (size_t)snprintf(text + used, capacity - used, "%s%s was %s%s", i ? ", " : "",
                              actor ? actor->name : "an unknown actor", sorted[i].runs ? "" : "last ", doing);

@@ -9,6 +9,7 @@
 #ifndef TROUPE_RUNTIME_ACTOR_H
 #define TROUPE_RUNTIME_ACTOR_H
 
+#include "runtime/activity.h"  /* tr_wait */
 #include "runtime/scheduler.h" /* TR_NO_WORK */
 #include "runtime/topology.h"
 #include "transport/message.h"
@@ -38,6 +39,9 @@ typedef struct tr_behavior {
      * it the actor waits for a turn: among the actors of a node that have it, idle is called of the most urgent one, when all
      * of them have seen what has arrived. NULL: idle is called in the order of notifications. */
     uint64_t (*urgency)(tr_actor *self, void *state);
+    /* What it waits for where idle has nothing to do, the most telling first; returns how many were written, at most
+     * `capacity`. Of several any may be what is missing. Changes nothing; for `ps` and reports of stalls. May be NULL. */
+    uint32_t (*waits)(const tr_actor *self, const void *state, tr_wait *waits, uint32_t capacity);
     /* The actor's state as bytes, and from bytes: for moving and restarting actors. May be NULL. */
     tr_status (*snapshot)(tr_actor *self, void *state, tr_buffer **out, tr_error *err);
     tr_status (*restore)(tr_actor *self, void *state, const void *bytes, size_t size_bytes, tr_error *err);

@@ -191,6 +191,11 @@ void tr_crew_add_worker(tr_crew *self, int32_t node, int32_t pid)
     self->members[node].pidfd = pidfd_open(pid, 0);
 }
 
+int tr_crew_page_of_thread(const tr_crew *self, int32_t node)
+{
+    return self->members[node].activity_descriptor;
+}
+
 void tr_crew_remove_worker(tr_crew *self, int32_t node)
 {
     if (self->members[node].pidfd >= 0) close(self->members[node].pidfd);

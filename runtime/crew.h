@@ -32,7 +32,8 @@ bool tr_crew_ended(tr_crew *self, tr_process_end *end);
 bool tr_crew_failed(tr_crew *self, tr_error *err);
 /* A worker's pid became known. It is watched from here too, for the case that the agent dies. */
 void tr_crew_add_worker(tr_crew *self, int32_t node, int32_t pid);
-void tr_crew_remove_worker(tr_crew *self, int32_t node); /* the agent reaped it */
+int tr_crew_page_of_thread(const tr_crew *self, int32_t node); /* the activity page's descriptor; -1: none */
+void tr_crew_remove_worker(tr_crew *self, int32_t node);       /* the agent reaped it */
 /* After the agent ended: its workers end with it, and are reaped here; a new one starts new workers, in this epoch. Their
  * state is lost. */
 tr_status tr_crew_replace_agent(tr_crew *self, uint32_t epoch, tr_error *err);

@@ -31,7 +31,8 @@ void tr_head_tell(tr_head *self, tr_job_event_kind kind, int32_t node, int32_t p
                                 .node = node,
                                 .pid = pid,
                                 .epoch = self->epoch,
-                                .text = text};
+                                .text = text,
+                                .places = self->places};
     if (self->options->on_event) self->options->on_event(self->options->context, &event);
 }
 
@@ -300,6 +301,7 @@ static void worker_started(tr_head *self, const tr_control_note *note)
 {
     char text[64];
     self->workers[note->node].pid = note->pid;
+    self->places[note->node] = tr_place_of(note->pid, TR_LAUNCH_FIRST_INHERITED);
     self->workers[note->node].fenced = false;
     tr_crew_add_worker(self->crew, note->node, note->pid);
     snprintf(text, sizeof text, "worker %d (pid %d) started", note->node, note->pid);
@@ -497,6 +499,7 @@ void tr_head_on_tick(void *context, uint64_t now_ns)
 {
     tr_head *self = context;
     tr_spin_sample();
+    tr_activity_beat(self->activity);
     if (self->phase == TR_HEAD_ENDING) {
         if (self->crew_ended_ns && now_ns > self->crew_ended_ns + (uint64_t)FAREWELL_MS * 1000000)
             quit(self);

@@ -38,6 +38,7 @@ typedef struct tr_head {
     tr_crew *crew; /* NULL: every actor is on the head */
     struct tr_activity_page *activity;
     tr_head_worker *workers; /* by node; [0] stands for the head itself */
+    tr_place_seen *places;   /* by node */
     tr_head_phase phase;
     bool quit; /* before it ran */
     int signals;

@@ -129,6 +129,8 @@ static tr_status make_crew(job *self, tr_error *err)
     tr_status status = tr_crew_new(&head->crew, &crew, err);
     tr_launch_release(&crew.launch); /* wipes the keys; the crew has a copy */
     if (!head->crew || tr_crew_descriptor(head->crew) < 0) return status;
+    for (int32_t i = 1; i < head->topology->n_nodes && !options->processes; i++)
+        head->places[i] = tr_place_of(getpid(), tr_crew_page_of_thread(head->crew, i));
     tr_status watched = tr_node_watch(head->node, tr_crew_descriptor(head->crew), tr_head_on_crew, head, err);
     return status == TR_OK ? watched : status;
 }
@@ -143,9 +145,11 @@ static tr_status set_up(job *self, tr_error *err)
     head->workers = tr_alloc_zero((size_t)head->topology->n_nodes, sizeof *head->workers);
     head->restarts_ns =
         tr_alloc_zero((size_t)head->options->recovery.max_restarts + 1, sizeof *head->restarts_ns);
-    if (!head->workers || !head->restarts_ns)
+    head->places = tr_alloc_zero((size_t)head->topology->n_nodes, sizeof *head->places);
+    if (!head->workers || !head->restarts_ns || !head->places)
         return tr_fail(err, TR_ENOMEM, "no memory for %d workers", head->topology->n_nodes - 1);
     status = tr_activity_page_new(&head->activity, &self->activity_descriptor, err);
+    head->places[TR_NODE_HEAD] = tr_place_of(getpid(), self->activity_descriptor);
     if (status == TR_OK) status = make_node(self, err);
     return status;
 }
@@ -159,6 +163,7 @@ static void tear_down(job *self)
     tr_activity_page_unmap(&head->activity);
     if (self->activity_descriptor >= 0) close(self->activity_descriptor);
     tr_free(head->workers);
+    tr_free(head->places);
     tr_free(head->restarts_ns);
     release_signals(self);
 }

@@ -10,6 +10,7 @@
 #define TROUPE_RUNTIME_JOB_H
 
 #include "runtime/actor.h"
+#include "runtime/look.h"
 #include "transport/curve.h"
 
 #ifdef __cplusplus
@@ -56,7 +57,8 @@ typedef struct tr_job_event {
     int32_t node; /* -1: none */
     int32_t pid;  /* 0: none */
     uint32_t epoch;
-    const char *text; /* one line */
+    const char *text;            /* one line */
+    const tr_place_seen *places; /* by node: where its actors can be seen now */
 } tr_job_event;
 
 /* Faults on purpose (runtime/chaos.h); only with processes. */

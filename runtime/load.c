@@ -35,7 +35,6 @@ static tr_status make_actor(tr__world *world, tr_node *node, const tr_actor_spec
     if (!self) return tr_fail(err, TR_ENOMEM, "no memory for actor '%s'", spec->name);
     tr_task_init(&self->task, tr__actor_run, true);
     self->task.turn = tr__actor_turn;
-    tr_mailbox_init(&self->mailbox, credits_granted(world->topology, spec->id), CONTROL_QUOTA);
     self->node = node;
     self->world = world;
     self->spec = spec;
@@ -44,6 +43,9 @@ static tr_status make_actor(tr__world *world, tr_node *node, const tr_actor_spec
     self->incarnation = node->options.incarnation << 16;
     self->record = node->options.activity ? tr_activity_record_for(node->options.activity, spec->id) : NULL;
     if (!self->record) self->record = &self->own_record;
+    tr_activity_wait(self->record, NULL, 0);
+    tr_mailbox_init(&self->mailbox, credits_granted(world->topology, spec->id), CONTROL_QUOTA,
+                    &self->record->queued);
     world->actors[spec->id - 1] = self;
     if (region || spec->state_bytes == 0) {
         self->region = region;

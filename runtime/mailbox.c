@@ -60,8 +60,21 @@ static void lane_count_out(tr_lane *self)
     __atomic_store_n(&self->popped_, self->popped_ + 1, __ATOMIC_RELAXED); /* one writer; see lane_reserve */
 }
 
-void tr_mailbox_init(tr_mailbox *self, uint32_t data_capacity, uint32_t control_quota)
+/* Before the message can be taken, so that the count is never below none. */
+static void show(tr_mailbox *self)
 {
+    if (self->shown) __atomic_fetch_add(self->shown, 1, __ATOMIC_RELAXED);
+}
+
+static void show_taken(tr_mailbox *self)
+{
+    if (self->shown) __atomic_fetch_sub(self->shown, 1, __ATOMIC_RELAXED);
+}
+
+void tr_mailbox_init(tr_mailbox *self, uint32_t data_capacity, uint32_t control_quota, uint32_t *shown)
+{
+    self->shown = shown;
+    if (shown) __atomic_store_n(shown, 0, __ATOMIC_RELAXED);
     lane_init(&self->data, data_capacity);
     lane_init(&self->control, control_quota);
 }
@@ -77,6 +90,7 @@ void tr_mailbox_push(tr_mailbox *self, tr_message **message)
 {
     bool within_the_credits_granted = lane_reserve(&self->data);
     TR_ASSERT(within_the_credits_granted);
+    show(self);
     lane_link(&self->data, *message);
     *message = NULL;
 }
@@ -84,6 +98,7 @@ void tr_mailbox_push(tr_mailbox *self, tr_message **message)
 bool tr_mailbox_push_control(tr_mailbox *self, tr_message **message)
 {
     if (!lane_reserve(&self->control)) return false;
+    show(self);
     lane_link(&self->control, *message);
     *message = NULL;
     return true;
@@ -92,6 +107,7 @@ bool tr_mailbox_push_control(tr_mailbox *self, tr_message **message)
 void tr_mailbox_push_notice(tr_mailbox *self, tr_message **message)
 {
     __atomic_fetch_add(&self->control.pushed_, 1, __ATOMIC_RELAXED); /* its pop counts it out again */
+    show(self);
     lane_link(&self->control, *message);
     *message = NULL;
 }
@@ -99,14 +115,18 @@ void tr_mailbox_push_notice(tr_mailbox *self, tr_message **message)
 tr_message *tr_mailbox_pop(tr_mailbox *self)
 {
     tr_message *message = lane_pop(&self->data);
-    if (message) lane_count_out(&self->data);
+    if (!message) return NULL;
+    lane_count_out(&self->data);
+    show_taken(self);
     return message;
 }
 
 tr_message *tr_mailbox_pop_control(tr_mailbox *self)
 {
     tr_message *message = lane_pop(&self->control);
-    if (message) lane_count_out(&self->control);
+    if (!message) return NULL;
+    lane_count_out(&self->control);
+    show_taken(self);
     return message;
 }
 

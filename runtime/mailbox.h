@@ -27,9 +27,11 @@ typedef struct tr_lane {
 
 typedef struct tr_mailbox {
     tr_lane control, data;
+    uint32_t *shown; /* counts what waits in both lanes, for others to see; relaxed; NULL: nowhere */
 } tr_mailbox;
 
-void tr_mailbox_init(tr_mailbox *self, uint32_t data_capacity, uint32_t control_quota);
+/* shown: where what waits in both lanes is counted, from 0; may be NULL. */
+void tr_mailbox_init(tr_mailbox *self, uint32_t data_capacity, uint32_t control_quota, uint32_t *shown);
 void tr_mailbox_release(tr_mailbox *self); /* destroys what is left in it */
 
 /* Takes *message and nulls it. A full lane is a credit bug: asserts. */

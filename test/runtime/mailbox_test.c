@@ -41,7 +41,8 @@ static void each_senders_order_is_kept_under_many(void)
 {
     pthread_t threads[SENDERS];
     uint32_t next[SENDERS] = {0}, received = 0;
-    tr_mailbox_init(&shared, SENDERS * EACH, 1);
+    uint32_t shown = 99;
+    tr_mailbox_init(&shared, SENDERS * EACH, 1, &shown);
     for (size_t i = 0; i < SENDERS; i++) pthread_create(&threads[i], NULL, send_many, (void *)i);
     bool in_order = true;
     while (received < SENDERS * EACH) {
@@ -56,6 +57,7 @@ static void each_senders_order_is_kept_under_many(void)
         tr_message_destroy(&message);
     }
     for (size_t i = 0; i < SENDERS; i++) pthread_join(threads[i], NULL);
+    CU_ASSERT_EQUAL(shown, 0);
     CU_ASSERT(in_order && !tr_mailbox_pop(&shared) && !tr_mailbox_pop_control(&shared));
     tr_mailbox_release(&shared);
 }
@@ -63,7 +65,7 @@ static void each_senders_order_is_kept_under_many(void)
 static void full_control_lane_keeps_ownership_with_the_caller(void)
 {
     tr_mailbox mailbox;
-    tr_mailbox_init(&mailbox, 1, 2);
+    tr_mailbox_init(&mailbox, 1, 2, NULL);
     for (uint32_t i = 0; i < 2; i++) {
         tr_message *message = numbered(1, i);
         CU_ASSERT(tr_mailbox_push_control(&mailbox, &message) && !message);
@@ -80,7 +82,7 @@ static void full_control_lane_keeps_ownership_with_the_caller(void)
 static void notices_pass_a_full_control_lane(void)
 {
     tr_mailbox mailbox;
-    tr_mailbox_init(&mailbox, 1, 1);
+    tr_mailbox_init(&mailbox, 1, 1, NULL);
     for (uint32_t i = 0; i < 3; i++) {
         tr_message *message = numbered(1, i);
         tr_mailbox_push_notice(&mailbox, &message);
@@ -95,6 +97,35 @@ static void notices_pass_a_full_control_lane(void)
     tr_mailbox_release(&mailbox);
 }
 
+static void what_waits_in_both_lanes_is_shown(void)
+{
+    tr_mailbox mailbox;
+    uint32_t shown = 7;
+    tr_mailbox_init(&mailbox, 2, 1, &shown);
+    CU_ASSERT_EQUAL(shown, 0);
+    for (uint32_t i = 0; i < 2; i++) {
+        tr_message *message = numbered(1, i);
+        tr_mailbox_push(&mailbox, &message);
+    }
+    tr_message *word = numbered(1, 0), *one_too_many = numbered(1, 1), *notice = numbered(1, 2);
+    CU_ASSERT(tr_mailbox_push_control(&mailbox, &word));
+    CU_ASSERT_EQUAL(shown, 3);
+    CU_ASSERT(!tr_mailbox_push_control(&mailbox, &one_too_many));
+    CU_ASSERT_EQUAL(shown, 3);
+    tr_mailbox_push_notice(&mailbox, &notice);
+    CU_ASSERT_EQUAL(shown, 4);
+    tr_message_destroy(&one_too_many);
+    for (uint32_t left = 4; left > 0; left--) {
+        tr_message *message = tr_mailbox_pop_control(&mailbox);
+        if (!message) message = tr_mailbox_pop(&mailbox);
+        CU_ASSERT(message != NULL);
+        tr_message_destroy(&message);
+        CU_ASSERT_EQUAL(shown, left - 1);
+    }
+    CU_ASSERT(!tr_mailbox_pop(&mailbox) && !tr_mailbox_pop_control(&mailbox) && shown == 0);
+    tr_mailbox_release(&mailbox);
+}
+
 static void overfull_data_lane_asserts(void)
 {
     fflush(NULL);
@@ -102,7 +133,7 @@ static void overfull_data_lane_asserts(void)
     if (child == 0) {
         if (!freopen("/dev/null", "w", stderr)) _exit(1);
         tr_mailbox mailbox;
-        tr_mailbox_init(&mailbox, 2, 1);
+        tr_mailbox_init(&mailbox, 2, 1, NULL);
         for (uint32_t i = 0; i < 3; i++) {
             tr_message *message = numbered(1, i);
             tr_mailbox_push(&mailbox, &message);
@@ -117,7 +148,7 @@ static void overfull_data_lane_asserts(void)
 static void a_place_is_free_again_after_each_pop(void)
 {
     tr_mailbox mailbox;
-    tr_mailbox_init(&mailbox, 2, 1);
+    tr_mailbox_init(&mailbox, 2, 1, NULL);
     tr_message *message = numbered(1, 0);
     tr_mailbox_push(&mailbox, &message);
     for (uint32_t i = 1; i < 1000; i++) {
@@ -135,6 +166,7 @@ static const check_test tests[] = {
     CHECK_TEST(each_senders_order_is_kept_under_many),
     CHECK_TEST(full_control_lane_keeps_ownership_with_the_caller),
     CHECK_TEST(notices_pass_a_full_control_lane),
+    CHECK_TEST(what_waits_in_both_lanes_is_shown),
     CHECK_TEST(overfull_data_lane_asserts),
     CHECK_TEST(a_place_is_free_again_after_each_pop),
 };
