@@ -97,6 +97,7 @@ void tr_activity_write(tr_activity_record *self, const char *what, uint32_t step
 void tr_activity_beat(tr_activity_page *self)
 {
     __atomic_fetch_add(&self->beats, 1, __ATOMIC_RELAXED);
+    __atomic_store_n(&self->beat_ns, tr_clock_ns(), __ATOMIC_RELAXED);
 }
 
 uint64_t tr_activity_pulse(const tr_activity_page *self)
@@ -106,6 +107,16 @@ uint64_t tr_activity_pulse(const tr_activity_page *self)
         sum += __atomic_load_n(&self->records[i].since_ns, __ATOMIC_RELAXED) +
                __atomic_load_n(&self->records[i].handled, __ATOMIC_RELAXED);
     return sum;
+}
+
+uint64_t tr_activity_last_ns(const tr_activity_page *self)
+{
+    uint64_t last = __atomic_load_n(&self->beat_ns, __ATOMIC_RELAXED);
+    for (int i = 0; i < TR_ACTIVITY_RECORDS; i++) {
+        uint64_t since_ns = __atomic_load_n(&self->records[i].since_ns, __ATOMIC_RELAXED);
+        if (since_ns > last) last = since_ns;
+    }
+    return last;
 }
 
 bool tr_activity_has_begun(const tr_activity_page *self)

@@ -28,8 +28,9 @@ typedef struct tr_activity_record {
 
 typedef struct tr_activity_page {
     uint64_t n_records;
-    uint64_t beats; /* counted up by the worker, whatever its actors do */
-    uint8_t pad_[48];
+    uint64_t beats;   /* counted up by the worker, whatever its actors do */
+    uint64_t beat_ns; /* when the last one was, monotonic */
+    uint8_t pad_[40];
     tr_activity_record records[TR_ACTIVITY_RECORDS];
 } tr_activity_page;
 
@@ -43,6 +44,8 @@ void tr_activity_write(tr_activity_record *self, const char *what, uint32_t step
 void tr_activity_beat(tr_activity_page *self); /* the worker: it is alive */
 /* A sum that moves with every beat and everything an actor begins: who is stopped or stuck leaves it where it is. */
 uint64_t tr_activity_pulse(const tr_activity_page *self);
+/* When it last moved, as far as times are noted; 0: never. */
+uint64_t tr_activity_last_ns(const tr_activity_page *self);
 /* What somebody who looks again and again has seen of each record, and since when. All zero: nothing yet. */
 typedef struct tr_activity_watch {
     uint64_t seen[TR_ACTIVITY_RECORDS], since_ns[TR_ACTIVITY_RECORDS];

@@ -93,6 +93,8 @@ static void on_worker_end(void *context)
     if (end.signal) remove_segments(worker->pid);
     tr_control_note note = {
         .node = worker->node, .pid = worker->pid, .exit_code = end.exit_code, .signal = end.signal};
+    uint64_t last_ns = tr_activity_last_ns(worker->activity);
+    note.silent_ns = last_ns ? tr_clock_ns() - last_ns : UINT64_MAX;
     tr_activity_describe(worker->activity, &self->topology, note.text, sizeof note.text);
     send_note(self, TR_CONTROL_WORKER_ENDED, &note);
     finish_when_alone(self);
@@ -159,12 +161,22 @@ static void on_peer_lost(void *context, int32_t peer, bool control, const char *
     begin_stop(self, 0);
 }
 
+static void mend_states(agent *self, const ward *worker)
+{
+    for (size_t i = 0; i < self->topology.n_actors; i++)
+        if (self->topology.actors[i].node == worker->node && self->states[i] &&
+            tr_state_mend_header(self->states[i]))
+            tr_log(TR_LOG_WARNING, "the state of %s had a damaged header; what it held is not used",
+                   self->topology.actors[i].name);
+}
+
 /* The memory that outlives a worker: its page and the state of its actors. Made once; a replacement finds what its
  * predecessor left. */
 static tr_status make_memory(agent *self, ward *worker, tr_error *err)
 {
     if (worker->activity) {
         tr_activity_clear(worker->activity);
+        mend_states(self, worker);
         return TR_OK;
     }
     tr_status status = tr_activity_page_new(&worker->activity, &worker->activity_descriptor, err);

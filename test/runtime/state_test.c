@@ -60,9 +60,9 @@ static void write_and_die(const tr_state_region *region)
 {
     tr_state_region *mine = NULL;
     if (tr_state_region_open(&mine, dup(tr_state_region_descriptor(region)), NULL) != TR_OK) _exit(1);
-    tr_state_publish(mine, 1, 5);
+    tr_state_publish(mine, 1, 5, NULL);
     memset(tr_state_slot(mine, 0), 6, SLOT_BYTES);
-    tr_state_publish(mine, 0, 6);
+    tr_state_publish(mine, 0, 6, NULL);
     tr_state_open(mine, 1);
     memset(tr_state_slot(mine, 1), 7, SLOT_BYTES / 2);
     kill(getpid(), SIGKILL);
@@ -90,8 +90,8 @@ static void state_survives_its_writer(void)
 static void opening_one_slot_leaves_the_other(void)
 {
     tr_state_region *region = new_region();
-    tr_state_publish(region, 0, 1);
-    tr_state_publish(region, 1, 2);
+    tr_state_publish(region, 0, 1, NULL);
+    tr_state_publish(region, 1, 2, NULL);
     tr_state_open(region, 0);
     CU_ASSERT_EQUAL(tr_state_generation(region, 0), 0);
     CU_ASSERT_EQUAL(tr_state_generation(region, 1), 2);
