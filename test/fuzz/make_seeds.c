@@ -59,7 +59,7 @@ static void seed_packed(const char *name, char kind, tr_packer *packer)
     if (kind == 'p') { /* the form that changes most */
         tr_place place;
         MUST(tr_place_unpack(&place, bytes, size, &err));
-        tr_recipe_release(&place.recipe);
+        tr_place_release(&place);
     }
     tr_free(bytes);
 }
