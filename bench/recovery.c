@@ -4,10 +4,10 @@
  * First times, in one run: N workers drawn by chance are killed (SIGKILL), each some steps after the recovery before. From
  * the kill: until the head has heard of it, until every node is ready again, until a step is finished that was not there
  * before (it takes one step at least, and the one at hand is run again). Median and worst.
- * Then goodput: R rounds of slices of S seconds, undisturbed, with a kill every 10 s, and (of a minute) one a minute; each
- * kill mended by recovery, and in slices beside them by what there was before: the run ends, and --resume goes on from the
- * newest checkpoint, one every K steps in all of them. Steps that are there at the end, by time, as a share of the
- * undisturbed slice of the same round. A slice begins with its third step, so starting is not in it, restarting is.
+ * Then goodput: R rounds of slices of S seconds with a kill every 10 s, and of a minute with one; each kill mended by
+ * recovery, and in slices beside them by what there was before: the run ends, and --resume goes on from the newest
+ * checkpoint, one every K steps in all of them. Steps that are there at the end, by time, as a share of what the
+ * undisturbed slices before and behind made. A slice begins with its third step, so starting is not in it, restarting is.
  * After M minutes it ends with what it has. Both compare within one session, interleaved; a loaded machine shows in the
  * spread of the undisturbed slices.
  * SPDX-License-Identifier: Apache-2.0 */
@@ -201,22 +201,21 @@ static double slice(bench *self, const mode *how)
 static bool goodput(bench *self)
 {
     static double shares[N_MODES][MOST_ROUNDS];
-    double slowest = 0, fastest = 0;
+    double slowest = 0, fastest = 0, before = 0;
     size_t n[N_MODES] = {0};
     for (uint32_t round = 0; round < self->rounds; round++) {
-        double undisturbed = 0;
-        for (int i = 0; i < N_MODES && watched_now_s() < self->until_s; i++) {
-            double rate = slice(self, &modes[i]);
-            if (rate < 0) return false;
-            if (i == 0) {
-                undisturbed = rate;
-                slowest = slowest > 0 && slowest < rate ? slowest : rate;
-                fastest = fastest > rate ? fastest : rate;
-            }
+        for (int i = 1; i < N_MODES && watched_now_s() < self->until_s; i++) {
+            if (before == 0) before = slice(self, &modes[0]);
+            double rate = slice(self, &modes[i]), behind = slice(self, &modes[0]);
+            if (before < 0 || rate < 0 || behind < 0) return false;
+            double undisturbed = (before + behind) / 2;
+            slowest = slowest > 0 && slowest < undisturbed ? slowest : undisturbed;
+            fastest = fastest > undisturbed ? fastest : undisturbed;
             if (undisturbed > 0) shares[i][n[i]++] = rate / undisturbed;
+            before = behind;
         }
     }
-    if (n[0] == 0) {
+    if (fastest == 0) {
         printf("\nno time was left for goodput\n");
         return true;
     }
