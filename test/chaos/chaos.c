@@ -428,6 +428,8 @@ static bool read_options(chaos_options *options, int argc, char **argv)
             options->seed = strtoull(argv[++i], NULL, 10);
         else if (strcmp(argv[i], "--minutes") == 0 && has_value)
             options->minutes = strtod(argv[++i], NULL);
+        else if (strcmp(argv[i], "--troupe") == 0 && has_value)
+            options->troupe = argv[++i];
         else if (strcmp(argv[i], "--transport") == 0 && has_value)
             options->transport = argv[++i];
         else
@@ -444,8 +446,9 @@ int main(int argc, char **argv)
     chaos_options options = {.kills = 200, .seed = 1, .minutes = 120, .troupe = TROUPE_COMMAND};
     tally tallies[FAULT_KINDS] = {0};
     if (!read_options(&options, argc, argv)) {
-        fprintf(stderr, "usage: run [--kills N] [--transport ucx|zmq] [--seed S] [--minutes M]\n"
-                        "N faults over each transport (200; both), at most M minutes for each (120)\n");
+        fprintf(stderr,
+                "usage: run [--kills N] [--transport ucx|zmq] [--seed S] [--minutes M] [--troupe COMMAND]\n"
+                "N faults over each transport (200; both), at most M minutes for each (120)\n");
         return 2;
     }
     prctl(PR_SET_CHILD_SUBREAPER, 1); /* what a dead head leaves comes to us */
