@@ -19,6 +19,7 @@ enum {
     GRACE_MS = 500,       /* what has not ended by itself after this is killed by the agent */
     AGENT_GRACE_MS = 800, /* and the agent itself after this much more */
     SUSPICION_MS = 400,   /* how long a broken link waits for the word of the agent, which knows why */
+    HELD_MS = 1500,       /* how long a failure for want of a peer waits for the death that explains it */
     FAREWELL_MS = 200,    /* how long an agent that ended may have had its last words under way */
     GREETING_MS = 60000,  /* for a program to start; loading may take as long as it needs */
     LINE_BYTES = TR_ERROR_SIZE + 256
@@ -514,7 +515,7 @@ static bool is_any_fenced(const tr_head *self)
 static void check_held(tr_head *self, uint64_t now_ns)
 {
     if (self->held.status == TR_OK || is_any_fenced(self) ||
-        now_ns < self->held_since_ns + (uint64_t)SUSPICION_MS * 1000000)
+        now_ns < self->held_since_ns + (uint64_t)HELD_MS * 1000000)
         return;
     tr_head_end(self, &self->held, GRACE_MS);
 }
