@@ -52,11 +52,11 @@ static const struct {
     int row;
     const char *why;
 } elsewhere[] = {
-    {7, "an actor in a dead loop: runtime/job_test"},
+    {7, "an actor in a dead loop: no test yet; stopped processes (rows 4, 5) go the same way"},
     {9, "partition between hosts: one host only"},
     {10, "one-way partition: one host only"},
     {11, "half-open connection: transport/*_test (killed and stopped peers); between hosts not yet"},
-    {12, "a link that flaps: runtime/simulation_test"},
+    {12, "a link that flaps: no resending within an epoch yet: who does not answer is fenced and replaced"},
     {13, "flipped bit on the wire: transport/*_test; repeated, quarantine: not there yet"},
     {14, "hostile MessagePack: fuzz/*"},
     {15, "duplicate message: runtime/simulation_test; corruption alarm: recovery by replay is not there yet"},
