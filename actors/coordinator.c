@@ -93,7 +93,8 @@ static void send_record(coordinator *self, const tr_step_record *record)
 
 static void keep_record(coordinator *self)
 {
-    if (self->known->journal) self->known->journal->records[self->record.step % 2] = self->record;
+    if (self->known->journal)
+        self->known->journal->records[self->record.step % TR_COORDINATOR_RECORDS] = self->record;
 }
 
 static void tell_record(coordinator *self)
@@ -433,6 +434,14 @@ static bool allocate(coordinator *self)
            self->has_voted && self->evaluated_loss && self->evaluated_tokens;
 }
 
+uint32_t tr_coordinator_newest(const tr_coordinator_journal *journal)
+{
+    uint32_t newest = 0;
+    for (int i = 0; i < TR_COORDINATOR_RECORDS; i++)
+        if (journal->records[i].step > newest) newest = journal->records[i].step;
+    return newest;
+}
+
 /* Goes on where every stage has a whole slot, or where the plan begins once more. Everybody has voted for the update before,
  * since they hold it. */
 static tr_status begin_again(coordinator *self, tr_error *err)
@@ -448,15 +457,14 @@ static tr_status begin_again(coordinator *self, tr_error *err)
     if (!self->again) return TR_OK;
     self->n_updated = self->n_stages_all;
     if (journal->saved == self->step) self->last_checkpoint = self->step;
-    const tr_step_record *record = &journal->records[self->step % 2];
+    const tr_step_record *record = &journal->records[self->step % TR_COORDINATOR_RECORDS];
     self->record_held = record->step == self->step; /* otherwise it is long in the log */
     if (self->record_held) {
         self->record = *record;
         self->tokens = record->tokens;
     } else if (generation) {
-        return tr_fail(err, TR_ECORRUPT,
-                       "the state slots hold step %u, but the last ones committed were %u and %u", self->step,
-                       journal->records[0].step, journal->records[1].step);
+        return tr_fail(err, TR_ECORRUPT, "the state slots hold step %u, but the last one committed was %u",
+                       self->step, tr_coordinator_newest(journal));
     }
     return TR_OK;
 }
@@ -500,7 +508,8 @@ static void coordinator_start(tr_actor *actor, void *state)
     const tr_coordinator_journal *journal = self->known->journal;
     self->began_ns = tr_actor_now_ns(actor);
     if (!self->again) return;
-    const tr_step_record *before = &journal->records[(self->step + 1) % 2];
+    const tr_step_record *before =
+        &journal->records[(self->step + TR_COORDINATOR_RECORDS - 1) % TR_COORDINATOR_RECORDS];
     if (before->step + 1 == self->step)
         send_record(self, before); /* it may have died on its way to the log too */
     bool lost = journal->asked > journal->saved && journal->asked <= self->step;

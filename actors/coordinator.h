@@ -17,13 +17,19 @@
 extern "C" {
 #endif
 
+enum { TR_COORDINATOR_RECORDS = 4 };
+
 /* What a coordinator that begins again must know of its life before: kept by whoever runs the job, in the head's process.
  * All zero before the job. */
 typedef struct tr_coordinator_journal {
-    tr_step_record records[2]; /* of the steps committed last, at step % 2; step 0: none */
-    uint32_t saved;            /* updates in the newest checkpoint that was written */
-    uint32_t asked;            /* and in the newest one asked for */
+    /* Of the steps committed last, at step % TR_COORDINATOR_RECORDS; step 0: none. A commit may be out that no stage has
+     * applied, and each has the two states before it: any of the three may be gone back to, and tells the one before. */
+    tr_step_record records[TR_COORDINATOR_RECORDS];
+    uint32_t saved; /* updates in the newest checkpoint that was written */
+    uint32_t asked; /* and in the newest one asked for */
 } tr_coordinator_journal;
+
+uint32_t tr_coordinator_newest(const tr_coordinator_journal *journal); /* step committed last; 0: none */
 
 /* Context of the registry entry: a const tr_coordinator_context *, which outlives the job.
  * The actor lives in the head. */

@@ -100,7 +100,7 @@ static tr_status load_slot(tr__stage *self, tr_error *err)
                                tr__stage_part(self, 0, 1) + at, tr__stage_part(self, 0, 2) + at, err);
         if (status) return status;
     }
-    tr_actor_slot_publish(self->actor, 0, (uint64_t)self->step + 1);
+    tr_actor_slot_publish(self->actor, 0, (uint64_t)self->step + 1, self->pool);
     return TR_OK;
 }
 
@@ -211,7 +211,7 @@ bool tr__update_apply(tr__stage *self)
     self->committed = false;
     self->slot = into;
     self->step++;
-    tr_actor_slot_publish(self->actor, into, (uint64_t)self->step + 1);
+    tr_actor_slot_publish(self->actor, into, (uint64_t)self->step + 1, self->pool);
     bind_parameters(self);
     tr__reduce_finish_step(self);
     self->busy_ns += tr_clock_ns() - begin;

@@ -181,6 +181,13 @@ static void plan_numbers(tr_training_plan *plan, uint32_t *numbers[PLAN_NUMBERS]
     memcpy(numbers, list, sizeof list);
 }
 
+void tr_place_release(tr_place *self)
+{
+    tr_free(self->config);
+    tr_recipe_release(&self->recipe);
+    *self = (tr_place){0};
+}
+
 tr_status tr_place_pack(const tr_job_plan *plan, uint32_t replica, uint32_t stage, void **bytes,
                         size_t *size_bytes, tr_error *err)
 {
@@ -192,7 +199,8 @@ tr_status tr_place_pack(const tr_job_plan *plan, uint32_t replica, uint32_t stag
     plan_numbers(&training, numbers);
     tr_packer packer;
     tr_packer_init(&packer);
-    tr_pack_array(&packer, PLAN_NUMBERS + 8);
+    const char *config = plan->start.origin == TR_ORIGIN_CHECKPOINT ? plan->model.config.json : "";
+    tr_pack_array(&packer, PLAN_NUMBERS + 9);
     for (int i = 0; i < PLAN_NUMBERS; i++) tr_pack_uint(&packer, *numbers[i]);
     tr_pack_f64(&packer, (double)training.clip_norm);
     tr_pack_uint(&packer, (uint64_t)plan->start.origin);
@@ -201,6 +209,7 @@ tr_status tr_place_pack(const tr_job_plan *plan, uint32_t replica, uint32_t stag
     tr_pack_uint(&packer, plan->start.tokens);
     tr_pack_uint(&packer, replica);
     tr_pack_uint(&packer, stage);
+    tr_pack_bytes(&packer, config, strlen(config));
     tr_pack_bytes(&packer, recipe, strlen(recipe));
     tr_free(recipe);
     return tr_packer_take(&packer, bytes, size_bytes, err);
@@ -213,7 +222,7 @@ tr_status tr_place_unpack(tr_place *out, const void *bytes, size_t size_bytes, t
     plan_numbers(&out->plan, numbers);
     tr_unpacker body;
     tr_unpacker_init(&body, bytes, size_bytes);
-    if (tr_unpack_array(&body, PLAN_NUMBERS + 8) != PLAN_NUMBERS + 8) body.bad = true;
+    if (tr_unpack_array(&body, PLAN_NUMBERS + 9) != PLAN_NUMBERS + 9) body.bad = true;
     for (int i = 0; i < PLAN_NUMBERS; i++) *numbers[i] = (uint32_t)tr_unpack_uint(&body, UINT32_MAX);
     out->plan.clip_norm = (float)tr_unpack_f64(&body);
     out->start.origin = (tr_origin)tr_unpack_uint(&body, TR_ORIGIN_CHECKPOINT);
@@ -222,9 +231,15 @@ tr_status tr_place_unpack(tr_place *out, const void *bytes, size_t size_bytes, t
     out->start.tokens = tr_unpack_uint(&body, UINT64_MAX);
     out->replica = (uint32_t)tr_unpack_uint(&body, UINT32_MAX);
     out->stage = (uint32_t)tr_unpack_uint(&body, UINT32_MAX);
-    size_t recipe_bytes;
+    size_t recipe_bytes, config_bytes;
+    const void *config = tr_unpack_bytes(&body, &config_bytes);
     const void *recipe = tr_unpack_bytes(&body, &recipe_bytes);
     tr_status status = tr_unpacker_done(&body, "place in a job", err);
     if (status) return status;
+    if (out->start.origin == TR_ORIGIN_CHECKPOINT) {
+        out->config = tr_alloc_zero(config_bytes + 1, 1);
+        if (!out->config) return tr_fail(err, TR_ENOMEM, "no memory for the configuration of a model");
+        if (config_bytes) memcpy(out->config, config, config_bytes);
+    }
     return tr_recipe_from_json(&out->recipe, recipe, recipe_bytes, err);
 }

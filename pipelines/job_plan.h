@@ -98,10 +98,13 @@ typedef struct tr_place {
     tr_start start;
     uint32_t replica, stage; /* stage is 0 for a data shard */
     tr_recipe recipe;
+    char *
+        config; /* config.json of the checkpoint that it began with, which may be gone by now; else NULL; owned */
 } tr_place;
+void tr_place_release(tr_place *self);
 tr_status tr_place_pack(const tr_job_plan *plan, uint32_t replica, uint32_t stage, void **bytes,
                         size_t *size_bytes, tr_error *err);
-/* Release the recipe. */
+/* Release it, also when it fails. */
 tr_status tr_place_unpack(tr_place *out, const void *bytes, size_t size_bytes, tr_error *err);
 
 #ifdef __cplusplus

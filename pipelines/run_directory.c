@@ -39,6 +39,8 @@ struct tr_run {
     double smooth_step_ms;                /* moving mean, for the time left */
     tr_step_record last;
     bool has_last;
+    tr_job_event
+        recovery;  /* after which no new step was logged yet; monotonic_ns 0: none. Its text is gone */
     tr_told *told; /* of the steps from first_step + 1 on, to compare with when one is run again */
     size_t told_capacity;
 };
@@ -254,6 +256,40 @@ static tr_status write_line(tr_line_file *file, json_t *object, tr_error *err)
     return status;
 }
 
+static json_t *event_object(const char *kind, uint64_t monotonic_ns, const tr_job_event *event,
+                            const char *text)
+{
+    json_t *object =
+        json_pack("{s:s, s:f, s:s}", "event", kind, "monotonic_s", (double)monotonic_ns * 1e-9, "text", text);
+    if (object && event) {
+        json_object_set_new(object, "epoch", json_integer(event->epoch));
+        if (event->node >= 0) json_object_set_new(object, "node", json_integer(event->node));
+        if (event->pid > 0) json_object_set_new(object, "pid", json_integer(event->pid));
+    }
+    return object;
+}
+
+/* From the last sign of life; where none is known, from when the death was heard of. NULL bears it all. */
+static void add_after(json_t *object, const char *key, const tr_job_event *recovery, uint64_t at_ns)
+{
+    uint64_t from_ns = recovery->lost_ns ? recovery->lost_ns : recovery->detected_ns;
+    if (from_ns && at_ns >= from_ns)
+        json_object_set_new(object, key, json_real((double)(at_ns - from_ns) * 1e-6));
+}
+
+static void add_durations(json_t *object, const tr_job_event *recovery)
+{
+    if (recovery->lost_ns) add_after(object, "detected_after_ms", recovery, recovery->detected_ns);
+    add_after(object, "fenced_after_ms", recovery, recovery->fenced_ns);
+    add_after(object, "restored_after_ms", recovery, recovery->monotonic_ns);
+}
+
+static void write_event(tr_run *self, json_t *object)
+{
+    tr_error ignored; /* events are for people; the run does not end for them */
+    (void)write_line(self->events, object, &ignored);
+}
+
 /* Tells once that the disk does not take the log, and once that it does again. */
 static void tell_of_waiting(tr_run *self)
 {
@@ -298,6 +334,22 @@ static tr_status remember(tr_run *self, const tr_step_record *record, bool *agai
     return status;
 }
 
+/* The first step behind a recovery that was not there before. */
+static void tell_first_new_step(tr_run *self, const tr_step_record *record)
+{
+    uint64_t now_ns = tr_clock_ns();
+    if (!self->recovery.monotonic_ns || record->epoch != self->recovery.epoch) return;
+    char text[64];
+    snprintf(text, sizeof text, "step %u is the first new one in epoch %u", record->step, record->epoch);
+    json_t *object = event_object("first_new_step", now_ns, NULL, text);
+    json_object_set_new(object, "epoch", json_integer(record->epoch));
+    json_object_set_new(object, "step", json_integer(record->step));
+    add_durations(object, &self->recovery);
+    add_after(object, "first_new_step_after_ms", &self->recovery, now_ns);
+    write_event(self, object);
+    self->recovery.monotonic_ns = 0;
+}
+
 tr_status tr_run_record(tr_run *self, const tr_step_record *record, tr_error *err)
 {
     bool again;
@@ -316,6 +368,7 @@ tr_status tr_run_record(tr_run *self, const tr_step_record *record, tr_error *er
     tell_of_waiting(self);
     self->smooth_step_ms =
         self->has_last ? 0.95 * self->smooth_step_ms + 0.05 * record->step_ms : record->step_ms;
+    tell_first_new_step(self, record);
     self->last = *record;
     self->heard_ns = tr_clock_ns();
     self->has_last = true;
@@ -345,23 +398,9 @@ tr_status tr_run_epoch_from(tr_run *self, uint32_t epoch, uint64_t generation, t
     return tr_epoch_log_from(self->epochs, epoch, generation, err);
 }
 
-static void write_event(tr_run *self, const char *kind, uint64_t monotonic_ns, const tr_job_event *event,
-                        const char *text)
-{
-    json_t *object =
-        json_pack("{s:s, s:f, s:s}", "event", kind, "monotonic_s", (double)monotonic_ns * 1e-9, "text", text);
-    if (object && event) {
-        json_object_set_new(object, "epoch", json_integer(event->epoch));
-        if (event->node >= 0) json_object_set_new(object, "node", json_integer(event->node));
-        if (event->pid > 0) json_object_set_new(object, "pid", json_integer(event->pid));
-    }
-    tr_error ignored; /* events are for people; the run does not end for them */
-    (void)write_line(self->events, object, &ignored);
-}
-
 void tr_run_note(tr_run *self, const char *kind, const char *text)
 {
-    write_event(self, kind, tr_clock_ns(), NULL, text);
+    write_event(self, event_object(kind, tr_clock_ns(), NULL, text));
     if (strcmp(kind, "checkpoint") == 0 || strcmp(kind, "stopped") == 0)
         return; /* told otherwise, or at the end */
     say(self, text, true);
@@ -369,7 +408,7 @@ void tr_run_note(tr_run *self, const char *kind, const char *text)
 
 void tr_run_ended(tr_run *self, const char *how)
 {
-    write_event(self, "ended", tr_clock_ns(), NULL, how);
+    write_event(self, event_object("ended", tr_clock_ns(), NULL, how));
 }
 
 void tr_run_event(tr_run *self, const tr_job_event *event)
@@ -381,9 +420,16 @@ void tr_run_event(tr_run *self, const tr_job_event *event)
                                         [TR_JOB_ACTOR_FAILED] = "actor_failed",
                                         [TR_JOB_STOPPING] = "stopping",
                                         [TR_JOB_EPOCH] = "epoch",
+                                        [TR_JOB_STATE_ROTTEN] = "state_rotten",
                                         [TR_JOB_RECOVERED] = "recovered"};
-    write_event(self, kinds[event->kind], event->monotonic_ns, event, event->text);
+    json_t *object = event_object(kinds[event->kind], event->monotonic_ns, event, event->text);
+    if (event->kind == TR_JOB_RECOVERED) {
+        self->recovery = *event;
+        add_durations(object, event);
+    }
+    write_event(self, object);
     bool told = event->kind == TR_JOB_STOPPING || event->kind == TR_JOB_WORKER_DIED ||
-                event->kind == TR_JOB_WORKER_FENCED || event->kind == TR_JOB_RECOVERED;
+                event->kind == TR_JOB_WORKER_FENCED || event->kind == TR_JOB_STATE_ROTTEN ||
+                event->kind == TR_JOB_RECOVERED;
     if (told) say(self, event->text, true);
 }

@@ -9,6 +9,15 @@
 
 #include <string.h>
 
+/* The configuration that training begins with: the checkpoint's own, else what the recipe names. The checkpoint itself may
+ * have been removed for newer ones by when a worker is replaced. */
+static tr_status read_config(const tr_place *place, tr_model_config *out, tr_error *err)
+{
+    if (place->start.origin == TR_ORIGIN_CHECKPOINT)
+        return tr_model_config_parse(out, place->config, place->start.directory, err);
+    return tr_model_config_from_recipe(out, &place->recipe, err);
+}
+
 /* --- stages --- */
 
 typedef struct stage_source {
@@ -23,14 +32,15 @@ static void stage_source_destroy(stage_source *self)
     tr_moments_close(&self->moments);
     tr_weights_close(&self->weights);
     tr_model_plan_release(&self->model);
-    tr_recipe_release(&self->place.recipe);
+    tr_place_release(&self->place);
     tr_free(self);
 }
 
+/* Not before they are read: who finds its state in a slot has no use for them. */
 static tr_status open_weights(stage_source *self, tr_error *err)
 {
     const tr_start *start = &self->place.start;
-    if (start->origin == TR_ORIGIN_FRESH) return TR_OK;
+    if (self->weights || start->origin == TR_ORIGIN_FRESH) return TR_OK;
     tr_status status =
         tr_weights_open(&self->weights, start->directory, &self->model.config, &self->model.parameters, err);
     if (!status && start->origin == TR_ORIGIN_CHECKPOINT)
@@ -46,14 +56,14 @@ static tr_status stage_open(void *context, const void *config, size_t config_byt
     if (!self) return tr_fail(err, TR_ENOMEM, "no memory for a stage's source");
     tr_status status = tr_place_unpack(&self->place, config, config_bytes, err);
     if (status) {
+        tr_place_release(&self->place);
         tr_free(self);
         return status;
     }
     tr_model_config model = {0};
     const tr_place *place = &self->place;
-    status = tr_start_read_config(&place->start, &place->recipe, &model, err);
+    status = read_config(place, &model, err);
     if (!status) status = tr_model_plan_init(&self->model, &model, &place->recipe, err);
-    if (!status) status = open_weights(self, err);
     if (!status)
         status = tr_model_plan_stage(&self->model, &place->recipe, &place->plan, place->replica, place->stage,
                                      spec, err);
@@ -67,8 +77,10 @@ static tr_status stage_open(void *context, const void *config, size_t config_byt
 static tr_status stage_load(const tr_stage_spec *spec, const tr_stage_parameter *parameter, float *p,
                             float *m, float *v, tr_error *err)
 {
-    const stage_source *self = spec->private_;
+    stage_source *self = spec->private_;
     size_t bytes = (size_t)parameter->n_elements * sizeof(float);
+    tr_status status = open_weights(self, err);
+    if (status) return status;
     memset(m, 0, bytes);
     memset(v, 0, bytes);
     if (!self->weights) {
@@ -76,7 +88,7 @@ static tr_status stage_load(const tr_stage_spec *spec, const tr_stage_parameter 
                               p);
         return TR_OK;
     }
-    tr_status status = tr_weights_read(self->weights, parameter->index, p, err);
+    status = tr_weights_read(self->weights, parameter->index, p, err);
     if (!status && self->moments)
         status = tr_moments_read(self->moments, parameter->name, parameter->n_elements, m, v, err);
     return status;
@@ -104,14 +116,14 @@ static void shard_source_destroy(shard_source *self)
 {
     tr_free(self->few);
     tr_data_close(&self->data);
-    tr_recipe_release(&self->place.recipe);
+    tr_place_release(&self->place);
     tr_free(self);
 }
 
 static tr_status open_data(shard_source *self, tr_error *err)
 {
     tr_model_config config = {0};
-    tr_status status = tr_start_read_config(&self->place.start, &self->place.recipe, &config, err);
+    tr_status status = read_config(&self->place, &config, err);
     if (status) return status;
     status = tr_data_open(&self->data, &self->place.recipe, config.vocabulary, err);
     tr_model_config_release(&config);
@@ -131,6 +143,7 @@ static tr_status shard_open(void *context, const void *config, size_t config_byt
     if (!self) return tr_fail(err, TR_ENOMEM, "no memory for a shard's source");
     tr_status status = tr_place_unpack(&self->place, config, config_bytes, err);
     if (status) {
+        tr_place_release(&self->place);
         tr_free(self);
         return status;
     }

@@ -72,7 +72,7 @@ tr_status tr__training_begin_again(void *context, tr_job_beginning *beginning, t
 {
     tr__training *self = context;
     const tr_coordinator_journal *journal = &self->journal;
-    bool has_begun = journal->records[0].step || journal->records[1].step;
+    bool has_begun = tr_coordinator_newest(journal) > 0;
     tr_status status = TR_OK;
     if (lost_its_checkpoint(journal, beginning->held[1])) beginning->generation = beginning->held[1];
     if (beginning->generation == 0 && has_begun) status = begin_from_disk(self, &beginning->topology, err);

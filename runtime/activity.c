@@ -161,6 +161,16 @@ uint64_t tr_activity_pulse(const tr_activity_page *self)
     return sum;
 }
 
+uint64_t tr_activity_last_ns(const tr_activity_page *self)
+{
+    uint64_t last = __atomic_load_n(&self->beat_ns, __ATOMIC_RELAXED);
+    for (int i = 0; i < TR_ACTIVITY_RECORDS; i++) {
+        uint64_t since_ns = __atomic_load_n(&self->records[i].since_ns, __ATOMIC_RELAXED);
+        if (since_ns > last) last = since_ns;
+    }
+    return last;
+}
+
 bool tr_activity_has_begun(const tr_activity_page *self)
 {
     bool begun = false;

@@ -65,6 +65,8 @@ void tr_activity_beat(tr_activity_page *self);                /* the worker: it 
 tr_status tr_activity_page_copy(tr_activity_page *out, int32_t pid, int descriptor, tr_error *err);
 /* A sum that moves with every beat and everything an actor begins: who is stopped or stuck leaves it where it is. */
 uint64_t tr_activity_pulse(const tr_activity_page *self);
+/* When it last moved, as far as times are noted; 0: never. */
+uint64_t tr_activity_last_ns(const tr_activity_page *self);
 /* What somebody who looks again and again has seen of each record, and since when. All zero: nothing yet. */
 typedef struct tr_activity_watch {
     uint64_t seen[TR_ACTIVITY_RECORDS], since_ns[TR_ACTIVITY_RECORDS];

@@ -308,8 +308,8 @@ void tr_actor_slot_open(tr_actor *self, int slot)
     tr_state_open(self->region, slot);
 }
 
-void tr_actor_slot_publish(tr_actor *self, int slot, uint64_t generation)
+void tr_actor_slot_publish(tr_actor *self, int slot, uint64_t generation, tr_thread_pool *pool)
 {
     TR_ASSERT(self->region);
-    tr_state_publish(self->region, slot, generation);
+    tr_state_publish(self->region, slot, generation, pool);
 }

@@ -9,6 +9,7 @@
 #ifndef TROUPE_RUNTIME_ACTOR_H
 #define TROUPE_RUNTIME_ACTOR_H
 
+#include "base/thread_pool.h"
 #include "runtime/activity.h"  /* tr_wait */
 #include "runtime/scheduler.h" /* TR_NO_WORK */
 #include "runtime/topology.h"
@@ -144,7 +145,8 @@ void *tr_actor_slot(tr_actor *self, int slot);
 uint64_t tr_actor_slot_generation(const tr_actor *self, int slot); /* 0: holds nothing valid */
 void tr_actor_slot_open(tr_actor *self, int slot); /* about to be written: not valid from now on */
 /* Whole and valid; generation >= 1. */
-void tr_actor_slot_publish(tr_actor *self, int slot, uint64_t generation);
+void tr_actor_slot_publish(tr_actor *self, int slot, uint64_t generation,
+                           tr_thread_pool *pool); /* which hashes it; NULL: the caller does */
 
 #ifdef __cplusplus
 }

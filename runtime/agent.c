@@ -9,13 +9,12 @@
 #include "base/memory.h"
 #include "runtime/activity.h"
 #include "runtime/control_messages.h"
+#include "runtime/leftovers.h"
 #include "runtime/worker.h"
 
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ipc.h>
-#include <sys/shm.h>
 #include <unistd.h>
 
 enum { TICK_MS = 50, STOPPED_MS = 2000 };
@@ -66,20 +65,6 @@ static void begin_stop(agent *self, uint32_t grace_ms)
     finish_when_alone(self);
 }
 
-/* UCX unlinks its shared memory right after making it (posix: reached through /proc/PID/fd; SysV: removed
- * once attached), so that it goes with the last process. A SIGKILL between the two steps would leave a SysV
- * segment: those of this pid that nobody has attached are removed. */
-static void remove_segments(int32_t pid)
-{
-    struct shm_info info;
-    int last = shmctl(0, SHM_INFO, (struct shmid_ds *)(void *)&info);
-    for (int i = 0; i <= last; i++) {
-        struct shmid_ds segment;
-        int id = shmctl(i, SHM_STAT, &segment);
-        if (id >= 0 && segment.shm_cpid == pid && segment.shm_nattch == 0) shmctl(id, IPC_RMID, NULL);
-    }
-}
-
 static void on_worker_end(void *context)
 {
     ward *worker = context;
@@ -90,9 +75,11 @@ static void on_worker_end(void *context)
     close(worker->pidfd);
     worker->pidfd = -1;
     self->n_alive--;
-    if (end.signal) remove_segments(worker->pid);
+    if (end.signal) tr_leftovers_remove(worker->pid);
     tr_control_note note = {
         .node = worker->node, .pid = worker->pid, .exit_code = end.exit_code, .signal = end.signal};
+    uint64_t last_ns = tr_activity_last_ns(worker->activity);
+    note.silent_ns = last_ns ? tr_clock_ns() - last_ns : UINT64_MAX;
     tr_activity_describe(worker->activity, &self->topology, note.text, sizeof note.text);
     send_note(self, TR_CONTROL_WORKER_ENDED, &note);
     finish_when_alone(self);
@@ -159,12 +146,22 @@ static void on_peer_lost(void *context, int32_t peer, bool control, const char *
     begin_stop(self, 0);
 }
 
+static void mend_states(agent *self, const ward *worker)
+{
+    for (size_t i = 0; i < self->topology.n_actors; i++)
+        if (self->topology.actors[i].node == worker->node && self->states[i] &&
+            tr_state_mend_header(self->states[i]))
+            tr_log(TR_LOG_WARNING, "the state of %s had a damaged header; what it held is not used",
+                   self->topology.actors[i].name);
+}
+
 /* The memory that outlives a worker: its page and the state of its actors. Made once; a replacement finds what its
  * predecessor left. */
 static tr_status make_memory(agent *self, ward *worker, tr_error *err)
 {
     if (worker->activity) {
         tr_activity_clear(worker->activity);
+        mend_states(self, worker);
         return TR_OK;
     }
     tr_status status = tr_activity_page_new(&worker->activity, &worker->activity_descriptor, err);

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { NOTE_FIELDS = 9, HELLO_FIELDS = 7, LOAD_FIELDS = 3 };
+enum { NOTE_FIELDS = 10, HELLO_FIELDS = 8, LOAD_FIELDS = 3 };
 
 void tr_control_send_note(tr_node *node, int32_t peer, tr_control_topic topic, const tr_control_note *note)
 {
@@ -22,6 +22,7 @@ void tr_control_send_note(tr_node *node, int32_t peer, tr_control_topic topic, c
     tr_pack_int(&packer, note->signal);
     tr_pack_uint(&packer, note->grace_ms);
     tr_pack_uint(&packer, note->epoch);
+    tr_pack_uint(&packer, note->silent_ns);
     tr_pack_uint(&packer, note->actor);
     tr_pack_uint(&packer, note->status);
     tr_pack_text(&packer, note->text);
@@ -48,6 +49,7 @@ tr_status tr_control_read_note(const tr_message *message, tr_control_note *note,
     read.signal = (int32_t)tr_unpack_int(&unpacker, 0, INT32_MAX);
     read.grace_ms = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
     read.epoch = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
+    read.silent_ns = tr_unpack_uint(&unpacker, UINT64_MAX);
     read.actor = tr_unpack_uint(&unpacker, UINT64_MAX);
     read.status = (tr_status)tr_unpack_uint(&unpacker, TR_ESTOPPED);
     tr_unpack_text(&unpacker, read.text, sizeof read.text);
@@ -68,6 +70,7 @@ tr_status tr_control_send_hello(tr_node *node, int32_t peer, tr_control_hello *h
     tr_pack_uint(&packer, hello->epoch);
     tr_pack_uint(&packer, hello->has_state);
     for (int i = 0; i < 2; i++) tr_pack_uint(&packer, hello->generations[i]);
+    tr_pack_uint(&packer, hello->n_rotten);
     tr_pack_text(&packer, hello->control_address);
     tr_pack_text(&packer, hello->data_address);
     void *bytes = NULL;
@@ -87,6 +90,7 @@ tr_status tr_control_read_hello(const tr_message *message, tr_control_hello *hel
     hello->epoch = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
     hello->has_state = tr_unpack_uint(&unpacker, 1) != 0;
     for (int i = 0; i < 2; i++) hello->generations[i] = tr_unpack_uint(&unpacker, UINT64_MAX);
+    hello->n_rotten = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
     tr_unpack_text(&unpacker, hello->control_address, sizeof hello->control_address);
     tr_unpack_text(&unpacker, hello->data_address, sizeof hello->data_address);
     return tr_unpacker_done(&unpacker, "greeting", err);

@@ -54,6 +54,7 @@ typedef struct tr_control_note {
     int32_t exit_code, signal; /* how a process ended */
     uint32_t grace_ms;         /* STOP */
     uint32_t epoch;            /* EPOCH */
+    uint64_t silent_ns; /* WORKER_ENDED: how long ago its last sign of life was; UINT64_MAX: gave none */
     tr_actor_id actor;
     tr_status status; /* TR_OK: ready, or ended well */
     char text[TR_ERROR_SIZE];
@@ -64,6 +65,7 @@ typedef struct tr_control_hello {
     uint32_t epoch; /* that it greets in */
     bool has_state;
     uint64_t generations[2]; /* that all its state regions hold whole; 0: none */
+    uint32_t n_rotten;       /* slots that no longer held what had been published */
     char control_address[TR_ADDRESS_CHARS], data_address[TR_ADDRESS_CHARS];
 } tr_control_hello;
 

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "runtime/activity.h"
+#include "runtime/leftovers.h"
 #include "runtime/worker.h"
 
 #include <errno.h>
@@ -25,6 +26,7 @@ enum { REAP_MS = 500 };
 typedef struct member { /* a worker: a thread of this process, or the pidfd of a process */
     tr_crew *crew;
     int pidfd;
+    int32_t pid;
     pthread_t thread;
     bool has_thread;
     tr_worker_options options;
@@ -189,6 +191,7 @@ void tr_crew_add_worker(tr_crew *self, int32_t node, int32_t pid)
 {
     if (!self->options.processes || self->members[node].pidfd >= 0) return;
     self->members[node].pidfd = pidfd_open(pid, 0);
+    self->members[node].pid = pid;
 }
 
 int tr_crew_page_of_thread(const tr_crew *self, int32_t node)
@@ -221,10 +224,21 @@ static void end_process(int *pidfd)
     *pidfd = -1;
 }
 
+/* Those whom the agent did not reap. */
+static void end_workers(tr_crew *self)
+{
+    for (int32_t i = 1; i < self->n_nodes; i++) {
+        member *worker = &self->members[i];
+        if (worker->pidfd < 0) continue;
+        end_process(&worker->pidfd);
+        tr_leftovers_remove(worker->pid);
+    }
+}
+
 tr_status tr_crew_replace_agent(tr_crew *self, uint32_t epoch, tr_error *err)
 {
     TR_ASSERT(self->agent_ended);
-    for (int32_t i = 1; i < self->n_nodes; i++) end_process(&self->members[i].pidfd);
+    end_workers(self);
     close(self->descriptor);
     self->descriptor = -1;
     self->agent_pid = 0;
@@ -243,7 +257,7 @@ void tr_crew_destroy(tr_crew **out)
             end_process(&self->descriptor);
         else if (self->descriptor >= 0)
             close(self->descriptor);
-        for (int32_t i = 1; i < self->n_nodes; i++) end_process(&self->members[i].pidfd);
+        end_workers(self);
         prctl(PR_SET_CHILD_SUBREAPER, self->was_subreaper);
     }
     __atomic_store_n(&self->must_stop, true, __ATOMIC_RELAXED);

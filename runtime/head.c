@@ -19,6 +19,7 @@ enum {
     GRACE_MS = 500,       /* what has not ended by itself after this is killed by the agent */
     AGENT_GRACE_MS = 800, /* and the agent itself after this much more */
     SUSPICION_MS = 400,   /* how long a broken link waits for the word of the agent, which knows why */
+    HELD_MS = 1500,       /* how long a failure for want of a peer waits for the death that explains it */
     FAREWELL_MS = 200,    /* how long an agent that ended may have had its last words under way */
     GREETING_MS = 60000,  /* for a program to start; loading may take as long as it needs */
     LINE_BYTES = TR_ERROR_SIZE + 256
@@ -26,13 +27,17 @@ enum {
 
 void tr_head_tell(tr_head *self, tr_job_event_kind kind, int32_t node, int32_t pid, const char *text)
 {
+    bool recovered = kind == TR_JOB_RECOVERED;
     const tr_job_event event = {.kind = kind,
                                 .monotonic_ns = tr_clock_ns(),
                                 .node = node,
                                 .pid = pid,
                                 .epoch = self->epoch,
                                 .text = text,
-                                .places = self->places};
+                                .places = self->places,
+                                .lost_ns = recovered ? self->lost_ns : 0,
+                                .detected_ns = recovered ? self->detected_ns : 0,
+                                .fenced_ns = recovered ? self->fenced_ns : 0};
     if (self->options->on_event) self->options->on_event(self->options->context, &event);
 }
 
@@ -128,6 +133,7 @@ static void start(tr_head *self)
                  self->epoch, (unsigned long long)self->generation,
                  (double)(tr_clock_ns() - self->changed_ns) * 1e-6);
         tr_head_tell(self, TR_JOB_RECOVERED, -1, 0, text);
+        self->lost_ns = self->detected_ns = 0;
     } else {
         tr_head_tell(self, TR_JOB_RUNNING, -1, 0, "every node is ready");
     }
@@ -158,6 +164,7 @@ static void load(tr_head *self)
 {
     tr_error err = {0};
     self->phase = TR_HEAD_LOADING;
+    self->fenced_ns = tr_clock_ns();
     if (self->changed_ns && tr_head_begin_again(self, &err) != TR_OK) {
         tr_head_end(self, &err, GRACE_MS);
         return;
@@ -177,6 +184,15 @@ static void load(tr_head *self)
         node_ready(self, TR_NODE_HEAD);
     else
         tr_head_end(self, &err, GRACE_MS);
+}
+
+static void tell_rotten(tr_head *self, int32_t node)
+{
+    char text[128];
+    snprintf(text, sizeof text,
+             "%u state slots of worker %d no longer hold what was written; they are not used",
+             self->workers[node].hello.n_rotten, node);
+    tr_head_tell(self, TR_JOB_STATE_ROTTEN, node, self->workers[node].pid, text);
 }
 
 static void greeted(tr_head *self, int32_t node, const tr_message *message)
@@ -202,6 +218,7 @@ static void greeted(tr_head *self, int32_t node, const tr_message *message)
     }
     worker->greeted = true;
     tr_node_found(self->node, node);
+    if (worker->hello.n_rotten) tell_rotten(self, node);
     if (!all(self, offsetof(tr_head_worker, greeted))) return;
     load(self);
 }
@@ -236,12 +253,21 @@ static bool explains(const tr_head *self, const tr_control_note *note)
     return by_itself && self->cause.status == TR_ECLOSED && !self->death_told;
 }
 
+/* Of several deaths on the way the first is what the job recovers from. */
+static void note_death(tr_head *self, uint64_t silent_ns)
+{
+    if (self->detected_ns) return;
+    self->detected_ns = tr_clock_ns();
+    self->lost_ns = silent_ns < self->detected_ns ? self->detected_ns - silent_ns : 0;
+}
+
 static void worker_ended(tr_head *self, const tr_control_note *note)
 {
     char text[LINE_BYTES], how[128];
     tr_crew_remove_worker(self->crew, note->node);
     if (!explains(self, note)) return;
     self->death_told = true;
+    note_death(self, note->silent_ns);
     if (note->signal)
         snprintf(how, sizeof how, "was killed by signal %d (%s)", note->signal, strsignal(note->signal));
     else
@@ -415,6 +441,7 @@ static void on_early_end(tr_head *self, const tr_process_end *end)
     else
         snprintf(text, sizeof text, "%s ended with exit code %d before the job was done",
                  pid ? "the agent" : "every worker", end->exit_code);
+    note_death(self, UINT64_MAX);
     tr_head_tell(self, TR_JOB_WORKER_DIED, -1, pid, text);
     if (tr_head_can_recover(self)) {
         agent_ended(self, text);
@@ -490,7 +517,7 @@ static bool is_any_fenced(const tr_head *self)
 static void check_held(tr_head *self, uint64_t now_ns)
 {
     if (self->held.status == TR_OK || is_any_fenced(self) ||
-        now_ns < self->held_since_ns + (uint64_t)SUSPICION_MS * 1000000)
+        now_ns < self->held_since_ns + (uint64_t)HELD_MS * 1000000)
         return;
     tr_head_end(self, &self->held, GRACE_MS);
 }

@@ -48,7 +48,9 @@ typedef struct tr_head {
     uint64_t *restarts_ns; /* the last recovery.max_restarts changes of epoch, a ring */
     uint64_t n_restarts;
     uint64_t changed_ns; /* when this epoch began; 0: it is the first */
-    tr_error held;       /* a failure that a death may explain yet; status TR_OK: none */
+    uint64_t lost_ns, detected_ns,
+        fenced_ns; /* see tr_job_event; detected_ns 0: nobody died since all were ready */
+    tr_error held; /* a failure that a death may explain yet; status TR_OK: none */
     uint64_t held_since_ns;
     int32_t suspect; /* a node whose link broke; 0: none. Its death may be told yet, with more to say */
     uint64_t suspect_since_ns;

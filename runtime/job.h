@@ -23,9 +23,10 @@ typedef enum tr_job_event_kind {
     TR_JOB_WORKER_FENCED, /* is killed because it does not answer or does not move */
     TR_JOB_WORKER_DIED,
     TR_JOB_ACTOR_FAILED,
-    TR_JOB_STOPPING, /* a person asked for it */
-    TR_JOB_EPOCH,    /* a new one begins, for the reason in the text */
-    TR_JOB_RECOVERED /* every node is ready again */
+    TR_JOB_STOPPING,     /* a person asked for it */
+    TR_JOB_EPOCH,        /* a new one begins, for the reason in the text */
+    TR_JOB_STATE_ROTTEN, /* a state slot no longer held what had been published, and is not used */
+    TR_JOB_RECOVERED     /* every node is ready again */
 } tr_job_event_kind;
 
 /* From where an epoch goes on. */
@@ -59,6 +60,9 @@ typedef struct tr_job_event {
     uint32_t epoch;
     const char *text;            /* one line */
     const tr_place_seen *places; /* by node: where its actors can be seen now */
+    /* TR_JOB_RECOVERED, monotonic: the last sign of life of the first that died (0: not known), when its death was heard of,
+     * when nobody was left who worked in the old epoch. */
+    uint64_t lost_ns, detected_ns, fenced_ns;
 } tr_job_event;
 
 /* Faults on purpose (runtime/chaos.h); only with processes. */

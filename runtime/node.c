@@ -259,7 +259,7 @@ tr_status tr_node_load(tr_node *self, const tr_topology *topology, tr_state_regi
     return status;
 }
 
-void tr_node_unload(tr_node *self)
+tr_status tr_node_unload(tr_node *self, tr_error *err)
 {
     tr_scheduler_clear(self->scheduler);
     if (!tr_task_is_running(&self->service))
@@ -271,9 +271,10 @@ void tr_node_unload(tr_node *self)
     tr__world_destroy(&world);
     tr_timers_release(&self->timers);
     tr_timers_init(&self->timers);
-    tr__link_drop_all(&self->data);
+    tr_status status = tr__link_renew(&self->data, err);
     tr__peers_forget(self, -1);
     tr_scheduler_notify(self->scheduler, &self->service);
+    return status;
 }
 
 void tr_node_set_epoch(tr_node *self, uint32_t epoch, uint64_t generation)

@@ -45,14 +45,17 @@ static void call_everybody(tr_head *self)
 
 static void begin_epoch(tr_head *self)
 {
+    tr_error err;
     for (int32_t i = 0; i < self->topology->n_nodes; i++)
         self->workers[i].greeted = self->workers[i].ready = self->workers[i].fenced = false;
     self->workers[TR_NODE_HEAD].greeted = true;
     self->suspect = 0;
     self->held.status = TR_OK;
     self->phase = TR_HEAD_GREETING;
-    tr_node_unload(self->node);
-    call_everybody(self);
+    if (tr_node_unload(self->node, &err) == TR_OK)
+        call_everybody(self);
+    else
+        tr_head_end_because(self, err.status, err.message);
 }
 
 void tr_head_recover(tr_head *self, const char *text)

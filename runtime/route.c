@@ -211,13 +211,14 @@ void tr__peers_forget(tr_node *self, int32_t peer)
     pthread_mutex_unlock(&self->peers_lock);
 }
 
-void tr__link_drop_all(tr__link *self)
+tr_status tr__link_renew(tr__link *self, tr_error *err)
 {
-    if (!self->transport) return;
+    if (!self->transport) return TR_OK;
     pthread_mutex_lock(&self->lock);
-    tr_transport_disconnect_all(self->transport);
+    tr_status status = tr_transport_renew(self->transport, err);
     rearm(self);
     pthread_mutex_unlock(&self->lock);
+    return status;
 }
 
 /* Marked before the actors are told: an actor that asks in between finds the mark, one that asked before

@@ -3,6 +3,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/state.h"
 
+#include "base/hash.h"
 #include "base/memory.h"
 
 #include <errno.h>
@@ -13,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, VERSION = 1 };
+enum { PAGE = 4096, VERSION = 2, BLOCK_BYTES = 256 << 10 };
 static const uint64_t MAGIC = 0x4554415453525454; /* "TTRSTATE" in memory */
 static const uint64_t MAX_SLOT_BYTES = (uint64_t)1 << 46;
 
@@ -24,17 +25,24 @@ typedef struct state_header {
     /* Release on publish pairs with acquire in tr_state_generation: who
      * sees the number sees the slot's bytes. */
     _Atomic uint64_t generation[2];
+    uint64_t hash[2]; /* of the slot's bytes and its generation; written before it is published */
 } state_header;
 
 struct tr_state_region {
     int descriptor;
     uint64_t slot_bytes, stride_bytes, mapped_bytes;
     state_header *header;
+    uint64_t *block_hashes; /* of one slot, and the generation behind them */
 };
 
 static uint64_t whole_pages(uint64_t bytes)
 {
     return (bytes + PAGE - 1) / PAGE * PAGE;
+}
+
+static int64_t n_blocks(const tr_state_region *self)
+{
+    return (int64_t)((self->slot_bytes + BLOCK_BYTES - 1) / BLOCK_BYTES);
 }
 
 /* On failure the descriptor stays the caller's. */
@@ -46,8 +54,14 @@ static tr_status map(tr_state_region **out, int descriptor, uint64_t slot_bytes,
     self->slot_bytes = slot_bytes;
     self->stride_bytes = whole_pages(slot_bytes);
     self->mapped_bytes = PAGE + 2 * self->stride_bytes;
+    self->block_hashes = tr_alloc((size_t)(n_blocks(self) + 1) * sizeof *self->block_hashes);
+    if (!self->block_hashes) {
+        tr_free(self);
+        return tr_fail(err, TR_ENOMEM, "no memory for the hashes of a state slot");
+    }
     void *memory = mmap(NULL, self->mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
     if (memory == MAP_FAILED) {
+        tr_free(self->block_hashes);
         tr_free(self);
         return tr_fail(err, TR_ENOMEM, "cannot map two state slots of %llu bytes: %s",
                        (unsigned long long)slot_bytes, strerror(errno));
@@ -55,6 +69,14 @@ static tr_status map(tr_state_region **out, int descriptor, uint64_t slot_bytes,
     self->header = memory;
     *out = self;
     return TR_OK;
+}
+
+static void write_header(state_header *header, uint64_t slot_bytes)
+{
+    header->magic = MAGIC;
+    header->version = VERSION;
+    header->page_bytes = PAGE;
+    header->slot_bytes = slot_bytes;
 }
 
 tr_status tr_state_region_new(tr_state_region **out, const char *name, uint64_t slot_bytes, tr_error *err)
@@ -74,12 +96,20 @@ tr_status tr_state_region_new(tr_state_region **out, const char *name, uint64_t 
         close(descriptor);
         return status;
     }
-    state_header *header = (*out)->header;
-    header->magic = MAGIC;
-    header->version = VERSION;
-    header->page_bytes = PAGE;
-    header->slot_bytes = slot_bytes;
+    write_header((*out)->header, slot_bytes);
     return TR_OK;
+}
+
+bool tr_state_mend_header(tr_state_region *self)
+{
+    state_header *header = self->header;
+    if (header->magic == MAGIC && header->version == VERSION && header->page_bytes == PAGE &&
+        header->slot_bytes == self->slot_bytes)
+        return false;
+    tr_state_open(self, 0);
+    tr_state_open(self, 1);
+    write_header(header, self->slot_bytes);
+    return true;
 }
 
 tr_status tr_state_region_open(tr_state_region **out, int descriptor, tr_error *err)
@@ -115,6 +145,7 @@ void tr_state_region_destroy(tr_state_region **self)
 {
     if (!*self) return;
     munmap((*self)->header, (*self)->mapped_bytes);
+    tr_free((*self)->block_hashes);
     close((*self)->descriptor);
     tr_free(*self);
     *self = NULL;
@@ -157,8 +188,43 @@ void tr_state_open(tr_state_region *self, int slot)
     atomic_thread_fence(memory_order_seq_cst);
 }
 
-void tr_state_publish(tr_state_region *self, int slot, uint64_t generation)
+typedef struct hashing {
+    const tr_state_region *self;
+    const unsigned char *bytes;
+} hashing;
+
+static void hash_block(void *context, int64_t block, int thread)
+{
+    (void)thread;
+    const hashing *c = context;
+    uint64_t at = (uint64_t)block * BLOCK_BYTES, left = c->self->slot_bytes - at;
+    c->self->block_hashes[block] = tr_hash64(c->bytes + at, left < BLOCK_BYTES ? left : BLOCK_BYTES);
+}
+
+static uint64_t hash_of(const tr_state_region *self, int slot, uint64_t generation, tr_thread_pool *pool)
+{
+    hashing context = {self, tr_state_slot(self, slot)};
+    int64_t n = n_blocks(self);
+    tr_thread_pool_run(pool, n, hash_block, &context);
+    self->block_hashes[n] = generation;
+    return tr_hash64(self->block_hashes, (size_t)(n + 1) * sizeof *self->block_hashes);
+}
+
+int tr_state_discard_rotten(tr_state_region *self)
+{
+    int n = 0;
+    for (int slot = 0; slot < 2; slot++) {
+        uint64_t generation = tr_state_generation(self, slot);
+        if (!generation || self->header->hash[slot] == hash_of(self, slot, generation, NULL)) continue;
+        tr_state_open(self, slot);
+        n++;
+    }
+    return n;
+}
+
+void tr_state_publish(tr_state_region *self, int slot, uint64_t generation, tr_thread_pool *pool)
 {
     TR_ASSERT((slot == 0 || slot == 1) && generation >= 1);
+    self->header->hash[slot] = hash_of(self, slot, generation, pool);
     atomic_store_explicit(&self->header->generation[slot], generation, memory_order_release);
 }

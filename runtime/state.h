@@ -1,8 +1,9 @@
 /* runtime/state.h - the memory in which an actor keeps its durable state: two slots in one memfd.
  * The agent makes the memfd and keeps it, the worker maps it too, so that a worker's death does not touch it.
  * A slot holds one generation (state after that many steps, from 1); overwriting one slot leaves the other
- * valid.
- * Layout: a page with magic, sizes and a generation for each slot, then slot 0, then slot 1, each
+ * valid. Publishing hashes it (XXH3 over blocks of fixed size, then over their hashes and the generation), so that whoever
+ * takes it over can see whether its bytes are still those that were published.
+ * Layout: a page with magic, sizes, and a generation and a hash for each slot, then slot 0, then slot 1, each
  * page-aligned.
  * Threads: one writer, the actor; publish stores the generation with release order, generation reads with
  * acquire.
@@ -11,6 +12,7 @@
 #define TROUPE_RUNTIME_STATE_H
 
 #include "base/status.h"
+#include "base/thread_pool.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -32,7 +34,14 @@ uint64_t tr_state_generation(const tr_state_region *self, int slot); /* 0: nothi
 /* The generations that all n regions hold whole, the newest first; 0 for none. */
 void tr_state_common_generations(tr_state_region *const *regions, size_t n, uint64_t out[2]);
 void tr_state_open(tr_state_region *self, int slot);
-void tr_state_publish(tr_state_region *self, int slot, uint64_t generation);
+/* The blocks are hashed on the pool; NULL: on the caller. */
+void tr_state_publish(tr_state_region *self, int slot, uint64_t generation, tr_thread_pool *pool);
+/* Before a state is taken over from a writer that is gone. What is not what was published counts as not held from then on.
+ * Returns how many slots that were. */
+int tr_state_discard_rotten(tr_state_region *self);
+/* The agent, before somebody else opens the region: where the header has rotted it is written anew, and both slots are
+ * empty. True: it had. */
+bool tr_state_mend_header(tr_state_region *self);
 
 #ifdef __cplusplus
 }

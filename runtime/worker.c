@@ -211,6 +211,8 @@ static tr_status greet(worker *self, tr_error *err)
     if (status == TR_OK) status = tr_node_connect(self->node, TR_NODE_HEAD, options->head_address, NULL, err);
     if (status != TR_OK) return status;
     tr_control_hello hello = {.epoch = self->epoch, .has_state = options->n_states > 0};
+    for (int32_t i = 0; i < options->n_states; i++)
+        hello.n_rotten += (uint32_t)tr_state_discard_rotten(self->regions[i]);
     tr_state_common_generations(self->regions, (size_t)options->n_states, hello.generations);
     return tr_control_send_hello(self->node, TR_NODE_HEAD, &hello, err);
 }

@@ -41,6 +41,9 @@ typedef struct tr_transport_kind {
     bool (*arm)(tr_transport *self);
     size_t (*unsent)(const tr_transport *self);
     void (*drop)(tr_transport *self, tr_link *link, bool say_goodbye); /* the link holds nothing afterwards */
+    /* Without links: what a dead peer may have left in it must not be there any more; the address may be another. NULL:
+     * nothing can be left. On failure it is as before. */
+    tr_status (*renew)(tr_transport *self, tr_error *err);
     void (*close)(tr_transport *self); /* every link was dropped before; waits at most 100 ms */
 } tr_transport_kind;
 

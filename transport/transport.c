@@ -196,9 +196,10 @@ void tr_transport_disconnect(tr_transport *self, int32_t peer)
     snprintf(link->reason, sizeof link->reason, "disconnected by this side");
 }
 
-void tr_transport_disconnect_all(tr_transport *self)
+tr_status tr_transport_renew(tr_transport *self, tr_error *err)
 {
     for (size_t i = 0; i < self->n_links; i++) tr_transport_disconnect(self, self->links[i]->peer);
+    return self->kind->renew ? self->kind->renew(self, err) : TR_OK;
 }
 
 tr_transport_counters tr_transport_count(const tr_transport *self)

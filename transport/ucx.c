@@ -160,11 +160,11 @@ static void on_error(void *context, ucp_ep_h endpoint, ucs_status_t status)
     if (link) tr__link_fail(&self->base, &link->base, "ucx: %s", ucs_status_string(status));
 }
 
-static ucs_status_t make_worker(tr__ucx *self)
+static ucs_status_t make_worker(tr__ucx *self, ucp_worker_h *worker, int *event)
 {
     const ucp_worker_params_t params = {.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE,
                                         .thread_mode = UCS_THREAD_MODE_SINGLE};
-    ucs_status_t status = ucp_worker_create(self->context, &params, &self->worker);
+    ucs_status_t status = ucp_worker_create(self->context, &params, worker);
     if (status != UCS_OK) return status;
     const ucp_am_handler_param_t handler = {.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID |
                                                           UCP_AM_HANDLER_PARAM_FIELD_CB |
@@ -172,8 +172,8 @@ static ucs_status_t make_worker(tr__ucx *self)
                                             .id = TR__UCX_MESSAGE,
                                             .cb = on_message,
                                             .arg = self};
-    status = ucp_worker_set_am_recv_handler(self->worker, &handler);
-    return status == UCS_OK ? ucp_worker_get_efd(self->worker, &self->event) : status;
+    status = ucp_worker_set_am_recv_handler(*worker, &handler);
+    return status == UCS_OK ? ucp_worker_get_efd(*worker, event) : status;
 }
 
 static void release_all(tr__ucx *self)
@@ -189,7 +189,7 @@ static tr_status ucx_open(tr_transport *base, tr_error *err)
     self->greetings_end = &self->greetings;
     self->arrived_end = &self->arrived;
     ucs_status_t status = tr__ucx_context_new(&self->context);
-    if (status == UCS_OK) status = make_worker(self);
+    if (status == UCS_OK) status = make_worker(self, &self->worker, &self->event);
     if (status == UCS_OK) status = tr__ucx_address_write(self->worker, base->address);
     if (status == UCS_OK) return TR_OK;
     release_all(self);
@@ -376,10 +376,8 @@ static void progress_for(tr__ucx *self, uint32_t patience_ms)
     }
 }
 
-static void ucx_close(tr_transport *base)
+static void end_worker(tr__ucx *self)
 {
-    tr__ucx *self = (tr__ucx *)base;
-    for (size_t i = 0; i < base->n_links; i++) ucx_drop(base, base->links[i], true);
     progress_for(self, CLOSE_MS);
     tr__ucx_close_left(self, true);
     progress_for(self, 10 * CLOSE_MS); /* endpoints closed by force end at once; this is for bugs */
@@ -388,7 +386,6 @@ static void ucx_close(tr_transport *base)
      * its messages live until the worker is gone. */
     for (tr__ucx_operation *op = head->next; op != head; op = op->next) ucp_request_free(op->request);
     ucp_worker_destroy(self->worker);
-    ucp_cleanup(self->context);
     while (head->next != head) {
         tr_message *message = tr__ucx_operation_end(head->next);
         tr_message_destroy(&message);
@@ -403,6 +400,39 @@ static void ucx_close(tr_transport *base)
         self->greetings = noted->next;
         tr_free(noted);
     }
+    self->arrived_end = &self->arrived;
+    self->greetings_end = &self->greetings;
+    self->n_flushed = 0;
+}
+
+static void ucx_close(tr_transport *base)
+{
+    tr__ucx *self = (tr__ucx *)base;
+    for (size_t i = 0; i < base->n_links; i++) ucx_drop(base, base->links[i], true);
+    end_worker(self);
+    ucp_cleanup(self->context);
+}
+
+/* Senders of one host share the queue of a receiver, in memory: one that is killed after it took a place in it and before
+ * what it put there is marked as whole leaves a place that is waited for without end. So who outlives its peers needs
+ * another queue: another UCX worker. */
+static tr_status ucx_renew(tr_transport *base, tr_error *err)
+{
+    tr__ucx *self = (tr__ucx *)base;
+    ucp_worker_h worker = NULL;
+    int event;
+    char address[TR_ADDRESS_CHARS];
+    ucs_status_t status = make_worker(self, &worker, &event);
+    if (status == UCS_OK) status = tr__ucx_address_write(worker, address);
+    if (status != UCS_OK) {
+        if (worker) ucp_worker_destroy(worker);
+        return tr_fail(err, TR_EIO, "ucx cannot begin anew: %s", ucs_status_string(status));
+    }
+    end_worker(self);
+    self->worker = worker;
+    self->event = event;
+    memcpy(base->address, address, sizeof address);
+    return TR_OK;
 }
 
 const tr_transport_kind tr__transport_ucx = {
@@ -417,5 +447,6 @@ const tr_transport_kind tr__transport_ucx = {
     .arm = ucx_arm,
     .unsent = ucx_unsent,
     .drop = ucx_drop,
+    .renew = ucx_renew,
     .close = ucx_close,
 };

@@ -203,6 +203,33 @@ static void a_checkpoint_that_was_damaged_since_ends_the_run_with_a_message(void
     tr_free(run);
 }
 
+/* Newer checkpoints push out the one that a resumed run began with; who is replaced then must not need it. */
+static void a_resumed_run_does_not_need_the_checkpoint_it_began_with(void)
+{
+    char *run = path_in(directory, "run"), *recipe = write_recipe(run, "zmq", "");
+    command_run command;
+    command_start(&command, (const char *const[]){"train", recipe, NULL});
+    CU_ASSERT_FATAL(wait_for_steps(&command, run, 5));
+    kill(command.pid, SIGINT);
+    command_wait(&command, COMMAND_SECONDS);
+    CU_ASSERT(command_ended(&command, 1));
+    command_release(&command);
+    CU_ASSERT(command_succeeds((const char *const[]){
+        "train", recipe, "--resume", "checkpoint.keep=1", "checkpoint.every=1",
+        "chaos.at=2/stage 1 of replica 0/backward/22/KILL,3/data shard 1/reading/23/KILL", NULL}));
+    int deaths = count_events(run, "worker_died");
+    if (deaths < 2) fprintf(stderr, "\n%d deaths instead of 2\n", deaths);
+    CU_ASSERT(deaths >= 2);
+    json_t *left = log_of(undisturbed), *right = log_of(run);
+    CU_ASSERT(log_is_complete(right, STEPS) && logs_agree(left, right));
+    json_decref(left);
+    json_decref(right);
+    CU_ASSERT(checkpoints_agree(undisturbed, run, STEPS, "trainer/optimizer.safetensors"));
+    tr_directory_remove_tree(run, NULL);
+    tr_free(recipe);
+    tr_free(run);
+}
+
 static void too_many_deaths_end_the_run(void)
 {
     char *run = path_in(directory, "run");
@@ -239,6 +266,7 @@ int main(void)
         CHECK_TEST(nor_does_it_in_bfloat16),
         CHECK_TEST(the_agents_death_changes_no_bit_either),
         CHECK_TEST(a_checkpoint_that_was_damaged_since_ends_the_run_with_a_message),
+        CHECK_TEST(a_resumed_run_does_not_need_the_checkpoint_it_began_with),
         CHECK_TEST(too_many_deaths_end_the_run),
     };
     int result = check_run("cli/recovery", tests, sizeof tests / sizeof *tests);

@@ -59,7 +59,7 @@ static void seed_packed(const char *name, char kind, tr_packer *packer)
     if (kind == 'p') { /* the form that changes most */
         tr_place place;
         MUST(tr_place_unpack(&place, bytes, size, &err));
-        tr_recipe_release(&place.recipe);
+        tr_place_release(&place);
     }
     tr_free(bytes);
 }
@@ -121,29 +121,30 @@ static void make_messages(const char *recipe)
 {
     tr_packer packer;
     tr_packer_init(&packer);
-    tr_pack_array(&packer, 7);
+    tr_pack_array(&packer, 8);
     tr_pack_int(&packer, 4711);
-    for (unsigned i = 0; i < 4; i++) tr_pack_uint(&packer, i % 2);
+    for (unsigned i = 0; i < 5; i++) tr_pack_uint(&packer, i % 2);
     tr_pack_text(&packer, "ipc:///tmp/head");
     tr_pack_text(&packer, "");
     seed_packed("hello", 'h', &packer);
 
     tr_packer_init(&packer);
-    tr_pack_array(&packer, 9);
+    tr_pack_array(&packer, 10);
     tr_pack_int(&packer, 1);
     tr_pack_int(&packer, 4711);
     tr_pack_int(&packer, -1);
-    for (int i = 0; i < 5; i++) tr_pack_uint(&packer, 9);
+    for (int i = 0; i < 6; i++) tr_pack_uint(&packer, 9);
     tr_pack_text(&packer, "killed by signal 9");
     seed_packed("note", 'n', &packer);
 
     tr_packer_init(&packer);
-    tr_pack_array(&packer, 24);
+    tr_pack_array(&packer, 25);
     for (unsigned i = 1; i <= 16; i++) tr_pack_uint(&packer, i);
     tr_pack_f64(&packer, 1);
     tr_pack_uint(&packer, 0);
     tr_pack_text(&packer, "");
     for (int i = 0; i < 4; i++) tr_pack_uint(&packer, 0);
+    tr_pack_bytes(&packer, "", 0);
     tr_pack_bytes(&packer, recipe, strlen(recipe));
     seed_packed("place", 'p', &packer);
 

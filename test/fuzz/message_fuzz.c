@@ -79,7 +79,7 @@ static void check_place(const uint8_t *bytes, size_t size_bytes)
     tr_error err = {0};
     tr_status status = tr_place_unpack(&place, bytes, size_bytes, &err);
     if (status) fuzz_refused(status, &err);
-    tr_recipe_release(&place.recipe);
+    tr_place_release(&place);
 }
 
 static void check_record(const uint8_t *bytes, size_t size_bytes)

@@ -81,17 +81,19 @@ static void a_place_comes_back_as_it_was(void)
     CU_ASSERT(place.start.origin == TR_ORIGIN_CHECKPOINT && place.start.updates == 3 &&
               place.start.tokens == 4711);
     CU_ASSERT_STRING_EQUAL(place.start.directory, "some/where");
+    CU_ASSERT_STRING_EQUAL(place.config, plan.model.config.json);
     char *before, *after;
     CHECK_OK(tr_recipe_to_json(&recipe, &before, &err));
     CHECK_OK(tr_recipe_to_json(&place.recipe, &after, &err));
     CU_ASSERT_STRING_EQUAL(before, after);
     CU_ASSERT_EQUAL(place.recipe.train.seed, INT64_MAX);
     tr_free(before), tr_free(after);
-    tr_recipe_release(&place.recipe);
+    tr_place_release(&place);
     for (size_t cut = 0; cut < size; cut++) { /* memory of exactly that size: nothing is read behind it */
         char *part = tr_alloc(cut);
         memcpy(part, bytes, cut);
         CU_ASSERT_EQUAL(tr_place_unpack(&place, part, cut, &err), TR_ECORRUPT);
+        tr_place_release(&place);
         tr_free(part);
     }
     uint64_t failures = 0;
@@ -101,9 +103,10 @@ static void a_place_comes_back_as_it_was(void)
         tr_memory_fail_after(0);
         if (!status) break;
         CU_ASSERT_EQUAL(status, TR_ENOMEM);
+        tr_place_release(&place);
     }
     CU_ASSERT(failures > 0);
-    tr_recipe_release(&place.recipe);
+    tr_place_release(&place);
     tr_free(bytes);
     leave();
 }
@@ -207,7 +210,7 @@ static void every_actor_has_its_place_and_its_edges(void)
                 tr_place place;
                 CHECK_OK(tr_place_unpack(&place, actor->config, actor->config_bytes, &err));
                 CU_ASSERT(place.replica == r && place.stage == s);
-                tr_recipe_release(&place.recipe);
+                tr_place_release(&place);
                 expect_edges_of(r, s);
             }
         }

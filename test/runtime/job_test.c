@@ -124,7 +124,7 @@ static void use_slots(tr_actor *self, const ring_state *ring)
     int slot = (int)(ring->round & 1);
     tr_actor_slot_open(self, slot);
     memset(tr_actor_slot(self, slot), (int)ring->round, 4096);
-    tr_actor_slot_publish(self, slot, ring->round + 1);
+    tr_actor_slot_publish(self, slot, ring->round + 1, NULL);
     TR_ASSERT(tr_actor_slot_generation(self, slot) == ring->round + 1);
 }
 

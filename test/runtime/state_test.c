@@ -10,7 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { SLOT_BYTES = 10000 };
+enum { SLOT_BYTES = 600001 /* more than one block is hashed of */ };
 
 static tr_state_region *new_region(void)
 {
@@ -60,9 +60,9 @@ static void write_and_die(const tr_state_region *region)
 {
     tr_state_region *mine = NULL;
     if (tr_state_region_open(&mine, dup(tr_state_region_descriptor(region)), NULL) != TR_OK) _exit(1);
-    tr_state_publish(mine, 1, 5);
+    tr_state_publish(mine, 1, 5, NULL);
     memset(tr_state_slot(mine, 0), 6, SLOT_BYTES);
-    tr_state_publish(mine, 0, 6);
+    tr_state_publish(mine, 0, 6, NULL);
     tr_state_open(mine, 1);
     memset(tr_state_slot(mine, 1), 7, SLOT_BYTES / 2);
     kill(getpid(), SIGKILL);
@@ -90,12 +90,97 @@ static void state_survives_its_writer(void)
 static void opening_one_slot_leaves_the_other(void)
 {
     tr_state_region *region = new_region();
-    tr_state_publish(region, 0, 1);
-    tr_state_publish(region, 1, 2);
+    tr_state_publish(region, 0, 1, NULL);
+    tr_state_publish(region, 1, 2, NULL);
     tr_state_open(region, 0);
     CU_ASSERT_EQUAL(tr_state_generation(region, 0), 0);
     CU_ASSERT_EQUAL(tr_state_generation(region, 1), 2);
     tr_state_region_destroy(&region);
+}
+
+/* As whoever takes over sees it: a mapping of its own. */
+static int rotten_after(tr_state_region *region, uint64_t held[2])
+{
+    tr_state_region *successor = open_again(region);
+    int n = tr_state_discard_rotten(successor);
+    tr_state_common_generations(&successor, 1, held);
+    tr_state_region_destroy(&successor);
+    return n;
+}
+
+static void fill_both(tr_state_region *region, tr_thread_pool *pool)
+{
+    for (int slot = 0; slot < 2; slot++) {
+        unsigned char *bytes = tr_state_slot(region, slot);
+        for (size_t i = 0; i < SLOT_BYTES; i++) bytes[i] = (unsigned char)(i * 7 + (size_t)slot);
+        tr_state_publish(region, slot, 5 + (uint64_t)slot, pool);
+    }
+}
+
+static void a_slot_with_a_flipped_bit_is_not_held(void)
+{
+    static const size_t places[] = {0, 1, 4097, SLOT_BYTES / 2, SLOT_BYTES - 1};
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        tr_state_region *region = new_region();
+        uint64_t held[2];
+        fill_both(region, NULL);
+        CU_ASSERT_EQUAL(rotten_after(region, held), 0);
+        CU_ASSERT(held[0] == 6 && held[1] == 5);
+        ((unsigned char *)tr_state_slot(region, 1))[places[i]] ^= 1u << i;
+        CU_ASSERT_EQUAL(rotten_after(region, held), 1);
+        CU_ASSERT(held[0] == 5 && held[1] == 0);
+        CU_ASSERT_EQUAL(rotten_after(region, held), 0); /* marked, and the other one is whole */
+        tr_state_region_destroy(&region);
+    }
+}
+
+/* The numbers stand in the header, in front of the slots: magic, version and page, slot bytes, then they. */
+static void a_generation_that_changed_is_not_held(void)
+{
+    tr_state_region *region = new_region();
+    uint64_t held[2], wrong = 5;
+    fill_both(region, NULL);
+    CU_ASSERT_EQUAL(pwrite(tr_state_region_descriptor(region), &wrong, sizeof wrong, 32), sizeof wrong);
+    CU_ASSERT_EQUAL(tr_state_generation(region, 1), 5);
+    CU_ASSERT_EQUAL(rotten_after(region, held), 1);
+    CU_ASSERT(held[0] == 5 && held[1] == 0);
+    CU_ASSERT_EQUAL(tr_state_generation(region, 1), 0);
+    tr_state_region_destroy(&region);
+}
+
+static void threads_hash_to_the_same(void)
+{
+    tr_state_region *region = new_region();
+    tr_thread_pool *pool = NULL;
+    tr_error err;
+    uint64_t held[2];
+    CHECK_OK(tr_thread_pool_new(&pool, 3, &err));
+    fill_both(region, pool);
+    CU_ASSERT_EQUAL(rotten_after(region, held), 0);
+    CU_ASSERT(held[0] == 6 && held[1] == 5);
+    tr_thread_pool_destroy(&pool);
+    tr_state_region_destroy(&region);
+}
+
+static void a_damaged_header_is_written_anew(void)
+{
+    for (int place = 0; place < 3; place++) {
+        tr_state_region *region = new_region(), *other = NULL;
+        fill_both(region, NULL);
+        CU_ASSERT(!tr_state_mend_header(region));
+        CU_ASSERT_EQUAL(tr_state_generation(region, 0), 5);
+        uint64_t wrong = 0x1234;
+        CU_ASSERT_EQUAL(pwrite(tr_state_region_descriptor(region), &wrong, sizeof wrong, 8 * place),
+                        sizeof wrong);
+        int descriptor = dup(tr_state_region_descriptor(region));
+        CU_ASSERT_EQUAL(tr_state_region_open(&other, descriptor, NULL), TR_ECORRUPT);
+        close(descriptor);
+        CU_ASSERT(tr_state_mend_header(region));
+        tr_state_region *again = open_again(region);
+        CU_ASSERT(tr_state_generation(again, 0) == 0 && tr_state_generation(again, 1) == 0);
+        tr_state_region_destroy(&again);
+        tr_state_region_destroy(&region);
+    }
 }
 
 static void nobody_can_shrink_it(void)
@@ -124,8 +209,15 @@ static void foreign_memory_is_refused(void)
 }
 
 static const check_test tests[] = {
-    CHECK_TEST(a_new_region_holds_nothing), CHECK_TEST(the_slots_do_not_overlap),
-    CHECK_TEST(state_survives_its_writer),  CHECK_TEST(opening_one_slot_leaves_the_other),
-    CHECK_TEST(nobody_can_shrink_it),       CHECK_TEST(foreign_memory_is_refused),
+    CHECK_TEST(a_new_region_holds_nothing),
+    CHECK_TEST(the_slots_do_not_overlap),
+    CHECK_TEST(state_survives_its_writer),
+    CHECK_TEST(opening_one_slot_leaves_the_other),
+    CHECK_TEST(a_slot_with_a_flipped_bit_is_not_held),
+    CHECK_TEST(a_generation_that_changed_is_not_held),
+    CHECK_TEST(threads_hash_to_the_same),
+    CHECK_TEST(a_damaged_header_is_written_anew),
+    CHECK_TEST(nobody_can_shrink_it),
+    CHECK_TEST(foreign_memory_is_refused),
 };
 CHECK_MAIN("state", tests)
