@@ -118,7 +118,10 @@ static void ask_checkpoint(coordinator *self)
     }
     self->last_checkpoint = self->step;
     self->n_checkpoints++;
-    if (self->known->journal) self->known->journal->asked = self->step;
+    tr_coordinator_journal *journal = self->known->journal;
+    if (!journal || journal->asked[0] == self->step) return;
+    journal->asked[1] = journal->asked[0];
+    journal->asked[0] = self->step;
 }
 
 /* --- the end of a step --- */
@@ -510,9 +513,11 @@ static void coordinator_start(tr_actor *actor, void *state)
     if (!self->again) return;
     const tr_step_record *before =
         &journal->records[(self->step + TR_COORDINATOR_RECORDS - 1) % TR_COORDINATOR_RECORDS];
-    if (before->step + 1 == self->step)
+    if (before->step && before->step + 1 == self->step)
         send_record(self, before); /* it may have died on its way to the log too */
-    bool lost = journal->asked > journal->saved && journal->asked <= self->step;
+    bool lost = false;
+    for (int i = 0; i < 2; i++)
+        lost = lost || (journal->asked[i] > journal->saved && journal->asked[i] <= self->step);
     if (self->last_checkpoint != self->step && (lost || tr_plan_checkpoint_after(plan, self->step)))
         ask_checkpoint(self);
     if (self->record_held && tr_plan_evaluations_after(plan, self->step) == 0) tell_record(self);

@@ -25,8 +25,8 @@ typedef struct tr_coordinator_journal {
     /* Of the steps committed last, at step % TR_COORDINATOR_RECORDS; step 0: none. A commit may be out that no stage has
      * applied, and each has the two states before it: any of the three may be gone back to, and tells the one before. */
     tr_step_record records[TR_COORDINATOR_RECORDS];
-    uint32_t saved; /* updates in the newest checkpoint that was written */
-    uint32_t asked; /* and in the newest one asked for */
+    uint32_t saved;    /* updates in the newest checkpoint that was written */
+    uint32_t asked[2]; /* and in the two asked for last, the last one first */
 } tr_coordinator_journal;
 
 uint32_t tr_coordinator_newest(const tr_coordinator_journal *journal); /* step committed last; 0: none */

@@ -56,7 +56,7 @@ static tr_status begin_from_disk(tr__training *self, const tr_topology **topolog
     status = tr_start_read_config(&start, self->recipe, &config, err);
     if (!status) status = tr__training_add_plan(self, &start, &config, err);
     if (status) return status;
-    self->journal.saved = self->journal.asked = start.updates;
+    self->journal.saved = self->journal.asked[0] = self->journal.asked[1] = start.updates;
     tr__training_tell_coordinator(self);
     *topology = &self->plan->topology;
     return TR_OK;
@@ -65,7 +65,9 @@ static tr_status begin_from_disk(tr__training *self, const tr_topology **topolog
 /* Is the older generation that of a checkpoint which was asked for and never came to its end? */
 static bool lost_its_checkpoint(const tr_coordinator_journal *journal, uint64_t generation)
 {
-    return generation && journal->asked > journal->saved && generation == (uint64_t)journal->asked + 1;
+    uint64_t updates = generation - 1;
+    return generation && updates > journal->saved &&
+           (updates == journal->asked[0] || updates == journal->asked[1]);
 }
 
 tr_status tr__training_begin_again(void *context, tr_job_beginning *beginning, tr_error *err)

@@ -14,8 +14,8 @@
 #include <sys/mman.h>
 
 enum {
-    STEPS_A_FAULT = 12,
-    RECOVERY_S = 60, /* a bound for hangs on a loaded machine, no promise about time */
+    STEPS_A_FAULT = 40, /* more than a fast machine takes while one is mended */
+    RECOVERY_S = 60,    /* a bound for hangs on a loaded machine, no promise about time */
     MOST_SAMPLES = 4096,
     SLACK_DESCRIPTORS = 4, /* connections on their way out; a leak grows with every fault */
     SLACK_KIB = 4096,
