@@ -87,6 +87,17 @@ static tr_status verify_file(const char *directory, const char *relative, const 
     return status;
 }
 
+/* A file that the manifest does not name would be taken unseen. */
+static tr_status names_all(const json_t *files, const char *path, tr_error *err)
+{
+    static const char *const needed[] = {"config.json", "model.safetensors", "trainer/optimizer.safetensors",
+                                         "trainer/state.json"};
+    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
+        if (!json_object_get(files, needed[i]))
+            return tr_fail(err, TR_ECORRUPT, "'%s' does not name '%s'", path, needed[i]);
+    return TR_OK;
+}
+
 tr_status tr_manifest_verify(const char *directory, tr_error *err)
 {
     char *path = tr_format("%s/%s", directory, MANIFEST), *text = NULL;
@@ -99,6 +110,7 @@ tr_status tr_manifest_verify(const char *directory, tr_error *err)
     if (!status && (json_integer_value(json_object_get(root, "version")) != 1 || !json_is_object(files) ||
                     json_object_size(files) == 0))
         status = tr_fail(err, TR_ECORRUPT, "'%s' is not the manifest of a checkpoint", path);
+    if (!status) status = names_all(files, path, err);
     tr_free(text);
     tr_free(path);
     const char *relative;
