@@ -52,6 +52,8 @@ static bool parse_point(tr_chaos_point *point, const char *text, size_t length)
 tr_status tr_chaos_parse(tr_chaos *self, const char *text, tr_error *err)
 {
     self->n_points = 0;
+    if (text && strlen(text) >= TR_CHAOS_CHARS)
+        return tr_fail(err, TR_EINVAL, "has more than %d characters", TR_CHAOS_CHARS - 1);
     while (text && *text) {
         size_t length = strcspn(text, ",");
         if (self->n_points == TR_CHAOS_POINTS)

@@ -45,8 +45,6 @@ static tr_status check(const tr_job_options *options, tr_error *err)
         return tr_fail(err, TR_EINVAL, "epoch %u: a run can have %d at most; begin another one",
                        options->recovery.first_epoch, TR_HEAD_LAST_EPOCH);
     tr_chaos chaos;
-    if (options->chaos.points && strlen(options->chaos.points) >= TR_CHAOS_CHARS)
-        return tr_fail(err, TR_EINVAL, "chaos with more than %d characters of points", TR_CHAOS_CHARS - 1);
     return tr_chaos_parse(&chaos, options->chaos.points, err);
 }
 

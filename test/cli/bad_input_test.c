@@ -47,6 +47,9 @@ static const bad_case recipes[] = {
     {6, "layout: {data: 2", {0}, {"recipe.yaml"}},
     {0, NULL, {"layout.data=3"}, {"command line", "layout.data '3'"}},
     {0, NULL, {"transport=ucx"}, {"transport", "layout.processes"}},
+    {0, NULL, {"layout.processes=true", "chaos.at=nonsense"}, {"chaos.at", "'nonsense'", "SIGNAL"}},
+    {0, NULL, {"chaos.at=1/stage 0/forward/5/KILL"}, {"chaos.at", "layout.processes"}},
+    {0, NULL, {"chaos.kills_per_minute=6"}, {"chaos.kills_per_minute", "layout.processes"}},
     {0, NULL, {"layout.processes=true", "transport=inproc"}, {"transport", "inproc"}},
     {0, NULL, {"layuot.data=1"}, {"command line", "layuot", "did you mean 'layout"}},
 };
