@@ -264,7 +264,8 @@ tr_status tr_node_unload(tr_node *self, tr_error *err)
     tr_scheduler_clear(self->scheduler);
     if (self->world) tr__world_stop(self->world);
     tr_scheduler_clear(self->scheduler); /* their last words to each other */
-    if (!tr_task_is_running(&self->service)) /* it may have been among what was dropped, and would never run again */
+    if (!tr_task_is_running(
+            &self->service)) /* it may have been among what was dropped, and would never run again */
         tr_task_init(&self->service, run_service, false);
     tr__world *world = self->world;
     __atomic_store_n(&self->world, NULL, __ATOMIC_RELEASE);

@@ -12,6 +12,7 @@
 #include "base/log.h"
 
 #include <stdio.h>
+#include <string.h>
 
 enum {
     REJOIN_MS = 10000, /* who lives and does not greet in the new epoch after this is killed */
@@ -131,24 +132,16 @@ void tr_head_strike(tr_head *self, uint64_t now_ns)
     if (!self->strike_ns) self->strike_ns = now_ns + tr_chaos_pause_ns(&chaos, self->n_strikes);
 }
 
-static bool holds(const tr_control_hello *hello, uint64_t generation)
-{
-    return hello->generations[0] == generation || hello->generations[1] == generation;
-}
-
 static void common_generations(const tr_head *self, uint64_t out[2])
 {
-    const tr_control_hello *first = NULL;
-    int n = 0;
+    bool first = true;
     out[0] = out[1] = 0;
-    for (int32_t i = 1; i < self->topology->n_nodes && !first; i++)
-        if (self->workers[i].hello.has_state) first = &self->workers[i].hello;
-    for (int k = 0; first && k < 2; k++) {
-        uint64_t generation = first->generations[k];
-        bool common = generation > 0;
-        for (int32_t i = 1; i < self->topology->n_nodes && common; i++)
-            common = !self->workers[i].hello.has_state || holds(&self->workers[i].hello, generation);
-        if (common) out[n++] = generation;
+    for (int32_t i = 1; i < self->topology->n_nodes; i++) {
+        const tr_control_hello *hello = &self->workers[i].hello;
+        if (!hello->has_state) continue;
+        if (first) memcpy(out, hello->generations, sizeof hello->generations);
+        first = false;
+        tr_generations_meet(out, hello->generations);
     }
 }
 

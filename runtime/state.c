@@ -163,21 +163,25 @@ uint64_t tr_state_generation(const tr_state_region *self, int slot)
     return atomic_load_explicit(&self->header->generation[slot], memory_order_acquire);
 }
 
+void tr_generations_meet(uint64_t common[2], const uint64_t held[2])
+{
+    int n = 0;
+    for (int k = 0; k < 2; k++) {
+        uint64_t generation = common[k];
+        common[k] = 0;
+        if (generation && (generation == held[0] || generation == held[1])) common[n++] = generation;
+    }
+}
+
 void tr_state_common_generations(tr_state_region *const *regions, size_t n, uint64_t out[2])
 {
     out[0] = out[1] = 0;
-    for (int slot = 0; n > 0 && slot < 2; slot++) {
-        uint64_t generation = tr_state_generation(regions[0], slot);
-        bool common = generation > 0;
-        for (size_t i = 1; i < n && common; i++)
-            common = tr_state_generation(regions[i], 0) == generation ||
-                     tr_state_generation(regions[i], 1) == generation;
-        if (common) out[slot] = generation;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t a = tr_state_generation(regions[i], 0), b = tr_state_generation(regions[i], 1);
+        const uint64_t held[2] = {a > b ? a : b, a > b ? b : a};
+        if (i == 0) memcpy(out, held, sizeof held);
+        tr_generations_meet(out, held);
     }
-    if (out[0] >= out[1]) return;
-    uint64_t newest = out[1];
-    out[1] = out[0];
-    out[0] = newest;
 }
 
 void tr_state_open(tr_state_region *self, int slot)

@@ -33,6 +33,8 @@ void *tr_state_slot(const tr_state_region *self, int slot);
 uint64_t tr_state_generation(const tr_state_region *self, int slot); /* 0: nothing valid */
 /* The generations that all n regions hold whole, the newest first; 0 for none. */
 void tr_state_common_generations(tr_state_region *const *regions, size_t n, uint64_t out[2]);
+/* Takes out of `common` what `held` lacks; both the newest first, 0 for none. */
+void tr_generations_meet(uint64_t common[2], const uint64_t held[2]);
 void tr_state_open(tr_state_region *self, int slot);
 /* The blocks are hashed on the pool; NULL: on the caller. */
 void tr_state_publish(tr_state_region *self, int slot, uint64_t generation, tr_thread_pool *pool);

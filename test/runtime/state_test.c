@@ -98,6 +98,29 @@ static void opening_one_slot_leaves_the_other(void)
     tr_state_region_destroy(&region);
 }
 
+static void what_all_hold_is_found(void)
+{
+    static const uint64_t held[][2] = {{6, 5}, {5, 6}, {7, 6}, {6, 0}, {9, 8}, {6, 5}};
+    tr_state_region *regions[6];
+    uint64_t common[2];
+    for (int i = 0; i < 6; i++) {
+        regions[i] = new_region();
+        for (int slot = 0; slot < 2; slot++)
+            if (held[i][slot]) tr_state_publish(regions[i], slot, held[i][slot], NULL);
+    }
+    tr_state_common_generations(regions, 0, common);
+    CU_ASSERT(common[0] == 0 && common[1] == 0);
+    tr_state_common_generations(regions, 2, common);
+    CU_ASSERT(common[0] == 6 && common[1] == 5); /* whichever slot it is in */
+    tr_state_common_generations(regions, 3, common);
+    CU_ASSERT(common[0] == 6 && common[1] == 0);
+    tr_state_common_generations(regions, 4, common);
+    CU_ASSERT(common[0] == 6 && common[1] == 0); /* what is empty is held by nobody */
+    tr_state_common_generations(regions, 6, common);
+    CU_ASSERT(common[0] == 0 && common[1] == 0); /* what was lost on the way does not come back */
+    for (int i = 0; i < 6; i++) tr_state_region_destroy(&regions[i]);
+}
+
 /* As whoever takes over sees it: a mapping of its own. */
 static int rotten_after(tr_state_region *region, uint64_t held[2])
 {
@@ -213,6 +236,7 @@ static const check_test tests[] = {
     CHECK_TEST(the_slots_do_not_overlap),
     CHECK_TEST(state_survives_its_writer),
     CHECK_TEST(opening_one_slot_leaves_the_other),
+    CHECK_TEST(what_all_hold_is_found),
     CHECK_TEST(a_slot_with_a_flipped_bit_is_not_held),
     CHECK_TEST(a_generation_that_changed_is_not_held),
     CHECK_TEST(threads_hash_to_the_same),
