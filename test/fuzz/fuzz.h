@@ -16,11 +16,19 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size_bytes); /* the target; returns 0 */
 
+static char fuzz_path[256]; /* of the directory; "": there is none */
+
+static inline void fuzz_leave(void)
+{
+    if (fuzz_path[0]) tr_directory_remove_tree(fuzz_path, NULL);
+}
+
 /* Stands also where NDEBUG is defined. */
 #define FUZZ_PROMISE(condition)                                                                              \
     do {                                                                                                     \
         if (!(condition)) {                                                                                  \
             fprintf(stderr, "%s:%d: broken promise: %s\n", __FILE__, __LINE__, #condition);                  \
+            fuzz_leave();                                                                                    \
             abort();                                                                                         \
         }                                                                                                    \
     } while (0)
@@ -41,23 +49,17 @@ static inline void fuzz_file(const uint8_t *bytes, size_t size_bytes, char path[
     snprintf(path, 64, "/proc/self/fd/%d", *descriptor);
 }
 
-static inline void fuzz_leave(void);
-
 /* A directory for the whole run: in memory, or where $TMPDIR says; removed at the end. */
 static inline const char *fuzz_directory(void)
 {
-    static char path[256];
-    if (path[0]) return path;
+    if (fuzz_path[0]) return fuzz_path;
     const char *parent = getenv("TMPDIR");
+    char path[sizeof fuzz_path];
     snprintf(path, sizeof path, "%s/troupe-fuzz-XXXXXX", parent ? parent : "/dev/shm");
     FUZZ_PROMISE(mkdtemp(path));
+    memcpy(fuzz_path, path, sizeof path);
     atexit(fuzz_leave);
-    return path;
-}
-
-static inline void fuzz_leave(void)
-{
-    tr_directory_remove_tree(fuzz_directory(), NULL);
+    return fuzz_path;
 }
 
 /* Bytes with a NUL behind them; tr_free it. */
