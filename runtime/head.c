@@ -2,7 +2,6 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/head.h"
 
-#include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/spin.h"
@@ -15,7 +14,6 @@
 #include <unistd.h>
 
 enum {
-    TICK_MS = 50,
     GRACE_MS = 500,       /* what has not ended by itself after this is killed by the agent */
     AGENT_GRACE_MS = 800, /* and the agent itself after this much more */
     SUSPICION_MS = 400,   /* how long a broken link waits for the word of the agent, which knows why */
@@ -27,7 +25,7 @@ enum {
 void tr_head_tell(tr_head *self, tr_job_event_kind kind, int32_t node, int32_t pid, const char *text)
 {
     const tr_job_event event = {.kind = kind,
-                                .monotonic_ns = tr_clock_ns(),
+                                .monotonic_ns = tr_node_now_ns(self->node),
                                 .node = node,
                                 .pid = pid,
                                 .epoch = self->epoch,
@@ -48,7 +46,7 @@ static void send_stop(tr_head *self, uint32_t grace_ms)
         if (self->workers[i].greeted) tr_control_send_note(self->node, i, TR_CONTROL_STOP, &note);
     if (tr_crew_agent_pid(self->crew))
         tr_control_send_note(self->node, self->topology->n_nodes, TR_CONTROL_STOP, &note);
-    uint64_t deadline_ns = tr_clock_ns() + (uint64_t)(grace_ms + AGENT_GRACE_MS) * 1000000;
+    uint64_t deadline_ns = tr_node_now_ns(self->node) + (uint64_t)(grace_ms + AGENT_GRACE_MS) * 1000000;
     if (self->deadline_ns == 0 || deadline_ns < self->deadline_ns) self->deadline_ns = deadline_ns;
 }
 
@@ -56,7 +54,8 @@ void tr_head_end(tr_head *self, const tr_error *cause, uint32_t grace_ms)
 {
     if (self->phase == TR_HEAD_ENDING) return;
     self->phase = TR_HEAD_ENDING;
-    self->explained_until_ns = tr_clock_ns() + (uint64_t)grace_ms * 1000000; /* from then on we kill */
+    self->explained_until_ns =
+        tr_node_now_ns(self->node) + (uint64_t)grace_ms * 1000000; /* from then on we kill */
     if (cause) self->cause = *cause;
     if (cause && self->cause.status == TR_OK) self->cause.status = TR_EINVAL;
     if (!self->crew) {
@@ -113,7 +112,7 @@ static void start(tr_head *self)
         char text[128];
         snprintf(text, sizeof text, "epoch %u goes on from generation %llu, %.0f ms after it began",
                  self->epoch, (unsigned long long)self->generation,
-                 (double)(tr_clock_ns() - self->changed_ns) * 1e-6);
+                 (double)(tr_node_now_ns(self->node) - self->changed_ns) * 1e-6);
         tr_head_tell(self, TR_JOB_RECOVERED, -1, 0, text);
     } else {
         tr_head_tell(self, TR_JOB_RUNNING, -1, 0, "every node is ready");
@@ -191,13 +190,18 @@ static void agent_greeted(tr_head *self, int32_t node, const tr_message *message
     tr_node_found(self->node, node);
 }
 
-void tr_head_run(tr_head *self)
+void tr_head_begin(tr_head *self)
 {
     self->workers[TR_NODE_HEAD].greeted = true;
     if (!self->crew && self->phase == TR_HEAD_GREETING) load(self);
-    self->greeted_from_ns = tr_clock_ns();
+    self->greeted_from_ns = tr_node_now_ns(self->node);
     self->greeting_until_ns = self->greeted_from_ns + (uint64_t)GREETING_MS * 1000000;
-    if (!self->quit) tr_node_run(self->node, TICK_MS, tr_head_on_tick);
+}
+
+void tr_head_run(tr_head *self)
+{
+    tr_head_begin(self);
+    if (!self->quit) tr_node_run(self->node, TR_HEAD_TICK_MS, tr_head_on_tick);
 }
 
 /* ---- the way down: deaths, failures, signals ---- */
@@ -207,7 +211,8 @@ void tr_head_run(tr_head *self)
 static bool explains(const tr_head *self, const tr_control_note *note)
 {
     if (self->phase != TR_HEAD_ENDING) return true;
-    bool by_itself = (note->signal || note->exit_code) && tr_clock_ns() < self->explained_until_ns;
+    bool by_itself =
+        (note->signal || note->exit_code) && tr_node_now_ns(self->node) < self->explained_until_ns;
     return by_itself && self->cause.status == TR_ECLOSED && !self->death_told;
 }
 
@@ -239,7 +244,7 @@ static void hold(tr_head *self, tr_status status, const char *text)
     }
     if (self->held.status != TR_OK) return;
     tr_fail(&self->held, status, "%s", text);
-    self->held_since_ns = tr_clock_ns();
+    self->held_since_ns = tr_node_now_ns(self->node);
 }
 
 /* Everybody else hears of an actor's end, for monitors and links; an abnormal one ends the job. */
@@ -262,7 +267,7 @@ static void suspect(tr_head *self, int32_t node, const char *reason)
     if (self->phase == TR_HEAD_ENDING || self->suspect) return;
     tr_log(TR_LOG_INFO, "the link to node %d broke: %s", node, reason);
     self->suspect = node;
-    self->suspect_since_ns = tr_clock_ns();
+    self->suspect_since_ns = tr_node_now_ns(self->node);
 }
 
 static void worker_ready(tr_head *self, int32_t node, const tr_control_note *note)
@@ -416,7 +421,7 @@ void tr_head_on_crew(void *context)
     bool farewell_comes = tr_crew_agent_pid(self->crew) && !end.signal && !self->farewell_heard;
     if (self->phase != TR_HEAD_ENDING) on_early_end(self, &end);
     if (self->phase != TR_HEAD_ENDING) return; /* there is another one */
-    self->crew_ended_ns = tr_clock_ns();
+    self->crew_ended_ns = tr_node_now_ns(self->node);
     if (!farewell_comes) quit(self);
 }
 
