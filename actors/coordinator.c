@@ -116,7 +116,10 @@ static void ask_checkpoint(coordinator *self)
     }
     self->last_checkpoint = self->step;
     self->n_checkpoints++;
-    if (self->known->journal) self->known->journal->asked = self->step;
+    tr_coordinator_journal *journal = self->known->journal;
+    if (!journal || journal->asked[0] == self->step) return;
+    journal->asked[1] = journal->asked[0];
+    journal->asked[0] = self->step;
 }
 
 /* --- the end of a step --- */
@@ -375,6 +378,17 @@ static bool allocate(coordinator *self)
            self->evaluated_loss && self->evaluated_tokens;
 }
 
+/* Asked for and not written; they are written in the order of steps. */
+static bool is_awaited(const tr_coordinator_journal *journal, uint64_t updates)
+{
+    return updates > journal->saved && (updates == journal->asked[0] || updates == journal->asked[1]);
+}
+
+uint64_t tr_coordinator_generation(const tr_coordinator_journal *journal, const uint64_t held[2])
+{
+    return held[1] && is_awaited(journal, held[1] - 1) ? held[1] : held[0];
+}
+
 /* Goes on where every stage has a whole slot, or where the plan begins once more. Everybody has voted for the update before,
  * since they hold it. */
 static tr_status begin_again(coordinator *self, tr_error *err)
@@ -443,9 +457,11 @@ static void coordinator_start(tr_actor *actor, void *state)
     self->began_ns = tr_actor_now_ns(actor);
     if (!self->again) return;
     const tr_step_record *before = &journal->records[(self->step + 1) % 2];
-    if (before->step + 1 == self->step)
+    if (before->step && before->step + 1 == self->step)
         send_record(self, before); /* it may have died on its way to the log too */
-    bool lost = journal->asked > journal->saved && journal->asked <= self->step;
+    bool lost = false;
+    for (int i = 0; i < 2; i++)
+        lost = lost || (journal->asked[i] > journal->saved && journal->asked[i] <= self->step);
     if (self->last_checkpoint != self->step && (lost || tr_plan_checkpoint_after(plan, self->step)))
         ask_checkpoint(self);
     if (self->record_held && tr_plan_evaluations_after(plan, self->step) == 0) tell_record(self);

@@ -22,8 +22,12 @@ extern "C" {
 typedef struct tr_coordinator_journal {
     tr_step_record records[2]; /* of the steps committed last, at step % 2; step 0: none */
     uint32_t saved;            /* updates in the newest checkpoint that was written */
-    uint32_t asked;            /* and in the newest one asked for */
+    uint32_t asked[2];         /* and in the two asked for last, the last one first */
 } tr_coordinator_journal;
+
+/* From which of the generations that every slot holds whole (the newest first; 0: none) to go on: the newest, but the one
+ * before it where its checkpoint was asked for and not written: that one is made again then. */
+uint64_t tr_coordinator_generation(const tr_coordinator_journal *journal, const uint64_t held[2]);
 
 /* Context of the registry entry: a const tr_coordinator_context *, which outlives the job.
  * The actor lives in the head. */

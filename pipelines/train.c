@@ -294,22 +294,19 @@ static tr_status begin_from_disk(training *self, const tr_topology **topology, t
     if (!status) status = tr_job_plan_init(&self->plan, self->recipe, &config, self->data, &self->start, err);
     tr_model_config_release(&config);
     if (status) return status;
-    self->journal.saved = self->journal.asked = start.updates;
+    self->journal.saved = self->journal.asked[0] = self->journal.asked[1] = start.updates;
     tell_coordinator(self);
     *topology = &self->plan.topology;
     return TR_OK;
 }
 
-/* The newest state there is; the one before it where its checkpoint was still being written: that one is made again then. */
 static tr_status begin_again(void *context, tr_job_beginning *beginning, tr_error *err)
 {
     training *self = context;
     const tr_coordinator_journal *journal = &self->journal;
     bool has_begun = journal->records[0].step || journal->records[1].step;
     tr_status status = TR_OK;
-    if (beginning->held[1] && journal->asked > journal->saved &&
-        beginning->held[1] == (uint64_t)journal->asked + 1)
-        beginning->generation = beginning->held[1];
+    beginning->generation = tr_coordinator_generation(journal, beginning->held);
     if (beginning->generation == 0 && has_begun) status = begin_from_disk(self, &beginning->topology, err);
     return status ? status : tr_run_epoch_from(self->run, beginning->epoch, beginning->generation, err);
 }

@@ -354,8 +354,9 @@ void tr_head_on_peer_lost(void *context, int32_t peer, bool control, const char 
     (void)control;
     tr_head *self = context;
     bool a_worker = peer >= 1 && peer < self->topology->n_nodes;
-    bool here = a_worker ? self->workers[peer].greeted : self->agent_is_here;
-    if (!here) return; /* the last word of its life in an epoch before */
+    /* Before it greets, it is the last word of its life in an epoch before; in the first epoch there was none. */
+    bool here = a_worker ? self->workers[peer].greeted || !self->changed_ns : self->agent_is_here;
+    if (!here) return;
     suspect(self, peer, reason);
 }
 

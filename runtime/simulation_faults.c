@@ -10,7 +10,8 @@
 #include <string.h>
 
 enum {
-    NEAR_EVENTS = 400,    /* how soon a fault may follow another: within the change of epoch that it began */
+    NEAR_EVENTS = 80,     /* how soon a fault may follow another: within the change of epoch that it began, */
+    SOON_EVENTS = 400,    /* or not long after it */
     STOPPED_EVENTS = 600, /* the longest time that a process is stopped */
     ZOMBIE_EVENTS = 600,
     MAX_LEFT = 6, /* frames that a dying process may still send */
@@ -31,8 +32,8 @@ void tr__faults_init(tr__simulated_job *self)
         uint64_t *before = i ? &self->faults[i - 1] : NULL;
         switch (before ? draw(self, 4) : 3) {
         case 0: self->faults[i] = *before; break; /* at once */
-        case 1:
-        case 2: self->faults[i] = *before + draw(self, NEAR_EVENTS); break;
+        case 1: self->faults[i] = *before + draw(self, NEAR_EVENTS); break;
+        case 2: self->faults[i] = *before + draw(self, SOON_EVENTS); break;
         default: self->faults[i] = (before ? *before : 0) + draw(self, self->options->faults_until); break;
         }
     }
