@@ -210,6 +210,8 @@ static void activate(tr_simulation *self, int32_t node)
     if (self->driver.before) self->driver.before(self->driver.context, node);
     uint64_t n_runnable = tr_node_runnable(self->nodes[node]);
     uint32_t which = self->options.duration_ns ? 0 : (uint32_t)tr__simulation_draw(self, n_runnable);
+    if (self->newest_first && n_runnable > 1 && tr__simulation_draw(self, 16))
+        which = (uint32_t)n_runnable - 1;
     note(self, EVENT_ACTIVATION, (uint64_t)node << 8 | which);
     if (self->options.trace) fprintf(self->options.trace, "%12" PRIu64 " node %d runs\n", self->now_ns, node);
     self->counters.n_activations++;

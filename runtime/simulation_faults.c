@@ -7,16 +7,13 @@
 
 #include "base/memory.h"
 
-#include <string.h>
-
 enum {
     NEAR_EVENTS = 80,     /* how soon a fault may follow another: within the change of epoch that it began, */
     SOON_EVENTS = 400,    /* or not long after it */
     STOPPED_EVENTS = 600, /* the longest time that a process is stopped */
     ZOMBIE_EVENTS = 600,
     MAX_LEFT = 6, /* frames that a dying process may still send */
-    MAX_SLOT_CALLS = 4,
-    GARBAGE = 0xff /* of floats: NaNs */
+    MAX_SLOT_CALLS = 4
 };
 
 static uint64_t draw(tr__simulated_job *self, uint64_t below)
@@ -26,6 +23,7 @@ static uint64_t draw(tr__simulated_job *self, uint64_t below)
 
 void tr__faults_init(tr__simulated_job *self)
 {
+    self->base.newest_first = draw(self, 2) != 0;
     uint32_t most = self->options->n_faults < TR__MAX_FAULTS ? self->options->n_faults : TR__MAX_FAULTS;
     self->n_faults = most ? 1 + (uint32_t)draw(self, most) : 0;
     for (uint32_t i = 0; i < self->n_faults; i++) {
@@ -41,49 +39,9 @@ void tr__faults_init(tr__simulated_job *self)
 
 /* ---- death ---- */
 
-static size_t image_bytes(const tr__process *process)
-{
-    size_t n = 1;
-    for (int i = 0; i < process->n_regions; i++)
-        n += 2 * (sizeof(uint64_t) + tr_state_region_slot_bytes(process->regions[i]));
-    return n;
-}
-
 static void take_image(tr__process *process)
 {
-    uint8_t *at = process->image = tr_alloc(image_bytes(process));
-    TR_ASSERT(at);
-    for (int i = 0; i < process->n_regions; i++) {
-        for (int slot = 0; slot < 2; slot++) {
-            uint64_t generation = tr_state_generation(process->regions[i], slot);
-            size_t size = tr_state_region_slot_bytes(process->regions[i]);
-            memcpy(at, &generation, sizeof generation);
-            memcpy(at + sizeof generation, tr_state_slot(process->regions[i], slot), size);
-            at += sizeof generation + size;
-        }
-    }
-}
-
-/* As they were at the moment of death; what was not valid then is garbage, so that whoever reads it is noticed. */
-static void restore_image(tr__simulated_job *self, const tr__process *process, tr_state_region *const *into)
-{
-    const uint8_t *at = process->image;
-    for (int i = 0; i < process->n_regions; i++) {
-        for (int slot = 0; slot < 2; slot++) {
-            uint64_t generation;
-            size_t size = tr_state_region_slot_bytes(into[i]);
-            memcpy(&generation, at, sizeof generation);
-            tr_state_open(into[i], slot);
-            memcpy(tr_state_slot(into[i], slot), at + sizeof generation, size);
-            if (generation == 0) {
-                memset(tr_state_slot(into[i], slot), GARBAGE, size);
-                self->counters.n_spoiled++;
-            } else {
-                tr_state_publish(into[i], slot, generation);
-            }
-            at += sizeof generation + size;
-        }
-    }
+    process->image = tr__slots_image(process);
 }
 
 static void forget_image(tr__process *process)
@@ -110,7 +68,7 @@ void tr__process_kill(tr__simulated_job *self, int32_t place)
     if (!process->image) take_image(process);
     self->base.nodes[place] = NULL;
     tr_worker_destroy(&process->worker); /* what its actors say and write in the end comes to nothing */
-    restore_image(self, process, process->regions);
+    tr__slots_restore(self, place, process->image, process->regions);
     forget_image(process);
     process->dying = process->dies_next = process->is_hung = false;
     process->dies_at_slot = 0;
@@ -146,7 +104,7 @@ void tr__faults_on_slot(void *context, int32_t place, tr_actor_id who, int slot,
 {
     tr__simulated_job *self = context;
     tr__process *process = &self->processes[place];
-    (void)who, (void)slot, (void)generation;
+    tr__slots_audit(self, place, who, slot, generation);
     if (process->dying && !process->image) {
         if (process->n_left) process->n_left--;
         if (process->n_left == 0) take_image(process);
@@ -184,7 +142,7 @@ static void become_zombie(tr__simulated_job *self, int32_t node)
         TR_ASSERT(status == TR_OK);
     }
     take_image(process);
-    restore_image(self, process, regions);
+    tr__slots_restore(self, node, process->image, regions);
     forget_image(process);
     *zombie = *process;
     zombie->dies_next = zombie->is_hung = false;

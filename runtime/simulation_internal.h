@@ -43,6 +43,8 @@ struct tr_simulation {
     int32_t n_places;
     tr__simulation_seat *seats;
     bool *frozen; /* by place: as by SIGSTOP */
+    bool
+        newest_first; /* mostly what a node was told of last runs first, so that something older waits for long */
     tr__simulation_driver driver;
     uint32_t torn_epoch; /* a fault has happened in it: where its slots lie is not looked at any more */
     uint32_t *node_weights, landing_weight; /* how often each is chosen: some nodes are slow */

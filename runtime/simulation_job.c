@@ -304,6 +304,7 @@ static tr_status make(tr__simulated_job *self, tr_error *err)
     tr_status status = tr__simulation_init(&self->base, &base, self->n_nodes + 1 + TR__MAX_ZOMBIES, err);
     self->processes = tr_alloc_zero((size_t)self->n_nodes + 1 + TR__MAX_ZOMBIES, sizeof *self->processes);
     if (!self->processes) return tr_fail(err, TR_ENOMEM, "no memory for processes");
+    if (status == TR_OK) status = tr__slots_init(self, err);
     if (status == TR_OK) status = make_head(self, err);
     if (status == TR_OK) status = make_agent(self, err);
     for (int32_t node = 1; node < self->n_nodes && status == TR_OK; node++)
@@ -326,6 +327,7 @@ static void release(tr__simulated_job *self)
     tr_free(self->head.workers);
     tr_free(self->head.restarts_ns);
     tr_free(self->processes);
+    tr_free(self->published);
 }
 
 static tr_status run(tr__simulated_job *self, tr_error *err)

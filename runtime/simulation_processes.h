@@ -62,6 +62,7 @@ typedef struct tr__simulated_job {
     bool agent_stopping, agent_is_done;
     uint64_t kill_at_ns;
     /* what is to go wrong */
+    uint64_t *published; /* hashes of slots when they were published, by actor and slot; 0: open */
     uint64_t faults[TR__MAX_FAULTS]; /* after how many events */
     uint32_t n_faults, n_struck;
     tr_job_simulation_counters counters;
@@ -71,6 +72,13 @@ typedef struct tr__simulated_job {
 void tr__job_trace(const tr__simulated_job *self, const char *what, int32_t place);
 void tr__agent_reap(tr__simulated_job *self, int32_t node, int signal);
 void tr__process_release_regions(tr__process *process);
+
+/* simulation_slots.c */
+tr_status tr__slots_init(tr__simulated_job *self, tr_error *err);
+void tr__slots_audit(tr__simulated_job *self, int32_t place, tr_actor_id who, int slot, uint64_t generation);
+uint8_t *tr__slots_image(const tr__process *process); /* what a death leaves; tr_free it */
+void tr__slots_restore(tr__simulated_job *self, int32_t place, const uint8_t *image,
+                       tr_state_region *const *into);
 
 /* simulation_faults.c */
 void tr__faults_init(tr__simulated_job *self);
