@@ -12,6 +12,8 @@ enum {
     SOON_EVENTS = 400,    /* or not long after it */
     STOPPED_EVENTS = 600, /* the longest time that a process is stopped */
     ZOMBIE_EVENTS = 600,
+    MIN_PAUSED_EVENTS = 50,
+    PAUSED_EVENTS = 200,
     MAX_LEFT = 6, /* frames that a dying process may still send */
     MAX_SLOT_CALLS = 4
 };
@@ -113,11 +115,6 @@ void tr__faults_on_slot(void *context, int32_t place, tr_actor_id who, int slot,
     }
 }
 
-void tr__faults_after(tr__simulated_job *self, int32_t place)
-{
-    if (self->processes[place].dying) tr__process_kill(self, place);
-}
-
 /* ---- other misfortunes ---- */
 
 /* Its node's death is told, but it runs on, with memory of its own: fenced too late, on another host. */
@@ -177,6 +174,26 @@ static void stop(tr__simulated_job *self, int32_t place)
     process->is_hung = draw(self, 2) != 0;
 }
 
+/* After an activation that leaves others with something to do, the head gets no processor for a while: what comes waits, also
+ * the word of the victim's death, and is seen all at once. */
+static void pause_head(tr__simulated_job *self, int32_t victim)
+{
+    self->pauses_next = true;
+    if (self->processes[victim].worker)
+        self->processes[victim].dies_at_slot = 1 + (uint32_t)draw(self, MAX_SLOT_CALLS);
+}
+
+static void begin_pause(tr__simulated_job *self)
+{
+    if (!self->pauses_next || !tr_node_runnable(self->base.nodes[TR_NODE_HEAD])) return;
+    tr__job_trace(self, "the head pauses", TR_NODE_HEAD);
+    self->pauses_next = false;
+    self->counters.n_stops++;
+    self->base.frozen[TR_NODE_HEAD] = true;
+    self->processes[TR_NODE_HEAD].until_event =
+        self->base.counters.n_events + MIN_PAUSED_EVENTS + draw(self, PAUSED_EVENTS);
+}
+
 static void cut(tr__simulated_job *self)
 {
     bool control = draw(self, 3) == 0;
@@ -191,6 +208,12 @@ static void cut(tr__simulated_job *self)
     tr_sim_network_cut(control ? self->base.control : self->base.data, told, other);
 }
 
+void tr__faults_after(tr__simulated_job *self, int32_t place)
+{
+    if (self->processes[place].dying) tr__process_kill(self, place);
+    if (place == TR_NODE_HEAD) begin_pause(self);
+}
+
 static void strike(tr__simulated_job *self)
 {
     int32_t victim = 1 + (int32_t)draw(self, (uint64_t)self->n_nodes - 1);
@@ -203,6 +226,7 @@ static void strike(tr__simulated_job *self)
         break;
     case TR__FAULT_STOP: stop(self, victim); break;
     case TR__FAULT_CUT: cut(self); break;
+    case TR__FAULT_PAUSE: pause_head(self, victim); break;
     case TR__FAULT_ZOMBIE: become_zombie(self, victim); break;
     default: TR_ASSERT(false && "a kind of fault");
     }
@@ -232,4 +256,6 @@ void tr__faults_strike(tr__simulated_job *self)
         strike(self);
     }
     for (int32_t place = 1; place < self->base.n_places; place++) look_after(self, place);
+    if (self->processes[TR_NODE_HEAD].until_event <= self->base.counters.n_events)
+        self->base.frozen[TR_NODE_HEAD] = false;
 }

@@ -199,7 +199,7 @@ static void after_activation(void *context, int32_t place)
 {
     tr__simulated_job *self = context;
     bool a_worker = self->base.nodes[place] && self->processes[place].worker;
-    if (a_worker) tr__faults_after(self, place);
+    tr__faults_after(self, place);
     if (a_worker && self->base.nodes[place] && tr_node_is_stopped(self->base.nodes[place]))
         end_epoch(self, place);
     if (self->head.epoch < self->epoch_before)
@@ -336,7 +336,9 @@ static tr_status run(tr__simulated_job *self, tr_error *err)
     while (!base->broken && !tr_node_is_stopped(self->head.node) &&
            base->counters.n_events < base->options.max_events) {
         tr__faults_strike(self);
-        if (!tr__simulation_go_on(base)) break;
+        if (tr__simulation_go_on(base)) continue;
+        if (!base->frozen[TR_NODE_HEAD]) break;
+        base->frozen[TR_NODE_HEAD] = false; /* all others wait for it */
     }
     if (base->broken) {
         if (err) *err = base->error;

@@ -46,6 +46,7 @@ typedef enum tr__fault_kind {
     TR__FAULT_STOP,
     TR__FAULT_CUT,
     TR__FAULT_ZOMBIE,
+    TR__FAULT_PAUSE, /* of the head, while somebody dies */
     TR__FAULT_KINDS
 } tr__fault_kind;
 
@@ -65,6 +66,7 @@ typedef struct tr__simulated_job {
     uint64_t *published; /* hashes of slots when they were published, by actor and slot; 0: open */
     uint64_t faults[TR__MAX_FAULTS]; /* after how many events */
     uint32_t n_faults, n_struck;
+    bool pauses_next; /* the head */
     tr_job_simulation_counters counters;
 } tr__simulated_job;
 
