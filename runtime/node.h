@@ -46,7 +46,7 @@ typedef struct tr_node_options {
      * without locks held. */
     void *context;
     void (*on_system)(void *context, int32_t peer, const tr_message *message); /* a SYSTEM frame */
-    /* control: its control link; else only the one for data. Told at the first loss, and at that of the control link. */
+    /* control: its control link; else only the one for data. Told at the first loss, and at each of a control link. */
     void (*on_peer_lost)(void *context, int32_t peer, bool control, const char *reason);
     void (*on_actor_end)(void *context, tr_actor_id who, const tr_error *error); /* error NULL: normal */
     /* An actor here called finish_job or fail_job. */

@@ -172,14 +172,16 @@ bool tr__peer_is_lost(tr_node *self, int32_t peer)
     return found;
 }
 
-typedef enum loss { KNOWN, WORSE, FIRST } loss; /* WORSE: so far only its link for data was lost */
+/* WORSE: its link for control, where one for data was lost, or once more: it had connected anew, and whoever hears of that
+ * has not come to look yet, so that the mark of its last life still stands. */
+typedef enum loss { KNOWN, WORSE, FIRST } loss;
 
 static loss mark_lost(tr_node *self, int32_t peer, bool control)
 {
     pthread_mutex_lock(&self->peers_lock);
     size_t at = 0;
     while (at < self->n_lost && self->lost[at].peer != peer) at++;
-    loss what = at == self->n_lost ? FIRST : control && !self->lost[at].control ? WORSE : KNOWN;
+    loss what = at == self->n_lost ? FIRST : control ? WORSE : KNOWN;
     if (what == FIRST) {
         tr_status status = tr_array_reserve((void **)&self->lost, &self->lost_capacity, self->n_lost + 1,
                                             sizeof *self->lost, NULL);
