@@ -52,6 +52,18 @@ static void forget_image(tr__process *process)
     process->image = NULL;
 }
 
+/* Until the replacement starts, what the zombie writes is in the node's memory, as its last words are heard: the fence comes
+ * before the replacement. */
+void tr__inherit(tr__simulated_job *self, int32_t node)
+{
+    tr__process *heir = &self->processes[node], *zombie = &self->processes[heir->heir_of];
+    if (!heir->heir_of) return;
+    heir->heir_of = 0;
+    uint8_t *image = tr__slots_image(zombie);
+    tr__slots_restore(self, node, image, heir->regions);
+    tr_free(image);
+}
+
 void tr__process_kill(tr__simulated_job *self, int32_t place)
 {
     tr__process *process = &self->processes[place];
@@ -77,7 +89,10 @@ void tr__process_kill(tr__simulated_job *self, int32_t place)
     process->killed = true;
     process->life = place < self->n_nodes ? TR__PROCESS_DEAD : TR__PROCESS_REAPED;
     self->base.frozen[place] = false;
-    if (place > self->n_nodes) tr__process_release_regions(process);
+    if (place < self->n_nodes) return;
+    for (int32_t heir = 1; heir < self->n_nodes; heir++)
+        if (self->processes[heir].heir_of == place) tr__inherit(self, heir);
+    tr__process_release_regions(process);
 }
 
 /* ---- death within an activation ---- */
@@ -138,9 +153,6 @@ static void become_zombie(tr__simulated_job *self, int32_t node)
             tr_state_region_new(&regions[i], "state", tr_state_region_slot_bytes(process->regions[i]), NULL);
         TR_ASSERT(status == TR_OK);
     }
-    take_image(process);
-    tr__slots_restore(self, node, process->image, regions);
-    forget_image(process);
     *zombie = *process;
     zombie->dies_next = zombie->is_hung = false;
     zombie->dies_at_slot = 0;
@@ -156,6 +168,7 @@ static void become_zombie(tr__simulated_job *self, int32_t node)
                              .simulated = process->simulated,
                              .regions = regions,
                              .n_regions = process->n_regions,
+                             .heir_of = place,
                              .life = TR__PROCESS_DEAD,
                              .killed = true};
     process->options.regions = regions;

@@ -30,6 +30,7 @@ static void start_worker(tr__simulated_job *self, int32_t node)
 {
     tr__process *process = &self->processes[node];
     tr_error err;
+    tr__inherit(self, node);
     process->options.epoch = self->agent_epoch;
     process->pid = NO_PID + self->n_started++;
     tr_status status = tr_worker_new(&process->worker, &process->options, &err);
@@ -183,7 +184,12 @@ static void end_epoch(tr__simulated_job *self, int32_t place)
     tr_node_finish(self->base.nodes[place]);
     self->base.nodes[place] = NULL;
     process->life = TR__PROCESS_BEGINS;
-    if (tr_worker_end_epoch(process->worker) && place < self->n_nodes) return;
+    bool goes_on = tr_worker_end_epoch(process->worker);
+    if (place > self->n_nodes) {
+        tr__process_kill(self, place);
+        return;
+    }
+    if (goes_on) return;
     tr_worker_destroy(&process->worker);
     process->life = TR__PROCESS_DEAD;
     self->base.frozen[place] = false;

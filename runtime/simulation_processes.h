@@ -36,6 +36,7 @@ typedef struct tr__process {
     uint32_t n_left;  /* after so many frames more */
     uint8_t *image;   /* of its regions at that moment; NULL: it is not over, or not dying */
     uint64_t until_event; /* when it goes on, where it is stopped; when it ends, as a zombie */
+    int32_t heir_of;      /* its regions still get what the zombie at this place has; 0: no */
     bool is_hung;         /* stopped, and the agent will say so */
 } tr__process;
 
@@ -88,6 +89,8 @@ void tr__faults_strike(tr__simulated_job *self); /* what is due; between events 
 void tr__faults_before(tr__simulated_job *self, int32_t place);
 void tr__faults_after(tr__simulated_job *self, int32_t place);
 void tr__faults_on_slot(void *context, int32_t place, tr_actor_id who, int slot, uint64_t generation);
+void tr__inherit(tr__simulated_job *self,
+                 int32_t node); /* from the node's zombie, once: what that writes later is its own */
 void tr__process_kill(tr__simulated_job *self, int32_t place); /* does nothing to one that is dead */
 
 #endif
