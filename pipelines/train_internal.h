@@ -47,5 +47,8 @@ void tr__training_tell_coordinator(tr__training *self);
 /* train_recovery.c; the functions of tr_job_recovery, context: the tr__training. */
 tr_status tr__training_record_epoch(void *context, uint32_t epoch, tr_error *err);
 tr_status tr__training_begin_again(void *context, tr_job_beginning *beginning, tr_error *err);
+/* Of the generations that every slot holds whole (the newest first; 0: none): the newest, but the one before it where its
+ * checkpoint was asked for and not written, which can be made again only from there. */
+uint64_t tr__training_generation(const tr_coordinator_journal *journal, const uint64_t held[2]);
 
 #endif

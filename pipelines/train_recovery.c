@@ -62,12 +62,17 @@ static tr_status begin_from_disk(tr__training *self, const tr_topology **topolog
     return TR_OK;
 }
 
-/* Is the older generation that of a checkpoint which was asked for and never came to its end? */
+/* Asked for and never brought to its end? They are written in the order of steps. */
 static bool lost_its_checkpoint(const tr_coordinator_journal *journal, uint64_t generation)
 {
     uint64_t updates = generation - 1;
     return generation && updates > journal->saved &&
            (updates == journal->asked[0] || updates == journal->asked[1]);
+}
+
+uint64_t tr__training_generation(const tr_coordinator_journal *journal, const uint64_t held[2])
+{
+    return lost_its_checkpoint(journal, held[1]) ? held[1] : held[0];
 }
 
 tr_status tr__training_begin_again(void *context, tr_job_beginning *beginning, tr_error *err)
@@ -76,7 +81,7 @@ tr_status tr__training_begin_again(void *context, tr_job_beginning *beginning, t
     const tr_coordinator_journal *journal = &self->journal;
     bool has_begun = tr_coordinator_newest(journal) > 0;
     tr_status status = TR_OK;
-    if (lost_its_checkpoint(journal, beginning->held[1])) beginning->generation = beginning->held[1];
+    beginning->generation = tr__training_generation(journal, beginning->held);
     if (beginning->generation == 0 && has_begun) status = begin_from_disk(self, &beginning->topology, err);
     return status ? status : tr_run_epoch_from(self->run, beginning->epoch, beginning->generation, err);
 }

@@ -122,7 +122,7 @@ static void handle(tr_actor *self, tr_message *message)
     const tr_node_options *options = &self->node->options;
     bool data = frame->kind == TR_FRAME_DATA, system = !data && frame->edge >= TR__TOPIC_FIRST;
     if (data) tr_receiver_end_hand_over(self->world->ins[frame->edge], frame->slot);
-    if (options->observe) options->observe(options->context, self->spec->id, message);
+    if (options->observe) options->observe(options->observer, self->spec->id, message);
     if (self->n_elders && tr__is_of_earlier_life(self, frame)) {
         __atomic_fetch_add(&self->node->counters.n_dropped_stale, 1, __ATOMIC_RELAXED);
     } else if (!(system && handle_system(self, message)) && !self->ended && self->behavior->receive) {

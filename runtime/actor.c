@@ -306,10 +306,14 @@ void tr_actor_slot_open(tr_actor *self, int slot)
 {
     TR_ASSERT(self->region);
     tr_state_open(self->region, slot);
+    const tr_node_options *options = &self->node->options;
+    if (options->observe_slot) options->observe_slot(options->observer, self->spec->id, slot, 0);
 }
 
 void tr_actor_slot_publish(tr_actor *self, int slot, uint64_t generation, tr_thread_pool *pool)
 {
     TR_ASSERT(self->region);
     tr_state_publish(self->region, slot, generation, pool);
+    const tr_node_options *options = &self->node->options;
+    if (options->observe_slot) options->observe_slot(options->observer, self->spec->id, slot, generation);
 }

@@ -131,7 +131,8 @@ static tr_status start_threads(tr_crew *self, tr_error *err)
     return status;
 }
 
-tr_status tr_crew_new(tr_crew **out, const tr_crew_options *options, tr_error *err)
+/* Of nobody yet. */
+static tr_status make(tr_crew **out, const tr_crew_options *options, tr_error *err)
 {
     tr_crew *self = tr_alloc_zero(1, sizeof *self);
     if (!self) return tr_fail(err, TR_ENOMEM, "no memory for a crew");
@@ -145,9 +146,33 @@ tr_status tr_crew_new(tr_crew **out, const tr_crew_options *options, tr_error *e
     }
     for (int32_t i = 0; i < self->n_nodes; i++)
         self->members[i] = (member){.crew = self, .pidfd = -1, .activity_descriptor = -1};
-    tr_status status = options->processes ? start_first_agent(self, err) : start_threads(self, err);
+    *out = self;
+    return TR_OK;
+}
+
+tr_status tr_crew_new(tr_crew **out, const tr_crew_options *options, tr_error *err)
+{
+    tr_crew *self;
+    tr_status status = make(&self, options, err);
+    if (status != TR_OK) return status;
+    status = options->processes ? start_first_agent(self, err) : start_threads(self, err);
     *out = self; /* also when it failed: threads that did start must be told to stop before it is destroyed */
     return status;
+}
+
+/* One "thread" that ends when the caller says so, and an agent of which only the number is known. */
+tr_status tr_crew_new_played(tr_crew **out, const tr_topology *topology, tr_error *err)
+{
+    tr_status status = make(out, &(tr_crew_options){.topology = topology}, err);
+    if (status != TR_OK) return status;
+    (*out)->agent_pid = 1;
+    (*out)->n_running = 1;
+    return TR_OK;
+}
+
+void tr_crew_end_played(tr_crew *self)
+{
+    self->n_running = 0;
 }
 
 int tr_crew_descriptor(const tr_crew *self)

@@ -24,6 +24,9 @@ typedef struct tr_crew_options {
 
 /* Starts an agent, which will start the workers, or one thread a worker. */
 tr_status tr_crew_new(tr_crew **out, const tr_crew_options *options, tr_error *err);
+/* Simulation: the caller plays the agent and its workers, and says when they have ended. It cannot be replaced. */
+tr_status tr_crew_new_played(tr_crew **out, const tr_topology *topology, tr_error *err);
+void tr_crew_end_played(tr_crew *self);
 int tr_crew_descriptor(const tr_crew *self);    /* readable when all have ended, or a thread has failed */
 int32_t tr_crew_agent_pid(const tr_crew *self); /* 0: there is none */
 /* All ended? Then *end says how the agent did (exit code 0 without one). */

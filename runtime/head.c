@@ -2,7 +2,6 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/head.h"
 
-#include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/spin.h"
@@ -15,7 +14,6 @@
 #include <unistd.h>
 
 enum {
-    TICK_MS = 50,
     GRACE_MS = 500,       /* what has not ended by itself after this is killed by the agent */
     AGENT_GRACE_MS = 800, /* and the agent itself after this much more */
     SUSPICION_MS = 400,   /* how long a broken link waits for the word of the agent, which knows why */
@@ -29,7 +27,7 @@ void tr_head_tell(tr_head *self, tr_job_event_kind kind, int32_t node, int32_t p
 {
     bool recovered = kind == TR_JOB_RECOVERED;
     const tr_job_event event = {.kind = kind,
-                                .monotonic_ns = tr_clock_ns(),
+                                .monotonic_ns = tr_node_now_ns(self->node),
                                 .node = node,
                                 .pid = pid,
                                 .epoch = self->epoch,
@@ -54,7 +52,7 @@ static void send_stop(tr_head *self, uint32_t grace_ms)
         if (self->workers[i].greeted) tr_control_send_note(self->node, i, TR_CONTROL_STOP, &note);
     if (tr_crew_agent_pid(self->crew))
         tr_control_send_note(self->node, self->topology->n_nodes, TR_CONTROL_STOP, &note);
-    uint64_t deadline_ns = tr_clock_ns() + (uint64_t)(grace_ms + AGENT_GRACE_MS) * 1000000;
+    uint64_t deadline_ns = tr_node_now_ns(self->node) + (uint64_t)(grace_ms + AGENT_GRACE_MS) * 1000000;
     if (self->deadline_ns == 0 || deadline_ns < self->deadline_ns) self->deadline_ns = deadline_ns;
 }
 
@@ -62,7 +60,8 @@ void tr_head_end(tr_head *self, const tr_error *cause, uint32_t grace_ms)
 {
     if (self->phase == TR_HEAD_ENDING) return;
     self->phase = TR_HEAD_ENDING;
-    self->explained_until_ns = tr_clock_ns() + (uint64_t)grace_ms * 1000000; /* from then on we kill */
+    self->explained_until_ns =
+        tr_node_now_ns(self->node) + (uint64_t)grace_ms * 1000000; /* from then on we kill */
     if (cause) self->cause = *cause;
     if (cause && self->cause.status == TR_OK) self->cause.status = TR_EINVAL;
     if (!self->crew) {
@@ -89,7 +88,7 @@ static void hold(tr_head *self, tr_status status, const char *text)
     }
     if (self->held.status != TR_OK) return;
     tr_fail(&self->held, status, "%s", text);
-    self->held_since_ns = tr_clock_ns();
+    self->held_since_ns = tr_node_now_ns(self->node);
 }
 
 /* ---- the way up: greeting, loading, running ---- */
@@ -131,7 +130,7 @@ static void start(tr_head *self)
         char text[128];
         snprintf(text, sizeof text, "epoch %u goes on from generation %llu, %.0f ms after it began",
                  self->epoch, (unsigned long long)self->generation,
-                 (double)(tr_clock_ns() - self->changed_ns) * 1e-6);
+                 (double)(tr_node_now_ns(self->node) - self->changed_ns) * 1e-6);
         tr_head_tell(self, TR_JOB_RECOVERED, -1, 0, text);
         self->lost_ns = self->detected_ns = 0;
     } else {
@@ -164,7 +163,7 @@ static void load(tr_head *self)
 {
     tr_error err = {0};
     self->phase = TR_HEAD_LOADING;
-    self->fenced_ns = tr_clock_ns();
+    self->fenced_ns = tr_node_now_ns(self->node);
     if (self->changed_ns && tr_head_begin_again(self, &err) != TR_OK) {
         tr_head_end(self, &err, GRACE_MS);
         return;
@@ -231,13 +230,18 @@ static void agent_greeted(tr_head *self, int32_t node, const tr_message *message
     tr_node_found(self->node, node);
 }
 
-void tr_head_run(tr_head *self)
+void tr_head_begin(tr_head *self)
 {
     self->workers[TR_NODE_HEAD].greeted = true;
     if (!self->crew && self->phase == TR_HEAD_GREETING) load(self);
-    self->greeted_from_ns = tr_clock_ns();
+    self->greeted_from_ns = tr_node_now_ns(self->node);
     self->greeting_until_ns = self->greeted_from_ns + (uint64_t)GREETING_MS * 1000000;
-    if (!self->quit) tr_node_run(self->node, TICK_MS, tr_head_on_tick);
+}
+
+void tr_head_run(tr_head *self)
+{
+    tr_head_begin(self);
+    if (!self->quit) tr_node_run(self->node, TR_HEAD_TICK_MS, tr_head_on_tick);
     tr_error failure;
     if (tr_node_failure(self->node, &failure) != TR_OK && self->cause.status == TR_OK) self->cause = failure;
 }
@@ -249,7 +253,8 @@ void tr_head_run(tr_head *self)
 static bool explains(const tr_head *self, const tr_control_note *note)
 {
     if (self->phase != TR_HEAD_ENDING) return true;
-    bool by_itself = (note->signal || note->exit_code) && tr_clock_ns() < self->explained_until_ns;
+    bool by_itself =
+        (note->signal || note->exit_code) && tr_node_now_ns(self->node) < self->explained_until_ns;
     return by_itself && self->cause.status == TR_ECLOSED && !self->death_told;
 }
 
@@ -257,7 +262,7 @@ static bool explains(const tr_head *self, const tr_control_note *note)
 static void note_death(tr_head *self, uint64_t silent_ns)
 {
     if (self->detected_ns) return;
-    self->detected_ns = tr_clock_ns();
+    self->detected_ns = tr_node_now_ns(self->node);
     self->lost_ns = silent_ns < self->detected_ns ? self->detected_ns - silent_ns : 0;
 }
 
@@ -301,7 +306,7 @@ static void suspect(tr_head *self, int32_t node, const char *reason)
     if (self->phase == TR_HEAD_ENDING || self->suspect) return;
     tr_log(TR_LOG_INFO, "the link to node %d broke: %s", node, reason);
     self->suspect = node;
-    self->suspect_since_ns = tr_clock_ns();
+    self->suspect_since_ns = tr_node_now_ns(self->node);
 }
 
 static void worker_ready(tr_head *self, int32_t node, const tr_control_note *note)
@@ -465,7 +470,7 @@ void tr_head_on_crew(void *context)
     bool farewell_comes = tr_crew_agent_pid(self->crew) && !end.signal && !self->farewell_heard;
     if (self->phase != TR_HEAD_ENDING) on_early_end(self, &end);
     if (self->phase != TR_HEAD_ENDING) return; /* there is another one */
-    self->crew_ended_ns = tr_clock_ns();
+    self->crew_ended_ns = tr_node_now_ns(self->node);
     if (!farewell_comes) quit(self);
 }
 
@@ -527,7 +532,7 @@ void tr_head_on_tick(void *context, uint64_t now_ns)
 {
     tr_head *self = context;
     tr_spin_sample();
-    tr_activity_beat(self->activity);
+    if (self->activity) tr_activity_beat(self->activity);
     if (self->phase == TR_HEAD_ENDING) {
         if (self->crew_ended_ns && now_ns > self->crew_ended_ns + (uint64_t)FAREWELL_MS * 1000000)
             quit(self);

@@ -14,7 +14,10 @@
 extern "C" {
 #endif
 
-enum { TR_HEAD_LAST_EPOCH = 0xffff }; /* a node's incarnation is its epoch, for which actors' have 16 bits */
+enum {
+    TR_HEAD_TICK_MS = 50,
+    TR_HEAD_LAST_EPOCH = 0xffff /* a node's incarnation is its epoch, for which actors' have 16 bits */
+};
 
 typedef enum tr_head_phase {
     TR_HEAD_GREETING,
@@ -88,6 +91,7 @@ void tr_head_end_because(tr_head *self, tr_status status, const char *text);
 
 /* Begins with the greeting; runs the node until all has ended. */
 void tr_head_run(tr_head *self);
+void tr_head_begin(tr_head *self); /* only that, for who runs the node otherwise */
 /* Ends the job; cause NULL: well. Only the first call counts. */
 void tr_head_end(tr_head *self, const tr_error *cause, uint32_t grace_ms);
 

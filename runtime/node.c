@@ -16,6 +16,11 @@ enum {
     UNSENT_SLEEP_NS = 1000000     /* longest sleep while a transport has something to send */
 };
 
+uint64_t tr_node_now_ns(const tr_node *self)
+{
+    return tr__node_now(self);
+}
+
 uint64_t tr__node_now(const tr_node *self)
 {
     return self->options.virtual_ns ? *self->options.virtual_ns : tr_clock_ns();
@@ -298,17 +303,32 @@ void tr_node_start_actors(tr_node *self)
         if (world->actors[i]) tr_scheduler_launch(self->scheduler, &world->actors[i]->task);
 }
 
-void tr_node_run(tr_node *self, uint32_t tick_ms, void (*on_tick)(void *context, uint64_t now_ns))
+void tr_node_begin(tr_node *self, uint32_t tick_ms, void (*on_tick)(void *context, uint64_t now_ns))
 {
     self->on_tick = on_tick;
     self->tick_ns = (uint64_t)tick_ms * 1000000;
     uint64_t first = on_tick && tick_ms ? tr__node_now(self) + self->tick_ns : UINT64_MAX;
     __atomic_store_n(&self->next_tick_ns, first, __ATOMIC_RELAXED);
-    tr_error err;
-    if (tr_scheduler_run(self->scheduler, &err) != TR_OK) tr_log(TR_LOG_ERROR, "%s", err.message);
+}
+
+void tr_node_finish(tr_node *self)
+{
     service_inbox(self, true);      /* whoever ended just before the stop is told of */
     tr__link_progress(&self->data); /* a last word that an actor or callback may have sent */
     tr__link_progress(&self->control);
+}
+
+void tr_node_run(tr_node *self, uint32_t tick_ms, void (*on_tick)(void *context, uint64_t now_ns))
+{
+    tr_error err;
+    tr_node_begin(self, tick_ms, on_tick);
+    if (tr_scheduler_run(self->scheduler, &err) != TR_OK) tr_log(TR_LOG_ERROR, "%s", err.message);
+    tr_node_finish(self);
+}
+
+bool tr_node_is_stopped(const tr_node *self)
+{
+    return tr_scheduler_is_stopped(self->scheduler);
 }
 
 uint32_t tr_node_runnable(const tr_node *self)
@@ -329,7 +349,9 @@ bool tr_node_progress(tr_node *self)
 
 uint64_t tr_node_next_timer_ns(const tr_node *self)
 {
-    return tr_timers_next(&self->timers);
+    uint64_t timer_ns = tr_timers_next(&self->timers);
+    uint64_t tick_ns = __atomic_load_n(&self->next_tick_ns, __ATOMIC_RELAXED);
+    return timer_ns < tick_ns ? timer_ns : tick_ns;
 }
 
 void tr_node_stop(tr_node *self)

@@ -37,13 +37,16 @@ typedef struct tr_node_options {
     struct tr_sim_network *data_network, *control_network;
     /* Called when an actor says what it does (tr_actor_activity), on its thread. NULL: not. */
     void (*on_activity)(void *context, tr_actor_id who, const char *what, uint32_t step, uint32_t microbatch);
-    /* Called with each message that an actor takes from its lanes, on its thread. NULL: not. */
-    void (*observe)(void *context, tr_actor_id to, const tr_message *message);
+    /* Called with each message that an actor takes from its lanes, and after each opening (generation 0) or publication of a
+     * state slot, on the actor's thread, with the observer. NULL: not. */
+    void (*observe)(void *observer, tr_actor_id to, const tr_message *message);
+    void (*observe_slot)(void *observer, tr_actor_id who, int slot, uint64_t generation);
+    void *observer;
     /* For the callbacks, and those of watches and ticks: all called on a scheduler thread, never two at a time,
      * without locks held. */
     void *context;
     void (*on_system)(void *context, int32_t peer, const tr_message *message); /* a SYSTEM frame */
-    /* control: its control link; else only the one for data. Told at the first loss, and at that of the control link. */
+    /* control: its control link; else only the one for data. Told at the first loss, and at each of a control link. */
     void (*on_peer_lost)(void *context, int32_t peer, bool control, const char *reason);
     void (*on_actor_end)(void *context, tr_actor_id who, const tr_error *error); /* error NULL: normal */
     /* An actor here called finish_job or fail_job. */
@@ -87,6 +90,8 @@ tr_status tr_node_watch(tr_node *self, int descriptor, void (*ready)(void *conte
                         tr_error *err);
 void tr_node_unwatch(tr_node *self, int descriptor);
 
+uint64_t tr_node_now_ns(const tr_node *self); /* any: the clock of its ticks, monotonic or virtual */
+
 /* Any. */
 void tr_node_send_system(tr_node *self, int32_t peer, uint32_t topic, const void *bytes, uint32_t size_bytes);
 /* Any: a CONTROL message from nobody to any actor. */
@@ -94,11 +99,15 @@ void tr_node_post(tr_node *self, tr_actor_id to, uint32_t topic, const void *byt
 /* An actor on another node ended, or its node was lost: tell monitors and links here. */
 void tr_node_actor_ended(tr_node *self, tr_actor_id who, const char *reason); /* any */
 
-/* Instead of tr_node_run, for one caller who plays all threads and chooses what comes next. */
+/* Instead of tr_node_run, for one caller who plays all threads and chooses what comes next. begin (not needed without
+ * ticks), then the others until it is stopped, then finish. */
+void tr_node_begin(tr_node *self, uint32_t tick_ms, void (*on_tick)(void *context, uint64_t now_ns));
+bool tr_node_is_stopped(const tr_node *self);
+void tr_node_finish(tr_node *self);
 uint32_t tr_node_runnable(const tr_node *self);   /* activations that could come next */
 void tr_node_step(tr_node *self, uint32_t which); /* the which-th of them */
 bool tr_node_progress(tr_node *self); /* what has arrived, timers that are due; true: there was some */
-uint64_t tr_node_next_timer_ns(const tr_node *self); /* UINT64_MAX: none */
+uint64_t tr_node_next_timer_ns(const tr_node *self); /* or tick; UINT64_MAX: none */
 
 void tr_node_destroy(tr_node **self);
 

@@ -8,7 +8,6 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/head.h"
 
-#include "base/clock.h"
 #include "base/log.h"
 
 #include <stdio.h>
@@ -64,7 +63,7 @@ void tr_head_recover(tr_head *self, const char *text)
     const tr_job_recovery *recovery = &self->options->recovery;
     char line[LINE_BYTES];
     tr_error err;
-    uint64_t now_ns = tr_clock_ns();
+    uint64_t now_ns = tr_node_now_ns(self->node);
     if (!tr_head_can_recover(self)) {
         tr_head_end_because(self, TR_ECLOSED, text);
         return;

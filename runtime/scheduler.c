@@ -504,6 +504,11 @@ void tr_scheduler_stop(tr_scheduler *self)
     self->hooks.rouse(self->hooks.context);
 }
 
+bool tr_scheduler_is_stopped(const tr_scheduler *self)
+{
+    return atomic_load_explicit(&self->stopping, memory_order_relaxed); /* only asked; nothing rests on it */
+}
+
 void tr_scheduler_destroy(tr_scheduler **out)
 {
     tr_scheduler *self = *out;

@@ -76,6 +76,8 @@ void tr_scheduler_step(tr_scheduler *self, uint32_t which);
 bool tr_task_is_idle(const tr_task *self);    /* neither runs nor waits to run, nor for a turn */
 bool tr_task_is_running(const tr_task *self); /* asked by itself, or by whoever plays all threads */
 
+bool tr_scheduler_is_stopped(const tr_scheduler *self); /* any */
+
 /* Drops all that is queued: its tasks are about to go. Only while it does not run, or from within a task where it has one
  * thread. */
 void tr_scheduler_clear(tr_scheduler *self);

@@ -43,21 +43,51 @@ void tr__audit_release(tr_simulation *self)
     tr_free(self->edges);
 }
 
-static tr__world *world_of(const tr_simulation *self, tr_actor_id id)
+static const tr_node *node_of(const tr_simulation *self, tr_actor_id id)
 {
-    int32_t node = tr_topology_actor(self->options.topology, id)->node;
-    return self->nodes[node]->world;
+    return self->nodes[tr_topology_actor(self->options.topology, id)->node];
 }
 
-void tr__audit_message(tr_simulation *self, tr_actor_id to, const tr_message *message)
+static tr__world *world_of(const tr_simulation *self, tr_actor_id id)
+{
+    const tr_node *node = node_of(self, id);
+    return node ? node->world : NULL;
+}
+
+/* Both ends are there, in the same epoch, and nothing was torn in it: then every slot can be accounted for. */
+static bool is_whole(const tr_simulation *self, const tr_edge_spec *spec)
+{
+    if (!world_of(self, spec->source) || !world_of(self, spec->destination)) return false;
+    uint32_t epoch = node_of(self, spec->source)->options.epoch;
+    return epoch == node_of(self, spec->destination)->options.epoch && epoch > self->torn_epoch;
+}
+
+/* Nothing of one epoch may be handled in another. What stays on its node carries none. */
+static void audit_epoch(tr_simulation *self, int32_t place, tr_actor_id to, const tr_frame *frame)
+{
+    uint32_t epoch = self->nodes[place]->options.epoch;
+    if (frame->epoch && frame->epoch != epoch)
+        tr__simulation_break(self, "'%s' was handed a message of epoch %u in epoch %u",
+                             tr_topology_actor(self->options.topology, to)->name, frame->epoch, epoch);
+}
+
+void tr__audit_message(tr_simulation *self, int32_t place, tr_actor_id to, const tr_message *message)
 {
     const tr_frame *frame = &message->frame;
-    if (frame->kind != TR_FRAME_DATA) return;
+    audit_epoch(self, place, to, frame);
+    /* A zombie sits elsewhere; what it is handed is its own business. */
+    if (frame->kind != TR_FRAME_DATA || place >= self->options.topology->n_nodes) return;
     const tr_edge_spec *spec = &self->options.topology->edges[frame->edge];
     tr__edge_watch *watch = &self->edges[frame->edge];
     if (to != spec->destination || frame->source != spec->source)
         tr__simulation_break(self, "a message of edge %u, '%s', came to actor %llu", spec->id, spec->name,
                              (unsigned long long)to);
+    uint32_t epoch = self->nodes[place]->options.epoch;
+    if (epoch < watch->epoch)
+        tr__simulation_break(self, "edge %u, '%s': a message of epoch %u came after one of %u", spec->id,
+                             spec->name, epoch, watch->epoch);
+    if (epoch != watch->epoch) watch->expected = 0;
+    watch->epoch = epoch;
     if (frame->sequence != watch->expected++)
         tr__simulation_break(self, "edge %u, '%s': message %u was handed over in place of %u", spec->id,
                              spec->name, frame->sequence, watch->expected - 1);
@@ -105,6 +135,7 @@ static bool is_new(uint8_t *copied, uint32_t ahead, uint32_t n_slots)
 static void look_at_data(tr_simulation *self, const tr_frame *frame)
 {
     const tr_edge_spec *spec = &self->options.topology->edges[frame->edge];
+    if (!is_whole(self, spec) || frame->epoch != node_of(self, spec->source)->options.epoch) return;
     const tr_receiver_end *in = world_of(self, spec->destination)->ins[spec->id];
     if (in->window_[frame->sequence & in->mask_]) return; /* a copy */
     if (is_new(self->edges[spec->id].copied, frame->sequence - in->expected_, spec->n_slots))
@@ -123,6 +154,7 @@ static void look_at_one_credit(tr_simulation *self, const tr_sender_end *out, tr
 static void look_at_credit(tr_simulation *self, const tr_frame *frame, const char *body)
 {
     const tr_edge_spec *spec = &self->options.topology->edges[frame->edge];
+    if (!is_whole(self, spec) || frame->epoch != node_of(self, spec->source)->options.epoch) return;
     const tr_sender_end *out = world_of(self, spec->source)->outs[spec->id];
     tr_credit credit = {.sequence = frame->sequence, .slot = frame->slot};
     if (!frame->body_bytes) look_at_one_credit(self, out, credit);
@@ -135,10 +167,12 @@ static void look_at_credit(tr_simulation *self, const tr_frame *frame, const cha
 static void audit_slots(tr_simulation *self)
 {
     const tr_topology *topology = self->options.topology;
-    for (size_t i = 0; i < topology->n_edges; i++) look_at_ends(self, &topology->edges[i]);
+    for (size_t i = 0; i < topology->n_edges; i++)
+        if (is_whole(self, &topology->edges[i])) look_at_ends(self, &topology->edges[i]);
     for (size_t i = 0; i < tr_sim_network_flying(self->data); i++) {
         const void *body;
         const tr_frame *frame = tr_sim_network_frame(self->data, i, &body);
+        if (!tr_sim_network_is_current(self->data, i)) continue;
         if (frame->kind == TR_FRAME_DATA)
             look_at_data(self, frame);
         else if (frame->kind == TR_FRAME_CREDIT)
@@ -146,7 +180,7 @@ static void audit_slots(tr_simulation *self)
     }
     for (size_t i = 0; i < topology->n_edges; i++) {
         const tr_edge_spec *spec = &topology->edges[i];
-        for (uint32_t slot = 0; slot < spec->n_slots; slot++)
+        for (uint32_t slot = 0; slot < spec->n_slots && is_whole(self, spec); slot++)
             if (self->edges[i].found[slot] != 1)
                 tr__simulation_break(self, "edge %u, '%s': slot %u is in %u places", spec->id, spec->name,
                                      slot, self->edges[i].found[slot]);
@@ -178,8 +212,10 @@ static void audit_actor(tr_simulation *self, const tr_actor *actor)
 void tr__audit(tr_simulation *self)
 {
     audit_slots(self);
-    for (size_t i = 0; i < self->options.topology->n_actors; i++)
-        audit_actor(self, world_of(self, i + 1)->actors[i]);
+    for (size_t i = 0; i < self->options.topology->n_actors; i++) {
+        const tr__world *world = world_of(self, i + 1);
+        if (world) audit_actor(self, world->actors[i]);
+    }
 }
 
 void tr__audit_describe(const tr_simulation *self, char *text, size_t capacity)
@@ -188,7 +224,9 @@ void tr__audit_describe(const tr_simulation *self, char *text, size_t capacity)
     size_t at = 0;
     text[0] = '\0';
     for (size_t i = 0; i < topology->n_actors && at < capacity; i++) {
-        const tr_actor *actor = world_of(self, i + 1)->actors[i];
+        const tr__world *world = world_of(self, i + 1);
+        if (!world) continue;
+        const tr_actor *actor = world->actors[i];
         const tr_activity_record *record = actor->record;
         int n = snprintf(text + at, capacity - at, "; '%s' %s%s of step %u, micro-batch %u",
                          actor->spec->name, actor->ended ? "has ended, last in " : "", record->what,
@@ -197,8 +235,9 @@ void tr__audit_describe(const tr_simulation *self, char *text, size_t capacity)
     }
     for (size_t i = 0; i < topology->n_edges && at < capacity; i++) {
         const tr_edge_spec *spec = &topology->edges[i];
-        const tr_sender_end *out = world_of(self, spec->source)->outs[i];
-        if (tr_sender_end_credits(out) == spec->n_slots) continue;
+        const tr__world *world = world_of(self, spec->source);
+        const tr_sender_end *out = world ? world->outs[i] : NULL;
+        if (!out || tr_sender_end_credits(out) == spec->n_slots) continue;
         int n = snprintf(text + at, capacity - at, "; edge %zu '%s': %u of %u credits", i, spec->name,
                          tr_sender_end_credits(out), spec->n_slots);
         at += n > 0 ? (size_t)n : 0;

@@ -15,7 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
-typedef struct worker {
+struct tr_worker {
     const tr_worker_options *options;
     tr_node *node;
     tr_control_load load;       /* what actors' ends need is there before an actor starts */
@@ -24,9 +24,7 @@ typedef struct worker {
     uint32_t epoch, next_epoch; /* 0: the job ends */
     tr_chaos chaos;
     bool heard_load, loaded, head_lost;
-} worker;
-
-enum { SAMPLE_MS = 100 };
+};
 
 bool tr_worker_may_spin(const tr_topology *topology)
 {
@@ -45,7 +43,7 @@ void tr_worker_describe_failure(char *text, size_t capacity, const tr_activity_p
 /* The head closes its links for data at every change of epoch; without its control link there is no job. */
 static void on_peer_lost(void *context, int32_t peer, bool control, const char *reason)
 {
-    worker *self = context;
+    tr_worker *self = context;
     if (peer == TR_NODE_HEAD) {
         if (!control) return;
         self->head_lost = true;
@@ -60,7 +58,7 @@ static void on_peer_lost(void *context, int32_t peer, bool control, const char *
 
 static void on_actor_end(void *context, tr_actor_id who, const tr_error *error)
 {
-    worker *self = context;
+    tr_worker *self = context;
     tr_control_note note = {.node = self->options->node, .pid = getpid(), .actor = who};
     if (error) {
         note.status = error->status == TR_OK ? TR_EINVAL : error->status;
@@ -71,7 +69,7 @@ static void on_actor_end(void *context, tr_actor_id who, const tr_error *error)
 
 static void on_job_end(void *context, const tr_error *error)
 {
-    worker *self = context;
+    tr_worker *self = context;
     tr_control_note note = {.node = self->options->node, .pid = getpid()};
     if (error) {
         note.status = error->status == TR_OK ? TR_EINVAL : error->status;
@@ -81,13 +79,17 @@ static void on_job_end(void *context, const tr_error *error)
 }
 
 /* They stay mapped from one epoch to the next. */
-static tr_status open_regions(worker *self, tr_error *err)
+static tr_status open_regions(tr_worker *self, tr_error *err)
 {
     const tr_worker_options *options = self->options;
     if (options->n_states == 0) return TR_OK;
     self->regions = tr_alloc_zero((size_t)options->n_states, sizeof *self->regions);
     if (!self->regions) return tr_fail(err, TR_ENOMEM, "no memory for %d state regions", options->n_states);
     for (int32_t i = 0; i < options->n_states; i++) {
+        if (options->regions) {
+            self->regions[i] = options->regions[i];
+            continue;
+        }
         tr_status status = tr_state_region_open(&self->regions[i], options->first_state_descriptor + i, err);
         if (status != TR_OK) return status;
     }
@@ -95,7 +97,7 @@ static tr_status open_regions(worker *self, tr_error *err)
 }
 
 /* Which region is whose. */
-static tr_status assign_regions(worker *self, tr_error *err)
+static tr_status assign_regions(tr_worker *self, tr_error *err)
 {
     const tr_topology *topology = &self->load.topology;
     int32_t next = 0;
@@ -108,7 +110,7 @@ static tr_status assign_regions(worker *self, tr_error *err)
     return TR_OK;
 }
 
-static tr_status connect_peers(worker *self, tr_error *err)
+static tr_status connect_peers(tr_worker *self, tr_error *err)
 {
     for (int32_t peer = 0; peer < self->load.topology.n_nodes; peer++) {
         const tr_control_hello *address = &self->load.addresses[peer];
@@ -122,7 +124,7 @@ static tr_status connect_peers(worker *self, tr_error *err)
     return TR_OK;
 }
 
-static void load(worker *self, const tr_message *message)
+static void load(tr_worker *self, const tr_message *message)
 {
     tr_error err = {0};
     if (self->heard_load) return;
@@ -141,7 +143,7 @@ static void load(worker *self, const tr_message *message)
 
 static void on_system(void *context, int32_t peer, const tr_message *message)
 {
-    worker *self = context;
+    tr_worker *self = context;
     tr_control_note note;
     if (peer != TR_NODE_HEAD) return;
     switch (message->frame.edge) {
@@ -169,16 +171,16 @@ static void on_system(void *context, int32_t peer, const tr_message *message)
 static void on_activity(void *context, tr_actor_id who, const char *what, uint32_t step, uint32_t microbatch)
 {
     (void)microbatch;
-    worker *self = context;
+    tr_worker *self = context;
     const tr_actor_spec *actor = tr_topology_actor(&self->load.topology, who);
     int signal = actor ? tr_chaos_strikes(&self->chaos, self->epoch, actor->name, what, step) : 0;
     if (signal) kill(getpid(), signal);
 }
 
-static void on_tick(void *context, uint64_t now_ns)
+void tr_worker_on_tick(void *context, uint64_t now_ns)
 {
     (void)now_ns;
-    const worker *self = context;
+    const tr_worker *self = context;
     const bool *must_stop = self->options->must_stop;
     if (self->options->activity) tr_activity_beat(self->options->activity);
     tr_spin_sample();
@@ -186,7 +188,7 @@ static void on_tick(void *context, uint64_t now_ns)
         tr_node_stop(self->node); /* orders nothing */
 }
 
-static tr_status greet(worker *self, tr_error *err)
+static tr_status greet(tr_worker *self, tr_error *err)
 {
     const tr_worker_options *options = self->options;
     tr_node_options node = {.node = options->node,
@@ -205,6 +207,14 @@ static tr_status greet(worker *self, tr_error *err)
                             .on_peer_lost = on_peer_lost,
                             .on_actor_end = on_actor_end,
                             .on_job_end = on_job_end};
+    if (options->simulated) {
+        node.virtual_ns = options->simulated->virtual_ns;
+        node.data_network = options->simulated->data_network;
+        node.control_network = options->simulated->control_network;
+        node.observe = options->simulated->observe;
+        node.observe_slot = options->simulated->observe_slot;
+        node.observer = options->simulated->observer;
+    }
     if (self->chaos.n_points) node.on_activity = on_activity;
     memcpy(node.job_key, options->job_key, sizeof node.job_key);
     tr_status status = tr_node_new(&self->node, &node, err);
@@ -217,34 +227,74 @@ static tr_status greet(worker *self, tr_error *err)
     return tr_control_send_hello(self->node, TR_NODE_HEAD, &hello, err);
 }
 
-/* Greets, loads, runs, ends. Nothing of one epoch is there in the next but the state's memory: no actor, no link, no
- * message. */
-static tr_status run_epoch(worker *self, tr_error *err)
+tr_status tr_worker_new(tr_worker **out, const tr_worker_options *options, tr_error *err)
 {
+    tr_worker *self = tr_alloc_zero(1, sizeof *self);
+    if (!self) return tr_fail(err, TR_ENOMEM, "no memory for worker %d", options->node);
+    self->options = options;
+    self->next_epoch = options->epoch;
+    tr_status status = tr_chaos_parse(&self->chaos, options->chaos, err);
+    if (status == TR_OK) status = open_regions(self, err);
+    if (status == TR_OK)
+        *out = self;
+    else
+        tr_worker_destroy(&self);
+    return status;
+}
+
+tr_status tr_worker_begin_epoch(tr_worker *self, tr_error *err)
+{
+    self->epoch = self->next_epoch;
+    self->next_epoch = 0;
     if (self->options->activity) tr_activity_clear(self->options->activity); /* its actors are gone */
-    tr_status status = greet(self, err);
-    if (status == TR_OK) tr_node_run(self->node, SAMPLE_MS, on_tick);
-    if (status == TR_OK) status = tr_node_failure(self->node, err);
-    if (status == TR_OK && self->head_lost) status = tr_fail(err, TR_ECLOSED, "the head is gone");
+    return greet(self, err);
+}
+
+tr_node *tr_worker_node(const tr_worker *self)
+{
+    return self->node;
+}
+
+/* Nothing of one epoch is there in the next but the state's memory: no actor, no link, no message. */
+bool tr_worker_end_epoch(tr_worker *self)
+{
     tr_node_destroy(&self->node);
     tr_free(self->states);
     self->states = NULL;
     tr_control_load_release(&self->load);
     self->heard_load = self->loaded = false;
-    return status;
+    return self->next_epoch != 0;
+}
+
+void tr_worker_move(tr_worker *self, const tr_worker_options *options)
+{
+    self->options = options;
+}
+
+void tr_worker_destroy(tr_worker **out)
+{
+    tr_worker *self = *out;
+    if (!self) return;
+    (void)tr_worker_end_epoch(self);
+    for (int32_t i = 0; self->regions && !self->options->regions && i < self->options->n_states; i++)
+        tr_state_region_destroy(&self->regions[i]);
+    tr_free(self->regions);
+    tr_free(self);
+    *out = NULL;
 }
 
 tr_status tr_worker_run(const tr_worker_options *options, tr_error *err)
 {
-    worker self = {.options = options, .next_epoch = options->epoch};
-    tr_status status = tr_chaos_parse(&self.chaos, options->chaos, err);
-    if (status == TR_OK) status = open_regions(&self, err);
-    while (status == TR_OK && self.next_epoch) {
-        self.epoch = self.next_epoch;
-        self.next_epoch = 0;
-        status = run_epoch(&self, err);
+    tr_worker *self;
+    tr_status status = tr_worker_new(&self, options, err);
+    if (status != TR_OK) return status;
+    for (bool goes_on = true; goes_on;) {
+        status = tr_worker_begin_epoch(self, err);
+        if (status == TR_OK) tr_node_run(self->node, TR_WORKER_TICK_MS, tr_worker_on_tick);
+        if (status == TR_OK) status = tr_node_failure(self->node, err);
+        if (status == TR_OK && self->head_lost) status = tr_fail(err, TR_ECLOSED, "the head is gone");
+        goes_on = tr_worker_end_epoch(self) && status == TR_OK;
     }
-    for (int32_t i = 0; self.regions && i < options->n_states; i++) tr_state_region_destroy(&self.regions[i]);
-    tr_free(self.regions);
+    tr_worker_destroy(&self);
     return status;
 }

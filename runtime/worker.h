@@ -27,11 +27,27 @@ typedef struct tr_worker_options {
     const char *chaos;     /* points, NULL: none */
     int first_state_descriptor,
         n_states; /* of its actors with state, in the topology's order; 0: in own memory */
+    /* Simulation (runtime/simulation_job.h): regions that are mapped already, the caller's, in place of descriptors; and
+     * what its nodes get beside the above. NULL: neither. */
+    tr_state_region *const *regions;
+    const tr_node_options *simulated;
 } tr_worker_options;
 
 /* Returns TR_OK when the head said stop; TR_ECLOSED when the head is gone. What goes wrong with actors is
  * told to the head. */
 tr_status tr_worker_run(const tr_worker_options *options, tr_error *err);
+
+/* The same step by step, for a caller who runs the nodes otherwise: new, then begin_epoch, the node until it is stopped,
+ * end_epoch, as long as that says that there is another. */
+typedef struct tr_worker tr_worker;
+tr_status tr_worker_new(tr_worker **out, const tr_worker_options *options, tr_error *err);
+tr_status tr_worker_begin_epoch(tr_worker *self, tr_error *err); /* a node that greets the head */
+tr_node *tr_worker_node(const tr_worker *self);                  /* NULL between epochs */
+bool tr_worker_end_epoch(tr_worker *self);                       /* true: another one is to begin */
+void tr_worker_on_tick(void *context, uint64_t now_ns);          /* of its nodes, every TR_WORKER_TICK_MS */
+void tr_worker_move(tr_worker *self, const tr_worker_options *options); /* the same ones lie elsewhere now */
+void tr_worker_destroy(tr_worker **self);
+enum { TR_WORKER_TICK_MS = 100 };
 
 /* Do the threads of all nodes of a topology find a processor each on this host?
  * The agent sleeps and is not counted. */

@@ -11,17 +11,26 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_RESENDS = 3 };
+enum { MAX_RESENDS = 3, MAX_NOTICE_NS = 300000000 /* of a death; the head's suspicion takes 400 ms */ };
 
 typedef struct sim {
     tr_transport base;
     tr_sim_network *network;
     tr_message *landed; /* one at most; its link_ is the sender's tr_link here */
+    bool dead;
+    uint32_t *n_left; /* frames that it may still send; NULL: no limit */
 } sim;
+
+typedef struct sim_link {
+    tr_link base;
+    bool cut;
+} sim_link;
 
 typedef struct flight {
     uint64_t due_ns, order;
     int32_t from, to;
+    uint32_t from_incarnation, to_incarnation; /* whose connection it is on */
+    bool is_loss;                              /* no frame: its receiver learns that the connection is gone */
     tr_message *message;
 } flight;
 
@@ -46,6 +55,8 @@ static bool chance(tr_sim_network *self, uint32_t permille)
 {
     return draw(self, 1000) < permille;
 }
+
+static const tr_frame no_frame; /* of what is no frame */
 
 /* ---- the network ---- */
 
@@ -96,8 +107,9 @@ uint64_t tr_sim_network_next_ns(const tr_sim_network *self)
 const tr_frame *tr_sim_network_frame(const tr_sim_network *self, size_t i, const void **body)
 {
     TR_ASSERT(i < self->n_flights);
-    if (body) *body = tr_message_bytes(self->flights[i].message);
-    return &self->flights[i].message->frame;
+    const tr_message *message = self->flights[i].message;
+    if (body) *body = message ? tr_message_bytes(message) : NULL;
+    return message ? &message->frame : &no_frame;
 }
 
 tr_sim_counters tr_sim_network_count(const tr_sim_network *self)
@@ -116,26 +128,39 @@ static uint64_t delay(tr_sim_network *self)
     return delay_ns;
 }
 
-static tr_status launch(tr_sim_network *self, int32_t from, int32_t to, tr_message **message, tr_error *err)
+static bool same_link(const flight *a, const flight *b)
+{
+    return a->from == b->from && a->to == b->to && a->from_incarnation == b->from_incarnation &&
+           a->to_incarnation == b->to_incarnation;
+}
+
+static tr_status launch(tr_sim_network *self, flight what, tr_error *err)
 {
     tr_status status = tr_array_reserve((void **)&self->flights, &self->capacity, self->n_flights + 1,
                                         sizeof *self->flights, err);
-    if (status != TR_OK) return status;
-    uint64_t due_ns = *self->now_ns + delay(self);
+    if (status != TR_OK) {
+        tr_message_destroy(&what.message);
+        return status;
+    }
+    what.due_ns += *self->now_ns + delay(self);
+    what.order = self->n_orders++;
     for (size_t i = 0; self->faults->in_order && i < self->n_flights; i++) {
         const flight *other = &self->flights[i];
-        if (other->from == from && other->to == to && other->due_ns > due_ns) due_ns = other->due_ns;
+        if (same_link(other, &what) && other->due_ns > what.due_ns) what.due_ns = other->due_ns;
     }
-    self->flights[self->n_flights++] =
-        (flight){.due_ns = due_ns, .order = self->n_orders++, .from = from, .to = to, .message = *message};
+    self->flights[self->n_flights++] = what;
     self->counters.n_sent++;
-    *message = NULL;
     return TR_OK;
 }
 
-static bool same_link(const flight *a, const flight *b)
+/* What goes from this end to its peer, on the connection that it has. */
+static flight flight_of(const tr_transport *base, const tr_link *link, tr_message *message)
 {
-    return a->from == b->from && a->to == b->to;
+    return (flight){.from = base->options.node,
+                    .from_incarnation = base->options.incarnation,
+                    .to = link->peer,
+                    .to_incarnation = link->incarnation,
+                    .message = message};
 }
 
 static size_t choose(tr_sim_network *self, size_t which)
@@ -160,23 +185,140 @@ static size_t choose(tr_sim_network *self, size_t which)
     return at;
 }
 
-static sim *find_end(const tr_sim_network *self, int32_t node)
+static sim *find_end(const tr_sim_network *self, int32_t node, uint32_t incarnation)
 {
-    for (size_t i = 0; i < self->n_ends; i++)
-        if (self->ends[i]->base.options.node == node) return self->ends[i];
+    for (size_t i = 0; i < self->n_ends; i++) {
+        const tr_transport_options *options = &self->ends[i]->base.options;
+        if (options->node == node && options->incarnation == incarnation && !self->ends[i]->dead)
+            return self->ends[i];
+    }
     return NULL;
 }
 
-int32_t tr_sim_network_land(tr_sim_network *self, size_t which, tr_frame *frame)
+static sim *newest_end(const tr_sim_network *self, int32_t node)
+{
+    sim *newest = NULL;
+    for (size_t i = 0; i < self->n_ends; i++) {
+        sim *end = self->ends[i];
+        if (end->base.options.node == node && !end->dead &&
+            (!newest || end->base.options.incarnation > newest->base.options.incarnation))
+            newest = end;
+    }
+    return newest;
+}
+
+/* The receiver's link that it came on, NULL: that connection is gone; *to is where it would be. */
+static tr_link *link_of(const tr_sim_network *self, const flight *landing, sim **to)
+{
+    *to = find_end(self, landing->to, landing->to_incarnation);
+    tr_link *link = *to ? tr__link_find(&(*to)->base, landing->from) : NULL;
+    return link && link->incarnation == landing->from_incarnation ? link : NULL;
+}
+
+bool tr_sim_network_is_current(const tr_sim_network *self, size_t i)
+{
+    sim *to, *from;
+    const flight *this = &self->flights[i];
+    const flight back = {.from = this->to,
+                         .from_incarnation = this->to_incarnation,
+                         .to = this->from,
+                         .to_incarnation = this->from_incarnation};
+    return link_of(self, this, &to) && link_of(self, &back, &from);
+}
+
+/* Half of what its connection does not carry any more comes on the next one. */
+static tr_link *late_link(tr_sim_network *self, const flight *landing, sim **to)
+{
+    uint8_t kind = landing->message ? landing->message->frame.kind : 0;
+    bool has_epoch = kind == TR_FRAME_DATA || kind == TR_FRAME_CREDIT || kind == TR_FRAME_CONTROL;
+    if (!has_epoch || !draw(self, 2)) return NULL;
+    *to = newest_end(self, landing->to);
+    tr_link *link = *to ? tr__link_find(&(*to)->base, landing->from) : NULL;
+    self->counters.n_late += link != NULL;
+    return link;
+}
+
+void tr_sim_network_limit(tr_sim_network *self, int32_t node, uint32_t incarnation, uint32_t *n_left)
+{
+    sim *end = find_end(self, node, incarnation);
+    if (end) end->n_left = n_left;
+}
+
+static void forget(tr_sim_network *self, size_t i)
+{
+    tr_message_destroy(&self->flights[i].message);
+    self->flights[i] = self->flights[--self->n_flights];
+    self->counters.n_vanished++;
+}
+
+/* Of what is on its way some is lost; where frames keep their order, the last ones. */
+static void lose_some(tr_sim_network *self, const flight *like)
+{
+    uint64_t from = draw(self, 3) ? self->n_orders - draw(self, 8) : UINT64_MAX;
+    for (size_t i = 0; i < self->n_flights;) {
+        const flight *other = &self->flights[i];
+        bool lost = self->faults->in_order ? other->order >= from : draw(self, 3) == 0;
+        if (same_link(other, like) && lost)
+            forget(self, i);
+        else
+            i++;
+    }
+}
+
+static void tell_loss(tr_sim_network *self, flight loss)
+{
+    loss.is_loss = true;
+    loss.due_ns = draw(self, 2) ? draw(self, MAX_NOTICE_NS) : 0;
+    launch(self, loss, NULL);
+}
+
+void tr_sim_network_kill(tr_sim_network *self, int32_t node, uint32_t incarnation)
+{
+    sim *end = find_end(self, node, incarnation);
+    if (!end) return;
+    end->dead = true;
+    for (size_t i = 0; i < end->base.n_links; i++) {
+        const tr_link *link = end->base.links[i];
+        if (link->state != TR_LINK_OPEN && link->state != TR_LINK_OPENING) continue;
+        const flight like = flight_of(&end->base, link, NULL);
+        lose_some(self, &like);
+        if (draw(self, 4)) tell_loss(self, like);
+    }
+}
+
+static void cut_one_way(tr_sim_network *self, sim *from, int32_t to, bool told)
+{
+    tr_link *link = from ? tr__link_find(&from->base, to) : NULL;
+    if (!link || (link->state != TR_LINK_OPEN && link->state != TR_LINK_OPENING)) return;
+    const flight like = flight_of(&from->base, link, NULL);
+    ((sim_link *)link)->cut = true;
+    lose_some(self, &like);
+    if (told) tell_loss(self, like);
+}
+
+void tr_sim_network_cut(tr_sim_network *self, int32_t told, int32_t other)
+{
+    cut_one_way(self, newest_end(self, other), told, true);
+    cut_one_way(self, newest_end(self, told), other, draw(self, 2) != 0);
+}
+
+int32_t tr_sim_network_land(tr_sim_network *self, size_t which, tr_frame *frame, uint32_t *incarnation)
 {
     TR_ASSERT(which < tr_sim_network_due(self));
     size_t at = choose(self, which);
     flight landing = self->flights[at];
     self->flights[at] = self->flights[--self->n_flights];
     self->counters.n_landed++;
-    *frame = landing.message->frame;
-    sim *to = find_end(self, landing.to);
-    tr_link *link = to ? tr__link_find(&to->base, landing.from) : NULL;
+    *frame = landing.message ? landing.message->frame : no_frame;
+    sim *to;
+    tr_link *link = link_of(self, &landing, &to);
+    *incarnation = landing.to_incarnation;
+    if (link && landing.is_loss) {
+        tr__link_fail(&to->base, link, "the connection broke");
+        return landing.to;
+    }
+    if (!link) link = late_link(self, &landing, &to);
+    if (link) *incarnation = to->base.options.incarnation;
     if (!link) {
         self->counters.n_vanished++;
         tr_message_destroy(&landing.message);
@@ -201,7 +343,8 @@ static tr_status sim_open(tr_transport *base, tr_error *err)
     if (status != TR_OK) return status;
     self->network->ends[self->network->n_ends++] = self;
     base->options.hash_bodies = true;
-    snprintf(base->address, sizeof base->address, "sim://%d", base->options.node);
+    snprintf(base->address, sizeof base->address, "sim://%d/%u", base->options.node,
+             base->options.incarnation);
     return TR_OK;
 }
 
@@ -213,20 +356,32 @@ static tr_link *greet(sim *self, sim *to, tr_error *err)
     tr_hello hello;
     tr_link *link = tr__hello_admit(&to->base, &message->frame, tr_message_bytes(message), &hello);
     tr_message_destroy(&message);
-    if (link)
+    if (link) {
         link->state = TR_LINK_OPEN;
-    else if (to->base.counters.starved)
+        ((sim_link *)link)->cut = false;
+    } else if (to->base.counters.starved) {
         tr_fail(err, TR_ENOMEM, "node %d has no memory for a link", to->base.options.node);
-    else
+    } else {
         tr_fail(err, TR_EREFUSED, "node %d refused the greeting", to->base.options.node);
+    }
     return link;
 }
 
 static tr_status sim_connect(tr_transport *base, tr_link *link, const char *address, tr_error *err)
 {
-    sim *self = (sim *)base, *to = find_end(self->network, link->peer);
-    if (!to || strcmp(to->base.address, address) != 0)
-        return tr_fail(err, TR_EIO, "no simulated node listens at '%s'", address);
+    int32_t node;
+    uint32_t incarnation;
+    if (sscanf(address, "sim://%d/%u", &node, &incarnation) != 2 || node != link->peer)
+        return tr_fail(err, TR_EINVAL, "'%s' is no address of simulated node %d", address, link->peer);
+    sim *self = (sim *)base, *to = find_end(self->network, node, incarnation);
+    if (!to) { /* as over a wire: it is found out later */
+        link->incarnation = incarnation;
+        tell_loss(self->network, (flight){.from = node,
+                                          .from_incarnation = incarnation,
+                                          .to = base->options.node,
+                                          .to_incarnation = base->options.incarnation});
+        return TR_OK;
+    }
     if (greet(self, to, err) && greet(to, self, err)) return TR_OK;
     return to->base.counters.starved || self->base.counters.starved ? TR_ENOMEM : TR_EREFUSED;
 }
@@ -243,11 +398,17 @@ static tr_status sim_send(tr_transport *base, tr_link *link, tr_message **messag
     sim *self = (sim *)base;
     tr_sim_network *network = self->network;
     tr_message *other = NULL;
+    bool silent = self->dead || (self->n_left && *self->n_left == 0) || ((sim_link *)link)->cut;
+    if (self->n_left && *self->n_left) --*self->n_left;
+    if (silent) {
+        network->counters.n_vanished++;
+        tr_message_destroy(message);
+        return TR_OK;
+    }
     if (!network->faults->in_order && chance(network, network->faults->repeated_permille)) {
         network->counters.n_repeated++;
         tr_status status = copy(*message, &other, err);
-        if (status == TR_OK) status = launch(network, base->options.node, link->peer, &other, err);
-        tr_message_destroy(&other);
+        if (status == TR_OK) status = launch(network, flight_of(base, link, other), err);
         if (status != TR_OK) return status;
     }
     if (draw(network, 2)) {
@@ -256,7 +417,9 @@ static tr_status sim_send(tr_transport *base, tr_link *link, tr_message **messag
         tr_message_destroy(message);
         *message = other;
     }
-    return launch(network, base->options.node, link->peer, message, err);
+    const flight this = flight_of(base, link, *message);
+    *message = NULL;
+    return launch(network, this, err);
 }
 
 static int sim_progress(tr_transport *base)
@@ -304,10 +467,10 @@ static void sim_drop(tr_transport *base, tr_link *link, bool say_goodbye)
 {
     sim *self = (sim *)base;
     tr_message *goodbye;
-    if (!say_goodbye || !find_end(self->network, link->peer)) return;
+    bool silent = self->dead || (self->n_left && *self->n_left == 0) || ((sim_link *)link)->cut;
+    if (!say_goodbye || silent || !find_end(self->network, link->peer, link->incarnation)) return;
     if (tr__hello_new(base, link->peer, true, &goodbye, NULL) != TR_OK) return;
-    launch(self->network, base->options.node, link->peer, &goodbye, NULL);
-    tr_message_destroy(&goodbye);
+    launch(self->network, flight_of(base, link, goodbye), NULL);
 }
 
 static void sim_close(tr_transport *base)
@@ -325,7 +488,7 @@ static void sim_close(tr_transport *base)
 const tr_transport_kind tr__transport_sim = {
     .name = "sim",
     .self_bytes = sizeof(sim),
-    .link_bytes = sizeof(tr_link),
+    .link_bytes = sizeof(sim_link),
     .open = sim_open,
     .connect = sim_connect,
     .send = sim_send,

@@ -1,0 +1,274 @@
+/* runtime/simulation_faults.c - what goes wrong in a simulated job, by its seed.
+ * A process that dies within an activation: the handler runs to its end, as it cannot be left in the middle, but from a drawn
+ * moment on (a frame sent, a slot opened or published) nothing that it does is seen any more. Its regions go back to what
+ * they were then. That is exact for frames and slots, which are all that a worker leaves behind.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/simulation_processes.h"
+
+#include "base/memory.h"
+
+enum {
+    NEAR_EVENTS = 80,     /* how soon a fault may follow another: within the change of epoch that it began, */
+    SOON_EVENTS = 400,    /* or not long after it */
+    STOPPED_EVENTS = 600, /* the longest time that a process is stopped */
+    ZOMBIE_EVENTS = 600,
+    MIN_PAUSED_EVENTS = 50,
+    PAUSED_EVENTS = 200,
+    MAX_LEFT = 6, /* frames that a dying process may still send */
+    MAX_SLOT_CALLS = 4
+};
+
+static uint64_t draw(tr__simulated_job *self, uint64_t below)
+{
+    return tr__simulation_draw(&self->base, below);
+}
+
+void tr__faults_init(tr__simulated_job *self)
+{
+    self->base.newest_first = draw(self, 2) != 0;
+    uint32_t most = self->options->n_faults < TR__MAX_FAULTS ? self->options->n_faults : TR__MAX_FAULTS;
+    self->n_faults = most ? 1 + (uint32_t)draw(self, most) : 0;
+    for (uint32_t i = 0; i < self->n_faults; i++) {
+        uint64_t *before = i ? &self->faults[i - 1] : NULL;
+        switch (before ? draw(self, 4) : 3) {
+        case 0: self->faults[i] = *before; break; /* at once */
+        case 1: self->faults[i] = *before + draw(self, NEAR_EVENTS); break;
+        case 2: self->faults[i] = *before + draw(self, SOON_EVENTS); break;
+        default: self->faults[i] = (before ? *before : 0) + draw(self, self->options->faults_until); break;
+        }
+    }
+}
+
+/* ---- death ---- */
+
+static void take_image(tr__process *process)
+{
+    process->image = tr__slots_image(process);
+}
+
+static void forget_image(tr__process *process)
+{
+    tr_free(process->image);
+    process->image = NULL;
+}
+
+/* Until the replacement starts, what the zombie writes is in the node's memory, as its last words are heard: the fence comes
+ * before the replacement. */
+void tr__inherit(tr__simulated_job *self, int32_t node)
+{
+    tr__process *heir = &self->processes[node], *zombie = &self->processes[heir->heir_of];
+    if (!heir->heir_of) return;
+    heir->heir_of = 0;
+    uint8_t *image = tr__slots_image(zombie);
+    tr__slots_restore(self, node, image, heir->regions);
+    tr_free(image);
+}
+
+void tr__process_kill(tr__simulated_job *self, int32_t place)
+{
+    tr__process *process = &self->processes[place];
+    if (place < 1 || place >= self->base.n_places || !process->worker) return;
+    tr_node *node = self->base.nodes[place];
+    self->counters.n_deaths++;
+    self->counters.n_within += process->dying;
+    self->counters.n_between_epochs += self->head.phase != TR_HEAD_RUNNING;
+    if (self->head.epoch > self->base.torn_epoch) self->base.torn_epoch = self->head.epoch;
+    tr__job_trace(self, process->dying ? "death within an activation" : "death", place);
+    if (node) {
+        uint32_t incarnation = node->options.incarnation;
+        tr_sim_network_kill(self->base.data, node->options.node, incarnation);
+        tr_sim_network_kill(self->base.control, node->options.node, incarnation);
+    }
+    if (!process->image) take_image(process);
+    self->base.nodes[place] = NULL;
+    tr_worker_destroy(&process->worker); /* what its actors say and write in the end comes to nothing */
+    tr__slots_restore(self, place, process->image, process->regions);
+    forget_image(process);
+    process->dying = process->dies_next = process->is_hung = false;
+    process->dies_at_slot = 0;
+    process->killed = true;
+    process->life = place < self->n_nodes ? TR__PROCESS_DEAD : TR__PROCESS_REAPED;
+    self->base.frozen[place] = false;
+    if (place < self->n_nodes) return;
+    for (int32_t heir = 1; heir < self->n_nodes; heir++)
+        if (self->processes[heir].heir_of == place) tr__inherit(self, heir);
+    tr__process_release_regions(process);
+}
+
+/* ---- death within an activation ---- */
+
+static void begin_to_die(tr__simulated_job *self, int32_t place, uint32_t n_left)
+{
+    tr__process *process = &self->processes[place];
+    const tr_node_options *options = &self->base.nodes[place]->options;
+    process->dying = true;
+    process->n_left = n_left;
+    tr_sim_network_limit(self->base.data, options->node, options->incarnation, &process->n_left);
+    tr_sim_network_limit(self->base.control, options->node, options->incarnation, &process->n_left);
+    if (n_left == 0) take_image(process);
+}
+
+void tr__faults_before(tr__simulated_job *self, int32_t place)
+{
+    tr__process *process = &self->processes[place];
+    if (!process->dies_next || !process->worker) return;
+    process->dies_next = false;
+    begin_to_die(self, place, (uint32_t)draw(self, MAX_LEFT));
+}
+
+/* After the fact. Between the last frame that was sent and this the moment of death is not seen: then it is this one. */
+void tr__faults_on_slot(void *context, int32_t place, tr_actor_id who, int slot, uint64_t generation)
+{
+    tr__simulated_job *self = context;
+    tr__process *process = &self->processes[place];
+    tr__slots_audit(self, place, who, slot, generation);
+    if (process->dying && !process->image) {
+        if (process->n_left) process->n_left--;
+        if (process->n_left == 0) take_image(process);
+    } else if (process->dies_at_slot && --process->dies_at_slot == 0 && self->base.nodes[place]) {
+        begin_to_die(self, place, (uint32_t)draw(self, 3));
+    }
+}
+
+/* ---- other misfortunes ---- */
+
+/* Its node's death is told, but it runs on, with memory of its own: fenced too late, on another host. */
+static void become_zombie(tr__simulated_job *self, int32_t node)
+{
+    int32_t place = self->n_nodes + 1;
+    while (place < self->base.n_places && self->processes[place].worker) place++;
+    tr__process *process = &self->processes[node], *zombie = &self->processes[place];
+    if (place == self->base.n_places || process->life != TR__PROCESS_RUNS) {
+        tr__process_kill(self, node);
+        return;
+    }
+    const tr_topology *topology = self->base.options.topology;
+    tr__job_trace(self, "a zombie goes on", node);
+    self->counters.n_zombies++;
+    if (self->head.epoch > self->base.torn_epoch) self->base.torn_epoch = self->head.epoch;
+    tr_state_region **regions = tr_alloc_zero(topology->n_actors, sizeof(void *));
+    TR_ASSERT(regions);
+    for (int i = 0; i < process->n_regions; i++) {
+        tr_status status =
+            tr_state_region_new(&regions[i], "state", tr_state_region_slot_bytes(process->regions[i]), NULL);
+        TR_ASSERT(status == TR_OK);
+    }
+    *zombie = *process;
+    zombie->dies_next = zombie->is_hung = false;
+    zombie->dies_at_slot = 0;
+    zombie->until_event = self->base.counters.n_events + draw(self, ZOMBIE_EVENTS);
+    self->base.nodes[place] = self->base.nodes[node];
+    self->base.nodes[node] = NULL;
+    self->base.node_weights[place] = self->base.node_weights[node];
+    self->base.frozen[place] = self->base.frozen[node];
+    self->base.frozen[node] = false;
+    self->base.nodes[place]->options.observer = &self->base.seats[place];
+    *process = (tr__process){.pid = process->pid,
+                             .options = process->options,
+                             .simulated = process->simulated,
+                             .regions = regions,
+                             .n_regions = process->n_regions,
+                             .heir_of = place,
+                             .life = TR__PROCESS_DEAD,
+                             .killed = true};
+    process->options.regions = regions;
+    process->options.simulated = &process->simulated;
+    tr_worker_move(zombie->worker, &zombie->options);
+}
+
+static void stop(tr__simulated_job *self, int32_t place)
+{
+    tr__process *process = &self->processes[place];
+    if (self->base.frozen[place] || !process->worker) return;
+    tr__job_trace(self, "a worker is stopped", place);
+    self->counters.n_stops++;
+    self->base.frozen[place] = true;
+    process->until_event = self->base.counters.n_events + draw(self, STOPPED_EVENTS);
+    process->is_hung = draw(self, 2) != 0;
+}
+
+/* After an activation that leaves others with something to do, the head gets no processor for a while: what comes waits, also
+ * the word of the victim's death, and is seen all at once. */
+static void pause_head(tr__simulated_job *self, int32_t victim)
+{
+    self->pauses_next = true;
+    if (self->processes[victim].worker)
+        self->processes[victim].dies_at_slot = 1 + (uint32_t)draw(self, MAX_SLOT_CALLS);
+}
+
+static void begin_pause(tr__simulated_job *self)
+{
+    if (!self->pauses_next || !tr_node_runnable(self->base.nodes[TR_NODE_HEAD])) return;
+    tr__job_trace(self, "the head pauses", TR_NODE_HEAD);
+    self->pauses_next = false;
+    self->counters.n_stops++;
+    self->base.frozen[TR_NODE_HEAD] = true;
+    self->processes[TR_NODE_HEAD].until_event =
+        self->base.counters.n_events + MIN_PAUSED_EVENTS + draw(self, PAUSED_EVENTS);
+}
+
+static void cut(tr__simulated_job *self)
+{
+    bool control = draw(self, 3) == 0;
+    int32_t told = (int32_t)draw(self, (uint64_t)self->n_nodes), other = told;
+    while (other == told) other = (int32_t)draw(self, (uint64_t)self->n_nodes);
+    /* Workers do not look at their link for data to the head, which closes it at each change of epoch: the head does. */
+    if (other == TR_NODE_HEAD && !control) other = told, told = TR_NODE_HEAD;
+    if (!self->base.nodes[told] || !self->base.nodes[other]) return;
+    tr__job_trace(self, control ? "a connection for control is cut, for" : "a connection is cut, for", told);
+    self->counters.n_cuts++;
+    if (self->head.epoch > self->base.torn_epoch) self->base.torn_epoch = self->head.epoch;
+    tr_sim_network_cut(control ? self->base.control : self->base.data, told, other);
+}
+
+void tr__faults_after(tr__simulated_job *self, int32_t place)
+{
+    if (self->processes[place].dying) tr__process_kill(self, place);
+    if (place == TR_NODE_HEAD) begin_pause(self);
+}
+
+static void strike(tr__simulated_job *self)
+{
+    int32_t victim = 1 + (int32_t)draw(self, (uint64_t)self->n_nodes - 1);
+    tr__process *process = &self->processes[victim];
+    switch ((tr__fault_kind)draw(self, TR__FAULT_KINDS)) {
+    case TR__FAULT_KILL: tr__process_kill(self, victim); break;
+    case TR__FAULT_KILL_WITHIN: process->dies_next = process->worker != NULL; break;
+    case TR__FAULT_KILL_AT_SLOT:
+        if (process->worker) process->dies_at_slot = 1 + (uint32_t)draw(self, MAX_SLOT_CALLS);
+        break;
+    case TR__FAULT_STOP: stop(self, victim); break;
+    case TR__FAULT_CUT: cut(self); break;
+    case TR__FAULT_PAUSE: pause_head(self, victim); break;
+    case TR__FAULT_ZOMBIE: become_zombie(self, victim); break;
+    default: TR_ASSERT(false && "a kind of fault");
+    }
+}
+
+/* What was stopped goes on, or the agent says that it hangs; a zombie comes to its end. */
+static void look_after(tr__simulated_job *self, int32_t place)
+{
+    tr__process *process = &self->processes[place];
+    bool zombie = place > self->n_nodes;
+    if (!process->worker || process->until_event > self->base.counters.n_events) return;
+    if (zombie) {
+        tr__process_kill(self, place);
+    } else if (self->base.frozen[place]) {
+        tr_control_note note = {.node = place, .pid = process->pid, .text = "it was stopped"};
+        if (process->is_hung && self->base.nodes[self->n_nodes])
+            tr_control_send_note(self->base.nodes[self->n_nodes], TR_NODE_HEAD, TR_CONTROL_HUNG, &note);
+        self->base.frozen[place] = process->is_hung && draw(self, 2); /* either way until it is killed */
+        process->until_event = UINT64_MAX;
+    }
+}
+
+void tr__faults_strike(tr__simulated_job *self)
+{
+    while (self->n_struck < self->n_faults && self->faults[self->n_struck] <= self->base.counters.n_events) {
+        self->n_struck++;
+        strike(self);
+    }
+    for (int32_t place = 1; place < self->base.n_places; place++) look_after(self, place);
+    if (self->processes[TR_NODE_HEAD].until_event <= self->base.counters.n_events)
+        self->base.frozen[TR_NODE_HEAD] = false;
+}

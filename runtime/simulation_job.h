@@ -1,0 +1,49 @@
+/* runtime/simulation_job.h - a whole job with its processes on one thread, under a seed that kills them: the head
+ * (runtime/head.c, recovery.c) and the workers (runtime/worker.c) are those that run; the agent and the processes are played.
+ * What the seed may do, at any event: kill a worker between two activations or within one, after any of the frames that it
+ * sends or slots that it opens or publishes; kill two; kill again while an epoch changes; stop one for a while, as by SIGSTOP,
+ * with the agent saying that it hangs or not; cut a connection; and let a zombie, whose death was told, run on.
+ * A killed worker leaves what had been sent, of which some is lost, and its state regions, in which slots that were open are
+ * filled with NaNs. See runtime/DESIGN.md for what is not simulated.
+ * Threads: everything on one.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_RUNTIME_SIMULATION_JOB_H
+#define TROUPE_RUNTIME_SIMULATION_JOB_H
+
+#include "runtime/job.h"
+#include "runtime/simulation.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct tr_job_simulation_options {
+    uint64_t seed;
+    /* As for tr_job_run: topology, registry (of all nodes here), recovery, on_event and context; the rest is not looked at. */
+    const tr_job_options *job;
+    tr_sim_faults data, control; /* see tr_simulation_options, as for the next two */
+    uint64_t activation_max_ns, max_events;
+    uint32_t n_faults;     /* at most so many; 0: an undisturbed run */
+    uint64_t faults_until; /* the first of them comes within so many events */
+    FILE *trace;           /* NULL, or where every event is told */
+} tr_job_simulation_options;
+
+typedef struct tr_job_simulation_counters {
+    uint64_t n_events, fingerprint;
+    uint32_t n_deaths, n_within, n_between_epochs, n_stops, n_cuts,
+        n_zombies;      /* deaths within an activation; while no
+                                                                                * epoch ran */
+    uint32_t n_spoiled; /* slots that were open at a death */
+    uint32_t epoch;     /* the last one */
+    tr_sim_counters data, control;
+} tr_job_simulation_counters;
+
+/* Until the head is done. Errors: the job's; TR_ECORRUPT: an invariant is broken (runtime/simulation.h; an epoch that goes back;
+ * a message of another epoch handled); TR_ETIMEDOUT: it hangs. counters may be NULL. */
+tr_status tr_simulate_job(const tr_job_simulation_options *options, tr_job_simulation_counters *counters,
+                          tr_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,123 @@
+/* Training whose workers die, hang and come back as zombies, in simulation: the real actors, head and workers, processes and
+ * arithmetic that are played. Whatever the seed does, every step's record, the checkpoints and the final state have the bits of
+ * a run that lost nothing, each step is logged once, and no epoch comes twice.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "small_training.h"
+
+#include "base/log.h"
+#include "pipelines/train_internal.h"
+#include "runtime/simulation_job.h"
+
+static outcome expected;
+static bool is_expected;
+static tr_job_simulation_counters seen; /* of all seeds together */
+static uint64_t n_again, n_saved_again;
+
+typedef struct training {
+    outcome out;
+    tr_coordinator_journal journal;
+    uint32_t epoch;
+} training;
+
+static tr_status record_epoch(void *context, uint32_t epoch, tr_error *err)
+{
+    training *self = context;
+    if (epoch <= self->epoch) return tr_fail(err, TR_ECORRUPT, "epoch %u came after %u", epoch, self->epoch);
+    self->epoch = epoch;
+    return TR_OK;
+}
+
+/* As pipelines/train_recovery.c does, without a disk: here the state regions outlive every worker. */
+static tr_status begin_again(void *context, tr_job_beginning *beginning, tr_error *err)
+{
+    const training *self = context;
+    beginning->generation = tr__training_generation(&self->journal, beginning->held);
+    if (beginning->generation == 0 && tr_coordinator_newest(&self->journal))
+        return tr_fail(err, TR_ECORRUPT, "no generation is held by all, though steps were done");
+    return TR_OK;
+}
+
+static tr_status train(size_t layout, uint64_t seed, uint32_t n_faults, FILE *trace, training *self,
+                       tr_job_simulation_counters *counters, tr_error *err)
+{
+    cast kinds;
+    cast_init(&kinds, layout, &self->out, &self->journal);
+    const tr_job_options job = {.topology = &jobs[layout].plan.topology,
+                                .registry = &kinds.registry,
+                                .recovery = {.max_restarts = 100,
+                                             .within_ms = 1,
+                                             .first_epoch = 1,
+                                             .record_epoch = record_epoch,
+                                             .begin_again = begin_again},
+                                .context = self};
+    tr_job_simulation_options options = {.seed = seed,
+                                         .job = &job,
+                                         .activation_max_ns = 10000 * (seed % 4),
+                                         .max_events = MAX_EVENTS,
+                                         .n_faults = n_faults,
+                                         .faults_until = 100 + 250 * (uint64_t)job.topology->n_nodes,
+                                         .trace = trace};
+    tr_simulation_faults(seed, &options.data, &options.control);
+    return tr_simulate_job(&options, counters, err);
+}
+
+static void add_up(const tr_job_simulation_counters *one, const outcome *out)
+{
+    seen.n_events += one->n_events;
+    seen.n_deaths += one->n_deaths;
+    seen.n_within += one->n_within;
+    seen.n_between_epochs += one->n_between_epochs;
+    seen.n_stops += one->n_stops;
+    seen.n_cuts += one->n_cuts;
+    seen.n_zombies += one->n_zombies;
+    seen.n_spoiled += one->n_spoiled;
+    seen.epoch += one->epoch - 1;
+    n_again += out->n_again;
+    n_saved_again += out->n_saved_again;
+}
+
+static bool whoever_dies_training_gives_the_same_bits(uint64_t seed, FILE *trace)
+{
+    training self = {0}, undisturbed = {0};
+    tr_job_simulation_counters counters;
+    tr_error err;
+    if (!is_expected) {
+        if (train(0, 0, 0, NULL, &undisturbed, &counters, &err) != TR_OK)
+            return fprintf(stderr, "%s\n", err.message), false;
+        expected = undisturbed.out;
+        is_expected = true;
+    }
+    tr_status status = train(seed % LAYOUTS, seed, 5, trace, &self, &counters, &err);
+    add_up(&counters, &self.out);
+    if (status == TR_OK) return outcome_is(&self.out, &expected, seed % LAYOUTS);
+    fprintf(stderr, "%s %s %s: %s\n", layouts[seed % LAYOUTS].data, layouts[seed % LAYOUTS].pipeline,
+            layouts[seed % LAYOUTS].pieces, err.message);
+    return false;
+}
+
+/* Of many seeds each kind of misfortune must have come, or the test would say less than it seems to. */
+static int report(void)
+{
+    printf("%u deaths, %u of them within an activation, %u while no epoch ran; %u slots spoiled; %u stopped, "
+           "%u cuts, %u zombies; %u changes of epoch; %" PRIu64 " records and %" PRIu64
+           " checkpoints came again; %" PRIu64 " events\n",
+           seen.n_deaths, seen.n_within, seen.n_between_epochs, seen.n_spoiled, seen.n_stops, seen.n_cuts,
+           seen.n_zombies, seen.epoch, n_again, n_saved_again, seen.n_events);
+    bool each = seen.n_within && seen.n_between_epochs && seen.n_spoiled && seen.n_stops && seen.n_cuts &&
+                seen.n_zombies && n_again;
+    if (seen.n_deaths < 1000 || each) return 0;
+    fprintf(stderr, "some kind of fault never came\n");
+    return 1;
+}
+
+int main(int argc, char **argv)
+{
+    static const simulate_case cases[] = {
+        {"whoever_dies_training_gives_the_same_bits", 2000, whoever_dies_training_gives_the_same_bits},
+    };
+    if (!getenv("TROUPE_LOG")) tr_log_set_level(TR_LOG_ERROR); /* deaths are told as warnings */
+    prepare();
+    int failed = simulate_main(cases, sizeof cases / sizeof *cases, argc, argv);
+    clean_up();
+    return report() || failed;
+}
