@@ -471,6 +471,14 @@ void tr_scheduler_step(tr_scheduler *self, uint32_t which)
     run_task(self, &self->workers[0], task);
 }
 
+uint32_t tr_scheduler_which(const tr_scheduler *self, const tr_task *task)
+{
+    uint32_t which = 0;
+    for (const tr_task *other = self->shared_first; other; other = other->next_, which++)
+        if (other == task) return which;
+    return UINT32_MAX;
+}
+
 bool tr_task_is_idle(const tr_task *self)
 {
     return __atomic_load_n(&self->state_, __ATOMIC_RELAXED) == 0; /* one thread */

@@ -73,6 +73,8 @@ void tr_scheduler_stop(tr_scheduler *self); /* any: tasks that run now come to t
 uint32_t tr_scheduler_queued(const tr_scheduler *self); /* tasks that could run now, or have a turn */
 /* One activation of the which-th of them; those that wait for a turn come last, the most urgent first. */
 void tr_scheduler_step(tr_scheduler *self, uint32_t which);
+/* Which of them a task is; UINT32_MAX: none of those that could run now. */
+uint32_t tr_scheduler_which(const tr_scheduler *self, const tr_task *task);
 bool tr_task_is_idle(const tr_task *self);    /* neither runs nor waits to run, nor for a turn */
 bool tr_task_is_running(const tr_task *self); /* asked by itself, or by whoever plays all threads */
 

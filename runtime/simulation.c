@@ -205,13 +205,29 @@ static void note(tr_simulation *self, uint32_t kind, uint64_t what)
     self->counters.fingerprint ^= self->counters.fingerprint >> 29;
 }
 
+/* Which of the activations that could come next is that of the starved actor; UINT32_MAX: none. */
+static uint32_t which_starves(const tr_simulation *self, int32_t node)
+{
+    const tr__world *world = self->starved ? self->nodes[node]->world : NULL;
+    const tr_actor *actor = world ? tr__actor_here(world, self->starved) : NULL;
+    if (!actor || self->counters.n_events >= self->starved_until) return UINT32_MAX;
+    return tr_scheduler_which(self->nodes[node]->scheduler, &actor->task);
+}
+
+/* Activations of a node that may come next. */
+static uint32_t runnable(const tr_simulation *self, int32_t node)
+{
+    return tr_node_runnable(self->nodes[node]) - (which_starves(self, node) != UINT32_MAX);
+}
+
 static void activate(tr_simulation *self, int32_t node)
 {
     if (self->driver.before) self->driver.before(self->driver.context, node);
-    uint64_t n_runnable = tr_node_runnable(self->nodes[node]);
+    uint64_t n_runnable = runnable(self, node);
     uint32_t which = self->options.duration_ns ? 0 : (uint32_t)tr__simulation_draw(self, n_runnable);
     if (self->newest_first && n_runnable > 1 && tr__simulation_draw(self, 16))
         which = (uint32_t)n_runnable - 1;
+    which += which >= which_starves(self, node);
     note(self, EVENT_ACTIVATION, (uint64_t)node << 8 | which);
     if (self->options.trace) fprintf(self->options.trace, "%12" PRIu64 " node %d runs\n", self->now_ns, node);
     self->counters.n_activations++;
@@ -251,7 +267,7 @@ static void land(tr_simulation *self, tr_sim_network *network, uint32_t kind)
 static uint64_t weight_of(const tr_simulation *self, int32_t node)
 {
     if (!self->nodes[node] || self->frozen[node] || self->busy_until_ns[node] > self->now_ns) return 0;
-    return (uint64_t)tr_node_runnable(self->nodes[node]) * self->node_weights[node];
+    return (uint64_t)runnable(self, node) * self->node_weights[node];
 }
 
 static bool timer_is_due(const tr_simulation *self, int32_t node)
@@ -314,8 +330,7 @@ static bool wait(tr_simulation *self)
         if (timer < next) next = timer;
     }
     for (int32_t i = 0; i < self->n_places; i++)
-        if (self->nodes[i] && !self->frozen[i] && tr_node_runnable(self->nodes[i]) &&
-            self->busy_until_ns[i] < next)
+        if (self->nodes[i] && !self->frozen[i] && runnable(self, i) && self->busy_until_ns[i] < next)
             next = self->busy_until_ns[i];
     if (next == UINT64_MAX) return false;
     self->now_ns = next;
@@ -334,6 +349,11 @@ bool tr__simulation_go_on(tr_simulation *self)
     bool happened = happen(self);
     look_at_nodes(self);
     if (self->failed) return false;
+    if (!happened && self->starved && !tr_sim_network_flying(self->data) &&
+        !tr_sim_network_flying(self->control)) {
+        self->starved = 0; /* all others wait, perhaps for it */
+        return true;
+    }
     if (!happened) return wait(self);
     tr__audit(self);
     return true;

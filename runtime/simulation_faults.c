@@ -14,8 +14,10 @@ enum {
     ZOMBIE_EVENTS = 600,
     MIN_PAUSED_EVENTS = 50,
     PAUSED_EVENTS = 200,
+    STARVED_EVENTS = 2000,
     MAX_LEFT = 6, /* frames that a dying process may still send */
-    MAX_SLOT_CALLS = 4
+    MAX_SLOT_CALLS = 4,
+    MAX_STARVED_SLOT_CALLS = 8 /* beyond the end of the next step */
 };
 
 static uint64_t draw(tr__simulated_job *self, uint64_t below)
@@ -196,6 +198,26 @@ static void pause_head(tr__simulated_job *self, int32_t victim)
         self->processes[victim].dies_at_slot = 1 + (uint32_t)draw(self, MAX_SLOT_CALLS);
 }
 
+/* An actor, one of the head's every other time, gets no turn for so long that others get on by more than a step where they
+ * need no answer of it, until the victim dies. What it was told by then and never took is lost with its node's world. */
+static void starve(tr__simulated_job *self, int32_t victim)
+{
+    const tr_topology *topology = self->base.options.topology;
+    bool of_head = draw(self, 2) != 0;
+    tr_actor_id who = 1 + draw(self, topology->n_actors);
+    for (size_t i = 0; i < topology->n_actors && of_head && topology->actors[who - 1].node != TR_NODE_HEAD;
+         i++)
+        who = who % topology->n_actors + 1;
+    char text[TR_NAME_BYTES + 16];
+    snprintf(text, sizeof text, "'%s' starves", topology->actors[who - 1].name);
+    tr__job_trace(self, text, topology->actors[who - 1].node);
+    self->counters.n_starved++;
+    self->base.starved = who;
+    self->base.starved_until = self->base.counters.n_events + draw(self, STARVED_EVENTS);
+    if (self->processes[victim].worker)
+        self->processes[victim].dies_at_slot = 1 + (uint32_t)draw(self, MAX_STARVED_SLOT_CALLS);
+}
+
 static void begin_pause(tr__simulated_job *self)
 {
     if (!self->pauses_next || !tr_node_runnable(self->base.nodes[TR_NODE_HEAD])) return;
@@ -240,6 +262,7 @@ static void strike(tr__simulated_job *self)
     case TR__FAULT_STOP: stop(self, victim); break;
     case TR__FAULT_CUT: cut(self); break;
     case TR__FAULT_PAUSE: pause_head(self, victim); break;
+    case TR__FAULT_STARVE: starve(self, victim); break;
     case TR__FAULT_ZOMBIE: become_zombie(self, victim); break;
     default: TR_ASSERT(false && "a kind of fault");
     }

@@ -43,6 +43,9 @@ struct tr_simulation {
     int32_t n_places;
     tr__simulation_seat *seats;
     bool *frozen; /* by place: as by SIGSTOP */
+    /* An actor that gets no turn while anybody else has something to do, nor before so many events have been; 0: none. */
+    tr_actor_id starved;
+    uint64_t starved_until;
     bool
         newest_first; /* mostly what a node was told of last runs first, so that something older waits for long */
     tr__simulation_driver driver;

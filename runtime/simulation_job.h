@@ -2,7 +2,8 @@
  * (runtime/head.c, recovery.c) and the workers (runtime/worker.c) are those that run; the agent and the processes are played.
  * What the seed may do, at any event: kill a worker between two activations or within one, after any of the frames that it
  * sends or slots that it opens or publishes; kill two; kill again while an epoch changes; stop one for a while, as by SIGSTOP,
- * with the agent saying that it hangs or not; cut a connection; and let a zombie, whose death was told, run on.
+ * with the agent saying that it hangs or not; cut a connection; let a zombie, whose death was told, run on; and give the
+ * head, or one actor, no turn for long.
  * A killed worker leaves what had been sent, of which some is lost, and its state regions, in which slots that were open are
  * filled with NaNs. See runtime/DESIGN.md for what is not simulated.
  * Threads: everything on one.
@@ -30,9 +31,8 @@ typedef struct tr_job_simulation_options {
 
 typedef struct tr_job_simulation_counters {
     uint64_t n_events, fingerprint;
-    uint32_t n_deaths, n_within, n_between_epochs, n_stops, n_cuts,
-        n_zombies;      /* deaths within an activation; while no
-                                                                                * epoch ran */
+    uint32_t n_deaths, n_within, n_between_epochs; /* within an activation; while no epoch ran */
+    uint32_t n_stops, n_cuts, n_zombies, n_starved;
     uint32_t n_spoiled; /* slots that were open at a death */
     uint32_t epoch;     /* the last one */
     tr_sim_counters data, control;

@@ -47,7 +47,8 @@ typedef enum tr__fault_kind {
     TR__FAULT_STOP,
     TR__FAULT_CUT,
     TR__FAULT_ZOMBIE,
-    TR__FAULT_PAUSE, /* of the head, while somebody dies */
+    TR__FAULT_PAUSE,  /* of the head, while somebody dies */
+    TR__FAULT_STARVE, /* an actor, while somebody dies */
     TR__FAULT_KINDS
 } tr__fault_kind;
 

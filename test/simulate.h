@@ -48,7 +48,7 @@ static inline bool simulate_one(const simulate_case *self, uint64_t seed, FILE *
     return false;
 }
 
-/* Runs all cases, or as the arguments say: [--test NAME] [--seed N [--trace]] [--seeds COUNT] */
+/* Runs all cases, or as the arguments say: [--test NAME] [--seed N [--trace]] [--seeds COUNT]; with both, so many from N on. */
 static inline int simulate_main(const simulate_case *cases, size_t n_cases, int argc, char **argv)
 {
     const char *name = NULL;
@@ -73,7 +73,7 @@ static inline int simulate_main(const simulate_case *cases, size_t n_cases, int 
     int n_failed = 0;
     for (size_t i = 0; i < n_cases; i++) {
         if (name && strcmp(cases[i].name, name) != 0) continue;
-        uint64_t count = one ? 1 : n_seeds ? n_seeds : simulate_share(cases[i].n_seeds), n = 0;
+        uint64_t count = n_seeds ? n_seeds : one ? 1 : simulate_share(cases[i].n_seeds), n = 0;
         while (n < count && simulate_one(&cases[i], seed + n, trace)) n++;
         printf("%s: %" PRIu64 " of %" PRIu64 " seeds%s\n", cases[i].name, n, count,
                n < count ? ", then one that FAILED" : "");

@@ -70,6 +70,7 @@ static void add_up(const tr_job_simulation_counters *one, const outcome *out)
     seen.n_stops += one->n_stops;
     seen.n_cuts += one->n_cuts;
     seen.n_zombies += one->n_zombies;
+    seen.n_starved += one->n_starved;
     seen.n_spoiled += one->n_spoiled;
     seen.epoch += one->epoch - 1;
     n_again += out->n_again;
@@ -99,12 +100,12 @@ static bool whoever_dies_training_gives_the_same_bits(uint64_t seed, FILE *trace
 static int report(void)
 {
     printf("%u deaths, %u of them within an activation, %u while no epoch ran; %u slots spoiled; %u stopped, "
-           "%u cuts, %u zombies; %u changes of epoch; %" PRIu64 " records and %" PRIu64
+           "%u cuts, %u zombies, %u starved; %u changes of epoch; %" PRIu64 " records and %" PRIu64
            " checkpoints came again; %" PRIu64 " events\n",
            seen.n_deaths, seen.n_within, seen.n_between_epochs, seen.n_spoiled, seen.n_stops, seen.n_cuts,
-           seen.n_zombies, seen.epoch, n_again, n_saved_again, seen.n_events);
+           seen.n_zombies, seen.n_starved, seen.epoch, n_again, n_saved_again, seen.n_events);
     bool each = seen.n_within && seen.n_between_epochs && seen.n_spoiled && seen.n_stops && seen.n_cuts &&
-                seen.n_zombies && n_again;
+                seen.n_zombies && seen.n_starved && n_again;
     if (seen.n_deaths < 1000 || each) return 0;
     fprintf(stderr, "some kind of fault never came\n");
     return 1;

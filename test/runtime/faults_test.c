@@ -391,6 +391,7 @@ static void add_up(const tr_job_simulation_counters *one)
     seen.n_stops += one->n_stops;
     seen.n_cuts += one->n_cuts;
     seen.n_zombies += one->n_zombies;
+    seen.n_starved += one->n_starved;
     seen.n_spoiled += one->n_spoiled;
     seen.epoch += one->epoch - 1;
     seen.data.n_late += one->data.n_late;
@@ -460,11 +461,12 @@ static bool a_seed_decides_every_death(uint64_t seed, FILE *trace)
 static int report(void)
 {
     printf("%u deaths, %u of them within an activation, %u while no epoch ran; %u slots spoiled; %u stopped, "
-           "%u cuts, %u zombies; %u changes of epoch; %" PRIu64 " late frames; %" PRIu64 " events\n",
+           "%u cuts, %u zombies, %u starved; %u changes of epoch; %" PRIu64 " late frames; %" PRIu64
+           " events\n",
            seen.n_deaths, seen.n_within, seen.n_between_epochs, seen.n_spoiled, seen.n_stops, seen.n_cuts,
-           seen.n_zombies, seen.epoch, seen.data.n_late + seen.control.n_late, seen.n_events);
+           seen.n_zombies, seen.n_starved, seen.epoch, seen.data.n_late + seen.control.n_late, seen.n_events);
     bool each = seen.n_within && seen.n_between_epochs && seen.n_spoiled && seen.n_stops && seen.n_cuts &&
-                seen.n_zombies && seen.data.n_late && seen.control.n_late;
+                seen.n_zombies && seen.n_starved && seen.data.n_late && seen.control.n_late;
     if (seen.n_deaths < 1000 || each) return 0;
     fprintf(stderr, "some kind of fault never came\n");
     return 1;
