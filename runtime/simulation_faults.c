@@ -30,6 +30,8 @@ void tr__faults_init(tr__simulated_job *self)
     self->base.newest_first = draw(self, 2) != 0;
     uint32_t most = self->options->n_faults < TR__MAX_FAULTS ? self->options->n_faults : TR__MAX_FAULTS;
     self->n_faults = most ? 1 + (uint32_t)draw(self, most) : 0;
+    if (most && draw(self, 16) == 0)
+        self->processes[1 + draw(self, (uint64_t)self->n_nodes - 1)].greeting_is_cut = true;
     for (uint32_t i = 0; i < self->n_faults; i++) {
         uint64_t *before = i ? &self->faults[i - 1] : NULL;
         switch (before ? draw(self, 4) : 3) {
@@ -156,7 +158,7 @@ static void become_zombie(tr__simulated_job *self, int32_t node)
         TR_ASSERT(status == TR_OK);
     }
     *zombie = *process;
-    zombie->dies_next = zombie->is_hung = false;
+    zombie->dies_next = zombie->is_hung = zombie->greeting_is_cut = false;
     zombie->dies_at_slot = 0;
     zombie->until_event = self->base.counters.n_events + draw(self, ZOMBIE_EVENTS);
     self->base.nodes[place] = self->base.nodes[node];
@@ -229,6 +231,15 @@ static void begin_pause(tr__simulated_job *self)
         self->base.counters.n_events + MIN_PAUSED_EVENTS + draw(self, PAUSED_EVENTS);
 }
 
+static void cut_between(tr__simulated_job *self, bool control, int32_t told, int32_t other)
+{
+    if (!self->base.nodes[told] || !self->base.nodes[other]) return;
+    tr__job_trace(self, control ? "a connection for control is cut, for" : "a connection is cut, for", told);
+    self->counters.n_cuts++;
+    if (self->head.epoch > self->base.torn_epoch) self->base.torn_epoch = self->head.epoch;
+    tr_sim_network_cut(control ? self->base.control : self->base.data, told, other);
+}
+
 static void cut(tr__simulated_job *self)
 {
     bool control = draw(self, 3) == 0;
@@ -236,11 +247,21 @@ static void cut(tr__simulated_job *self)
     while (other == told) other = (int32_t)draw(self, (uint64_t)self->n_nodes);
     /* Workers do not look at their link for data to the head, which closes it at each change of epoch: the head does. */
     if (other == TR_NODE_HEAD && !control) other = told, told = TR_NODE_HEAD;
-    if (!self->base.nodes[told] || !self->base.nodes[other]) return;
-    tr__job_trace(self, control ? "a connection for control is cut, for" : "a connection is cut, for", told);
-    self->counters.n_cuts++;
-    if (self->head.epoch > self->base.torn_epoch) self->base.torn_epoch = self->head.epoch;
-    tr_sim_network_cut(control ? self->base.control : self->base.data, told, other);
+    cut_between(self, control, told, other);
+}
+
+/* While its greeting is on its way, or waits to be read behind the news of its last life's end. */
+void tr__faults_greeted(tr__simulated_job *self, int32_t place)
+{
+    if (!self->processes[place].greeting_is_cut) return;
+    self->processes[place].greeting_is_cut = false;
+    cut_between(self, true, TR_NODE_HEAD, place);
+}
+
+static void cut_next_greeting(tr__simulated_job *self, int32_t victim)
+{
+    self->processes[victim].greeting_is_cut = true;
+    if (draw(self, 2)) tr__process_kill(self, victim);
 }
 
 void tr__faults_after(tr__simulated_job *self, int32_t place)
@@ -261,6 +282,7 @@ static void strike(tr__simulated_job *self)
         break;
     case TR__FAULT_STOP: stop(self, victim); break;
     case TR__FAULT_CUT: cut(self); break;
+    case TR__FAULT_CUT_GREETING: cut_next_greeting(self, victim); break;
     case TR__FAULT_PAUSE: pause_head(self, victim); break;
     case TR__FAULT_STARVE: starve(self, victim); break;
     case TR__FAULT_ZOMBIE: become_zombie(self, victim); break;

@@ -181,6 +181,7 @@ static void begin_epoch(tr__simulated_job *self, int32_t place)
     tr_node_begin(self->base.nodes[place], TR_WORKER_TICK_MS, tr_worker_on_tick);
     process->life = TR__PROCESS_RUNS;
     tr__job_trace(self, "a worker greets", place);
+    tr__faults_greeted(self, place);
 }
 
 /* The worker's node was told to stop: for another epoch, or for good. */

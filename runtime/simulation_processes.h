@@ -38,6 +38,7 @@ typedef struct tr__process {
     uint64_t until_event; /* when it goes on, where it is stopped; when it ends, as a zombie */
     int32_t heir_of;      /* its regions still get what the zombie at this place has; 0: no */
     bool is_hung;         /* stopped, and the agent will say so */
+    bool greeting_is_cut; /* the next one: its connection breaks at once */
 } tr__process;
 
 typedef enum tr__fault_kind {
@@ -46,6 +47,7 @@ typedef enum tr__fault_kind {
     TR__FAULT_KILL_AT_SLOT,
     TR__FAULT_STOP,
     TR__FAULT_CUT,
+    TR__FAULT_CUT_GREETING, /* the worker's next */
     TR__FAULT_ZOMBIE,
     TR__FAULT_PAUSE,  /* of the head, while somebody dies */
     TR__FAULT_STARVE, /* an actor, while somebody dies */
@@ -89,6 +91,7 @@ void tr__faults_init(tr__simulated_job *self);
 void tr__faults_strike(tr__simulated_job *self); /* what is due; between events */
 void tr__faults_before(tr__simulated_job *self, int32_t place);
 void tr__faults_after(tr__simulated_job *self, int32_t place);
+void tr__faults_greeted(tr__simulated_job *self, int32_t place);
 void tr__faults_on_slot(void *context, int32_t place, tr_actor_id who, int slot, uint64_t generation);
 void tr__inherit(tr__simulated_job *self,
                  int32_t node); /* from the node's zombie, once: what that writes later is its own */
