@@ -1,7 +1,8 @@
 /* test/failing_memory.h - what every test executable does beside running its tests: run them while memory fails.
  * With TROUPE_FAIL_ALLOCATIONS=SECONDS each test has about so long. It runs once for every n with the n-th allocation
- * failing, where that fits; else once for each way into the allocator (call stack), else for some of these, evenly spread.
- * What it prints says how many.
+ * failing, where that fits. Else, if the test has one thread, it runs once and forks at every allocation: the fork has the
+ * n-th failing and runs on to its end, which mostly comes soon. Else it runs once for each way into the allocator (call
+ * stack), or for some of these, evenly spread, and what time is left goes to n evenly spread. What it prints says how many.
  * A run may pass or may fail one of the test's checks, which ends it at once: what a test goes on to do after it was told
  * the truth says nothing. It may not crash, break a promise (TR_ASSERT), hang, or be told of by a sanitizer. Each run is
  * a process forked from one that has run no test and no thread.
@@ -19,6 +20,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -40,6 +42,8 @@ typedef struct failing_page { /* what a run tells whoever forked it */
     uint64_t n_allocations;
     uint64_t paths[FAILING_PATHS]; /* a table by hash; 0: free */
     uint64_t n_paths;
+    uint64_t n_threads;                    /* the most seen at an allocation */
+    uint64_t n_forks, n_skipped, n_broken; /* of a run that forks at every allocation */
     bool has_failed;
 } failing_page;
 
@@ -47,6 +51,8 @@ static failing_page *failing_shared; /* in a run: not NULL */
 static uint64_t failing_wanted;      /* the path whose first allocation fails; 0: none, they are collected */
 static uint64_t failing_left;        /* the allocations up to the one that fails, with it */
 static bool failing_is_on;           /* in a run, and not the first, in which nothing fails */
+static double failing_until_s;       /* not 0: the run forks at its allocations until then */
+static const char *failing_name;
 static char failing_where[240];
 static _Thread_local bool failing_not_now; /* the test itself allocates */
 
@@ -65,10 +71,18 @@ static inline uint64_t failing_path(void)
     return hash | 1;
 }
 
+static inline uint64_t failing_threads(void)
+{
+    struct stat tasks;
+    return stat("/proc/self/task", &tasks) == 0 ? tasks.st_nlink - 2 : UINT64_MAX;
+}
+
 static inline bool failing_collect(void)
 {
     if (failing_not_now) return false;
-    uint64_t path = failing_path();
+    uint64_t path = failing_path(), n_threads = failing_threads();
+    if (n_threads > __atomic_load_n(&failing_shared->n_threads, __ATOMIC_RELAXED))
+        __atomic_store_n(&failing_shared->n_threads, n_threads, __ATOMIC_RELAXED);
     __atomic_fetch_add(&failing_shared->n_allocations, 1, __ATOMIC_RELAXED);
     for (uint32_t i = 0; i < FAILING_PATHS; i++) {
         uint64_t *place = &failing_shared->paths[(path + i) % FAILING_PATHS], seen = 0;
@@ -136,26 +150,6 @@ static inline void failing_give_up(void)
 #define TR_ASSERT(condition)                                                                                 \
     ((condition) ? (void)0 : (failing_give_up(), tr_assert_failed(#condition, __FILE__, __LINE__)))
 
-/* In the forked process. */
-static inline void failing_run(void (*run)(void), int output, uint64_t nth)
-{
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    dup2(output, STDOUT_FILENO);
-    dup2(output, STDERR_FILENO);
-    void *warm[2];
-    backtrace(warm, 2); /* its first call loads a library */
-    alarm(FAILING_RUN_S);
-    failing_left = nth;
-    failing_is_on = nth || failing_wanted;
-    tr_memory_ask(nth ? failing_is_nth : failing_wanted ? failing_meets : failing_collect);
-    run();
-    tr_memory_ask(NULL);
-#if defined(__SANITIZE_ADDRESS__)
-    if (__lsan_do_recoverable_leak_check()) _exit(FAILING_LEAKED);
-#endif
-    _exit(0);
-}
-
 static inline double failing_now_s(void)
 {
     struct timespec now;
@@ -172,16 +166,11 @@ static inline void failing_tell(const char *name, int output, const char *how)
     fputs("\n", stderr);
 }
 
-/* One run. true: it ended as it may. */
-static inline bool failing_try(const char *name, void (*run)(void), uint64_t nth, uint64_t path)
+/* Waits for a run, and tells of one that ended as it may not. */
+static inline bool failing_ended_well(const char *name, pid_t child, int output)
 {
-    int output = memfd_create("output", MFD_CLOEXEC), status = 0;
+    int status = 0;
     char how[100] = "";
-    failing_wanted = path;
-    failing_shared->has_failed = false;
-    fflush(NULL);
-    pid_t child = fork();
-    if (child == 0) failing_run(run, output, nth);
     bool waited = child > 0 && waitpid(child, &status, 0) == child;
     int code = waited && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     if (!waited)
@@ -196,8 +185,76 @@ static inline bool failing_try(const char *name, void (*run)(void), uint64_t nth
     else if (code != 0 && code != FAILING_NOTICED)
         snprintf(how, sizeof how, "ends with exit code %d", code);
     if (how[0]) failing_tell(name, output, how);
-    close(output);
     return how[0] == '\0';
+}
+
+/* In the forked process. */
+static inline void failing_becomes_run(int output)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    dup2(output, STDOUT_FILENO);
+    dup2(output, STDERR_FILENO);
+    alarm(FAILING_RUN_S);
+}
+
+/* At each allocation of a run that forks: true in the fork, in which it fails; false ever after. */
+static inline bool failing_forks(void)
+{
+    if (failing_not_now || failing_is_on) return false;
+    if (failing_now_s() > failing_until_s) {
+        failing_shared->n_skipped++;
+        return false;
+    }
+    snprintf(failing_where, sizeof failing_where, "allocation %llu",
+             (unsigned long long)++failing_shared->n_forks);
+    int output = memfd_create("output", MFD_CLOEXEC);
+    fflush(NULL);
+    alarm(0);
+    pid_t child = fork();
+    if (child == 0) {
+        failing_becomes_run(output);
+        failing_shared->has_failed = failing_is_on = true;
+        return true;
+    }
+    failing_shared->n_broken += !failing_ended_well(failing_name, child, output);
+    failing_shared->has_failed = false;
+    close(output);
+    alarm(FAILING_RUN_S);
+    return false;
+}
+
+/* In the forked process, to its end. */
+static inline void failing_run(void (*run)(void), int output, uint64_t nth)
+{
+    failing_becomes_run(output);
+    void *warm[2];
+    backtrace(warm, 2); /* its first call loads a library */
+    failing_left = nth;
+    failing_is_on = nth || failing_wanted;
+    tr_memory_ask(nth                    ? failing_is_nth
+                  : failing_wanted       ? failing_meets
+                  : failing_until_s != 0 ? failing_forks
+                                         : failing_collect);
+    run();
+    tr_memory_ask(NULL);
+#if defined(__SANITIZE_ADDRESS__)
+    if (__lsan_do_recoverable_leak_check()) _exit(FAILING_LEAKED);
+#endif
+    _exit(0);
+}
+
+/* One run. true: it ended as it may. */
+static inline bool failing_try(const char *name, void (*run)(void), uint64_t nth, uint64_t path)
+{
+    int output = memfd_create("output", MFD_CLOEXEC);
+    failing_wanted = path;
+    failing_shared->has_failed = false;
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) failing_run(run, output, nth);
+    bool well = failing_ended_well(name, child, output);
+    close(output);
+    return well;
 }
 
 /* Every n from 1 until a run makes fewer; returns how many ended as they may not. */
@@ -210,6 +267,29 @@ static inline uint64_t failing_every_n(const char *name, void (*run)(void), uint
         n_broken += !failing_try(name, run, n, 0);
         if (!failing_shared->has_failed && n > n_allocations) return n_broken;
     }
+}
+
+/* One run that forks at every allocation. false: it did not get to its end, so what it left out must be run otherwise
+ * (a file that a fork wrote, say, was in its way). */
+static inline bool failing_fork_at_every(const char *name, void (*run)(void), double until_s,
+                                         uint64_t *n_runs, uint64_t *n_broken)
+{
+    failing_until_s = until_s;
+    failing_name = name;
+    failing_shared->n_forks = failing_shared->n_skipped = failing_shared->n_broken = 0;
+    snprintf(failing_where, sizeof failing_where, "a fork at each allocation, none");
+    int silent = memfd_create("output", MFD_CLOEXEC), status = 0;
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) failing_run(run, silent, 0);
+    bool whole =
+        child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    if (failing_shared->n_broken) failing_tell(name, silent, "has the ends that follow");
+    close(silent);
+    failing_until_s = 0;
+    *n_runs += failing_shared->n_forks;
+    *n_broken += failing_shared->n_broken;
+    return whole && failing_shared->n_skipped == 0;
 }
 
 /* The first allocation of every step-th path. */
@@ -226,27 +306,45 @@ static inline uint64_t failing_paths(const char *name, void (*run)(void), uint64
     return n_broken;
 }
 
+/* As many n as there is time for, each half way between those before. */
+static inline uint64_t failing_spread(const char *name, void (*run)(void), uint64_t n_allocations,
+                                      double until_s, uint64_t *n_runs)
+{
+    uint64_t n_broken = 0;
+    for (uint64_t i = 1; failing_now_s() < until_s && i < n_allocations; i++, ++*n_runs) {
+        double place = 0, part = 0.5; /* van der Corput's sequence: 1/2, 1/4, 3/4, 1/8, ... */
+        for (uint64_t bits = i; bits; bits >>= 1, part /= 2) place += (double)(bits & 1) * part;
+        uint64_t n = 1 + (uint64_t)(place * (double)n_allocations);
+        snprintf(failing_where, sizeof failing_where, "allocation %llu", (unsigned long long)n);
+        n_broken += !failing_try(name, run, n, 0);
+    }
+    return n_broken;
+}
+
 /* All runs of one test; returns how many ended as they may not. */
 static inline uint64_t failing_test(const char *name, void (*run)(void), double seconds)
 {
     double began_s = failing_now_s();
-    uint64_t n_runs = 0;
+    uint64_t n_runs = 0, n_broken = 0;
+    const char *which = "each";
     memset(failing_shared, 0, sizeof *failing_shared);
     snprintf(failing_where, sizeof failing_where, "no allocation");
     if (!failing_try(name, run, 0, 0)) return 1;
     uint64_t n_allocations = failing_shared->n_allocations, n_paths = failing_shared->n_paths;
     double fit = seconds / (failing_now_s() - began_s);
-    bool every_n = (double)n_allocations <= fit;
-    uint64_t step = (double)n_paths <= fit ? 1 : (uint64_t)((double)n_paths / (fit > 1 ? fit : 1)) + 1;
-    uint64_t n_broken = every_n ? failing_every_n(name, run, n_allocations, &n_runs)
-                                : failing_paths(name, run, step, &n_runs);
+    if ((double)n_allocations <= fit) {
+        n_broken = failing_every_n(name, run, n_allocations, &n_runs);
+    } else if (failing_shared->n_threads > 1 ||
+               !failing_fork_at_every(name, run, began_s + seconds / 2, &n_runs, &n_broken)) {
+        uint64_t step = (double)n_paths <= fit ? 1 : (uint64_t)((double)n_paths / (fit > 1 ? fit : 1)) + 1;
+        which = step == 1 ? "each path" : "some paths";
+        n_broken += failing_paths(name, run, step, &n_runs);
+        n_broken += failing_spread(name, run, n_allocations, began_s + seconds, &n_runs);
+    }
     printf("  %s: %llu runs, %s of %llu allocations on %llu paths, %.1f s%s\n", name,
-           (unsigned long long)n_runs,
-           every_n     ? "each"
-           : step == 1 ? "each path"
-                       : "some paths",
-           (unsigned long long)n_allocations, (unsigned long long)n_paths, failing_now_s() - began_s,
-           n_broken ? ": BROKEN" : "");
+           (unsigned long long)n_runs, which, (unsigned long long)n_allocations, (unsigned long long)n_paths,
+           failing_now_s() - began_s, n_broken ? ": BROKEN" : "");
+    fflush(stdout);
     return n_broken;
 }
 
