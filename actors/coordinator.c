@@ -10,6 +10,7 @@
 #include "ops/optimizer.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -93,8 +94,10 @@ static void send_record(coordinator *self, const tr_step_record *record)
 
 static void keep_record(coordinator *self)
 {
-    if (self->known->journal)
-        self->known->journal->records[self->record.step % TR_COORDINATOR_RECORDS] = self->record;
+    if (!self->known->journal) return;
+    self->known->journal->records[self->record.step % TR_COORDINATOR_RECORDS] = self->record;
+    /* Who reads it behind this process's death sees it where it sees what is sent now: that death is what pairs with this. */
+    atomic_thread_fence(memory_order_release);
 }
 
 static void tell_record(coordinator *self)
@@ -201,8 +204,9 @@ static void commit_when_ready(coordinator *self)
     if (plan->clip_norm > 0 && norm > (double)plan->clip_norm)
         scale = (float)((double)plan->clip_norm / (norm + 1e-6));
     double lr = self->known->learning_rate(self->known->context, self->step);
+    write_record(self, loss, norm, lr,
+                 targets); /* before anybody can apply it, or the next head might lack it */
     send_commit(self, scale, lr);
-    write_record(self, loss, norm, lr, targets);
     self->counted[self->step % self->ring] = self->n_counted[self->step % self->ring] = 0;
     begin_step(self);
     self->step++;
@@ -511,10 +515,12 @@ static void coordinator_start(tr_actor *actor, void *state)
     const tr_coordinator_journal *journal = self->known->journal;
     self->began_ns = tr_actor_now_ns(actor);
     if (!self->again) return;
-    const tr_step_record *before =
-        &journal->records[(self->step + TR_COORDINATOR_RECORDS - 1) % TR_COORDINATOR_RECORDS];
-    if (before->step && before->step + 1 == self->step)
-        send_record(self, before); /* it may have died on its way to the log too */
+    for (uint32_t back = TR_COORDINATOR_RECORDS - 1; back >= 1; back--) {
+        if (self->step <= plan->first_step + back) continue; /* the log has what a checkpoint has */
+        const tr_step_record *before = &journal->records[(self->step - back) % TR_COORDINATOR_RECORDS];
+        if (before->step + back == self->step)
+            send_record(self, before); /* it may have died on its way to the log too */
+    }
     bool lost = false;
     for (int i = 0; i < 2; i++)
         lost = lost || (journal->asked[i] > journal->saved && journal->asked[i] <= self->step);

@@ -19,8 +19,9 @@ extern "C" {
 
 enum { TR_COORDINATOR_RECORDS = 4 };
 
-/* What a coordinator that begins again must know of its life before: kept by whoever runs the job, in the head's process.
- * All zero before the job. */
+/* What a coordinator that begins again must know of its life before: kept by whoever runs the job, in the head's process or
+ * where it outlives that one. All zero before the job. A record is there before its commit goes out, so that one which was
+ * torn by a death belongs to a commit that nobody has applied, or is that of an evaluation which is measured again. */
 typedef struct tr_coordinator_journal {
     /* Of the steps committed last, at step % TR_COORDINATOR_RECORDS; step 0: none. A commit may be out that no stage has
      * applied, and each has the two states before it: any of the three may be gone back to, and tells the one before. */

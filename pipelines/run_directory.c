@@ -7,23 +7,17 @@
 #include "base/memory.h"
 #include "pipelines/epoch_log.h"
 #include "pipelines/line_file.h"
+#include "pipelines/run_log.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 static const uint64_t SECOND = 1000000000u;
 static const uint64_t PLAIN_EVERY_S = 5, TERMINAL_EVERY_MS = 200, QUIET_AT_MOST_S = 10;
-
-/* What a step that is run again must have in common with what was logged. */
-typedef struct tr_told {
-    double loss, grad_norm, validation_loss;
-} tr_told;
 
 struct tr_run {
     int lock; /* on the directory, for as long as this process trains in it; -1: none */
@@ -47,46 +41,6 @@ struct tr_run {
 
 /* --- files --- */
 
-/* Keeps the lines of steps 1 .. updates, n_kept of them, in a new file that replaces the old one. */
-static tr_status cut_log(const char *path, uint32_t updates, uint32_t *n_kept, tr_error *err)
-{
-    *n_kept = 0;
-    if (!tr_path_exists(path)) return TR_OK;
-    char *text;
-    size_t size;
-    tr_status status = tr_file_read(path, &text, &size, err);
-    if (status) return status;
-    tr_file_writer writer;
-    status = tr_file_writer_open(&writer, path, err);
-    for (char *line = text; !status && line < text + size;) {
-        char *end = memchr(line, '\n', (size_t)(text + size - line));
-        if (!end) break; /* a line that was cut short */
-        json_t *object = json_loadb(line, (size_t)(end - line), 0, NULL);
-        json_int_t step = json_integer_value(json_object_get(object, "step"));
-        if (step >= 1 && step <= (json_int_t)updates) {
-            fwrite(line, 1, (size_t)(end - line) + 1, writer.stream);
-            ++*n_kept;
-        }
-        json_decref(object);
-        line = end + 1;
-    }
-    tr_free(text);
-    return status ? status : tr_file_writer_commit(&writer, err);
-}
-
-/* One training in a directory at a time. The kernel lets go of the lock when the process ends, however it ends. */
-static tr_status lock_directory(tr_run *self, const char *path, tr_error *err)
-{
-    tr_status status = tr_directory_make(path, err);
-    if (status) return status;
-    self->lock = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (self->lock < 0) return tr_fail(err, TR_EIO, "could not open '%s': %s", path, strerror(errno));
-    if (flock(self->lock, LOCK_EX | LOCK_NB) != 0)
-        return tr_fail(err, TR_EEXIST,
-                       "another troupe trains in '%s'; wait for it, or name another with run=DIR", path);
-    return TR_OK;
-}
-
 /* The highest directory on the way to `path` that is not there yet, so that a start that fails can take back what it
  * made; NULL where all are. Free *out with tr_free. */
 static tr_status first_missing(const char *path, char **out, tr_error *err)
@@ -109,9 +63,26 @@ static tr_status first_missing(const char *path, char **out, tr_error *err)
     return TR_OK;
 }
 
-static tr_status open_files(tr_run *self, const tr_recipe *recipe, uint32_t updates, uint32_t *n_kept,
-                            tr_error *err)
+static tr_status lock_directory(tr_run *self, const char *path, tr_error *err)
 {
+    tr_status status = tr_directory_make(path, err);
+    return status ? status : tr_run_lock(path, false, &self->lock, err);
+}
+
+/* What is there behind the first step, to compare with. */
+static void remember_log(tr_run *self, tr_run_log *log)
+{
+    self->told = log->told;
+    self->told_capacity = log->told_capacity;
+    self->has_last = log->n_told > 0;
+    self->last = log->last;
+    self->smooth_step_ms = log->last.step_ms;
+}
+
+static tr_status open_files(tr_run *self, const tr_recipe *recipe, const tr_run_beginning *beginning,
+                            uint32_t *n_kept, tr_error *err)
+{
+    tr_run_log kept = {.updates = beginning->updates, .keep = beginning->keep};
     char *checkpoints = tr_format("%s/checkpoints", recipe->run),
          *yaml = tr_format("%s/recipe.yaml", recipe->run);
     char *log = tr_format("%s/log.jsonl", recipe->run), *events = tr_format("%s/events.jsonl", recipe->run);
@@ -121,7 +92,9 @@ static tr_status open_files(tr_run *self, const tr_recipe *recipe, uint32_t upda
         status = tr_fail(err, TR_ENOMEM, "no memory for a run's paths");
     if (!status) status = tr_directory_make(checkpoints, err);
     if (!status) status = tr_recipe_write_yaml(recipe, yaml, err);
-    if (!status) status = cut_log(log, updates, n_kept, err);
+    if (!status) status = tr_run_log_cut(&kept, log, err);
+    remember_log(self, &kept);
+    *n_kept = kept.n_kept;
     if (!status) status = tr_epoch_log_open(&self->epochs, epochs, err);
     if (!status) status = tr_line_file_open(&self->log, log, err);
     if (!status) status = tr_line_file_open(&self->events, events, err);
@@ -144,19 +117,30 @@ static void tell_of_gap(tr_run *self, uint32_t n_kept, uint32_t updates)
 
 tr_status tr_run_open(tr_run **out, const tr_recipe *recipe, uint32_t updates, FILE *progress, tr_error *err)
 {
+    const tr_run_beginning beginning = {.updates = updates, .lock = -1};
+    return tr_run_open_at(out, recipe, &beginning, progress, err);
+}
+
+tr_status tr_run_open_at(tr_run **out, const tr_recipe *recipe, const tr_run_beginning *beginning,
+                         FILE *progress, tr_error *err)
+{
+    const uint32_t updates = beginning->updates;
     tr_run *self = tr_alloc_zero(1, sizeof *self);
-    if (!self) return tr_fail(err, TR_ENOMEM, "no memory for a run");
+    if (!self) {
+        if (beginning->lock >= 0) close(beginning->lock);
+        return tr_fail(err, TR_ENOMEM, "no memory for a run");
+    }
     self->progress = progress;
     self->terminal = progress && isatty(fileno(progress));
     self->n_steps = (uint32_t)recipe->train.steps;
     self->first_step = updates;
     self->began_ns = self->said_ns = self->heard_ns = tr_clock_ns();
-    self->lock = -1;
+    self->lock = beginning->lock;
     tr_status status = first_missing(recipe->run, &self->made, err);
-    if (!status) status = lock_directory(self, recipe->run, err);
+    if (!status && self->lock < 0) status = lock_directory(self, recipe->run, err);
     bool locked = !status; /* without the lock it is another troupe's, that made it since we looked */
     uint32_t n_kept = 0;
-    if (!status) status = open_files(self, recipe, updates, &n_kept, err);
+    if (!status) status = open_files(self, recipe, beginning, &n_kept, err);
     if (!status && n_kept < updates) tell_of_gap(self, n_kept, updates);
     if (!status)
         *out = self;
@@ -421,9 +405,21 @@ void tr_run_event(tr_run *self, const tr_job_event *event)
                                         [TR_JOB_STOPPING] = "stopping",
                                         [TR_JOB_EPOCH] = "epoch",
                                         [TR_JOB_STATE_ROTTEN] = "state_rotten",
-                                        [TR_JOB_RECOVERED] = "recovered"};
+                                        [TR_JOB_RECOVERED] = "recovered",
+                                        [TR_JOB_READOPTED] = "readopted"};
     json_t *object = event_object(kinds[event->kind], event->monotonic_ns, event, event->text);
-    if (event->kind == TR_JOB_RECOVERED) {
+    char text[128];
+    bool readopted = event->kind == TR_JOB_READOPTED;
+    if (readopted) {
+        snprintf(text, sizeof text,
+                 "re-adopted %d worker%s of epoch %u at step %" PRIu64 ", generation %" PRIu64,
+                 event->n_readopted, event->n_readopted == 1 ? "" : "s", event->former_epoch,
+                 event->generation ? event->generation - 1 : self->first_step, event->generation);
+        json_object_set_new(object, "text", json_string(text));
+        json_object_set_new(object, "workers", json_integer(event->n_readopted));
+    }
+    if (readopted || event->kind == TR_JOB_RECOVERED) {
+        json_object_set_new(object, "generation", json_integer((json_int_t)event->generation));
         self->recovery = *event;
         add_durations(object, event);
     }
@@ -431,5 +427,5 @@ void tr_run_event(tr_run *self, const tr_job_event *event)
     bool told = event->kind == TR_JOB_STOPPING || event->kind == TR_JOB_WORKER_DIED ||
                 event->kind == TR_JOB_WORKER_FENCED || event->kind == TR_JOB_STATE_ROTTEN ||
                 event->kind == TR_JOB_RECOVERED;
-    if (told) say(self, event->text, true);
+    if (told || readopted) say(self, readopted ? text : event->text, true);
 }

@@ -22,6 +22,22 @@ typedef struct tr_run tr_run;
  * dropped) and writes recipe.yaml. progress (may be NULL) is where people look;
  * a terminal gets one line that changes. */
 tr_status tr_run_open(tr_run **out, const tr_recipe *recipe, uint32_t updates, FILE *progress, tr_error *err);
+
+/* A run that is gone on in. */
+typedef struct tr_run_beginning {
+    uint32_t updates;
+    int lock; /* of tr_run_lock, taken over also by a failure; -1: to be taken */
+    bool
+        keep; /* the log's lines of later steps stay, as far as none is missing: what is run again is compared with them */
+} tr_run_beginning;
+
+tr_status tr_run_open_at(tr_run **out, const tr_recipe *recipe, const tr_run_beginning *beginning,
+                         FILE *progress, tr_error *err);
+/* The right to train in this directory, which is there; the kernel takes it back when the process ends, however it ends.
+ * wait: until nobody else has it. *lock is a descriptor, to be closed. Errors: TR_EEXIST: somebody has it; TR_EIO. */
+tr_status tr_run_lock(const char *path, bool wait, int *lock, tr_error *err);
+/* The last step of those that the log has without a gap behind `updates`; `updates` itself where none is. */
+uint32_t tr_run_logged(const char *path, uint32_t updates);
 tr_status tr_run_record(tr_run *self, const tr_step_record *record, tr_error *err);
 /* What was recorded goes to the disk, so that a checkpoint that gets its name now has all its lines. Lines that a full
  * disk does not take wait on: a checkpoint is worth more than they, and a resume tells what is missing. */

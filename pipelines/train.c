@@ -20,6 +20,7 @@
 
 #include <inttypes.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Behaviours take their context as void *; the sources are only read. */
 #define CONTEXT(source) ((void *)(uintptr_t) & (source))
@@ -97,7 +98,8 @@ static void show_processes(const training *self, uint32_t epoch)
 static void on_event(void *context, const tr_job_event *event)
 {
     training *self = context;
-    bool begins = event->kind == TR_JOB_RUNNING || event->kind == TR_JOB_RECOVERED;
+    bool begins =
+        event->kind == TR_JOB_RUNNING || event->kind == TR_JOB_RECOVERED || event->kind == TR_JOB_READOPTED;
     tr_run_event(self->run, event);
     self->places = event->places;
     if (begins) tr_stall_watch_begin(&self->watch, tr_clock_ns());
@@ -139,6 +141,15 @@ static tr_status start_fresh(training *self, tr_error *err)
     return TR_OK;
 }
 
+/* Whoever goes on in a run is the only one, from here on: what it finds there does not change any more. */
+static tr_status claim(training *self, tr_error *err)
+{
+    tr_status status = compare_with_run(self->recipe, err);
+    if (!status && self->lock < 0) status = tr_run_lock(self->recipe->run, false, &self->lock, err);
+    if (!status) status = tr__training_find_orphans(self, err);
+    return status;
+}
+
 static tr_status find_start(training *self, bool resume, tr_error *err)
 {
     const tr_recipe *recipe = self->recipe;
@@ -153,7 +164,7 @@ static tr_status find_start(training *self, bool resume, tr_error *err)
     tr_trainer_state state = {0};
     char *path = self->start.directory;
     tr_status status = TR_OK;
-    if (exists) status = compare_with_run(recipe, err);
+    if (exists) status = claim(self, err);
     if (exists && !status)
         status = tr_checkpoint_find(recipe->run, path, sizeof self->start.directory, &state, err);
     if (status) return status;
@@ -234,6 +245,19 @@ static void release(training *self)
     tr_free(self->plans);
     tr_data_close(&self->data);
     tr_curve_key_wipe(&self->key);
+    tr_orphans_destroy(&self->orphans);
+    tr_head_memory_destroy(&self->memory);
+    if (self->directory >= 0) close(self->directory);
+    if (self->lock >= 0) close(self->lock);
+}
+
+/* The lock goes over to the run, also where that fails. */
+static tr_status open_run(training *self, FILE *progress, tr_error *err)
+{
+    const tr_run_beginning beginning = {
+        .updates = self->start.updates, .lock = self->lock, .keep = self->orphans != NULL};
+    self->lock = -1;
+    return tr_run_open_at(&self->run, self->recipe, &beginning, progress, err);
 }
 
 /* --- the run --- */
@@ -272,7 +296,7 @@ void tr__training_tell_coordinator(tr__training *self)
                                                  .tokens_before = self->plan->start.tokens,
                                                  .context = (void *)(uintptr_t)self->recipe,
                                                  .learning_rate = learning_rate,
-                                                 .journal = &self->journal};
+                                                 .journal = self->journal};
 }
 
 static tr_status run_job(training *self, tr_error *err)
@@ -314,7 +338,8 @@ static tr_status run_job(training *self, tr_error *err)
                                         .kills_per_minute = recipe->chaos.kills_per_minute},
                               .context = self,
                               .on_event = on_event};
-    tr_status status = tr_run_epoch(self->run, options.recovery.first_epoch, err);
+    tr_status status = tr__training_lease(self, &options.lease, err);
+    if (!status) status = tr_run_epoch(self->run, options.recovery.first_epoch, err);
     if (status) return status;
     self->began_ns = tr_clock_ns();
     tr_stall_watch_init(&self->watch, (uint32_t)recipe->supervision.stall_after, self->began_ns);
@@ -334,7 +359,7 @@ static void say_beginning(const training *self, FILE *progress)
     fprintf(progress, "%s: %" PRId64 " parameters, %u replicas x %u stages%s, %u steps of %u tokens\n",
             self->recipe->run, tr_model_config_parameter_count(&self->plan->model.config), plan->n_replicas,
             plan->n_stages, pieces, plan->n_steps, plan->n_microbatches * plan->rows * plan->sequence);
-    if (self->start.updates)
+    if (self->start.updates && !self->orphans)
         fprintf(progress, "resuming after step %u from %s\n", self->start.updates, self->start.directory);
     fflush(progress);
 }
@@ -368,11 +393,13 @@ static void leave_word(const training *self, tr_status status, const tr_error *e
 
 tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, bool *started, tr_error *err)
 {
-    training self = {.recipe = recipe};
+    training self = {.recipe = recipe, .lock = -1, .directory = -1};
     *started = false;
     tr_status status = find_start(&self, options->resume, err);
     if (!status) status = read_network(&self, err);
     if (!status) status = prepare(&self, err);
+    if (!status) status = tr__training_choose_orphans(&self, options->progress, err);
+    if (!status) status = tr__training_make_memory(&self, err);
     if (!status && self.start.updates == (uint32_t)recipe->train.steps) {
         if (options->progress)
             fprintf(options->progress, "%s has its %d steps already; nothing to do\n", recipe->run,
@@ -381,7 +408,7 @@ tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, boo
         return TR_OK;
     }
     if (!status) status = open_checkpoints(&self, err);
-    if (!status) status = tr_run_open(&self.run, recipe, self.start.updates, options->progress, err);
+    if (!status) status = open_run(&self, options->progress, err);
     if (!status) {
         status = open_trace(&self, err);
         if (status) { /* a start that failed leaves nothing */
@@ -403,7 +430,7 @@ tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, boo
 
 tr_status tr_plan(const tr_recipe *recipe, bool measure, FILE *stream, FILE *progress, tr_error *err)
 {
-    training self = {.recipe = recipe};
+    training self = {.recipe = recipe, .lock = -1, .directory = -1};
     tr_model_config config = {0};
     tr_status status = start_fresh(&self, err);
     if (!status) status = prepare(&self, err);

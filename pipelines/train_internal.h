@@ -7,12 +7,14 @@
 
 #include "actors/coordinator.h"
 #include "pipelines/checkpoint_files.h"
+#include "pipelines/head_memory.h"
 #include "pipelines/job_plan.h"
 #include "pipelines/processes.h"
 #include "pipelines/run_directory.h"
 #include "pipelines/stall_watch.h"
 #include "pipelines/trace_file.h"
 #include "runtime/job.h"
+#include "runtime/orphans.h"
 #include "transport/address.h"
 
 typedef struct tr__training {
@@ -24,8 +26,12 @@ typedef struct tr__training {
         *plans; /* n_plans, owned: the job, the checkpoints and the trace may still know earlier ones */
     size_t n_plans, plans_capacity;
     tr_coordinator_context coordinator;
-    tr_coordinator_journal journal;
-    tr_weights *weights; /* of a directory: for the names it gives its tensors */
+    tr_coordinator_journal *journal; /* in `memory` */
+    tr_head_memory *memory;          /* what outlives this process, where the agent does */
+    tr_orphans *orphans;             /* of a head that died; NULL: there are none, or they were not wanted */
+    int lock;                        /* on the run's directory, until `run` has it; -1: none */
+    int directory;                   /* the run's, without a lock; -1: not opened */
+    tr_weights *weights;             /* of a directory: for the names it gives its tensors */
     tr_checkpoint_files *files;
     tr_run *run;
     tr_trace_file *trace;     /* NULL: not wanted, or it could not be written */
@@ -43,6 +49,15 @@ tr_status tr__training_add_plan(tr__training *self, const tr_start *start, tr_mo
                                 tr_error *err);
 /* What the coordinator is told, by the latest plan. */
 void tr__training_tell_coordinator(tr__training *self);
+
+/* train_readopt.c. With the run's directory locked: who is left of the run? Also where nobody is wanted. */
+tr_status tr__training_find_orphans(tr__training *self, tr_error *err);
+/* With the plan made: they are gone on with, or sent home. */
+tr_status tr__training_choose_orphans(tr__training *self, FILE *progress, tr_error *err);
+/* The memory for the journal: theirs, or new. */
+tr_status tr__training_make_memory(tr__training *self, tr_error *err);
+/* ms 0 where the recipe wants none. The directory is opened. Errors: TR_EIO. */
+tr_status tr__training_lease(tr__training *self, tr_job_lease *lease, tr_error *err);
 
 /* train_recovery.c; the functions of tr_job_recovery, context: the tr__training. */
 tr_status tr__training_record_epoch(void *context, uint32_t epoch, tr_error *err);

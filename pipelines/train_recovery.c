@@ -56,7 +56,7 @@ static tr_status begin_from_disk(tr__training *self, const tr_topology **topolog
     status = tr_start_read_config(&start, self->recipe, &config, err);
     if (!status) status = tr__training_add_plan(self, &start, &config, err);
     if (status) return status;
-    self->journal.saved = self->journal.asked[0] = self->journal.asked[1] = start.updates;
+    self->journal->saved = self->journal->asked[0] = self->journal->asked[1] = start.updates;
     tr__training_tell_coordinator(self);
     *topology = &self->plan->topology;
     return TR_OK;
@@ -78,7 +78,7 @@ uint64_t tr__training_generation(const tr_coordinator_journal *journal, const ui
 tr_status tr__training_begin_again(void *context, tr_job_beginning *beginning, tr_error *err)
 {
     tr__training *self = context;
-    const tr_coordinator_journal *journal = &self->journal;
+    const tr_coordinator_journal *journal = self->journal;
     bool has_begun = tr_coordinator_newest(journal) > 0;
     tr_status status = TR_OK;
     beginning->generation = tr__training_generation(journal, beginning->held);

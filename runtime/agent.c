@@ -7,42 +7,23 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "runtime/activity.h"
+#include "runtime/agent_internal.h"
 #include "runtime/control_messages.h"
+#include "runtime/lease.h"
 #include "runtime/leftovers.h"
 #include "runtime/worker.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
-enum { TICK_MS = 50, STOPPED_MS = 2000 };
+enum { TICK_MS = 50, STOPPED_MS = 2000, BROKEN_LINK_MS = 2000 };
 
-struct agent;
-
-typedef struct ward { /* one worker in the agent's care */
-    struct agent *agent;
-    int32_t node, pid;
-    int pidfd; /* -1: not started, or reaped */
-    int activity_descriptor;
-    tr_activity_page *activity;
-    uint64_t pulse, moved_ns; /* as last seen to change, and when */
-    tr_activity_watch handlers;
-    bool is_hung; /* told */
-} ward;
-
-typedef struct agent {
-    const tr_launch *launch;
-    tr_topology topology;
-    tr_node *node;
-    ward *wards; /* by node; [0] is unused */
-    tr_state_region **states;
-    int32_t n_alive;
-    uint32_t epoch;
-    bool stopping, head_lost;
-    uint64_t kill_at_ns;
-} agent;
+typedef tr__agent agent;
+typedef tr__ward ward;
 
 static void send_note(agent *self, tr_control_topic topic, const tr_control_note *note)
 {
@@ -65,17 +46,23 @@ static void begin_stop(agent *self, uint32_t grace_ms)
     finish_when_alone(self);
 }
 
+bool tr__agent_reap(tr__ward *worker, tr_process_end *end)
+{
+    if (worker->pidfd < 0 || !tr_process_reap(worker->pidfd, end)) return false;
+    if (worker->agent->node) tr_node_unwatch(worker->agent->node, worker->pidfd);
+    close(worker->pidfd);
+    worker->pidfd = -1;
+    worker->agent->n_alive--;
+    if (end->signal) tr_leftovers_remove(worker->pid);
+    return true;
+}
+
 static void on_worker_end(void *context)
 {
     ward *worker = context;
     agent *self = worker->agent;
     tr_process_end end;
-    if (worker->pidfd < 0 || !tr_process_reap(worker->pidfd, &end)) return;
-    tr_node_unwatch(self->node, worker->pidfd);
-    close(worker->pidfd);
-    worker->pidfd = -1;
-    self->n_alive--;
-    if (end.signal) tr_leftovers_remove(worker->pid);
+    if (!tr__agent_reap(worker, &end)) return;
     tr_control_note note = {
         .node = worker->node, .pid = worker->pid, .exit_code = end.exit_code, .signal = end.signal};
     uint64_t last_ns = tr_activity_last_ns(worker->activity);
@@ -131,6 +118,7 @@ static void on_tick(void *context, uint64_t now_ns)
     agent *self = context;
     for (int32_t i = 1; i < self->topology.n_nodes && !self->stopping; i++)
         watch_over(self, &self->wards[i], now_ns);
+    if (self->silent_ns && now_ns > self->silent_ns + (uint64_t)BROKEN_LINK_MS * 1000000) begin_stop(self, 0);
     if (!self->stopping || now_ns < self->kill_at_ns) return;
     for (int32_t i = 1; i < self->topology.n_nodes; i++)
         if (self->wards[i].pidfd >= 0) tr_process_kill(self->wards[i].pidfd, SIGKILL);
@@ -143,7 +131,24 @@ static void on_peer_lost(void *context, int32_t peer, bool control, const char *
     if (peer != TR_NODE_HEAD) return;
     tr_log(TR_LOG_INFO, "the head is gone: %s", reason);
     self->head_lost = true;
-    begin_stop(self, 0);
+    if (!self->launch->lease_ms || self->stopping)
+        begin_stop(self, 0);
+    else if (!self->silent_ns) /* its process may live yet: then it replaces us */
+        self->silent_ns = tr_clock_ns();
+}
+
+/* With a lease: the head's process has ended. */
+static void on_head_end(void *context)
+{
+    agent *self = context;
+    tr_node_unwatch(self->node, self->head);
+    self->head_lost = true;
+    self->lost_ns = tr_clock_ns();
+    self->orphaned = !self->stopping;
+    if (self->orphaned)
+        tr_node_stop(self->node);
+    else
+        begin_stop(self, 0);
 }
 
 static void mend_states(agent *self, const ward *worker)
@@ -184,10 +189,24 @@ static int list_memory(const agent *self, const ward *worker, int *descriptors)
     return count;
 }
 
+/* Over which it speaks to a worker while there is no head. *theirs is the caller's. */
+static tr_status make_word(const agent *self, ward *worker, int *theirs, tr_error *err)
+{
+    int ends[2];
+    *theirs = -1;
+    if (!self->launch->lease_ms) return TR_OK;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
+        return tr_fail(err, TR_EIO, "cannot make a pair of sockets: %s", strerror(errno));
+    if (worker->word >= 0) close(worker->word);
+    worker->word = ends[0];
+    *theirs = ends[1];
+    return TR_OK;
+}
+
 static tr_status start_worker(agent *self, int32_t node, tr_error *err)
 {
     ward *worker = &self->wards[node];
-    int *descriptors = tr_alloc((self->topology.n_actors + 1) * sizeof *descriptors);
+    int theirs = -1, *descriptors = tr_alloc((self->topology.n_actors + 2) * sizeof *descriptors);
     if (!descriptors) return tr_fail(err, TR_ENOMEM, "no memory to start worker %d", node);
     tr_launch launch = *self->launch;
     launch.role = TR_LAUNCH_WORKER;
@@ -198,12 +217,15 @@ static tr_status start_worker(agent *self, int32_t node, tr_error *err)
     launch.topology = NULL; /* comes from the head */
     launch.topology_bytes = 0;
     tr_status status = make_memory(self, worker, err);
+    if (status == TR_OK) status = make_word(self, worker, &theirs, err);
     if (status == TR_OK) {
         int count = list_memory(self, worker, descriptors);
         launch.n_states = count - 1;
+        if (theirs >= 0) descriptors[count++] = theirs;
         status = tr_launch_spawn(&launch, descriptors, count, &worker->pid, &worker->pidfd, err);
     }
     tr_free(descriptors);
+    if (theirs >= 0) close(theirs);
     if (status != TR_OK) return tr_fail_within(err, status, "cannot start worker %d", node);
     self->n_alive++;
     worker->moved_ns = 0;
@@ -223,17 +245,21 @@ static void tell_failure(agent *self, const tr_error *error)
     send_note(self, TR_CONTROL_JOB_ENDED, &note);
 }
 
+static tr_status replace_dead(agent *self, tr_error *err)
+{
+    tr_status status = TR_OK;
+    for (int32_t node = 1; node < self->topology.n_nodes && status == TR_OK; node++)
+        if (self->wards[node].pidfd < 0) status = start_worker(self, node, err);
+    return status;
+}
+
 /* Those that are dead are replaced; the living hear of the epoch from the head. */
 static void begin_epoch(agent *self, uint32_t epoch)
 {
     tr_error err;
     if (self->stopping || epoch <= self->epoch) return;
     self->epoch = epoch;
-    for (int32_t node = 1; node < self->topology.n_nodes; node++) {
-        if (self->wards[node].pidfd >= 0 || start_worker(self, node, &err) == TR_OK) continue;
-        tell_failure(self, &err);
-        return;
-    }
+    if (replace_dead(self, &err) != TR_OK) tell_failure(self, &err);
 }
 
 static void fence(agent *self, int32_t node)
@@ -271,10 +297,28 @@ static tr_status connect_head(agent *self, tr_error *err)
                                .on_peer_lost = on_peer_lost};
     memcpy(options.job_key, launch->job_key, sizeof options.job_key);
     tr_status status = tr_node_new(&self->node, &options, err);
+    if (status == TR_OK && launch->lease_ms)
+        status = tr_node_watch(self->node, self->head, on_head_end, self, err);
     if (status == TR_OK) status = tr_node_connect(self->node, TR_NODE_HEAD, launch->head_address, NULL, err);
     tr_control_hello hello = {.epoch = launch->epoch};
     if (status == TR_OK) status = tr_control_send_hello(self->node, TR_NODE_HEAD, &hello, err);
     return status;
+}
+
+/* Beside another head, with the workers that live: they greet it by themselves, and are watched anew. */
+static tr_status go_on(agent *self, tr_error *err)
+{
+    self->orphaned = self->head_lost = false;
+    self->silent_ns = 0;
+    tr_status status = connect_head(self, err);
+    for (int32_t i = 1; i < self->topology.n_nodes && status == TR_OK; i++) {
+        ward *worker = &self->wards[i];
+        worker->moved_ns = 0;
+        worker->handlers = (tr_activity_watch){0};
+        worker->is_hung = false;
+        if (worker->pidfd >= 0) status = tr_node_watch(self->node, worker->pidfd, on_worker_end, worker, err);
+    }
+    return status == TR_OK ? replace_dead(self, err) : status;
 }
 
 static tr_status start_all(agent *self, tr_error *err)
@@ -285,7 +329,8 @@ static tr_status start_all(agent *self, tr_error *err)
     if (!self->wards || !self->states)
         return tr_fail(err, TR_ENOMEM, "no memory to watch %zu workers", n_nodes - 1);
     for (size_t i = 0; i < n_nodes; i++)
-        self->wards[i] = (ward){.agent = self, .node = (int32_t)i, .pidfd = -1, .activity_descriptor = -1};
+        self->wards[i] =
+            (ward){.agent = self, .node = (int32_t)i, .pidfd = -1, .word = -1, .activity_descriptor = -1};
     tr_status status = connect_head(self, err);
     for (int32_t node = 1; node < self->topology.n_nodes && status == TR_OK; node++)
         status = start_worker(self, node, err);
@@ -297,6 +342,7 @@ static void release(agent *self)
     tr_node_destroy(&self->node);
     for (int32_t i = 1; self->wards && i < self->topology.n_nodes; i++) {
         if (self->wards[i].activity_descriptor >= 0) close(self->wards[i].activity_descriptor);
+        if (self->wards[i].word >= 0) close(self->wards[i].word);
         tr_activity_page_unmap(&self->wards[i].activity);
     }
     for (size_t i = 0; self->states && i < self->topology.n_actors; i++)
@@ -304,18 +350,33 @@ static void release(agent *self)
     tr_free(self->states);
     tr_free(self->wards);
     tr_topology_release(&self->topology);
+    tr__agent_close_lease(self);
+}
+
+/* Beside one head: until it says stop and all workers are reaped, or it is gone. */
+static tr_status serve(agent *self, tr_status status, tr_error *problem)
+{
+    if (status != TR_OK && self->node) tell_failure(self, problem);
+    if (self->node) tr_node_run(self->node, TICK_MS, on_tick);
+    if (self->orphaned) status = TR_OK; /* what could not be done for a head that is dead */
+    if (status == TR_OK && self->node) status = tr_node_failure(self->node, problem);
+    return status;
 }
 
 tr_status tr_agent_run(const tr_launch *launch, tr_error *err)
 {
-    agent self = {.launch = launch, .epoch = launch->epoch};
+    agent self = {
+        .launch = launch, .epoch = launch->epoch, .directory = -1, .kept = -1, .listener = -1, .head = -1};
+    tr_error problem = {0};
     tr_status status = tr_topology_decode(&self.topology, launch->topology, launch->topology_bytes, err);
     if (status != TR_OK) return status;
-    tr_error problem = {0};
-    status = start_all(&self, &problem);
-    if (status != TR_OK && self.node) tell_failure(&self, &problem);
-    if (self.node) tr_node_run(self.node, TICK_MS, on_tick);
-    if (status == TR_OK && self.node) status = tr_node_failure(self.node, &problem);
+    if (launch->lease_ms) status = tr__agent_open_lease(&self, &problem);
+    if (status == TR_OK) status = serve(&self, start_all(&self, &problem), &problem);
+    while (status == TR_OK && self.orphaned) {
+        tr_node_destroy(&self.node); /* nothing that the old head said is heard any more */
+        if (!tr__agent_await_head(&self)) break;
+        status = serve(&self, go_on(&self, &problem), &problem);
+    }
     if (status == TR_OK && self.head_lost) status = tr_fail(&problem, TR_ECLOSED, "the head is gone");
     release(&self);
     if (status != TR_OK && err) *err = problem;

@@ -10,7 +10,7 @@
 extern "C" {
 #endif
 
-/* Runs until the head says stop and every worker is reaped, or the head is gone.
+/* Runs until the head says stop and every worker is reaped, or the head is gone and, with a lease, no other one has come.
  * Errors: TR_ECLOSED, TR_EIO, TR_ENOMEM. */
 tr_status tr_agent_run(const tr_launch *launch, tr_error *err);
 

@@ -8,9 +8,11 @@
 #include "base/memory.h"
 #include "runtime/activity.h"
 #include "runtime/leftovers.h"
+#include "runtime/orphans.h"
 #include "runtime/worker.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -42,15 +44,33 @@ struct tr_crew {
     int32_t n_nodes;
     int descriptor; /* the agent's pidfd, or an eventfd */
     int32_t agent_pid;
-    bool agent_ended;
+    bool agent_ended, was_taken;
     tr_process_end agent_end;
     int was_subreaper;
     bool must_stop;            /* atomic: the head is gone without a word, for want of memory */
     _Atomic int32_t n_running; /* threads; release at a thread's end pairs with acquire in tr_crew_ended */
 };
 
+/* It is no child of this process. */
+static tr_status take_agent(tr_crew *self, const tr_launch *launch, tr_error *err)
+{
+    tr_orphans *orphans = self->options.lease->orphans;
+    tr_status status = tr_orphans_take(orphans, launch, err);
+    int descriptor = status == TR_OK ? fcntl(orphans->agent, F_DUPFD_CLOEXEC, 0) : -1;
+    if (status != TR_OK) return status;
+    if (descriptor < 0) return tr_fail(err, TR_EIO, "cannot watch the agent: %s", strerror(errno));
+    self->descriptor = descriptor;
+    self->agent_pid = orphans->offer.agent_pid;
+    self->was_taken = true;
+    return TR_OK;
+}
+
+/* Behind an agent that was taken over and ended comes one of our own. */
 static tr_status start_agent(tr_crew *self, tr_error *err)
 {
+    const tr_job_lease *lease = self->options.lease;
+    const int inherited[] = {lease ? lease->directory : -1, lease ? lease->kept : -1};
+    bool take = lease && lease->orphans && !self->was_taken;
     tr_launch launch = self->options.launch;
     launch.role = TR_LAUNCH_AGENT;
     launch.node = self->n_nodes;
@@ -58,7 +78,9 @@ static tr_status start_agent(tr_crew *self, tr_error *err)
     tr_status status =
         tr_topology_encode(self->options.topology, &launch.topology, &launch.topology_bytes, err);
     if (status != TR_OK) return status;
-    status = tr_launch_spawn(&launch, NULL, 0, &self->agent_pid, &self->descriptor, err);
+    if (!take || take_agent(self, &launch, err) != TR_OK)
+        status = tr_launch_spawn(&launch, inherited, launch.lease_ms ? 2 : 0, &self->agent_pid,
+                                 &self->descriptor, err);
     tr_launch_release(&launch);
     return status;
 }
@@ -217,6 +239,11 @@ void tr_crew_add_worker(tr_crew *self, int32_t node, int32_t pid)
     if (!self->options.processes || self->members[node].pidfd >= 0) return;
     self->members[node].pidfd = pidfd_open(pid, 0);
     self->members[node].pid = pid;
+}
+
+bool tr_crew_was_taken(const tr_crew *self)
+{
+    return self->was_taken;
 }
 
 int tr_crew_page_of_thread(const tr_crew *self, int32_t node)

@@ -7,6 +7,7 @@
 #define TROUPE_RUNTIME_CREW_H
 
 #include "runtime/actor.h"
+#include "runtime/job.h"
 #include "runtime/launch.h"
 
 #ifdef __cplusplus
@@ -19,16 +20,18 @@ typedef struct tr_crew_options {
     const tr_topology *topology;
     const tr_registry *registry; /* threads only: a process has its own */
     bool processes;
-    tr_launch launch; /* what every child must know; the crew adds role, node and topology */
+    tr_launch launch;          /* what every child must know; the crew adds role, node and topology */
+    const tr_job_lease *lease; /* where launch.lease_ms is not 0 */
 } tr_crew_options;
 
-/* Starts an agent, which will start the workers, or one thread a worker. */
+/* Starts an agent, which will start the workers, or takes one over with those it has; or starts one thread a worker. */
 tr_status tr_crew_new(tr_crew **out, const tr_crew_options *options, tr_error *err);
 /* Simulation: the caller plays the agent and its workers, and says when they have ended. It cannot be replaced. */
 tr_status tr_crew_new_played(tr_crew **out, const tr_topology *topology, tr_error *err);
 void tr_crew_end_played(tr_crew *self);
 int tr_crew_descriptor(const tr_crew *self);    /* readable when all have ended, or a thread has failed */
 int32_t tr_crew_agent_pid(const tr_crew *self); /* 0: there is none */
+bool tr_crew_was_taken(const tr_crew *self);    /* from a head that died */
 /* All ended? Then *end says how the agent did (exit code 0 without one). */
 bool tr_crew_ended(tr_crew *self, tr_process_end *end);
 /* Has a worker that is a thread ended with an error? Of processes the agent tells. */

@@ -25,7 +25,7 @@ enum {
 
 void tr_head_tell(tr_head *self, tr_job_event_kind kind, int32_t node, int32_t pid, const char *text)
 {
-    bool recovered = kind == TR_JOB_RECOVERED;
+    bool recovered = kind == TR_JOB_RECOVERED || kind == TR_JOB_READOPTED;
     const tr_job_event event = {.kind = kind,
                                 .monotonic_ns = tr_node_now_ns(self->node),
                                 .node = node,
@@ -33,6 +33,9 @@ void tr_head_tell(tr_head *self, tr_job_event_kind kind, int32_t node, int32_t p
                                 .epoch = self->epoch,
                                 .text = text,
                                 .places = self->places,
+                                .generation = recovered ? self->generation : 0,
+                                .n_readopted = recovered ? self->n_readopted : 0,
+                                .former_epoch = recovered ? self->former_epoch : 0,
                                 .lost_ns = recovered ? self->lost_ns : 0,
                                 .detected_ns = recovered ? self->detected_ns : 0,
                                 .fenced_ns = recovered ? self->fenced_ns : 0};
@@ -126,16 +129,19 @@ static void start(tr_head *self)
     self->phase = TR_HEAD_RUNNING;
     for (int32_t i = 1; i < self->topology->n_nodes; i++)
         tr_node_send_system(self->node, i, TR_CONTROL_START, NULL, 0);
-    if (self->changed_ns) {
+    if (self->n_readopted) {
+        tr_head_tell_readopted(self);
+    } else if (self->changed_ns) {
         char text[128];
         snprintf(text, sizeof text, "epoch %u goes on from generation %llu, %.0f ms after it began",
                  self->epoch, (unsigned long long)self->generation,
                  (double)(tr_node_now_ns(self->node) - self->changed_ns) * 1e-6);
         tr_head_tell(self, TR_JOB_RECOVERED, -1, 0, text);
-        self->lost_ns = self->detected_ns = 0;
     } else {
         tr_head_tell(self, TR_JOB_RUNNING, -1, 0, "every node is ready");
     }
+    self->lost_ns = self->detected_ns = 0;
+    self->n_readopted = 0;
     tr_node_start_actors(self->node);
     if (self->signals > 0 &&
         self->options->stop_actor) /* what was asked before counts for its next life too */
@@ -444,6 +450,8 @@ static void on_early_end(tr_head *self, const tr_process_end *end)
     if (end->signal)
         snprintf(text, sizeof text, "the agent (pid %d) was killed by signal %d (%s)", pid, end->signal,
                  strsignal(end->signal));
+    else if (end->exit_code < 0) /* it was taken over: its status is for its parent */
+        snprintf(text, sizeof text, "the agent (pid %d) ended before the job was done", pid);
     else
         snprintf(text, sizeof text, "%s ended with exit code %d before the job was done",
                  pid ? "the agent" : "every worker", end->exit_code);

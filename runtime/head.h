@@ -52,8 +52,10 @@ typedef struct tr_head {
     uint64_t n_restarts;
     uint64_t changed_ns; /* when this epoch began; 0: it is the first */
     uint64_t lost_ns, detected_ns,
-        fenced_ns; /* see tr_job_event; detected_ns 0: nobody died since all were ready */
-    tr_error held; /* a failure that a death may explain yet; status TR_OK: none */
+        fenced_ns;         /* see tr_job_event; detected_ns 0: nobody died since all were ready */
+    int32_t n_readopted;   /* workers of a head that died, until all are ready; 0: none */
+    uint32_t former_epoch; /* theirs */
+    tr_error held;         /* a failure that a death may explain yet; status TR_OK: none */
     uint64_t held_since_ns;
     int32_t suspect; /* a node whose link broke; 0: none. Its death may be told yet, with more to say */
     uint64_t suspect_since_ns;
@@ -84,6 +86,10 @@ bool tr_head_can_recover(const tr_head *self);
 tr_status tr_head_begin_again(tr_head *self, tr_error *err); /* all have greeted: from where? */
 void tr_head_strike(tr_head *self, uint64_t now_ns);         /* chaos by chance */
 void tr_head_check_rejoin(tr_head *self, uint64_t now_ns);
+
+/* readopt.c. The crew was taken over from a head that died: this epoch begins where that one's state is. */
+void tr_head_readopt(tr_head *self, const struct tr_orphans *orphans);
+void tr_head_tell_readopted(tr_head *self); /* all are ready */
 
 /* head.c */
 void tr_head_tell(tr_head *self, tr_job_event_kind kind, int32_t node, int32_t pid, const char *text);

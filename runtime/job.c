@@ -7,6 +7,7 @@
 #include "runtime/activity.h"
 #include "runtime/agent.h"
 #include "runtime/head.h"
+#include "runtime/orphans.h"
 #include "runtime/worker.h"
 #include "transport/address.h"
 
@@ -44,6 +45,8 @@ static tr_status check(const tr_job_options *options, tr_error *err)
     if (options->recovery.first_epoch > TR_HEAD_LAST_EPOCH)
         return tr_fail(err, TR_EINVAL, "epoch %u: a run can have %d at most; begin another one",
                        options->recovery.first_epoch, TR_HEAD_LAST_EPOCH);
+    if (options->lease.ms && (!options->processes || options->lease.directory < 0 || options->lease.kept < 0))
+        return tr_fail(err, TR_EINVAL, "a lease needs processes, a directory and memory to keep");
     tr_chaos chaos;
     return tr_chaos_parse(&chaos, options->chaos.points, err);
 }
@@ -115,6 +118,8 @@ static tr_status make_crew(job *self, tr_error *err)
     crew.launch.incarnation = head->epoch;
     crew.launch.epoch = head->epoch;
     crew.launch.hung_after_ms = options->recovery.max_restarts ? options->recovery.hung_after_ms : 0;
+    crew.launch.lease_ms = options->lease.ms;
+    crew.lease = options->lease.ms ? &options->lease : NULL;
     memcpy(crew.launch.job_key, self->key, sizeof self->key);
     snprintf(crew.launch.control_transport, TR_KIND_BYTES, "%s", options->processes ? "zmq" : "inproc");
     snprintf(crew.launch.data_transport, TR_KIND_BYTES, "%s", options->transport);
@@ -129,6 +134,7 @@ static tr_status make_crew(job *self, tr_error *err)
     if (!head->crew || tr_crew_descriptor(head->crew) < 0) return status;
     for (int32_t i = 1; i < head->topology->n_nodes && !options->processes; i++)
         head->places[i] = tr_place_of(getpid(), tr_crew_page_of_thread(head->crew, i));
+    if (tr_crew_was_taken(head->crew)) tr_head_readopt(head, options->lease.orphans);
     tr_status watched = tr_node_watch(head->node, tr_crew_descriptor(head->crew), tr_head_on_crew, head, err);
     return status == TR_OK ? watched : status;
 }
@@ -210,6 +216,8 @@ static tr_status run_worker(const tr_launch *launch, const tr_registry *registry
                                  .activity = activity,
                                  .first_state_descriptor = TR_LAUNCH_FIRST_INHERITED + 1,
                                  .n_states = launch->n_states,
+                                 .lease_ms = launch->lease_ms,
+                                 .lease_socket = TR_LAUNCH_FIRST_INHERITED + 1 + launch->n_states,
                                  .chaos = launch->chaos};
     memcpy(options.job_key, launch->job_key, sizeof options.job_key);
     status = tr_worker_run(&options, err);

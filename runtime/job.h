@@ -26,7 +26,8 @@ typedef enum tr_job_event_kind {
     TR_JOB_STOPPING,     /* a person asked for it */
     TR_JOB_EPOCH,        /* a new one begins, for the reason in the text */
     TR_JOB_STATE_ROTTEN, /* a state slot no longer held what had been published, and is not used */
-    TR_JOB_RECOVERED     /* every node is ready again */
+    TR_JOB_RECOVERED,    /* every node is ready again */
+    TR_JOB_READOPTED     /* the same, and some had lost their head before */
 } tr_job_event_kind;
 
 /* From where an epoch goes on. */
@@ -60,10 +61,24 @@ typedef struct tr_job_event {
     uint32_t epoch;
     const char *text;            /* one line */
     const tr_place_seen *places; /* by node: where its actors can be seen now */
-    /* TR_JOB_RECOVERED, monotonic: the last sign of life of the first that died (0: not known), when its death was heard of,
+    uint64_t generation;         /* TR_JOB_RECOVERED, TR_JOB_READOPTED: that it goes on from */
+    int32_t n_readopted;         /* TR_JOB_READOPTED: how many workers were taken over, */
+    uint32_t former_epoch;       /* and from which epoch */
+    /* TR_JOB_RECOVERED and TR_JOB_READOPTED, monotonic: the last sign of life of the first that died (0: not known), when its death was heard of,
      * when nobody was left who worked in the old epoch. */
     uint64_t lost_ns, detected_ns, fenced_ns;
 } tr_job_event;
+
+struct tr_orphans;
+
+/* How agent and workers outlive the head: they wait for another one, and keep the state. Only with processes. */
+typedef struct tr_job_lease {
+    uint32_t ms; /* 0: they end with the head */
+    int directory; /* a descriptor: where the agent listens for who comes next (runtime/lease.h). Not one that holds a lock */
+    int kept; /* a descriptor: memory of the caller's that the agent keeps for who comes next */
+    struct tr_orphans
+        *orphans; /* those of a head that died, to go on with; NULL: none. They outlive the call */
+} tr_job_lease;
 
 /* Faults on purpose (runtime/chaos.h); only with processes. */
 typedef struct tr_job_chaos {
@@ -84,6 +99,7 @@ typedef struct tr_job_options {
     /* Gets TR_TOPIC_STOP_REQUESTED at SIGINT or SIGTERM; 0: the job just ends. A second signal ends it at once. */
     tr_actor_id stop_actor;
     tr_job_recovery recovery;
+    tr_job_lease lease;
     tr_job_chaos chaos;
     void *context;
     void (*on_event)(void *context, const tr_job_event *event); /* on the head's thread; may be NULL */

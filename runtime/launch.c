@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { FIELDS = 18, MAX_LAUNCH_BYTES = 1 << 30, MAX_INHERITED = 4096 };
+enum { FIELDS = 19, MAX_LAUNCH_BYTES = 1 << 30, MAX_INHERITED = 4096 };
 
 extern char **environ;
 
@@ -37,6 +37,7 @@ tr_status tr__launch_encode(const tr_launch *self, void **bytes, size_t *size_by
     tr_pack_int(&packer, self->n_threads);
     tr_pack_int(&packer, self->n_states);
     tr_pack_uint(&packer, self->hung_after_ms);
+    tr_pack_uint(&packer, self->lease_ms);
     tr_pack_uint(&packer, self->may_spin);
     tr_pack_bytes(&packer, self->job_key, sizeof self->job_key);
     tr_pack_text(&packer, self->control_transport);
@@ -64,6 +65,7 @@ tr_status tr__launch_decode(tr_launch *self, const void *bytes, size_t size_byte
     self->n_threads = (int32_t)tr_unpack_int(&unpacker, 1, INT32_MAX);
     self->n_states = (int32_t)tr_unpack_int(&unpacker, 0, INT32_MAX);
     self->hung_after_ms = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
+    self->lease_ms = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
     self->may_spin = tr_unpack_uint(&unpacker, 1) == 1;
     size_t key_bytes;
     const void *key = tr_unpack_bytes(&unpacker, &key_bytes);
@@ -100,7 +102,7 @@ static tr_status write_all(int descriptor, const char *bytes, size_t size_bytes)
     return TR_OK;
 }
 
-static tr_status write_launch(const tr_launch *self, int *descriptor, tr_error *err)
+tr_status tr_launch_write(const tr_launch *self, int *descriptor, tr_error *err)
 {
     void *bytes = NULL;
     size_t size_bytes = 0;
@@ -171,7 +173,7 @@ tr_status tr_launch_spawn(const tr_launch *self, const int *descriptors, int cou
     if (count > MAX_INHERITED)
         return tr_fail(err, TR_EINVAL, "node %d has more than %d actors with state", self->node,
                        MAX_INHERITED - 1);
-    tr_status status = write_launch(self, &launch, err);
+    tr_status status = tr_launch_write(self, &launch, err);
     if (status != TR_OK) return status;
     int copies[MAX_INHERITED + 1];
     status = copy_up(launch, descriptors, count, copies, err);
@@ -195,37 +197,49 @@ tr_status tr_launch_spawn(const tr_launch *self, const int *descriptors, int cou
 }
 
 /* Order matters: first the wish, then the look, or a parent that dies in between goes unnoticed. */
-static tr_status tie_to_parent(int32_t parent, tr_error *err)
+static tr_status tie_to_parent(int32_t parent, bool may_outlive_it, tr_error *err)
 {
     signal(SIGINT, SIG_IGN);
     signal(SIGTERM, SIG_IGN);
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0)
+    if (!may_outlive_it && prctl(PR_SET_PDEATHSIG, SIGKILL) != 0)
         return tr_fail(err, TR_EIO, "cannot ask for a signal at the parent's death: %s", strerror(errno));
     if (getppid() != parent) return tr_fail(err, TR_ECLOSED, "the parent process %d is gone", parent);
     return TR_OK;
 }
 
-tr_status tr_launch_receive(tr_launch *self, tr_error *err)
+tr_status tr_launch_read(tr_launch *self, int descriptor, tr_error *err)
 {
     struct stat info;
     memset(self, 0, sizeof *self);
-    if (fstat(TR_LAUNCH_DESCRIPTOR, &info) != 0 || info.st_size <= 0 || info.st_size > MAX_LAUNCH_BYTES)
-        return tr_fail(err, TR_EINVAL, "'%s...' is how troupe starts its own children; a person starts none",
-                       TR_LAUNCH_ARGUMENT);
+    if (fstat(descriptor, &info) != 0 || info.st_size <= 0 || info.st_size > MAX_LAUNCH_BYTES)
+        return tr_fail(err, TR_ECORRUPT, "descriptor %d holds no launch", descriptor);
     size_t size_bytes = (size_t)info.st_size;
     char *bytes = tr_alloc(size_bytes);
     if (!bytes) return tr_fail(err, TR_ENOMEM, "no memory for a launch");
     tr_status status = TR_OK;
-    if (pread(TR_LAUNCH_DESCRIPTOR, bytes, size_bytes, 0) != (ssize_t)size_bytes)
+    if (pread(descriptor, bytes, size_bytes, 0) != (ssize_t)size_bytes)
         status = tr_fail(err, TR_EIO, "cannot read the launch: %s", strerror(errno));
     if (status == TR_OK) status = tr__launch_decode(self, bytes, size_bytes, err);
     explicit_bzero(bytes, size_bytes);
     tr_free(bytes);
+    return status;
+}
+
+tr_status tr_launch_receive(tr_launch *self, tr_error *err)
+{
+    struct stat info;
+    if (fstat(TR_LAUNCH_DESCRIPTOR, &info) != 0 || !S_ISREG(info.st_mode)) {
+        memset(self, 0, sizeof *self);
+        return tr_fail(err, TR_EINVAL, "'%s...' is how troupe starts its own children; a person starts none",
+                       TR_LAUNCH_ARGUMENT);
+    }
+    tr_status status = tr_launch_read(self, TR_LAUNCH_DESCRIPTOR, err);
     close(TR_LAUNCH_DESCRIPTOR);
-    if (status == TR_OK) status = tie_to_parent(self->parent_pid, err);
+    bool may_outlive_it = self->role == TR_LAUNCH_AGENT && self->lease_ms;
+    if (status == TR_OK) status = tie_to_parent(self->parent_pid, may_outlive_it, err);
     return status;
 }
 

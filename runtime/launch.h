@@ -1,7 +1,7 @@
 /* runtime/launch.h - making a child of this same program: what it must know travels in a sealed memfd at
  * descriptor 3, never in arguments or environment, where others could read the job's key. A child ends when
  * its parent does: it asks the kernel for SIGKILL at the parent's death (prctl(2), PR_SET_PDEATHSIG) and then
- * looks whether the parent is still there. It ignores SIGINT and SIGTERM: a terminal or a supervisor sends
+ * looks whether the parent is still there; an agent with a lease only looks, and watches for itself. It ignores SIGINT and SIGTERM: a terminal or a supervisor sends
  * them to the whole process group, and the head tells its children in its own order.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_LAUNCH_H
@@ -29,7 +29,11 @@ typedef struct tr_launch {
     uint32_t incarnation, epoch;
     int32_t n_threads;
     uint32_t hung_after_ms; /* the agent's: see watchdog in agent.c; 0: never */
-    int32_t n_states;       /* state regions among the inherited descriptors, behind the activity page */
+    /* How long agent and workers wait for another head when theirs is gone (runtime/lease.h); 0: they end with it. Otherwise
+     * an agent inherits the directory where it can be found and the memory that it keeps for the head, and a worker, as the
+     * last, the socket over which its agent speaks. */
+    uint32_t lease_ms;
+    int32_t n_states; /* state regions among the inherited descriptors, behind the activity page */
     bool may_spin;
     uint8_t job_key[TR_JOB_KEY_BYTES];
     char control_transport[TR_KIND_BYTES], data_transport[TR_KIND_BYTES];
@@ -47,6 +51,10 @@ typedef struct tr_launch {
  * TR_EIO, TR_ENOMEM. */
 tr_status tr_launch_spawn(const tr_launch *self, const int *descriptors, int count, int *pid, int *pidfd,
                           tr_error *err);
+
+/* The launch in a sealed memfd, the caller's to close; and read from one. Errors: TR_EIO, TR_ENOMEM, TR_ECORRUPT. */
+tr_status tr_launch_write(const tr_launch *self, int *descriptor, tr_error *err);
+tr_status tr_launch_read(tr_launch *self, int descriptor, tr_error *err);
 
 /* In the child: reads the launch and ties this process to its parent's life.
  * Errors: TR_ECORRUPT, TR_ECLOSED (orphaned). */

@@ -143,6 +143,18 @@ const tr_actor_spec *tr_topology_actor(const tr_topology *self, tr_actor_id id)
     return id >= 1 && id <= self->n_actors ? &self->actors[id - 1] : NULL;
 }
 
+bool tr_topology_has_same_places(const tr_topology *left, const tr_topology *right)
+{
+    bool same = left->n_nodes == right->n_nodes && left->threads_per_node == right->threads_per_node &&
+                left->n_actors == right->n_actors;
+    for (size_t i = 0; same && i < left->n_actors; i++) {
+        const tr_actor_spec *a = &left->actors[i], *b = &right->actors[i];
+        same = a->node == b->node && a->state_bytes == b->state_bytes && strcmp(a->name, b->name) == 0 &&
+               strcmp(a->behavior, b->behavior) == 0;
+    }
+    return same;
+}
+
 tr_status tr_topology_encode(const tr_topology *self, void **bytes, size_t *size_bytes, tr_error *err)
 {
     tr_packer packer;

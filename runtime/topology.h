@@ -63,6 +63,9 @@ tr_status tr_topology_supervise(tr_topology *self, tr_actor_id supervisor, tr_ac
 
 const tr_actor_spec *tr_topology_actor(const tr_topology *self, tr_actor_id id); /* NULL when there is none */
 
+/* Do both have the same actors in the same places, with as much state? Configs and edges may differ. */
+bool tr_topology_has_same_places(const tr_topology *left, const tr_topology *right);
+
 /* MessagePack; decode checks everything it reads (bounded) and gives TR_ECORRUPT. Free *bytes with tr_free. */
 tr_status tr_topology_encode(const tr_topology *self, void **bytes, size_t *size_bytes, tr_error *err);
 tr_status tr_topology_decode(tr_topology *self, const void *bytes, size_t size_bytes, tr_error *err);

@@ -9,7 +9,10 @@
 #include "base/thread_pool.h"
 #include "runtime/chaos.h"
 #include "runtime/control_messages.h"
+#include "runtime/lease.h"
 
+#include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -23,7 +26,11 @@ struct tr_worker {
     tr_state_region **states;   /* the same by actor */
     uint32_t epoch, next_epoch; /* 0: the job ends */
     tr_chaos chaos;
-    bool heard_load, loaded, head_lost;
+    bool heard_load, loaded;
+    bool head_lost; /* and nobody will follow */
+    bool waits;     /* it is gone, another one may come */
+    bool stopped;   /* by it: the job has ended */
+    tr_lease_word head;
 };
 
 bool tr_worker_may_spin(const tr_topology *topology)
@@ -45,8 +52,9 @@ static void on_peer_lost(void *context, int32_t peer, bool control, const char *
 {
     tr_worker *self = context;
     if (peer == TR_NODE_HEAD) {
-        if (!control) return;
-        self->head_lost = true;
+        if (!control || self->head.epoch > self->epoch) return; /* the next one is known already */
+        self->waits = self->options->lease_ms > 0 && !self->stopped;
+        self->head_lost = !self->waits;
         self->next_epoch = 0;
         tr_node_stop(self->node);
         return;
@@ -152,11 +160,13 @@ static void on_system(void *context, int32_t peer, const tr_message *message)
         if (self->loaded) tr_node_start_actors(self->node);
         break;
     case TR_CONTROL_STOP:
+        self->stopped = true;
         self->next_epoch = 0;
         tr_node_stop(self->node);
         break;
     case TR_CONTROL_EPOCH:
         if (tr_control_read_note(message, &note, NULL) != TR_OK || note.epoch <= self->epoch) break;
+        if (note.epoch < self->next_epoch) break; /* of a head that is dead */
         self->next_epoch = note.epoch;
         tr_node_stop(self->node);
         break;
@@ -166,6 +176,50 @@ static void on_system(void *context, int32_t peer, const tr_message *message)
         break;
     default: tr_log(TR_LOG_WARNING, "the head sent topic %u, which workers do not know", message->frame.edge);
     }
+}
+
+/* The agent knows first that the head is dead, and who comes after it. */
+static void hear_agent(tr_worker *self)
+{
+    tr_lease_word word;
+    bool gone = false;
+    while (tr_lease_hear(self->options->lease_socket, &word, &gone)) {
+        if (word.epoch == 0) {
+            self->waits = true;
+            self->next_epoch = 0;
+        } else if (word.epoch > self->epoch) {
+            self->head = word;
+            self->next_epoch = word.epoch;
+            self->waits = false;
+        }
+    }
+    if (self->stopped) self->waits = false;
+    if (self->stopped || gone) self->next_epoch = 0;
+    if (!gone) return;
+    self->head_lost = true;
+    self->waits = false;
+}
+
+static void on_word(void *context)
+{
+    tr_worker *self = context;
+    uint32_t before = self->next_epoch;
+    hear_agent(self);
+    if (self->waits || self->head_lost || self->next_epoch != before) tr_node_stop(self->node);
+}
+
+/* Without a node: nothing of what it did goes on. */
+static tr_status await_head(tr_worker *self, tr_error *err)
+{
+    struct pollfd word = {.fd = self->options->lease_socket, .events = POLLIN};
+    int lease_ms = (int)self->options->lease_ms + TR_LEASE_MARGIN_MS;
+    while (self->waits) {
+        int n = poll(&word, 1, lease_ms); /* from the last word on */
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) break;
+        hear_agent(self);
+    }
+    return self->next_epoch ? TR_OK : tr_fail(err, TR_ECLOSED, "the head is gone, and no other one came");
 }
 
 static void on_activity(void *context, tr_actor_id who, const char *what, uint32_t step, uint32_t microbatch)
@@ -216,9 +270,12 @@ static tr_status greet(tr_worker *self, tr_error *err)
         node.observer = options->simulated->observer;
     }
     if (self->chaos.n_points) node.on_activity = on_activity;
-    memcpy(node.job_key, options->job_key, sizeof node.job_key);
+    memcpy(node.job_key, self->head.job_key, sizeof node.job_key);
     tr_status status = tr_node_new(&self->node, &node, err);
-    if (status == TR_OK) status = tr_node_connect(self->node, TR_NODE_HEAD, options->head_address, NULL, err);
+    if (status == TR_OK && options->lease_ms)
+        status = tr_node_watch(self->node, options->lease_socket, on_word, self, err);
+    if (status == TR_OK)
+        status = tr_node_connect(self->node, TR_NODE_HEAD, self->head.head_address, NULL, err);
     if (status != TR_OK) return status;
     tr_control_hello hello = {.epoch = self->epoch, .has_state = options->n_states > 0};
     for (int32_t i = 0; i < options->n_states; i++)
@@ -233,6 +290,8 @@ tr_status tr_worker_new(tr_worker **out, const tr_worker_options *options, tr_er
     if (!self) return tr_fail(err, TR_ENOMEM, "no memory for worker %d", options->node);
     self->options = options;
     self->next_epoch = options->epoch;
+    memcpy(self->head.job_key, options->job_key, sizeof self->head.job_key);
+    snprintf(self->head.head_address, sizeof self->head.head_address, "%s", options->head_address);
     tr_status status = tr_chaos_parse(&self->chaos, options->chaos, err);
     if (status == TR_OK) status = open_regions(self, err);
     if (status == TR_OK)
@@ -246,6 +305,7 @@ tr_status tr_worker_begin_epoch(tr_worker *self, tr_error *err)
 {
     self->epoch = self->next_epoch;
     self->next_epoch = 0;
+    self->waits = false;
     if (self->options->activity) tr_activity_clear(self->options->activity); /* its actors are gone */
     return greet(self, err);
 }
@@ -279,6 +339,7 @@ void tr_worker_destroy(tr_worker **out)
     for (int32_t i = 0; self->regions && !self->options->regions && i < self->options->n_states; i++)
         tr_state_region_destroy(&self->regions[i]);
     tr_free(self->regions);
+    explicit_bzero(&self->head, sizeof self->head);
     tr_free(self);
     *out = NULL;
 }
@@ -294,6 +355,7 @@ tr_status tr_worker_run(const tr_worker_options *options, tr_error *err)
         if (status == TR_OK) status = tr_node_failure(self->node, err);
         if (status == TR_OK && self->head_lost) status = tr_fail(err, TR_ECLOSED, "the head is gone");
         goes_on = tr_worker_end_epoch(self) && status == TR_OK;
+        if (status == TR_OK && self->waits) goes_on = (status = await_head(self, err)) == TR_OK;
     }
     tr_worker_destroy(&self);
     return status;

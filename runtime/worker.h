@@ -27,13 +27,16 @@ typedef struct tr_worker_options {
     const char *chaos;     /* points, NULL: none */
     int first_state_descriptor,
         n_states; /* of its actors with state, in the topology's order; 0: in own memory */
+    /* When the head is gone it waits so long for word of another (tr_lease_tell); 0: it ends. Every word renews that. */
+    uint32_t lease_ms;
+    int lease_socket; /* with a lease */
     /* Simulation (runtime/simulation_job.h): regions that are mapped already, the caller's, in place of descriptors; and
      * what its nodes get beside the above. NULL: neither. */
     tr_state_region *const *regions;
     const tr_node_options *simulated;
 } tr_worker_options;
 
-/* Returns TR_OK when the head said stop; TR_ECLOSED when the head is gone. What goes wrong with actors is
+/* Returns TR_OK when the head said stop; TR_ECLOSED when the head is gone and no other came. What goes wrong with actors is
  * told to the head. */
 tr_status tr_worker_run(const tr_worker_options *options, tr_error *err);
 

@@ -1,0 +1,55 @@
+/* runtime/agent_internal.h - what an agent keeps, shared by agent.c (beside a head) and agent_lease.c (without one).
+ * Internal to runtime/.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_RUNTIME_AGENT_INTERNAL_H
+#define TROUPE_RUNTIME_AGENT_INTERNAL_H
+
+#include "runtime/activity.h"
+#include "runtime/launch.h"
+#include "runtime/node.h"
+
+struct tr__agent;
+
+typedef struct tr__ward { /* one worker in the agent's care */
+    struct tr__agent *agent;
+    int32_t node, pid;
+    int pidfd; /* -1: not started, or reaped */
+    int word;  /* see tr_lease_tell; -1: there is no lease */
+    int activity_descriptor;
+    tr_activity_page *activity;
+    uint64_t pulse, moved_ns; /* as last seen to change, and when */
+    tr_activity_watch handlers;
+    bool is_hung; /* told */
+} tr__ward;
+
+typedef struct tr__agent {
+    const tr_launch *launch;
+    tr_launch taken; /* of a later head; launch points to it then */
+    tr_topology topology;
+    tr_node *node;   /* NULL while there is no head */
+    tr__ward *wards; /* by node; [0] is unused */
+    tr_state_region **states;
+    int32_t n_alive;
+    uint32_t epoch;
+    bool stopping, head_lost;
+    bool orphaned; /* the head is dead, and the lease begins */
+    uint64_t kill_at_ns;
+    uint64_t silent_ns; /* since when its link to the head is broken; 0: it is not */
+    /* With a lease: */
+    int directory, kept; /* inherited; see tr_job_lease */
+    int listener, head;  /* head: its pidfd */
+    uint64_t lost_ns;    /* when its death was seen */
+} tr__agent;
+
+/* Has it ended? Then it is reaped, and what it left is removed. */
+bool tr__agent_reap(tr__ward *worker, tr_process_end *end);
+
+/* agent_lease.c. Takes the inherited descriptors, listens, and finds the head. Errors: TR_ECLOSED: the head is gone
+ * already; TR_EIO. */
+tr_status tr__agent_open_lease(tr__agent *self, tr_error *err);
+void tr__agent_close_lease(tr__agent *self); /* NULL-safe in all it holds */
+/* After the head's death, without a node: waits for another one. true: self->launch is its, and workers that live know.
+ * false: nobody came, or it was sent home; then no worker is left. */
+bool tr__agent_await_head(tr__agent *self);
+
+#endif

@@ -1,0 +1,257 @@
+/* runtime/lease.c - see lease.h. The directory is reached through /proc/self/fd, since a socket's name may have 107 bytes
+ * only and a run's directory more.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/lease.h"
+
+#include "base/memory.h"
+#include "base/pack.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+enum { OFFER_FIELDS = 8, WORD_FIELDS = 3, MAX_OFFER_BYTES = 1 << 30, BACKLOG = 8 };
+
+/* --- the offer --- */
+
+static tr_status encode(const tr_lease_offer *self, void **bytes, size_t *size_bytes, tr_error *err)
+{
+    void *topology = NULL;
+    size_t topology_bytes = 0;
+    tr_status status = tr_topology_encode(&self->topology, &topology, &topology_bytes, err);
+    if (status != TR_OK) return status;
+    tr_packer packer;
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, OFFER_FIELDS);
+    tr_pack_int(&packer, self->agent_pid);
+    tr_pack_uint(&packer, self->epoch);
+    tr_pack_uint(&packer, self->lost_ns);
+    tr_pack_text(&packer, self->data_transport);
+    tr_pack_text(&packer, self->bind);
+    tr_pack_text(&packer, self->public_key);
+    tr_pack_bytes(&packer, topology, topology_bytes);
+    tr_pack_array(&packer, 3 * (size_t)self->topology.n_nodes);
+    for (int32_t i = 0; i < self->topology.n_nodes; i++) {
+        tr_pack_int(&packer, self->workers[i].pid);
+        tr_pack_int(&packer, self->workers[i].descriptor);
+        tr_pack_uint(&packer, self->workers[i].started);
+    }
+    tr_free(topology);
+    return tr_packer_take(&packer, bytes, size_bytes, err);
+}
+
+static tr_status decode(tr_lease_offer *self, const void *bytes, size_t size_bytes, tr_error *err)
+{
+    tr_unpacker unpacker;
+    tr_unpacker_init(&unpacker, bytes, size_bytes);
+    if (tr_unpack_array(&unpacker, OFFER_FIELDS) != OFFER_FIELDS) unpacker.bad = true;
+    self->agent_pid = (int32_t)tr_unpack_int(&unpacker, 1, INT32_MAX);
+    self->epoch = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
+    self->lost_ns = tr_unpack_uint(&unpacker, UINT64_MAX);
+    tr_unpack_text(&unpacker, self->data_transport, sizeof self->data_transport);
+    tr_unpack_text(&unpacker, self->bind, sizeof self->bind);
+    tr_unpack_text(&unpacker, self->public_key, sizeof self->public_key);
+    size_t topology_bytes = 0;
+    const void *topology = tr_unpack_bytes(&unpacker, &topology_bytes);
+    uint32_t n = tr_unpack_array(&unpacker, UINT32_MAX);
+    if (unpacker.bad) return tr_unpacker_done(&unpacker, "offer", err);
+    tr_status status = tr_topology_decode(&self->topology, topology, topology_bytes, err);
+    if (status != TR_OK) return status;
+    if (n != 3 * (uint64_t)self->topology.n_nodes)
+        return tr_fail(err, TR_ECORRUPT, "an offer of %d nodes tells of %u numbers", self->topology.n_nodes,
+                       n);
+    self->workers = tr_alloc_zero((size_t)self->topology.n_nodes, sizeof *self->workers);
+    if (!self->workers) return tr_fail(err, TR_ENOMEM, "no memory for %u workers", n / 3);
+    for (int32_t i = 0; i < self->topology.n_nodes; i++) {
+        self->workers[i].pid = (int32_t)tr_unpack_int(&unpacker, 0, INT32_MAX);
+        self->workers[i].descriptor = (int32_t)tr_unpack_int(&unpacker, -1, INT32_MAX);
+        self->workers[i].started = tr_unpack_uint(&unpacker, UINT64_MAX);
+    }
+    return tr_unpacker_done(&unpacker, "offer", err);
+}
+
+tr_status tr_lease_offer_write(const tr_lease_offer *self, int *descriptor, tr_error *err)
+{
+    void *bytes = NULL;
+    size_t size_bytes = 0;
+    tr_status status = encode(self, &bytes, &size_bytes, err);
+    if (status != TR_OK) return status;
+    int made = memfd_create("troupe offer", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (made < 0 || write(made, bytes, size_bytes) != (ssize_t)size_bytes ||
+        fcntl(made, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) != 0)
+        status = tr_fail(err, TR_EIO, "cannot write an offer: %s", strerror(errno));
+    tr_free(bytes);
+    if (status == TR_OK)
+        *descriptor = made;
+    else if (made >= 0)
+        close(made);
+    return status;
+}
+
+tr_status tr_lease_offer_read(tr_lease_offer *self, int descriptor, tr_error *err)
+{
+    struct stat info;
+    *self = (tr_lease_offer){0};
+    if (fstat(descriptor, &info) != 0 || info.st_size <= 0 || info.st_size > MAX_OFFER_BYTES)
+        return tr_fail(err, TR_ECORRUPT, "descriptor %d holds no offer", descriptor);
+    size_t size_bytes = (size_t)info.st_size;
+    char *bytes = tr_alloc(size_bytes);
+    if (!bytes) return tr_fail(err, TR_ENOMEM, "no memory for an offer");
+    tr_status status = pread(descriptor, bytes, size_bytes, 0) == (ssize_t)size_bytes
+                           ? decode(self, bytes, size_bytes, err)
+                           : tr_fail(err, TR_EIO, "cannot read an offer: %s", strerror(errno));
+    tr_free(bytes);
+    return status;
+}
+
+void tr_lease_offer_release(tr_lease_offer *self)
+{
+    tr_topology_release(&self->topology);
+    tr_free(self->workers);
+    *self = (tr_lease_offer){0};
+}
+
+/* --- agent and head --- */
+
+static struct sockaddr_un address_in(int directory)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/" TR_LEASE_SOCKET, directory);
+    return address;
+}
+
+tr_status tr_lease_listen(int directory, int *listener, tr_error *err)
+{
+    struct sockaddr_un address = address_in(directory);
+    int made = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (made < 0) return tr_fail(err, TR_EIO, "cannot make a socket: %s", strerror(errno));
+    unlinkat(directory, TR_LEASE_SOCKET, 0);
+    mode_t mask = umask(0177); /* the agent has no other thread yet */
+    int result = bind(made, (const struct sockaddr *)&address, sizeof address);
+    umask(mask);
+    if (result == 0 && listen(made, BACKLOG) == 0) {
+        *listener = made;
+        return TR_OK;
+    }
+    tr_status status =
+        tr_fail(err, TR_EIO, "cannot listen at '" TR_LEASE_SOCKET "' of the run: %s", strerror(errno));
+    close(made);
+    return status;
+}
+
+tr_status tr_lease_connect(int directory, int *connection, tr_error *err)
+{
+    struct sockaddr_un address = address_in(directory);
+    int made = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (made < 0) return tr_fail(err, TR_EIO, "cannot make a socket: %s", strerror(errno));
+    if (connect(made, (const struct sockaddr *)&address, sizeof address) == 0) {
+        *connection = made;
+        return TR_OK;
+    }
+    bool nobody = errno == ENOENT || errno == ECONNREFUSED;
+    tr_status status =
+        tr_fail(err, nobody ? TR_ENOTFOUND : TR_EIO,
+                "cannot reach what is left of the run at '" TR_LEASE_SOCKET "': %s", strerror(errno));
+    close(made);
+    return status;
+}
+
+bool tr_lease_send(int connection, tr_lease_kind kind, const int *descriptors, int count)
+{
+    char byte = (char)kind;
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(2 * sizeof(int))];
+    } control = {0};
+    struct iovec part = {&byte, 1};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    TR_ASSERT(count >= 0 && count <= 2);
+    if (count) {
+        message.msg_control = control.bytes;
+        message.msg_controllen = CMSG_SPACE((size_t)count * sizeof(int));
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN((size_t)count * sizeof(int));
+        memcpy(CMSG_DATA(header), descriptors, (size_t)count * sizeof(int));
+    }
+    return sendmsg(connection, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == 1;
+}
+
+bool tr_lease_receive(int connection, tr_lease_kind *kind, int descriptors[2])
+{
+    char byte = 0;
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(2 * sizeof(int))];
+    } control = {0};
+    struct iovec part = {&byte, 1};
+    struct msghdr message = {.msg_iov = &part,
+                             .msg_iovlen = 1,
+                             .msg_control = control.bytes,
+                             .msg_controllen = sizeof control.bytes};
+    *kind = (tr_lease_kind)0;
+    descriptors[0] = descriptors[1] = -1;
+    ssize_t n = recvmsg(connection, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (n < 0) return errno == EAGAIN || errno == EINTR;
+    for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header))
+        if (header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS)
+            memcpy(descriptors, CMSG_DATA(header), header->cmsg_len - CMSG_LEN(0));
+    bool known = byte == TR_LEASE_OFFER || byte == TR_LEASE_TAKE || byte == TR_LEASE_DISMISS;
+    if (n == 1 && known) {
+        *kind = (tr_lease_kind)byte;
+        return true;
+    }
+    for (int i = 0; i < 2; i++)
+        if (descriptors[i] >= 0) close(descriptors[i]);
+    return false;
+}
+
+/* --- agent and worker --- */
+
+bool tr_lease_tell(int socket, const tr_lease_word *word)
+{
+    tr_packer packer;
+    void *bytes = NULL;
+    size_t size_bytes = 0;
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, WORD_FIELDS);
+    tr_pack_uint(&packer, word->epoch);
+    tr_pack_bytes(&packer, word->job_key, sizeof word->job_key);
+    tr_pack_text(&packer, word->head_address);
+    if (tr_packer_take(&packer, &bytes, &size_bytes, NULL) != TR_OK) return false;
+    bool told = send(socket, bytes, size_bytes, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)size_bytes;
+    explicit_bzero(bytes, size_bytes);
+    tr_free(bytes);
+    return told;
+}
+
+bool tr_lease_hear(int socket, tr_lease_word *word, bool *gone)
+{
+    unsigned char bytes[TR_ADDRESS_CHARS + 64];
+    *gone = false;
+    ssize_t n = recv(socket, bytes, sizeof bytes, MSG_DONTWAIT);
+    if (n <= 0) {
+        *gone = n == 0 || (errno != EAGAIN && errno != EINTR);
+        return false;
+    }
+    tr_unpacker unpacker;
+    tr_unpacker_init(&unpacker, bytes, (size_t)n);
+    if (tr_unpack_array(&unpacker, WORD_FIELDS) != WORD_FIELDS) unpacker.bad = true;
+    word->epoch = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
+    size_t key_bytes;
+    const void *key = tr_unpack_bytes(&unpacker, &key_bytes);
+    if (key_bytes == sizeof word->job_key)
+        memcpy(word->job_key, key, key_bytes);
+    else
+        unpacker.bad = true;
+    tr_unpack_text(&unpacker, word->head_address, sizeof word->head_address);
+    explicit_bzero(bytes, sizeof bytes);
+    return tr_unpacker_done(&unpacker, "word", NULL) == TR_OK;
+}
