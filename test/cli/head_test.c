@@ -1,0 +1,508 @@
+/* test/cli/head_test.c - the head dies, at any moment: who comes next takes over agent and workers with all they hold, and
+ * the run has the bits of one that nobody disturbed; or nobody comes, and nothing is left when the lease ends.
+ * The moment is set by a worker that stops itself in it (chaos.at): it goes on when the head is dead.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "command.h"
+
+enum { STEPS = 24, AT = 12, WORKERS = 4, MOST_PIDS = 32, MOST_SECONDS = 20 };
+
+typedef struct case_ {
+    const char *name, *points;
+    int node;  /* whose worker stops */
+    bool dies; /* instead of going on */
+} case_;
+
+static const case_ cases[] = {
+    {"reading", "1/data shard 1/reading/12/STOP", 3, false},
+    {"forward", "1/stage 0 of replica 1/forward/12/STOP", 3, false},
+    {"backward", "1/stage 1 of replica 0/backward/12/STOP", 2, false},
+    {"reduce", "1/stage 0 of replica 0/reduce/12/STOP", 1, false},
+    {"vote of the gradients", "1/stage 1 of replica 0/waiting for commit/12/STOP", 2, false},
+    {"update", "1/stage 1 of replica 1/update/12/STOP", 4, false},
+    {"vote of the update", "1/stage 0 of replica 0/voting/12/STOP", 1, false},
+    {"checkpointing", "1/stage 1 of replica 0/saving/12/STOP", 2, false},
+    {"measuring", "1/stage 1 of replica 0/evaluation/12/STOP", 2, false},
+    {"the recovery of a worker's death",
+     "1/stage 1 of replica 0/forward/12/KILL,2/stage 0 of replica 1/restoring/any/STOP", 3, false},
+    {"update, with a worker", "1/stage 1 of replica 1/update/12/STOP", 4, true},
+    {"the first step", "1/stage 1 of replica 0/backward/0/STOP", 2, false},
+    {"the last update", "1/stage 1 of replica 0/voting/23/STOP", 2, false},
+};
+
+static char *directory, *undisturbed;
+
+typedef struct job {
+    char *run, *recipe;
+    command_run command;
+    int32_t agent, workers[WORKERS + 1]; /* by node */
+    int n_logged;                        /* when the head died */
+} job;
+
+/* --- processes --- */
+
+/* '\0' where there is none, or only its zombie. */
+static char state_of(int32_t pid, int32_t *parent)
+{
+    char path[64], line[512] = "", state = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    FILE *stream = fopen(path, "re");
+    const char *behind = stream && fgets(line, sizeof line, stream) ? strrchr(line, ')') : NULL;
+    if (stream) fclose(stream);
+    if (!behind || sscanf(behind + 1, " %c %d", &state, parent) != 2) return 0;
+    return state == 'Z' || state == 'X' ? 0 : state;
+}
+
+static bool lives(int32_t pid)
+{
+    int32_t parent;
+    return pid && state_of(pid, &parent) != 0;
+}
+
+static int count_alive(const job *self)
+{
+    int n = lives(self->agent);
+    for (int i = 1; i <= WORKERS; i++) n += lives(self->workers[i]);
+    return n;
+}
+
+static bool all_gone_within(const job *self, double seconds)
+{
+    double until = command_now_s() + seconds;
+    while (count_alive(self) && command_now_s() < until) command_nap_ms(5);
+    return count_alive(self) == 0;
+}
+
+static void read_pids(job *self)
+{
+    int32_t parent = 0;
+    json_t *events = events_of(self->run), *event;
+    size_t i;
+    json_array_foreach(events, i, event)
+    {
+        json_int_t node = json_integer_value(json_object_get(event, "node"));
+        if (strcmp(json_string_value(json_object_get(event, "event")), "worker_started") == 0 && node >= 1 &&
+            node <= WORKERS)
+            self->workers[node] = (int32_t)json_integer_value(json_object_get(event, "pid"));
+    }
+    json_decref(events);
+    for (int n = 1; n <= WORKERS; n++)
+        if (self->workers[n] && state_of(self->workers[n], &parent)) self->agent = parent;
+}
+
+/* --- runs --- */
+
+static char *write_recipe(const char *run, const char *transport, const char *more)
+{
+    char *text = path_in(directory, "words.txt"), *recipe = tr_format("%s.yaml", run);
+    char *yaml =
+        tr_format("run: %s\n"
+                  "model: {family: llama, layers: 2, width: 32, heads: 2, vocabulary: 256, tie: true}\n"
+                  "data: {text: %s}\n"
+                  "train: {steps: %d, sequence: 32, microbatch: 2, accumulate: 4}\n"
+                  "lr: {peak: 1e-3}\n"
+                  "layout: {data: 2, pipeline: 2}\n"
+                  "transport: %s\n"
+                  "validate: {every: 6}\n"
+                  "checkpoint: {every: 4, keep: 0}\n"
+                  "%s",
+                  run, text, STEPS, transport, more);
+    write_text(recipe, yaml);
+    tr_free(yaml);
+    tr_free(text);
+    return recipe;
+}
+
+static void begin(job *self, const char *transport, const char *more, const char *point)
+{
+    *self = (job){.run = path_in(directory, "run")};
+    self->recipe = write_recipe(self->run, transport, more);
+    char *at = *point ? tr_format("chaos.at=%s", point) : NULL;
+    command_start(&self->command, (const char *const[]){"train", self->recipe, at, NULL});
+    tr_free(at);
+}
+
+static void end(job *self)
+{
+    command_release(&self->command);
+    tr_directory_remove_tree(self->run, NULL);
+    tr_free(self->recipe);
+    tr_free(self->run);
+}
+
+static size_t n_logged(const job *self)
+{
+    json_t *log = log_of(self->run);
+    size_t n = json_array_size(log);
+    json_decref(log);
+    return n;
+}
+
+static void kill_head(job *self)
+{
+    kill(self->command.pid, SIGKILL);
+    command_wait(&self->command, COMMAND_SECONDS);
+    CU_ASSERT(self->command.exit_code == COMMAND_KILLED + SIGKILL);
+    self->n_logged = (int)n_logged(self);
+    command_release(&self->command);
+}
+
+/* Under way, and then without a head. */
+static void behead(job *self, const char *transport, const char *more)
+{
+    begin(self, transport, more, "");
+    CU_ASSERT_FATAL(wait_for_steps(&self->command, self->run, 6));
+    read_pids(self);
+    kill_head(self);
+}
+
+static const char *text_of(const json_t *event, const char *key)
+{
+    const char *text = json_string_value(json_object_get(event, key));
+    return text ? text : "";
+}
+
+/* The last event of this kind; NULL: none. The caller's. */
+static json_t *event_of(const char *run, const char *kind, int *count)
+{
+    json_t *events = events_of(run), *event, *found = NULL;
+    size_t i;
+    *count = 0;
+    json_array_foreach(events, i, event)
+    {
+        if (strcmp(text_of(event, "event"), kind) != 0) continue;
+        json_decref(found);
+        found = json_incref(event);
+        ++*count;
+    }
+    json_decref(events);
+    return found;
+}
+
+static int count_events(const char *run, const char *kind)
+{
+    int n;
+    json_decref(event_of(run, kind, &n));
+    return n;
+}
+
+static bool same_run(const char *run)
+{
+    json_t *left = log_of(undisturbed), *right = log_of(run);
+    bool same = log_is_complete(right, STEPS) && logs_agree(left, right);
+    json_decref(left);
+    json_decref(right);
+    for (int step = AT; step <= STEPS; step += STEPS - AT) {
+        same = checkpoints_agree(undisturbed, run, step, "model.safetensors") && same;
+        same = checkpoints_agree(undisturbed, run, step, "trainer/optimizer.safetensors") && same;
+    }
+    return same;
+}
+
+/* No epoch is begun twice. */
+static bool epochs_are_used_once(const char *run)
+{
+    char *path = path_in(run, "epochs.jsonl");
+    json_t *lines = lines_of(path), *line;
+    json_int_t last = 0;
+    bool good = json_array_size(lines) > 0;
+    size_t i;
+    json_array_foreach(lines, i, line)
+    {
+        if (json_object_get(line, "generation")) continue;
+        good &= json_integer_value(json_object_get(line, "epoch")) > last;
+        last = json_integer_value(json_object_get(line, "epoch"));
+    }
+    json_decref(lines);
+    tr_free(path);
+    return good;
+}
+
+static void say_what_happened(const char *name, const job *self)
+{
+    fprintf(stderr, "\nin %s, with %d steps logged:\n", name, self->n_logged);
+    json_t *events = events_of(self->run), *event;
+    size_t i;
+    json_array_foreach(events, i, event)
+        fprintf(stderr, "    %.3f %s: %s\n", json_real_value(json_object_get(event, "monotonic_s")),
+                text_of(event, "event"), text_of(event, "text"));
+    json_decref(events);
+}
+
+/* --- taken over --- */
+
+/* Waits until the worker has stopped itself, by pids that its events tell. */
+static bool reach_the_moment(job *self, int node)
+{
+    double until = command_now_s() + COMMAND_SECONDS;
+    int32_t parent;
+    while (command_now_s() < until) {
+        read_pids(self);
+        if (self->workers[node] && state_of(self->workers[node], &parent) == 'T') return true;
+        command_nap_ms(2);
+    }
+    return false;
+}
+
+static bool was_taken_over(const job *self, const case_ *what)
+{
+    int n = 0, n_left = WORKERS - what->dies;
+    json_t *event = event_of(self->run, "readopted", &n);
+    json_int_t generation = json_integer_value(json_object_get(event, "generation"));
+    json_int_t workers = json_integer_value(json_object_get(event, "workers"));
+    /* Everybody holds what was committed before the last step that was logged, but for one more generation where a checkpoint
+     * is made again; before the first update there is none. */
+    bool newest = generation >= self->n_logged - 1;
+    bool good = n == 1 && newest && workers >= n_left - 1 && workers <= n_left &&
+                json_object_get(event, "detected_after_ms") && json_object_get(event, "restored_after_ms") &&
+                count_events(self->run, "from_disk") == 0;
+    if (!good)
+        fprintf(stderr, "\n%d re-adoptions, of %d workers at generation %d with %d steps logged\n", n,
+                (int)workers, (int)generation, self->n_logged);
+    json_decref(event);
+    return good;
+}
+
+static void mends(const case_ *what, const char *transport)
+{
+    job self;
+    begin(&self, transport, "", what->points);
+    bool good = reach_the_moment(&self, what->node);
+    CU_ASSERT(good);
+    kill_head(&self);
+    kill(self.workers[what->node], what->dies ? SIGKILL : SIGCONT);
+    if (what->dies) command_nap_ms(100); /* until the agent has seen it */
+    command_start(&self.command, (const char *const[]){"train", self.recipe, "--resume", NULL});
+    command_wait(&self.command, COMMAND_SECONDS);
+    good = good && command_ended(&self.command, 0);
+    good = good && text_has(self.command.out_text, "re-adopted ") && was_taken_over(&self, what);
+    good = good && same_run(self.run) && epochs_are_used_once(self.run);
+    good = all_gone_within(&self, MOST_SECONDS) && good;
+    CU_ASSERT(good);
+    if (!good) say_what_happened(what->name, &self);
+    end(&self);
+}
+
+static void a_head_is_replaced_at_any_moment_over_ucx(void)
+{
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) mends(&cases[i], "ucx");
+}
+
+static void a_head_is_replaced_at_any_moment_over_zmq(void)
+{
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) mends(&cases[i], "zmq");
+}
+
+/* The same processes serve one head after another. */
+static void heads_may_die_one_after_another(void)
+{
+    job self, before;
+    behead(&self, "ucx", "");
+    before = self;
+    for (size_t steps = 10; steps <= 18; steps += 4) {
+        command_start(&self.command, (const char *const[]){"train", self.recipe, "--resume", NULL});
+        CU_ASSERT_FATAL(wait_for_steps(&self.command, self.run, steps));
+        kill_head(&self);
+    }
+    CU_ASSERT(command_succeeds((const char *const[]){"train", self.recipe, "--resume", NULL}));
+    read_pids(&self);
+    CU_ASSERT(memcmp(self.workers, before.workers, sizeof self.workers) == 0); /* none began since */
+    CU_ASSERT_EQUAL(count_events(self.run, "readopted"), 4);
+    CU_ASSERT(same_run(self.run) && epochs_are_used_once(self.run));
+    CU_ASSERT(all_gone_within(&self, MOST_SECONDS));
+    end(&self);
+}
+
+/* All state is in memory that the agent holds. */
+static void workers_may_all_die_with_the_head(void)
+{
+    job self;
+    behead(&self, "ucx", "");
+    for (int i = 1; i <= WORKERS; i++) kill(self.workers[i], SIGKILL);
+    command_nap_ms(200);
+    CU_ASSERT(lives(self.agent));
+    CU_ASSERT(command_succeeds((const char *const[]){"train", self.recipe, "--resume", NULL}));
+    CU_ASSERT_EQUAL(count_events(self.run, "from_disk"), 0);
+    CU_ASSERT_EQUAL(count_events(self.run, "recovered"), 1);
+    CU_ASSERT(same_run(self.run));
+    CU_ASSERT(all_gone_within(&self, MOST_SECONDS));
+    end(&self);
+}
+
+/* --- not taken over --- */
+
+static bool leaves_a_socket(const job *self)
+{
+    char *path = path_in(self->run, "lease.sock");
+    bool there = tr_path_exists(path);
+    tr_free(path);
+    return there;
+}
+
+static bool goes_on_from_disk(job *self)
+{
+    bool good = command_succeeds((const char *const[]){"train", self->recipe, "--resume", NULL});
+    return good && count_events(self->run, "readopted") == 0 && same_run(self->run);
+}
+
+static void nothing_is_left_when_the_lease_ends(void)
+{
+    static const char *const transports[] = {"ucx", "zmq"};
+    for (int i = 0; i < 2; i++) {
+        job self;
+        behead(&self, transports[i], "supervision: {lease: 2}\n");
+        double died = command_now_s();
+        command_nap_ms(1000);
+        CU_ASSERT_EQUAL(count_alive(&self), 1 + WORKERS); /* they do wait */
+        struct stat info;
+        char *path = path_in(self.run, "lease.sock");
+        CU_ASSERT(stat(path, &info) == 0 && (info.st_mode & 0777) == 0600);
+        tr_free(path);
+        CU_ASSERT(all_gone_within(&self, MOST_SECONDS));
+        CU_ASSERT(command_now_s() - died >= 1.9);
+        CU_ASSERT(!leaves_a_socket(&self));
+        CU_ASSERT(goes_on_from_disk(&self));
+        end(&self);
+    }
+}
+
+static void without_a_lease_all_end_with_the_head(void)
+{
+    job self;
+    behead(&self, "ucx", "supervision: {lease: 0}\n");
+    CU_ASSERT(all_gone_within(&self, 3));
+    CU_ASSERT(!leaves_a_socket(&self));
+    CU_ASSERT(goes_on_from_disk(&self));
+    end(&self);
+}
+
+/* Nobody else would listen to a person then. */
+static void the_agent_can_be_told_to_end_while_it_waits(void)
+{
+    job self;
+    behead(&self, "zmq", "");
+    command_nap_ms(300);
+    CU_ASSERT(kill(self.agent, SIGTERM) == 0);
+    CU_ASSERT(all_gone_within(&self, 5));
+    CU_ASSERT(!leaves_a_socket(&self));
+    end(&self);
+}
+
+static void an_agent_that_dies_while_it_waits_leaves_the_disk(void)
+{
+    job self;
+    behead(&self, "ucx", "");
+    command_nap_ms(300);
+    CU_ASSERT(kill(self.agent, SIGKILL) == 0);
+    CU_ASSERT(all_gone_within(&self, 5));
+    CU_ASSERT(leaves_a_socket(&self)); /* its own could not take it away; the next agent does */
+    CU_ASSERT(goes_on_from_disk(&self));
+    CU_ASSERT(!leaves_a_socket(&self));
+    end(&self);
+}
+
+/* One who asks politely waits for nobody's lease. */
+static void a_polite_stop_ends_everything_at_once(void)
+{
+    job self;
+    begin(&self, "ucx", "", "");
+    CU_ASSERT_FATAL(wait_for_steps(&self.command, self.run, 6));
+    read_pids(&self);
+    kill(self.command.pid, SIGINT);
+    command_wait(&self.command, COMMAND_SECONDS);
+    CU_ASSERT(command_ended(&self.command, 1));
+    CU_ASSERT(all_gone_within(&self, 1));
+    CU_ASSERT(!leaves_a_socket(&self));
+    end(&self);
+}
+
+static void who_does_not_fit_is_sent_home(void)
+{
+    job self;
+    behead(&self, "zmq", "");
+    int32_t agent = self.agent;
+    command_start(&self.command,
+                  (const char *const[]){"train", self.recipe, "--resume", "layout.data=1", NULL});
+    command_wait(&self.command, COMMAND_SECONDS);
+    CU_ASSERT(command_ended(&self.command, 0));
+    CU_ASSERT(text_has(self.command.out_text,
+                       "4 workers still wait for a head and are sent home: their layout is another"));
+    CU_ASSERT(!lives(agent));
+    CU_ASSERT(count_events(self.run, "readopted") == 0 && same_run(self.run));
+    end(&self);
+}
+
+static void another_key_takes_nobody_over(void)
+{
+    job self;
+    char *key = path_in(directory, "a.key"), *other = path_in(directory, "b.key");
+    char *network = tr_format("network: {key: %s}\n", key), *override = tr_format("network.key=%s", other);
+    CU_ASSERT(command_succeeds((const char *const[]){"keygen", key, NULL}));
+    CU_ASSERT(command_succeeds((const char *const[]){"keygen", other, NULL}));
+    behead(&self, "zmq", network);
+    command_start(&self.command, (const char *const[]){"train", self.recipe, "--resume", override, NULL});
+    command_wait(&self.command, COMMAND_SECONDS);
+    CU_ASSERT(command_ended(&self.command, 0));
+    CU_ASSERT(text_has(self.command.out_text, "sent home: their network.key is another"));
+    CU_ASSERT(count_events(self.run, "readopted") == 0 && same_run(self.run));
+    end(&self);
+    behead(&self, "zmq", network); /* and the right one does */
+    CU_ASSERT(command_succeeds((const char *const[]){"train", self.recipe, "--resume", NULL}));
+    CU_ASSERT(count_events(self.run, "readopted") == 1 && same_run(self.run));
+    end(&self);
+    tr_free(override);
+    tr_free(network);
+    tr_free(other);
+    tr_free(key);
+}
+
+/* --- two heads --- */
+
+static void of_two_heads_one_is_refused(void)
+{
+    job self;
+    command_run second;
+    behead(&self, "zmq", "");
+    command_start(&self.command, (const char *const[]){"train", self.recipe, "--resume", NULL});
+    command_start(&second, (const char *const[]){"train", self.recipe, "--resume", NULL});
+    command_wait(&second, COMMAND_SECONDS);
+    command_wait(&self.command, COMMAND_SECONDS);
+    command_run *loser = second.exit_code == 2 ? &second : &self.command,
+                *winner = loser == &second ? &self.command : &second;
+    CU_ASSERT(command_ended(loser, 2) && command_ended(winner, 0));
+    CU_ASSERT(text_has(loser->err_text, "another troupe trains in '"));
+    CU_ASSERT_PTR_NULL(strchr(loser->err_text, '\n')[1] ? loser->err_text : NULL); /* one line */
+    CU_ASSERT(count_events(self.run, "readopted") == 1 && same_run(self.run));
+    CU_ASSERT(epochs_are_used_once(self.run));
+    command_release(&second);
+    end(&self);
+}
+
+int main(void)
+{
+    directory = enter_directory();
+    undisturbed = path_in(directory, "undisturbed");
+    char *text = path_in(directory, "words.txt");
+    write_words(text, 4000);
+    tr_free(text);
+    char *recipe = write_recipe(undisturbed, "zmq", "");
+    if (!command_succeeds((const char *const[]){"train", recipe, NULL})) return 1;
+    tr_free(recipe);
+    static const check_test tests[] = {
+        CHECK_TEST(a_head_is_replaced_at_any_moment_over_ucx),
+        CHECK_TEST(a_head_is_replaced_at_any_moment_over_zmq),
+        CHECK_TEST(heads_may_die_one_after_another),
+        CHECK_TEST(workers_may_all_die_with_the_head),
+        CHECK_TEST(nothing_is_left_when_the_lease_ends),
+        CHECK_TEST(without_a_lease_all_end_with_the_head),
+        CHECK_TEST(the_agent_can_be_told_to_end_while_it_waits),
+        CHECK_TEST(an_agent_that_dies_while_it_waits_leaves_the_disk),
+        CHECK_TEST(a_polite_stop_ends_everything_at_once),
+        CHECK_TEST(who_does_not_fit_is_sent_home),
+        CHECK_TEST(another_key_takes_nobody_over),
+        CHECK_TEST(of_two_heads_one_is_refused),
+    };
+    int result = check_run("cli/head", tests, sizeof tests / sizeof *tests);
+    tr_free(undisturbed);
+    leave_directory(directory);
+    return result;
+}
