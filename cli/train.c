@@ -12,7 +12,8 @@ typedef struct request {
     const char *recipe;
     const char **overrides;
     size_t n_overrides;
-    bool flag; /* --resume of train, --measure of plan */
+    bool flag;    /* --resume of train, --measure of plan */
+    bool standby; /* of train */
 } request;
 
 /* RECIPE, key=value ..., and the command's own flag, in any order. */
@@ -24,6 +25,8 @@ static int parse(int n, char **arguments, bool train, request *out)
         const char *argument = arguments[i], *equals = strchr(argument, '=');
         if (strcmp(argument, train ? "--resume" : "--measure") == 0)
             out->flag = true;
+        else if (train && strcmp(argument, "--standby") == 0)
+            out->standby = true;
         else if (argument[0] == '-')
             return command_usage("there is no option '%s'; `troupe %s --help` lists them", argument,
                                  train ? "train" : "plan");
@@ -37,7 +40,7 @@ static int parse(int n, char **arguments, bool train, request *out)
     }
     if (!out->recipe)
         return command_usage("which recipe? usage: troupe %s RECIPE.yaml [key=value ...]",
-                             train ? "train [--resume]" : "plan [--measure]");
+                             train ? "train [--resume | --standby]" : "plan [--measure]");
     return EXIT_DONE;
 }
 
@@ -53,7 +56,7 @@ static int with_recipe(int n, char **arguments, bool train)
     tr_free(given.overrides);
     if (code != EXIT_DONE) return code;
     bool started = false;
-    tr_train_options options = {.resume = given.flag, .progress = stdout};
+    tr_train_options options = {.resume = given.flag, .standby = given.standby, .progress = stdout};
     tr_status status = train ? tr_train(&recipe, &options, &started, &error)
                              : tr_plan(&recipe, given.flag, stdout, stderr, &error);
     tr_recipe_release(&recipe);
@@ -76,10 +79,15 @@ static int run_plan(int n, char **arguments)
 static void help_train(void)
 {
     puts(
-        "usage: troupe train RECIPE.yaml [--resume] [key=value ...]\n"
+        "usage: troupe train RECIPE.yaml [--resume | --standby] [key=value ...]\n"
         "\n"
         "Trains what the recipe says and writes log, events and checkpoints into its run directory.\n"
-        "  --resume     go on in an existing run directory, from its newest valid checkpoint\n"
+        "  --resume     go on in an existing run directory: with the workers of a head that died, while they "
+        "wait\n"
+        "               (supervision.lease), else from its newest valid checkpoint\n"
+        "  --standby    wait while another troupe trains in the run directory, and go on if it dies; "
+        "head.standby\n"
+        "               starts one of these beside the run\n"
         "  key=value    overrides a key of the recipe, for example layout.data=4 or run=runs/second\n"
         "Ctrl-C ends the run after the step at hand with a checkpoint; a second one ends it at once.\n"
         "Exit: 0 done, 2 bad usage or input (nothing was created), 1 failed while running or stopped early.\n"

@@ -96,6 +96,9 @@ typedef struct tr_recipe {
         int32_t stall_after;       /* the same */
         int32_t lease;             /* the same; 0: agent and workers end with the head. See tr_job_lease */
     } supervision;
+    struct {
+        bool standby; /* a second head waits and goes on when the first one dies */
+    } head;
     struct { /* see runtime/chaos.h */
         char *at;
         uint64_t seed;

@@ -46,7 +46,7 @@ typedef struct tr__recipe_field {
     bool low_open, high_open; /* the bound itself is outside */
 } tr__recipe_field;
 
-enum { TR__RECIPE_FIELDS = 65 };
+enum { TR__RECIPE_FIELDS = 66 };
 extern const tr__recipe_field tr__recipe_fields[TR__RECIPE_FIELDS];
 
 int tr__recipe_field_index(const char *key); /* -1 for an unknown key */

@@ -45,7 +45,11 @@ static tr_status on_record(void *context, const tr_step_record *record, tr_error
     bool goes_on =
         tr_stall_watch_step(&self->watch, record->step, record->step_ms, tr_clock_ns(), text, sizeof text);
     if (goes_on) tr_run_note(self->run, "going_on", text);
-    return tr_run_record(self->run, record, err);
+    const tr_step_record *last = tr_run_last(self->run);
+    bool is_new = !last || record->step > last->step;
+    tr_status status = tr_run_record(self->run, record, err);
+    if (!status && is_new) tr__training_start_standby(self);
+    return status;
 }
 
 static void on_sync(void *context)
@@ -65,6 +69,7 @@ static void on_tick(void *context)
     training *self = context;
     char text[2 * TR_ERROR_SIZE];
     tr_run_tick(self->run);
+    tr__training_watch_standby(self);
     if (tr_stall_watch_look(&self->watch, &self->plan->topology, self->places, tr_clock_ns(), text,
                             sizeof text))
         tr_run_note(self->run, "stalled", text);
@@ -233,6 +238,7 @@ static tr_status prepare(training *self, tr_error *err)
 
 static void release(training *self)
 {
+    tr_standby_end(&self->standby); /* while the lock is held that it waits for */
     tr_trace_file_close(&self->trace);
     tr_run_close(&self->run);
     tr_checkpoint_files_destroy(&self->files);
@@ -395,7 +401,14 @@ tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, boo
 {
     training self = {.recipe = recipe, .lock = -1, .directory = -1};
     *started = false;
-    tr_status status = find_start(&self, options->resume, err);
+    bool needed = true;
+    tr_status status =
+        options->standby ? tr__training_stand_by(&self, options->progress, &needed, err) : TR_OK;
+    if (!status && !needed) {
+        release(&self);
+        return TR_OK;
+    }
+    if (!status) status = find_start(&self, options->resume || options->standby, err);
     if (!status) status = read_network(&self, err);
     if (!status) status = prepare(&self, err);
     if (!status) status = tr__training_choose_orphans(&self, options->progress, err);
@@ -419,6 +432,7 @@ tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, boo
     if (!status) {
         *started = true;
         say_beginning(&self, options->progress);
+        if (!options->standby) tr__training_start_standby(&self);
         status = run_job(&self, err);
         if (!status) status = tr_run_finish(self.run, err);
     }

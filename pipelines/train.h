@@ -14,7 +14,9 @@ extern "C" {
 extern const tr_registry tr_training_registry;
 
 typedef struct tr_train_options {
-    bool resume;    /* go on in the run directory, from its newest valid checkpoint or from the start */
+    bool resume; /* go on in the run directory, from its newest valid checkpoint or from the start */
+    bool
+        standby; /* wait until the run's head has died, and resume then; nothing to do where the run ends otherwise */
     FILE *progress; /* where people look; NULL: nowhere */
 } tr_train_options;
 

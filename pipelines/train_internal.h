@@ -12,6 +12,7 @@
 #include "pipelines/processes.h"
 #include "pipelines/run_directory.h"
 #include "pipelines/stall_watch.h"
+#include "pipelines/standby.h"
 #include "pipelines/trace_file.h"
 #include "runtime/job.h"
 #include "runtime/orphans.h"
@@ -41,6 +42,7 @@ typedef struct tr__training {
     tr_stall_watch watch;
     const tr_place_seen *places; /* the job's; NULL before it says so */
     uint64_t began_ns;
+    tr_standby *standby; /* who goes on if this process dies; NULL: nobody */
 } tr__training;
 
 /* Makes the plan of a job that begins at `start`, and makes it the latest. config is taken over. An error leaves the latest
@@ -58,6 +60,13 @@ tr_status tr__training_choose_orphans(tr__training *self, FILE *progress, tr_err
 tr_status tr__training_make_memory(tr__training *self, tr_error *err);
 /* ms 0 where the recipe wants none. The directory is opened. Errors: TR_EIO. */
 tr_status tr__training_lease(tr__training *self, tr_job_lease *lease, tr_error *err);
+
+/* train_standby.c. Where the recipe wants one and none is there. One that cannot be started is told and not needed. */
+void tr__training_start_standby(tr__training *self);
+void tr__training_watch_standby(
+    tr__training *self); /* now and then: starts another for one that was killed */
+/* Waits until nobody trains in the run's directory, and locks it. *needed: its head has died. */
+tr_status tr__training_stand_by(tr__training *self, FILE *progress, bool *needed, tr_error *err);
 
 /* train_recovery.c; the functions of tr_job_recovery, context: the tr__training. */
 tr_status tr__training_record_epoch(void *context, uint32_t epoch, tr_error *err);

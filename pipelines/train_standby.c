@@ -1,0 +1,66 @@
+/* pipelines/train_standby.c - the two sides of a standby: the head that has one, and the one that waits to be a head.
+ * A head that was a standby itself gets its own only when it has made a new step: a run whose heads die of the run itself
+ * would otherwise go on dying without end.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "pipelines/train_internal.h"
+
+#include "base/file.h"
+#include "base/memory.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <unistd.h>
+
+static void say(const tr__training *self, const char *what)
+{
+    char text[96];
+    snprintf(text, sizeof text, "%s %d waits for the case that head %d dies", what,
+             tr_standby_pid(self->standby), getpid());
+    tr_run_note(self->run, "standby", text);
+}
+
+void tr__training_start_standby(tr__training *self)
+{
+    tr_error why;
+    if (!self->recipe->head.standby || self->standby) return;
+    if (tr_standby_start(&self->standby, self->recipe->run, &why))
+        tr_run_note(self->run, "standby_failed", why.message);
+    else
+        say(self, "standby");
+}
+
+void tr__training_watch_standby(tr__training *self)
+{
+    bool killed;
+    tr_error why;
+    if (!self->standby) return;
+    if (tr_standby_look(self->standby, &killed, &why))
+        tr_run_note(self->run, "standby_failed", why.message);
+    else if (killed)
+        say(self, "the standby was killed; another one, process");
+}
+
+/* processes.json is taken away by a head that ends, however the run went. */
+static bool has_died(const char *run)
+{
+    char *path = tr_format("%s/processes.json", run);
+    bool died = path && tr_path_exists(path);
+    tr_free(path);
+    return died;
+}
+
+tr_status tr__training_stand_by(tr__training *self, FILE *progress, bool *needed, tr_error *err)
+{
+    const char *run = self->recipe->run;
+    *needed = false;
+    if (!tr_path_is_directory(run))
+        return tr_fail(err, TR_EINVAL, "there is no run '%s' to stand by for; start it first", run);
+    tr_status status = tr_run_lock(run, true, &self->lock, err);
+    if (status) return status;
+    *needed = has_died(run);
+    signal(SIGTTOU, SIG_IGN); /* it may write to a terminal that is not its own */
+    if (progress && *needed)
+        fprintf(progress, "the head of %s is gone; process %d goes on in its place\n", run, getpid());
+    if (progress) fflush(progress);
+    return TR_OK;
+}
