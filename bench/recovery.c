@@ -61,7 +61,7 @@ static void fail(const watched_run *run, const bench *self, const char *what)
 
 static void start(const bench *self, watched_run *run, const char *name, bool recovers, bool resume)
 {
-    char directory[128], words[8][600];
+    char directory[128], words[7][600];
     snprintf(directory, sizeof directory, "%s/%s", self->directory, name);
     const char *arguments[WATCHED_ARGUMENTS] = {self->recipe};
     snprintf(words[0], sizeof words[0], "run=%s", directory);
@@ -70,8 +70,9 @@ static void start(const bench *self, watched_run *run, const char *name, bool re
     snprintf(words[3], sizeof words[3], "checkpoint.every=%u", self->every);
     snprintf(words[4], sizeof words[4], "recovery=%s", recovers ? "step" : "off");
     snprintf(words[5], sizeof words[5], "supervision.intensity=1000");
-    for (int i = 0; i < 6; i++) arguments[i + 1] = words[i];
-    if (resume) arguments[7] = "--resume";
+    snprintf(words[6], sizeof words[6], "supervision.lease=0"); /* the next run has the machine for itself */
+    for (int i = 0; i < 7; i++) arguments[i + 1] = words[i];
+    if (resume) arguments[8] = "--resume";
     watched_start(run, self->troupe, directory, arguments, self->output);
 }
 

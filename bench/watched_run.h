@@ -39,7 +39,7 @@ typedef struct watched_run {
     int32_t n_nodes, workers[WATCHED_NODES]; /* pids by node, from 1 on */
     watched_process *all;                    /* workers that ever were; n_all of them */
     size_t n_all, all_capacity;
-    uint32_t n_deaths, n_rotten, n_from_disk;
+    uint32_t n_deaths, n_rotten, n_from_disk, n_readopted;
     bool is_well; /* all were ready, and a new step was logged, since it began or somebody died */
     /* Of the newest event of that kind, monotonic. */
     double died_s, fenced_s, recovered_s, first_new_s;
@@ -86,8 +86,9 @@ static inline void watched_take_event(watched_run *self, const json_t *event)
         self->n_rotten++;
     } else if (strcmp(kind, "from_disk") == 0) {
         self->n_from_disk++;
-    } else if (strcmp(kind, "recovered") == 0) {
+    } else if (strcmp(kind, "recovered") == 0 || strcmp(kind, "readopted") == 0) {
         self->recovered_s = at_s;
+        self->n_readopted += strcmp(kind, "readopted") == 0;
     } else if (strcmp(kind, "first_new_step") == 0) {
         self->first_new_s = at_s;
         self->is_well = true;
@@ -131,7 +132,8 @@ static inline bool watched_look(watched_run *self)
     return self->head != 0;
 }
 
-/* troupe train RECIPE ..., quiet, ended with us. `arguments` end with NULL. A resume begins with an own look at the log. */
+/* troupe train RECIPE ..., quiet, ended with us. `arguments` end with NULL. A resume begins with an own look at the log, and perhaps with the
+ * workers there are. */
 static inline void watched_start(watched_run *self, const char *troupe, const char *directory,
                                  const char *const *arguments, int output)
 {
@@ -141,7 +143,6 @@ static inline void watched_start(watched_run *self, const char *troupe, const ch
     self->log_at = 0;
     self->step = 0;
     self->is_well = true;
-    self->n_nodes = 0;
     pid_t parent = getpid();
     fflush(NULL);
     self->head = fork();

@@ -49,14 +49,29 @@ static void read_log(tr_observation *self, const char *run)
     json_decref(line);
 }
 
+static int count_waiting(const tr_processes *processes)
+{
+    int n = 0;
+    for (int32_t i = 1; processes->places && i < processes->topology.n_nodes; i++)
+        n += tr_place_lives(&processes->places[i]);
+    return n;
+}
+
 /* Of the last event. Who was killed leaves none. */
 static void read_end(tr_observation *self, const char *run)
 {
+    int n = 0;
     json_t *event = last_line(run, "events.jsonl");
     const char *kind = json_string_value(json_object_get(event, "event")),
                *text = json_string_value(json_object_get(event, "text"));
     if (kind && text && strcmp(kind, "ended") == 0)
         snprintf(self->ended, sizeof self->ended, "%s", text);
+    else if ((n = count_waiting(&self->processes)) > 0)
+        snprintf(
+            self->ended, sizeof self->ended,
+            "its head ended without a last word, as when it is killed; %d of its workers wait for `troupe "
+            "train --resume`",
+            n);
     else
         snprintf(self->ended, sizeof self->ended, "its head ended without a last word, as when it is killed");
     for (char *c = self->ended; *c; c++)

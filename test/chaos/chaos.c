@@ -103,14 +103,16 @@ static void shuffle(fault_job *job, fault_kind *deck, uint32_t n)
  * quarter, so that behind it both live long enough to compare what they hold. */
 static void deal(chaos *self)
 {
-    static const fault_kind first[] = {FAULT_AGENT, FAULT_HEAD, FAULT_TWO_HEADS};
+    enum { N_FIRST = 5 };
+    static const fault_kind first[N_FIRST] = {FAULT_AGENT, FAULT_HEAD, FAULT_HEAD_LATE, FAULT_TWO_HEADS,
+                                              FAULT_HEAD_AND_WORKER};
     static const fault_kind once[] = {FAULT_KILL,  FAULT_TWICE,  FAULT_ROT,  FAULT_SEGV,     FAULT_ALL,
                                       FAULT_PAUSE, FAULT_ZOMBIE, FAULT_ABRT, FAULT_ROT_BOTH, FAULT_STOP};
     uint32_t kills = self->options->kills, n = 0, n_first;
     double weights = 0;
     for (int kind = 0; kind < FAULT_KINDS; kind++) weights += fault_infos[kind].weight;
-    for (uint32_t i = 0; n < kills && i < 3 * (1 + kills / 60) && (i < 2 || kills > 12); i++)
-        self->deck[n++] = first[i % 3];
+    for (uint32_t i = 0; n < kills && i < N_FIRST * (1 + kills / 60) && (i < 2 || kills > 14); i++)
+        self->deck[n++] = first[i % N_FIRST];
     n_first = n;
     for (uint32_t i = 0; n < kills && i < sizeof once / sizeof *once; i++) self->deck[n++] = once[i];
     while (n < kills) {
@@ -151,8 +153,8 @@ static char *write_recipe(const chaos *self, const char *run, const char *words)
                   "transport: %s\n"
                   "validate: {every: 40}\n"
                   "checkpoint: {every: 30, keep: 2}\n"
-                  "supervision: {intensity: 1000, period: 1}\n",
-                  run, words, self->n_steps, self->transport);
+                  "supervision: {intensity: 1000, period: 1, lease: %d}\n",
+                  run, words, self->n_steps, self->transport, FAULT_LEASE_S);
     tr_error err;
     if (!path || !yaml || tr_file_write(path, yaml, strlen(yaml), &err)) abort();
     tr_free(yaml);

@@ -20,11 +20,13 @@ const fault_info fault_infos[FAULT_KINDS] = {
     [FAULT_ROT] = {"a bit of the newest slot flips, SIGKILL", 22, 7},
     [FAULT_ROT_BOTH] = {"a bit of each slot flips, SIGKILL", 22, 3},
     [FAULT_AGENT] = {"SIGKILL of the agent", 26, 0},
-    [FAULT_HEAD] = {"SIGKILL of the head, then --resume", 27, 0},
+    [FAULT_HEAD] = {"SIGKILL of the head, --resume within lease", 27, 0},
+    [FAULT_HEAD_AND_WORKER] = {"SIGKILL of head and worker, --resume", 27, 0},
+    [FAULT_HEAD_LATE] = {"SIGKILL of the head, --resume after lease", 27, 0},
     [FAULT_TWO_HEADS] = {"a second head in the same run", 28, 0},
 };
 
-enum { ORPHANS_MS = 5000, PAUSE_MS = 300, PHASE_MS = 400 };
+enum { ORPHANS_MS = 5000 + 1000 * FAULT_LEASE_S, PAUSE_MS = 300, PHASE_MS = 400 };
 
 uint32_t fault_draw(fault_job *self, uint32_t n)
 {
@@ -302,17 +304,44 @@ static bool orphans_end(fault_job *self, int32_t agent, double until_s)
     return !any;
 }
 
-static bool head_dies(fault_job *self, double until_s)
+/* Its agent and workers wait, and go on with the next. Whoever dies with it is replaced, as ever. */
+static bool head_dies(fault_job *self, bool and_worker, double until_s)
+{
+    int32_t victim = and_worker ? draw_worker(self) : 0, pids[WATCHED_NODES];
+    double pause_ms = fault_draw(self, 1000 * FAULT_LEASE_S / 2);
+    snprintf(self->what, sizeof self->what, "head %d after step %u%s, resumed %.0f ms later", self->run.head,
+             self->run.step, and_worker ? " and a worker" : "", pause_ms);
+    if (and_worker && !victim) return fails(self, "no worker lives");
+    memcpy(pids, self->run.workers, sizeof pids);
+    watched_kill(&self->run);
+    if (victim) kill(victim, SIGKILL);
+    watched_nap_ms(pause_ms);
+    for (int32_t i = 1; i < self->run.n_nodes; i++)
+        if (pids[i] != victim && !is_there(pids[i])) return fails(self, "a worker did not wait");
+    for (size_t i = 0; i < self->run.n_all; i++) self->run.all[i].is_dead |= self->run.all[i].pid == victim;
+    uint32_t step = self->run.step, epoch = self->run.epoch, n = self->run.n_readopted;
+    fault_start(self, true);
+    self->run.is_well = false;
+    if (!await_well(self, until_s) || !watched_reach(&self->run, step + 1, until_s - watched_now_s()))
+        return fails(self, "the resumed run made no new step");
+    if (self->run.n_readopted == n) return fails(self, "nobody was re-adopted");
+    for (int32_t i = 1; i < self->run.n_nodes; i++)
+        if (pids[i] != victim && !is_there(pids[i])) return fails(self, "a worker was not taken over");
+    return self->run.epoch > epoch || fails(self, "an epoch was used twice");
+}
+
+static bool head_dies_for_long(fault_job *self, double until_s)
 {
     int32_t agent = fault_agent(self);
     snprintf(self->what, sizeof self->what, "head %d after step %u", self->run.head, self->run.step);
     watched_kill(&self->run);
-    if (!orphans_end(self, agent, until_s)) return fails(self, "agent or workers outlived it by 5 s");
+    if (!orphans_end(self, agent, until_s)) return fails(self, "agent or workers outlived the lease");
     for (size_t i = 0; i < self->run.n_all; i++) self->run.all[i].is_dead = true;
-    uint32_t step = self->run.step, epoch = self->run.epoch;
+    uint32_t step = self->run.step, epoch = self->run.epoch, n = self->run.n_readopted;
     fault_start(self, true);
     if (!watched_reach(&self->run, step + 1, until_s - watched_now_s()))
         return fails(self, "the resumed run made no new step");
+    if (self->run.n_readopted != n) return fails(self, "somebody was re-adopted that had gone");
     return self->run.epoch > epoch || fails(self, "an epoch was used twice");
 }
 
@@ -351,7 +380,9 @@ bool fault_do(fault_job *self, fault_kind kind, double seconds)
     case FAULT_ROT: return rots(self, false, until_s);
     case FAULT_ROT_BOTH: return rots(self, true, until_s);
     case FAULT_AGENT: return agent_dies(self, until_s);
-    case FAULT_HEAD: return head_dies(self, until_s);
+    case FAULT_HEAD: return head_dies(self, false, until_s);
+    case FAULT_HEAD_AND_WORKER: return head_dies(self, true, until_s);
+    case FAULT_HEAD_LATE: return head_dies_for_long(self, until_s);
     case FAULT_TWO_HEADS: return second_head(self, until_s);
     default: return false;
     }

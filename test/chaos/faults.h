@@ -17,7 +17,9 @@ typedef enum fault_kind {
     FAULT_ROT,    /* a bit of the newest state slot flips, and its worker dies */
     FAULT_ROT_BOTH,
     FAULT_AGENT,
-    FAULT_HEAD, /* and --resume */
+    FAULT_HEAD,            /* and --resume while its workers wait */
+    FAULT_HEAD_AND_WORKER, /* the same, with one worker less */
+    FAULT_HEAD_LATE,       /* and --resume when the lease has ended */
     FAULT_TWO_HEADS,
     FAULT_KINDS
 } fault_kind;
@@ -27,6 +29,8 @@ typedef struct fault_info {
     int row;       /* of the fault matrix */
     double weight; /* how often, of those that are not counted out */
 } fault_info;
+
+enum { FAULT_LEASE_S = 4 }; /* of the jobs that faults are done to */
 
 extern const fault_info fault_infos[FAULT_KINDS];
 

@@ -24,6 +24,7 @@ static void set_up(void)
                   "data: {text: %s, holdout: 0.1}\n"
                   "train: {steps: %d, sequence: 32, microbatch: 2, accumulate: 4, seed: 3}\n"
                   "lr: {peak: 5e-3, warmup: 10}\n"
+                  "supervision: {lease: 0}\n"
                   "layout: {data: 2, pipeline: 2}\n"
                   "validate: {every: 15, windows: 3}\n"
                   "checkpoint: {every: %d, keep: 2}\n",

@@ -43,6 +43,7 @@ static void set_up(void)
                   "data: {text: %s, holdout: 0.1}\n"
                   "train: {steps: %d, sequence: 32, microbatch: 1, accumulate: %d, seed: 3}\n"
                   "lr: {peak: 5e-3, warmup: 10}\n"
+                  "supervision: {lease: 0}\n"
                   "validate: {every: 2, windows: 3}\n"
                   "checkpoint: {every: 2}\n",
                   directory, text, STEPS, MICROBATCHES);
