@@ -46,7 +46,7 @@ static void begin_stop(agent *self, uint32_t grace_ms)
     finish_when_alone(self);
 }
 
-bool tr__agent_reap(tr__ward *worker, tr_process_end *end)
+bool tr__ward_reap(tr__ward *worker, tr_process_end *end)
 {
     if (worker->pidfd < 0 || !tr_process_reap(worker->pidfd, end)) return false;
     if (worker->agent->node) tr_node_unwatch(worker->agent->node, worker->pidfd);
@@ -62,7 +62,7 @@ static void on_worker_end(void *context)
     ward *worker = context;
     agent *self = worker->agent;
     tr_process_end end;
-    if (!tr__agent_reap(worker, &end)) return;
+    if (!tr__ward_reap(worker, &end)) return;
     tr_control_note note = {
         .node = worker->node, .pid = worker->pid, .exit_code = end.exit_code, .signal = end.signal};
     uint64_t last_ns = tr_activity_last_ns(worker->activity);

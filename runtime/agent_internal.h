@@ -42,7 +42,7 @@ typedef struct tr__agent {
 } tr__agent;
 
 /* Has it ended? Then it is reaped, and what it left is removed. */
-bool tr__agent_reap(tr__ward *worker, tr_process_end *end);
+bool tr__ward_reap(tr__ward *worker, tr_process_end *end);
 
 /* agent_lease.c. Takes the inherited descriptors, listens, and finds the head. Errors: TR_ECLOSED: the head is gone
  * already; TR_EIO. */

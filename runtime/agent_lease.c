@@ -174,7 +174,7 @@ static void reap_all(tr__agent *self)
 {
     tr_process_end end;
     for (int32_t i = 1; i < self->topology.n_nodes; i++)
-        if (self->wards[i].pidfd >= 0) tr__agent_reap(&self->wards[i], &end);
+        if (self->wards[i].pidfd >= 0) tr__ward_reap(&self->wards[i], &end);
 }
 
 /* They end when they see that nobody speaks to them any more; who does not is killed. */
