@@ -33,6 +33,9 @@ typedef struct tr_trainer_state {
 /* Is this directory a whole checkpoint? Every file is read and hashed. Errors: TR_ECORRUPT says which file. */
 tr_status tr_checkpoint_verify(const char *directory, tr_trainer_state *state, tr_error *err);
 
+/* Removes what was half written when its head died: only for who has the lock on the run's directory. */
+void tr_checkpoint_sweep(const char *run);
+
 /* The newest valid checkpoint of a run; those that are damaged are told as warnings and passed over. path is
  * empty and state zero when there is none. */
 tr_status tr_checkpoint_find(const char *run, char *path, size_t capacity, tr_trainer_state *state,

@@ -99,6 +99,25 @@ static uint32_t newest_below(const char *directory, uint32_t below)
     return newest;
 }
 
+void tr_checkpoint_sweep(const char *run)
+{
+    char *directory = tr_format("%s/checkpoints", run);
+    DIR *entries = directory ? opendir(directory) : NULL;
+    for (struct dirent *entry; entries && (entry = readdir(entries));) {
+        uint32_t updates;
+        int length = 0;
+        tr_error error;
+        if (sscanf(entry->d_name, ".step-%u.tmp%n", &updates, &length) != 1 || !length ||
+            entry->d_name[length])
+            continue;
+        char *path = tr_format("%s/%s", directory, entry->d_name);
+        if (path && tr_directory_remove_tree(path, &error)) tr_log(TR_LOG_WARNING, "%s", error.message);
+        tr_free(path);
+    }
+    if (entries) closedir(entries);
+    tr_free(directory);
+}
+
 tr_status tr_checkpoint_find(const char *run, char *path, size_t capacity, tr_trainer_state *state,
                              tr_error *err)
 {

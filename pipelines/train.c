@@ -151,6 +151,7 @@ static tr_status claim(training *self, tr_error *err)
 {
     tr_status status = compare_with_run(self->recipe, err);
     if (!status && self->lock < 0) status = tr_run_lock(self->recipe->run, false, &self->lock, err);
+    if (!status) tr_checkpoint_sweep(self->recipe->run);
     if (!status) status = tr__training_find_orphans(self, err);
     return status;
 }

@@ -176,17 +176,51 @@ static inline int count_events(const char *run, const char *kind)
     return n;
 }
 
-static inline bool same_run(const char *run)
+static inline bool same_checkpoint(const char *run, int step)
+{
+    return checkpoints_agree(undisturbed, run, step, "model.safetensors") &&
+           checkpoints_agree(undisturbed, run, step, "trainer/optimizer.safetensors");
+}
+
+static inline bool has_checkpoint(const char *run, int step)
+{
+    char *path = tr_format("%s/checkpoints/step-%d", run, step);
+    bool there = tr_path_is_directory(path);
+    tr_free(path);
+    return there;
+}
+
+/* A head that dies when its stages have sent a checkpoint, and gone on, and it has not got its name yet, takes it along: then
+ * there is another one in its place, of the state that was gone on from. */
+static inline bool was_made_later(const char *run, int step)
+{
+    bool later = false;
+    for (int i = 1; i <= 4; i++) later |= has_checkpoint(run, step + i);
+    return later && !has_checkpoint(run, step) && count_events(run, "readopted") > 0;
+}
+
+/* Nothing that was half written stays. */
+static inline bool checkpoints_are_whole(const char *run)
+{
+    char *path = path_in(run, "checkpoints");
+    DIR *entries = opendir(path);
+    bool whole = entries != NULL;
+    for (struct dirent *entry; entries && (entry = readdir(entries));)
+        whole &= entry->d_name[0] != '.' || !strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..");
+    if (entries) closedir(entries);
+    tr_free(path);
+    return whole;
+}
+
+/* strict: with the checkpoint in the middle, whenever the head died. */
+static inline bool same_run(const char *run, bool strict)
 {
     json_t *left = log_of(undisturbed), *right = log_of(run);
     bool same = log_is_complete(right, STEPS) && logs_agree(left, right);
     json_decref(left);
     json_decref(right);
-    for (int step = AT; step <= STEPS; step += STEPS - AT) {
-        same = checkpoints_agree(undisturbed, run, step, "model.safetensors") && same;
-        same = checkpoints_agree(undisturbed, run, step, "trainer/optimizer.safetensors") && same;
-    }
-    return same;
+    same = same && ((!strict && was_made_later(run, AT)) || same_checkpoint(run, AT));
+    return same && same_checkpoint(run, STEPS) && checkpoints_are_whole(run);
 }
 
 /* No epoch is begun twice. */

@@ -61,7 +61,7 @@ static void mends(const case_ *what, const char *transport)
     command_wait(&self.command, COMMAND_SECONDS);
     good = good && command_ended(&self.command, 0);
     good = good && text_has(self.command.out_text, "re-adopted ") && was_taken_over(&self, what);
-    good = good && same_run(self.run) && epochs_are_used_once(self.run);
+    good = good && same_run(self.run, true) && epochs_are_used_once(self.run);
     good = all_gone_within(&self, MOST_SECONDS) && good;
     CU_ASSERT(good);
     if (!good) say_what_happened(what->name, &self);
@@ -93,7 +93,7 @@ static void heads_may_die_one_after_another(void)
     read_pids(&self);
     CU_ASSERT(memcmp(self.workers, before.workers, sizeof self.workers) == 0); /* none began since */
     CU_ASSERT_EQUAL(count_events(self.run, "readopted"), 4);
-    CU_ASSERT(same_run(self.run) && epochs_are_used_once(self.run));
+    CU_ASSERT(same_run(self.run, false) && epochs_are_used_once(self.run));
     CU_ASSERT(all_gone_within(&self, MOST_SECONDS));
     end(&self);
 }
@@ -109,7 +109,7 @@ static void workers_may_all_die_with_the_head(void)
     CU_ASSERT(command_succeeds((const char *const[]){"train", self.recipe, "--resume", NULL}));
     CU_ASSERT_EQUAL(count_events(self.run, "from_disk"), 0);
     CU_ASSERT_EQUAL(count_events(self.run, "recovered"), 1);
-    CU_ASSERT(same_run(self.run));
+    CU_ASSERT(same_run(self.run, false));
     CU_ASSERT(all_gone_within(&self, MOST_SECONDS));
     end(&self);
 }
@@ -127,7 +127,7 @@ static bool leaves_a_socket(const job *self)
 static bool goes_on_from_disk(job *self)
 {
     bool good = command_succeeds((const char *const[]){"train", self->recipe, "--resume", NULL});
-    return good && count_events(self->run, "readopted") == 0 && same_run(self->run);
+    return good && count_events(self->run, "readopted") == 0 && same_run(self->run, true);
 }
 
 static void nothing_is_left_when_the_lease_ends(void)
@@ -213,7 +213,7 @@ static void who_does_not_fit_is_sent_home(void)
     CU_ASSERT(text_has(self.command.out_text,
                        "4 workers still wait for a head and are sent home: their layout is another"));
     CU_ASSERT(!lives(agent));
-    CU_ASSERT(count_events(self.run, "readopted") == 0 && same_run(self.run));
+    CU_ASSERT(count_events(self.run, "readopted") == 0 && same_run(self.run, false));
     end(&self);
 }
 
@@ -229,11 +229,11 @@ static void another_key_takes_nobody_over(void)
     command_wait(&self.command, COMMAND_SECONDS);
     CU_ASSERT(command_ended(&self.command, 0));
     CU_ASSERT(text_has(self.command.out_text, "sent home: their network.key is another"));
-    CU_ASSERT(count_events(self.run, "readopted") == 0 && same_run(self.run));
+    CU_ASSERT(count_events(self.run, "readopted") == 0 && same_run(self.run, false));
     end(&self);
     behead(&self, "zmq", network); /* and the right one does */
     CU_ASSERT(command_succeeds((const char *const[]){"train", self.recipe, "--resume", NULL}));
-    CU_ASSERT(count_events(self.run, "readopted") == 1 && same_run(self.run));
+    CU_ASSERT(count_events(self.run, "readopted") == 1 && same_run(self.run, false));
     end(&self);
     tr_free(override);
     tr_free(network);
@@ -257,7 +257,7 @@ static void of_two_heads_one_is_refused(void)
     CU_ASSERT(command_ended(loser, 2) && command_ended(winner, 0));
     CU_ASSERT(text_has(loser->err_text, "another troupe trains in '"));
     CU_ASSERT_PTR_NULL(strchr(loser->err_text, '\n')[1] ? loser->err_text : NULL); /* one line */
-    CU_ASSERT(count_events(self.run, "readopted") == 1 && same_run(self.run));
+    CU_ASSERT(count_events(self.run, "readopted") == 1 && same_run(self.run, false));
     CU_ASSERT(epochs_are_used_once(self.run));
     command_release(&second);
     end(&self);

@@ -18,6 +18,7 @@ static void a_launch_comes_over_whole_or_not_at_all(void)
                       .epoch = 7,
                       .n_threads = 2,
                       .may_spin = true,
+                      .lease_ms = 30000,
                       .topology = topology,
                       .topology_bytes = sizeof topology};
     strcpy(made.control_transport, "zmq");
@@ -30,7 +31,8 @@ static void a_launch_comes_over_whole_or_not_at_all(void)
     tr_launch read = {0};
     CHECK_OK(tr__launch_encode(&made, &bytes, &size, &err));
     CHECK_OK(tr__launch_decode(&read, bytes, size, &err));
-    CU_ASSERT(read.role == TR_LAUNCH_WORKER && read.node == 3 && read.epoch == 7 && read.may_spin);
+    CU_ASSERT(read.role == TR_LAUNCH_WORKER && read.node == 3 && read.epoch == 7 && read.may_spin &&
+              read.lease_ms == 30000);
     CU_ASSERT_STRING_EQUAL(read.head_address, "ipc:///tmp/head");
     CU_ASSERT_STRING_EQUAL(read.bind, made.bind);
     CU_ASSERT(read.has_key && memcmp(&read.key, &made.key, sizeof made.key) == 0);
