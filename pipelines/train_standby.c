@@ -9,6 +9,7 @@
 
 #include <signal.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static void say(const tr__training *self, const char *what)
@@ -40,11 +41,15 @@ void tr__training_watch_standby(tr__training *self)
         say(self, "the standby was killed; another one, process");
 }
 
-/* processes.json is taken away by a head that ends, however the run went. */
-static bool has_died(const char *run)
+/* processes.json is taken away by a head that ends, however the run went. A directory that was made anew meanwhile is
+ * another run's, and the lock is not on it. */
+static bool has_died(const char *run, int lock)
 {
+    struct stat locked, now;
     char *path = tr_format("%s/processes.json", run);
-    bool died = path && tr_path_exists(path);
+    bool same = fstat(lock, &locked) == 0 && stat(run, &now) == 0 && locked.st_dev == now.st_dev &&
+                locked.st_ino == now.st_ino;
+    bool died = path && same && tr_path_exists(path);
     tr_free(path);
     return died;
 }
@@ -57,7 +62,7 @@ tr_status tr__training_stand_by(tr__training *self, FILE *progress, bool *needed
         return tr_fail(err, TR_EINVAL, "there is no run '%s' to stand by for; start it first", run);
     tr_status status = tr_run_lock(run, true, &self->lock, err);
     if (status) return status;
-    *needed = has_died(run);
+    *needed = has_died(run, self->lock);
     signal(SIGTTOU, SIG_IGN); /* it may write to a terminal that is not its own */
     if (progress && *needed)
         fprintf(progress, "the head of %s is gone; process %d goes on in its place\n", run, getpid());

@@ -261,8 +261,8 @@ bool tr__agent_await_head(tr__agent *self)
     outcome how = OVER;
     struct pollfd *polled = tr_alloc_zero((size_t)self->topology.n_nodes + FIXED, sizeof *polled);
     wait.signals = catch_signals();
-    tr_log(TR_LOG_INFO, "the head is gone; %d workers wait %u ms for another", self->n_alive,
-           self->launch->lease_ms);
+    tr_log(TR_LOG_WARNING, "the head is gone; %d workers wait %g s for another (`kill %d` ends them)",
+           self->n_alive, self->launch->lease_ms * 1e-3, getpid());
     if (polled) {
         polled[0].events = polled[1].events = POLLIN;
         how = wait_for_somebody(&wait, polled);

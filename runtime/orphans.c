@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 /* An agent answers as soon as it has seen that its head is dead; a stopped one never does. Workers are given two seconds to
@@ -24,9 +25,14 @@ static tr_status hear_offer(tr_orphans *self, tr_error *err)
     int n;
     do n = poll(&answer, 1, ANSWER_MS);
     while (n < 0 && errno == EINTR);
-    if (n == 0)
+    if (n == 0) {
+        struct ucred who = {0};
+        socklen_t size = sizeof who;
+        (void)getsockopt(self->connection, SOL_SOCKET, SO_PEERCRED, &who, &size); /* who listens */
         return tr_fail(err, TR_ETIMEDOUT,
-                       "there are processes left of this run that do not answer; end them, or try again");
+                       "process %d, left of this run with its workers, does not answer; end it, or try again",
+                       who.pid);
+    }
     if (!tr_lease_receive(self->connection, &kind, descriptors) || kind != TR_LEASE_OFFER) {
         if (descriptors[0] >= 0) close(descriptors[0]);
         if (descriptors[1] >= 0) close(descriptors[1]);

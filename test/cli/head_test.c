@@ -186,6 +186,24 @@ static void an_agent_that_dies_while_it_waits_leaves_the_disk(void)
     end(&self);
 }
 
+static void an_agent_that_does_not_answer_is_named(void)
+{
+    job self;
+    behead(&self, "zmq", "");
+    char *words = tr_format("process %d, left of this run with its workers, does not answer", self.agent);
+    CU_ASSERT(kill(self.agent, SIGSTOP) == 0);
+    command_start(&self.command, (const char *const[]){"train", self.recipe, "--resume", NULL});
+    command_wait(&self.command, COMMAND_SECONDS);
+    CU_ASSERT(command_ended(&self.command, 2));
+    CU_ASSERT(text_has(self.command.err_text, words));
+    command_release(&self.command);
+    CU_ASSERT(kill(self.agent, SIGCONT) == 0); /* and then it does */
+    CU_ASSERT(command_succeeds((const char *const[]){"train", self.recipe, "--resume", NULL}));
+    CU_ASSERT(count_events(self.run, "readopted") == 1 && same_run(self.run, false));
+    end(&self);
+    tr_free(words);
+}
+
 /* One who asks politely waits for nobody's lease. */
 static void a_polite_stop_ends_everything_at_once(void)
 {
@@ -275,6 +293,7 @@ int main(void)
         CHECK_TEST(without_a_lease_all_end_with_the_head),
         CHECK_TEST(the_agent_can_be_told_to_end_while_it_waits),
         CHECK_TEST(an_agent_that_dies_while_it_waits_leaves_the_disk),
+        CHECK_TEST(an_agent_that_does_not_answer_is_named),
         CHECK_TEST(a_polite_stop_ends_everything_at_once),
         CHECK_TEST(who_does_not_fit_is_sent_home),
         CHECK_TEST(another_key_takes_nobody_over),
