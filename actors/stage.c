@@ -4,7 +4,7 @@
  * backward, forward, weight gradients as filler. By `urgency` the pieces that share a worker choose among each other in the
  * same way. Weight gradients are taken in the order of micro-batches, always: they are a left fold.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "actors/stage_internal.h"
+#include "actors/stage_device.h"
 
 #include "actors/roles.h"
 #include "actors/topics.h"
@@ -23,7 +23,9 @@ tr_buffer *tr__buffers_take(tr__buffers *self)
     if (tr_array_reserve(&array, &self->capacity, self->n + 1, sizeof *self->all, NULL)) return NULL;
     self->all = array;
     tr_buffer *fresh;
-    if (tr_buffer_new(&fresh, self->size_bytes, NULL)) return NULL;
+    if (self->device ? tr_device_buffer_new(self->device, self->kind, self->size_bytes, &fresh, NULL)
+                     : tr_buffer_new(&fresh, self->size_bytes, NULL))
+        return NULL;
     self->all[self->n++] = fresh;
     return tr_buffer_retain(fresh);
 }
@@ -49,28 +51,18 @@ static void bind(tr__stage *self, tr_value value, const void *memory)
     if (value != TR_NO_VALUE) self->bound[value] = (void *)(uintptr_t)memory;
 }
 
-/* Only a forward may be an evaluation's; later phases have let the input go. */
-static bool is_evaluation(const tr__flight *flight, tr_phase phase)
-{
-    return phase == TR_PHASE_FORWARD && flight->input->frame.flags & TR_FRAME_EVALUATION;
-}
-
 static void trace_phase(tr__stage *self, const tr__flight *flight, tr_phase phase, uint64_t begin_ns)
 {
     static const tr_span_kind kinds[] = {TR_SPAN_FORWARD, TR_SPAN_BACKWARD, TR_SPAN_WEIGHT};
-    bool evaluation = is_evaluation(flight, phase);
+    bool evaluation = flight->evaluation;
     tr_trace_end(&self->trace, evaluation ? TR_SPAN_EVALUATION : kinds[phase], begin_ns,
                  flight->step + !evaluation, flight->microbatch);
 }
 
-static void run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
+/* Messages are where they came, what is sent is computed where it goes from. */
+static void bind_messages(tr__stage *self, tr__flight *flight)
 {
-    static const char *const names[] = {"forward", "backward", "weight"};
     const tr_stage_spec *spec = &self->spec;
-    uint64_t traced_ns = tr_trace_begin(&self->trace);
-    bool evaluation = is_evaluation(flight, phase);
-    tr_actor_activity(self->actor, evaluation ? "evaluation" : names[phase], flight->step,
-                      flight->microbatch);
     bind(self, spec->tokens, self->first && flight->input ? tr_message_bytes(flight->input) : NULL);
     bind(self, spec->activation_in, !self->first && flight->input ? tr_message_bytes(flight->input) : NULL);
     bind(self, spec->targets, flight->targets ? tr_message_bytes(flight->targets) : NULL);
@@ -79,18 +71,34 @@ static void run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
     bind(self, spec->gradient_out, flight->input_gradient ? flight->input_gradient->data : NULL);
     bind(self, spec->factor, &self->factor);
     bind(self, spec->loss, &flight->loss);
+}
+
+/* false: the device has failed, and so will the node. */
+static bool run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
+{
+    static const char *const names[] = {"forward", "backward", "weight"};
+    const tr_stage_spec *spec = &self->spec;
+    uint64_t traced_ns = tr_trace_begin(&self->trace);
+    tr_actor_activity(self->actor, flight->evaluation ? "evaluation" : names[phase], flight->step,
+                      flight->microbatch);
+    uint64_t begin = tr_clock_ns();
+    if (!self->device)
+        bind_messages(self, flight);
+    else if (!tr__device_bind(self, flight, phase))
+        return false;
     tr_bindings bindings = {.values = self->bound,
                             .stash = flight->stash,
                             .scratch = self->scratch,
                             .pool = self->pool,
-                            .random = {.training = !evaluation,
+                            .random = {.training = !flight->evaluation,
                                        .seed = spec->seed,
                                        .step = flight->step,
                                        .microbatch = flight->microbatch}};
-    uint64_t begin = tr_clock_ns();
     tr_program_run(self->program, phase, &bindings);
+    if (self->device && !tr__device_collect(self, flight, phase)) return false;
     self->busy_ns += tr_clock_ns() - begin;
     trace_phase(self, flight, phase, traced_ns);
+    return true;
 }
 
 static void send_on(tr__stage *self, uint32_t edge, const tr__flight *flight, tr_buffer *body, uint16_t flags)
@@ -102,15 +110,20 @@ static void send_on(tr__stage *self, uint32_t edge, const tr__flight *flight, tr
                  flight->microbatch);
 }
 
+/* A device has a copy of its own. */
+static bool is_read_later(const tr__stage *self, tr_value value, tr_phase done)
+{
+    return value != TR_NO_VALUE && !self->device && tr_program_last_reader(self->program, value) > done;
+}
+
 static void drop_message(tr__stage *self, tr_message **message, tr_value value, tr_phase done)
 {
-    if (*message && (value == TR_NO_VALUE || tr_program_last_reader(self->program, value) <= done))
-        tr_edge_release(self->actor, message);
+    if (*message && !is_read_later(self, value, done)) tr_edge_release(self->actor, message);
 }
 
 static void drop_buffer(tr__stage *self, tr_buffer **buffer, tr_value value, tr_phase done)
 {
-    if (*buffer && tr_program_last_reader(self->program, value) <= done) tr_buffer_release(buffer);
+    if (*buffer && !is_read_later(self, value, done)) tr_buffer_release(buffer);
 }
 
 /* Gives back what no phase after `done` reads. */
@@ -191,14 +204,15 @@ static bool do_forward(tr__stage *self)
     bool evaluation = (frame.flags & TR_FRAME_EVALUATION) != 0;
     flight->step = frame.step;
     flight->microbatch = frame.microbatch;
-    run_phase(self, flight, TR_PHASE_FORWARD);
+    flight->evaluation = evaluation;
+    if (!run_phase(self, flight, TR_PHASE_FORWARD)) return false;
     if (!self->last)
         send_on(self, self->out_activation, flight, flight->output, evaluation ? TR_FRAME_EVALUATION : 0);
     if (evaluation) {
         finish_evaluation(self, flight);
         return true;
     }
-    if (self->last) self->losses[frame.microbatch - self->microbatches.begin] = flight->loss;
+    if (self->last && !self->device) self->losses[frame.microbatch - self->microbatches.begin] = flight->loss;
     let_go(self, flight, TR_PHASE_FORWARD);
     flight->state = TR__FORWARD_DONE;
     return true;
@@ -225,7 +239,7 @@ static bool do_backward(tr__stage *self)
         TR_ASSERT(flight->gradient->frame.step == flight->step &&
                   flight->gradient->frame.microbatch == flight->microbatch);
     }
-    run_phase(self, flight, TR_PHASE_BACKWARD);
+    if (!run_phase(self, flight, TR_PHASE_BACKWARD)) return false;
     if (!self->first) send_on(self, self->out_gradient, flight, flight->input_gradient, 0);
     let_go(self, flight, TR_PHASE_BACKWARD);
     flight->state = TR__BACKWARD_DONE;
@@ -238,27 +252,30 @@ static bool do_weight(tr__stage *self)
     TR_ASSERT(flight->microbatch == self->next_weight);
     tr_range group = tr_plan_group(&self->spec.plan, self->group);
     if (flight->microbatch == group.begin && !tr__reduce_begin_group(self, self->group)) return false;
-    run_phase(self, flight, TR_PHASE_WEIGHT);
+    if (!run_phase(self, flight, TR_PHASE_WEIGHT)) return false;
     let_go(self, flight, TR_PHASE_WEIGHT);
     flight->state = TR__FREE;
     self->next_weight++;
-    if (self->next_weight == group.end) tr__reduce_end_group(self);
+    if (self->next_weight == group.end && !tr__reduce_end_group(self)) return false;
     if (self->next_weight == self->microbatches.end) tr__reduce_start(self);
     return true;
 }
 
-/* The design's classes, the most urgent first. What ends a step is short, and others wait for it. */
-typedef enum work { STREAM, UPDATE, REDUCE, BACKWARD, FORWARD, WEIGHT, NOTHING } work;
+/* The design's classes, the most urgent first. What ends a step is short, and others wait for it. A new state on its way to
+ * its slot is published when it has come, and waited for when there is nothing else to do. */
+typedef enum work { PUBLISH, STREAM, UPDATE, REDUCE, BACKWARD, FORWARD, WEIGHT, AWAIT, NOTHING } work;
 
 /* The first from `from` on that is possible. */
 static work choose(const tr__stage *self, work from)
 {
+    if (tr__device_has_copied(self)) return PUBLISH;
     if (from == STREAM && tr__stream_is_possible(self)) return STREAM;
     if (tr__update_is_possible(self)) return UPDATE;
     if (tr__reduce_is_possible(self)) return REDUCE;
     if (backward_is_possible(self)) return BACKWARD;
     if (forward_is_possible(self)) return FORWARD;
-    return oldest_flight(self, TR__BACKWARD_DONE) ? WEIGHT : NOTHING;
+    if (oldest_flight(self, TR__BACKWARD_DONE)) return WEIGHT;
+    return tr__device_is_copying(self) ? AWAIT : NOTHING;
 }
 
 static bool stage_idle(tr_actor *actor, void *state)
@@ -269,6 +286,8 @@ static bool stage_idle(tr_actor *actor, void *state)
     if (next == STREAM && tr__stream_advance(self)) return true;
     if (next == STREAM) next = choose(self, UPDATE); /* none of it was ours, or there is no memory for now */
     switch (next) {
+    case PUBLISH:
+    case AWAIT: return tr__device_end_copy(self) && tr__update_end(self);
     case UPDATE: return tr__update_apply(self);
     case REDUCE: return tr__reduce_advance(self);
     case BACKWARD: return do_backward(self);
@@ -383,6 +402,8 @@ static void stage_stop(tr_actor *actor, void *state)
     (void)actor;
     tr__stage *self = state;
     if (!self) return;
+    bool apart = self->device != NULL; /* its memory goes with the device */
+    if (apart) tr__device_settle(self);
     tr_message_queue *queues[] = {&self->inputs,    &self->targets,  &self->gradients,
                                   &self->scattered, &self->gathered, &self->tied};
     for (size_t i = 0; i < sizeof queues / sizeof *queues; i++) empty(self, queues[i]);
@@ -393,7 +414,7 @@ static void stage_stop(tr_actor *actor, void *state)
         tr_edge_release(self->actor, &flight->gradient);
         tr_buffer_release(&flight->output);
         tr_buffer_release(&flight->input_gradient);
-        tr_free(flight->stash);
+        if (!apart) tr_free(flight->stash);
     }
     tr__buffers_release(&self->activations);
     tr__buffers_release(&self->input_gradients);
@@ -401,11 +422,12 @@ static void stage_stop(tr_actor *actor, void *state)
     tr__reduce_release(self);
     tr_trace_release(&self->trace);
     tr_program_destroy(&self->program);
+    tr__device_release(self);
     tr_thread_pool_destroy(&self->pool);
     tr_free(self->flights);
     tr_free(self->losses);
     tr_free(self->tokens);
-    tr_free(self->scratch);
+    if (!apart) tr_free(self->scratch);
     tr_free(self->rounded);
     tr_free(self->bound);
     tr_free(self->out_scatter);
@@ -451,24 +473,37 @@ static size_t value_bytes(const tr_graph *graph, tr_value value)
     return (size_t)tr_shape_elements(&info->shape) * tr_dtype_bytes(info->dtype);
 }
 
+static tr_status no_memory_for_work(const tr__stage *self, tr_error *err)
+{
+    return tr_fail(err, TR_ENOMEM, "no memory for %u micro-batches of %zu bytes in flight",
+                   self->spec.stash_credits, tr_program_stash_bytes(self->program));
+}
+
+/* In the host's memory, where it computes there. */
+static tr_status allocate_work(tr__stage *self, tr_error *err)
+{
+    self->scratch = tr_alloc_aligned(4096, tr_program_scratch_bytes(self->program));
+    bool good = self->scratch != NULL;
+    for (uint32_t i = 0; good && i < self->spec.stash_credits; i++) {
+        self->flights[i].stash = tr_alloc_aligned(4096, tr_program_stash_bytes(self->program));
+        good = self->flights[i].stash != NULL;
+    }
+    return good ? TR_OK : no_memory_for_work(self, err);
+}
+
 static tr_status allocate(tr__stage *self, tr_error *err)
 {
     const tr_stage_spec *spec = &self->spec;
     uint32_t n_values = (uint32_t)tr_graph_value_count(spec->graph);
     self->bound = tr_alloc_zero(n_values, sizeof *self->bound);
-    self->scratch = tr_alloc_aligned(4096, tr_program_scratch_bytes(self->program));
     self->flights = tr_alloc_zero(spec->stash_credits, sizeof *self->flights);
     self->losses = tr_alloc_zero(self->microbatches.end - self->microbatches.begin, sizeof *self->losses);
     self->ring = tr_plan_steps_ahead(&spec->plan);
     self->tokens = tr_alloc_zero(self->ring, sizeof *self->tokens);
-    bool good = self->tokens && self->bound && self->scratch && self->flights && self->losses;
-    for (uint32_t i = 0; good && i < spec->stash_credits; i++) {
-        self->flights[i].stash = tr_alloc_aligned(4096, tr_program_stash_bytes(self->program));
-        good = self->flights[i].stash != NULL;
-    }
-    if (!good)
-        return tr_fail(err, TR_ENOMEM, "no memory for %u micro-batches of %zu bytes in flight",
-                       spec->stash_credits, tr_program_stash_bytes(self->program));
+    if (!self->tokens || !self->bound || !self->flights || !self->losses)
+        return no_memory_for_work(self, err);
+    tr_status status = self->device ? tr__device_allocate_work(self, err) : allocate_work(self, err);
+    if (status) return status;
     self->activations.size_bytes = value_bytes(spec->graph, spec->activation_out);
     self->input_gradients.size_bytes = value_bytes(spec->graph, spec->gradient_out);
     self->chunks.size_bytes = TR_STATE_CHUNK_BYTES;
@@ -495,8 +530,10 @@ static tr_status stage_init(tr_actor *actor, void *context, const void *config, 
     self->microbatches = tr_plan_microbatches(&spec->plan, spec->replica);
     self->next_weight = self->microbatches.begin;
     self->group = tr_plan_groups(&spec->plan, spec->replica).begin;
-    tr_program_options options = {.device = TR_DEVICE_CPU, .n_threads = spec->n_threads};
-    status = tr_program_new(&self->program, spec->graph, &options, err);
+    if (spec->device != TR_DEVICE_CPU || spec->apart) status = tr__device_open(self, err);
+    tr_program_options options = {.device = spec->device, .n_threads = spec->n_threads};
+    if (spec->device != TR_DEVICE_CPU && !status) options.stream = tr__device_stream(self);
+    if (!status) status = tr_program_new(&self->program, spec->graph, &options, err);
     if (!status) status = tr_thread_pool_new(&self->pool, spec->n_threads, err);
     if (!status) status = find_edges(self, err);
     if (!status) status = allocate(self, err);

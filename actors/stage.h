@@ -10,6 +10,7 @@
 #define TROUPE_ACTORS_STAGE_H
 
 #include "actors/plan.h"
+#include "base/device.h"
 #include "ops/graph.h"
 #include "runtime/actor.h"
 
@@ -45,8 +46,11 @@ typedef struct tr_stage_spec {
     uint32_t replica, stage;
     uint32_t stash_credits; /* micro-batches it may hold between forward and weight gradient, at least 1 */
     int n_threads;          /* of kernels */
-    uint64_t seed;          /* of what kernels draw: dropout */
-    tr_graph *graph;        /* the piece with its backward */
+    tr_device_kind device;  /* where it computes */
+    int32_t device_index;
+    bool apart;    /* on the CPU too its memory is apart from messages and slots, as a GPU's is: for tests */
+    uint64_t seed; /* of what kernels draw: dropout */
+    tr_graph *graph; /* the piece with its backward */
     /* Values of the graph, TR_NO_VALUE where this stage has none. */
     tr_value tokens, targets, activation_in, activation_out, gradient_in, gradient_out, factor, loss;
     tr_stage_parameter *parameters; /* in the whole model's order */

@@ -1,5 +1,6 @@
 /* actors/stage_internal.h - the state of a stage, shared by stage.c (running micro-batches), stage_reduce.c
- * (gradients to their sum over the step) and stage_update.c (update, state slots, streaming of checkpoints).
+ * (gradients to their sum over the step), stage_update.c (update, state slots, streaming of checkpoints) and
+ * stage_device.c (all of it where the memory is a device's).
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_ACTORS_STAGE_INTERNAL_H
 #define TROUPE_ACTORS_STAGE_INTERNAL_H
@@ -19,10 +20,12 @@ static inline int64_t tr__stage_aligned(int64_t n)
     return (n + TR__LINE_ELEMENTS - 1) / TR__LINE_ELEMENTS * TR__LINE_ELEMENTS;
 }
 
-/* Buffers of one size for outgoing messages; one is free again when nobody else holds it. */
+/* Buffers of one size for outgoing messages and gradients; one is free again when nobody else holds it. */
 typedef struct tr__buffers {
     tr_buffer **all;
     size_t n, capacity, size_bytes;
+    tr_device *device; /* whose memory it is; NULL: the heap's */
+    tr_memory_kind kind;
 } tr__buffers;
 
 /* With a reference for the caller; NULL when there is no memory. */
@@ -35,6 +38,7 @@ typedef enum tr__flight_state { TR__FREE, TR__FORWARD_DONE, TR__BACKWARD_DONE } 
 typedef struct tr__flight {
     tr__flight_state state;
     uint32_t step, microbatch;
+    bool evaluation;                        /* has a forward and nothing else */
     tr_message *input, *targets, *gradient; /* kept as long as a later phase reads them */
     tr_buffer *output, *input_gradient;     /* likewise */
     void *stash;
@@ -67,13 +71,16 @@ typedef struct tr__parameter {
     bool shared;        /* some use is in another stage */
 } tr__parameter;
 
+typedef struct tr__device tr__device; /* stage_device.c */
+
 typedef struct tr__stage {
     tr_actor *actor;
     const tr_stage_source *source;
     tr_stage_spec spec;
     tr_program *program;
     tr_thread_pool *pool;
-    bool first, last; /* of the pipeline */
+    tr__device *device; /* NULL: it computes in the memory of messages and slots; see stage_device.h */
+    bool first, last;   /* of the pipeline */
 
     /* edges */
     tr_actor_id coordinator;
@@ -107,7 +114,9 @@ typedef struct tr__stage {
     uint32_t group;          /* at work */
     tr__block blocks[TR_MAX_BLOCKS];
     uint32_t n_blocks;
-    tr_buffer *reduced; /* of the step; with one replica the root block itself */
+    tr_buffer
+        *reduced;   /* of the step, where other stages may read it; with one replica the root block itself */
+    tr_buffer *sum; /* the same on a device, from which it is updated */
     uint32_t n_scatter_awaited, n_gather_awaited, n_tied_awaited;
 
     /* update and state */
@@ -133,21 +142,28 @@ float *tr__stage_part(tr__stage *self, int slot, int part); /* 0 parameters, 1 f
 /* stage_reduce.c */
 tr_status tr__reduce_init(tr__stage *self, tr_error *err);
 void tr__reduce_release(tr__stage *self);
-bool tr__reduce_begin_group(tr__stage *self, uint32_t group); /* false: no memory, the actor has failed */
-void tr__reduce_end_group(tr__stage *self);
+/* false: no memory, or the device has failed; so has the actor, or its node. */
+bool tr__reduce_begin_group(tr__stage *self, uint32_t group);
+bool tr__reduce_end_group(tr__stage *self);
 void tr__reduce_start(tr__stage *self); /* all micro-batches of the step are in blocks */
 bool tr__reduce_is_possible(const tr__stage *self);
 bool tr__reduce_advance(tr__stage *self); /* does what has become possible; true when something was done */
 void tr__reduce_finish_step(tr__stage *self);
+/* A flat gradient in the host's memory, for messages; NULL: no memory, the actor has failed. */
+tr_buffer *tr__take_host_flat(tr__stage *self);
+/* What has come of a use that is in another stage. */
+const float *tr__tied_use(const tr__stage *self, const tr__parameter *parameter, uint32_t u);
 
 /* stage_waits.c: tr_behavior.waits */
 uint32_t tr__stage_waits(const tr_actor *actor, const void *state, tr_wait *waits, uint32_t capacity);
 
 /* stage_update.c */
 tr_status tr__update_init(tr__stage *self, tr_error *err);
-void tr__update_report(tr__stage *self); /* square sums to the coordinator */
+int64_t tr__rounded_elements(const tr_graph *graph, const tr_stage_parameter *parameter);
+bool tr__update_report(tr__stage *self); /* square sums to the coordinator; false as above */
 bool tr__update_is_possible(const tr__stage *self);
 bool tr__update_apply(tr__stage *self); /* when committed and the other slot is free */
+bool tr__update_end(tr__stage *self);   /* the new state is in its slot: publishes it, votes */
 bool tr__stream_is_possible(const tr__stage *self);
 bool tr__stream_advance(tr__stage *self); /* one chunk of a wanted checkpoint */
 

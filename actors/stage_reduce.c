@@ -8,7 +8,7 @@
  * Messages carry flat gradients where they lie; each holds a reference, and a flat gradient is written again only when
  * nobody else holds one.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "actors/stage_internal.h"
+#include "actors/stage_device.h"
 
 #include "actors/topics.h"
 #include "base/clock.h"
@@ -35,17 +35,6 @@ void tr_stage_shard(int64_t n_elements, uint32_t n_replicas, uint32_t replica, i
     *end = (int64_t)lines.end * TR__LINE_ELEMENTS;
 }
 
-static tr_buffer *take_flat(tr__stage *self)
-{
-    tr_buffer *flat = tr__buffers_take(&self->flats);
-    if (!flat) {
-        tr_error error;
-        tr_fail(&error, TR_ENOMEM, "no memory for a gradient of %lld elements", (long long)self->flat);
-        tr_actor_fail(self->actor, &error);
-    }
-    return flat;
-}
-
 tr_status tr__reduce_init(tr__stage *self, tr_error *err)
 {
     const tr_stage_spec *spec = &self->spec;
@@ -59,8 +48,13 @@ tr_status tr__reduce_init(tr__stage *self, tr_error *err)
         tr__parameter *parameter = &self->parameters[i];
         parameter->spec = known;
         parameter->gradients = tr_alloc(known->n_uses * sizeof *parameter->gradients);
-        if (known->n_uses > 1)
-            parameter->total = tr_alloc_aligned(64, (size_t)known->n_elements * sizeof(float));
+        size_t bytes = (size_t)known->n_elements * sizeof(float);
+        if (known->n_uses > 1 && !self->device) parameter->total = tr_alloc_aligned(64, bytes);
+        if (known->n_uses > 1 && self->device) {
+            tr_status status =
+                tr__device_memory(self, TR_MEMORY_DEVICE, bytes, (void **)&parameter->total, err);
+            if (status) return status;
+        }
         if (!parameter->gradients || (known->n_uses > 1 && !parameter->total))
             return tr_fail(err, TR_ENOMEM, "no memory for the gradient of '%s'", known->name);
         for (uint32_t u = 0; u < known->n_uses; u++) {
@@ -77,11 +71,12 @@ void tr__reduce_release(tr__stage *self)
 {
     for (uint32_t i = 0; self->parameters && i < self->spec.n_parameters; i++) {
         tr_free(self->parameters[i].gradients);
-        tr_free(self->parameters[i].total);
+        if (!self->device) tr_free(self->parameters[i].total);
     }
     for (uint32_t i = 0; i < self->n_blocks; i++) tr_buffer_release(&self->blocks[i].memory);
     tr_buffer_release(&self->accumulating);
     tr_buffer_release(&self->reduced);
+    tr_buffer_release(&self->sum);
     tr__buffers_release(&self->flats);
     tr_free(self->parameters);
 }
@@ -91,10 +86,11 @@ void tr__reduce_release(tr__stage *self)
 bool tr__reduce_begin_group(tr__stage *self, uint32_t group)
 {
     self->group = group;
-    self->accumulating = take_flat(self);
+    self->accumulating = self->device ? tr__device_take_flat(self) : tr__take_host_flat(self);
     if (!self->accumulating) return false;
     float *sums = tr__floats(self->accumulating);
-    memset(sums, 0, (size_t)self->flat * sizeof(float));
+    if (!self->device) memset(sums, 0, (size_t)self->flat * sizeof(float));
+    if (self->device && !tr__device_clear(self, self->accumulating)) return false;
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
         const tr__parameter *parameter = &self->parameters[i];
         for (uint32_t u = 0; u < parameter->spec->n_uses; u++)
@@ -104,8 +100,9 @@ bool tr__reduce_begin_group(tr__stage *self, uint32_t group)
     return true;
 }
 
-void tr__reduce_end_group(tr__stage *self)
+bool tr__reduce_end_group(tr__stage *self)
 {
+    bool good = true;
     uint64_t begin = tr_clock_ns(), traced_ns = tr_trace_begin(&self->trace);
     tr__block *blocks = self->blocks;
     TR_ASSERT(self->n_blocks < TR_MAX_BLOCKS);
@@ -116,13 +113,17 @@ void tr__reduce_end_group(tr__stage *self)
            tr_tree_siblings(self->spec.plan.n_groups, blocks[self->n_blocks - 2].groups,
                             blocks[self->n_blocks - 1].groups)) {
         tr__block *left = &blocks[self->n_blocks - 2], *right = &blocks[self->n_blocks - 1];
-        tr_accumulate(tr__floats(left->memory), tr__floats(right->memory), self->flat, self->pool);
+        if (self->device)
+            good = good && tr__device_accumulate(self, left->memory, right->memory);
+        else
+            tr_accumulate(tr__floats(left->memory), tr__floats(right->memory), self->flat, self->pool);
         left->groups.end = right->groups.end;
         tr_buffer_release(&right->memory);
         self->n_blocks--;
     }
     self->busy_ns += tr_clock_ns() - begin;
     tr_trace_end(&self->trace, TR_SPAN_REDUCE, traced_ns, self->step + 1, 0);
+    return good;
 }
 
 /* --- between replicas --- */
@@ -172,14 +173,15 @@ void tr__reduce_start(tr__stage *self)
     self->phase = TR__STARTING;
     if (self->spec.plan.n_replicas > 1) return;
     TR_ASSERT(self->n_blocks == 1);
-    self->reduced = tr_buffer_retain(self->blocks[0].memory);
+    *(self->device ? &self->sum : &self->reduced) = tr_buffer_retain(self->blocks[0].memory);
     self->phase = TR__GATHERING; /* nothing is awaited */
 }
 
 static bool start_scatter(tr__stage *self)
 {
     uint32_t n_replicas = self->spec.plan.n_replicas;
-    self->reduced = take_flat(self);
+    if (self->device && !tr__device_blocks_to_host(self)) return false;
+    self->reduced = tr__take_host_flat(self);
     if (!self->reduced) return false;
     self->n_scatter_awaited = self->n_gather_awaited = 0;
     for (uint32_t r = 0; r < n_replicas; r++) {
@@ -245,7 +247,7 @@ static bool sum_node(tr__stage *self, const shard_block *list, uint32_t n_list, 
         tr_accumulate(sum, block, n, self->pool);
         return true;
     }
-    tr_buffer *other = take_flat(self);
+    tr_buffer *other = tr__take_host_flat(self);
     bool good = other && sum_node(self, list, n_list, right, tr__floats(other), n);
     if (good) tr_accumulate(sum, tr__floats(other), n, self->pool);
     tr_buffer_release(&other);
@@ -293,8 +295,16 @@ static bool finish_scatter(tr__stage *self)
     return true;
 }
 
-static void start_tying(tr__stage *self)
+static bool has_shared(const tr__stage *self)
 {
+    bool shared = false;
+    for (uint32_t i = 0; i < self->spec.n_parameters; i++) shared |= self->parameters[i].shared;
+    return shared;
+}
+
+static bool start_tying(tr__stage *self)
+{
+    if (self->device && !self->reduced && has_shared(self) && !tr__device_tied_to_host(self)) return false;
     self->n_tied_awaited = 0;
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
         const tr__parameter *parameter = &self->parameters[i];
@@ -314,6 +324,7 @@ static void start_tying(tr__stage *self)
         }
     }
     self->phase = TR__TYING;
+    return true;
 }
 
 static bool finish_gather(tr__stage *self)
@@ -326,22 +337,27 @@ static bool finish_gather(tr__stage *self)
         memcpy(tr__floats(self->reduced) + begin, tr_message_bytes(message), message->frame.body_bytes);
     }
     release_step(self, &self->gathered);
-    start_tying(self);
-    return true;
+    if (self->device && self->reduced && !tr__device_take_sum(self)) return false;
+    return start_tying(self);
 }
 
 /* --- uses of tied parameters --- */
 
-static const float *use_gradient(const tr__stage *self, const tr__parameter *parameter, uint32_t u)
+const float *tr__tied_use(const tr__stage *self, const tr__parameter *parameter, uint32_t u)
 {
-    if (parameter->gradients[u] >= 0) return tr__floats(self->reduced) + parameter->gradients[u];
     for (const tr_message *message = self->tied.head; message; message = message->next)
         if (message->frame.step == self->step && message->frame.microbatch == parameter->spec->uses[u].use)
             return tr_message_bytes(message);
     return NULL;
 }
 
-static bool finish_tying(tr__stage *self)
+static const float *use_gradient(const tr__stage *self, const tr__parameter *parameter, uint32_t u)
+{
+    if (parameter->gradients[u] >= 0) return tr__floats(self->reduced) + parameter->gradients[u];
+    return tr__tied_use(self, parameter, u);
+}
+
+static void tie(tr__stage *self)
 {
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
         const tr__parameter *parameter = &self->parameters[i];
@@ -355,8 +371,14 @@ static bool finish_tying(tr__stage *self)
                 tr_accumulate(parameter->total, gradient, parameter->spec->n_elements, self->pool);
         }
     }
+}
+
+static bool finish_tying(tr__stage *self)
+{
+    if (!self->device) tie(self);
+    if (self->device && !tr__device_tie(self)) return false;
     release_step(self, &self->tied);
-    tr__update_report(self);
+    if (!tr__update_report(self)) return false;
     self->phase = TR__COMMITTING;
     tr_actor_activity(self->actor, "waiting for commit", self->step, TR_ACTIVITY_NONE);
     return true;
@@ -373,7 +395,8 @@ bool tr__reduce_is_possible(const tr__stage *self)
     case TR__GATHERING:
         return count_of_step(&self->gathered, self->step) >= self->n_gather_awaited &&
                all_back(self, self->out_tied, plan->n_stages);
-    case TR__TYING: return count_of_step(&self->tied, self->step) >= self->n_tied_awaited;
+    case TR__TYING: /* READY says too that the update before is held */
+        return count_of_step(&self->tied, self->step) >= self->n_tied_awaited && !tr__device_is_copying(self);
     case TR__COMPUTING:
     case TR__COMMITTING: return false;
     }
@@ -405,6 +428,7 @@ bool tr__reduce_advance(tr__stage *self)
 void tr__reduce_finish_step(tr__stage *self)
 {
     tr_buffer_release(&self->reduced);
+    tr_buffer_release(&self->sum);
     for (uint32_t b = 0; b < self->n_blocks; b++) tr_buffer_release(&self->blocks[b].memory);
     self->n_blocks = 0;
     self->group = tr_plan_groups(&self->spec.plan, self->spec.replica).begin;

@@ -5,7 +5,7 @@
  * Slots are float32. Parameters that the graph reads as bfloat16 have a rounded copy beside the slots, written in
  * the same pass as the update: one copy is enough, since nothing reads parameters while they are updated.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "actors/stage_internal.h"
+#include "actors/stage_device.h"
 
 #include "actors/topics.h"
 #include "base/clock.h"
@@ -37,7 +37,7 @@ static void bind_parameters(tr__stage *self)
                                                           : (void *)(values + self->parameters[i].offset);
 }
 
-static int64_t rounded_elements(const tr_graph *graph, const tr_stage_parameter *parameter)
+int64_t tr__rounded_elements(const tr_graph *graph, const tr_stage_parameter *parameter)
 {
     bool rounded = tr_graph_value(graph, parameter->value)->dtype == TR_BF16;
     return rounded ? 2 * tr__stage_aligned((parameter->n_elements + 1) / 2) : 0;
@@ -47,7 +47,7 @@ uint64_t tr_stage_rounded_bytes(const tr_stage_spec *spec)
 {
     int64_t total = 0;
     for (uint32_t i = 0; i < spec->n_parameters; i++)
-        total += rounded_elements(spec->graph, &spec->parameters[i]);
+        total += tr__rounded_elements(spec->graph, &spec->parameters[i]);
     return (uint64_t)total * sizeof(tr_bf16);
 }
 
@@ -62,7 +62,7 @@ static tr_status make_rounded(tr__stage *self, tr_error *err)
                        (unsigned long long)bytes);
     tr_bf16 *at = self->rounded;
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
-        int64_t n = rounded_elements(self->spec.graph, &self->spec.parameters[i]);
+        int64_t n = tr__rounded_elements(self->spec.graph, &self->spec.parameters[i]);
         if (n == 0) continue;
         self->parameters[i].rounded = at;
         tr_round_to_bf16(tr__stage_part(self, self->slot, 0) + self->parameters[i].offset, at,
@@ -112,7 +112,8 @@ tr_status tr__update_init(tr__stage *self, tr_error *err)
     }
     uint64_t generation = tr_actor_generation(self->actor);
     tr_status status = generation ? adopt_slot(self, generation, err) : load_slot(self, err);
-    if (!status) status = make_rounded(self, err);
+    if (status || self->device) return status ? status : tr__device_load_state(self, err);
+    status = make_rounded(self, err);
     if (!status) bind_parameters(self);
     return status;
 }
@@ -134,53 +135,86 @@ static void report_losses(tr__stage *self)
     tr_send_packed(self->actor, self->coordinator, TR_TOPIC_LOSSES, self->step, &packer);
 }
 
-void tr__update_report(tr__stage *self)
+static bool reports_squares(const tr__stage *self, const tr_stage_parameter *parameter)
 {
-    uint64_t begin = tr_clock_ns();
+    return parameter->owned && self->spec.replica == 0;
+}
+
+static void report_ready(tr__stage *self, const double *sums)
+{
     const tr_stage_spec *spec = &self->spec;
-    if (self->last) report_losses(self);
     uint32_t n_owned = 0;
-    int64_t most_blocks = 1;
-    for (uint32_t i = 0; i < spec->n_parameters && spec->replica == 0; i++) {
-        int64_t blocks = tr_norm_block_count(spec->parameters[i].n_elements);
-        n_owned += spec->parameters[i].owned;
-        if (blocks > most_blocks) most_blocks = blocks;
-    }
-    double *sums = tr_alloc((size_t)most_blocks * sizeof *sums);
-    if (!sums) {
-        tr_error error;
-        tr_fail(&error, TR_ENOMEM, "no memory for the square sums of a gradient");
-        tr_actor_fail(self->actor, &error);
-        return;
-    }
+    for (uint32_t i = 0; i < spec->n_parameters; i++) n_owned += reports_squares(self, &spec->parameters[i]);
     tr_packer packer;
     tr_packer_init(&packer);
     tr_pack_array(&packer, 1 + 2 * n_owned);
-    for (uint32_t i = 0; i < spec->n_parameters && n_owned; i++) {
+    for (uint32_t i = 0; i < spec->n_parameters; i++) {
         const tr_stage_parameter *known = &spec->parameters[i];
-        if (!known->owned) continue;
-        tr_square_sums(total_gradient(self, &self->parameters[i]), known->n_elements, sums, self->pool);
-        tr_pack_uint(&packer, known->index);
-        tr_pack_bytes(&packer, sums, (size_t)tr_norm_block_count(known->n_elements) * sizeof *sums);
+        int64_t n = tr_norm_block_count(known->n_elements);
+        if (reports_squares(self, known)) {
+            tr_pack_uint(&packer, known->index);
+            tr_pack_bytes(&packer, sums, (size_t)n * sizeof *sums);
+        }
+        sums += n;
     }
-    tr_free(sums);
-    self->busy_ns += tr_clock_ns() - begin;
     tr_pack_uint(&packer, self->busy_ns);
     self->busy_ns = 0;
     tr_send_packed(self->actor, self->coordinator, TR_TOPIC_READY, self->step, &packer);
 }
 
+/* Of all parameters in their order; those that nobody asks for are left out. NULL: no memory, the actor has failed. */
+static double *square_sums(tr__stage *self)
+{
+    const tr_stage_spec *spec = &self->spec;
+    int64_t n = 1;
+    for (uint32_t i = 0; i < spec->n_parameters; i++)
+        n += tr_norm_block_count(spec->parameters[i].n_elements);
+    double *sums = tr_alloc((size_t)n * sizeof *sums), *at = sums;
+    if (!sums) {
+        tr_error error;
+        tr_fail(&error, TR_ENOMEM, "no memory for the square sums of a gradient");
+        tr_actor_fail(self->actor, &error);
+        return NULL;
+    }
+    for (uint32_t i = 0; i < spec->n_parameters; i++) {
+        const tr_stage_parameter *known = &spec->parameters[i];
+        if (reports_squares(self, known))
+            tr_square_sums(total_gradient(self, &self->parameters[i]), known->n_elements, at, self->pool);
+        at += tr_norm_block_count(known->n_elements);
+    }
+    return sums;
+}
+
+bool tr__update_report(tr__stage *self)
+{
+    uint64_t begin = tr_clock_ns();
+    double *own = NULL;
+    const double *sums = NULL;
+    if (self->device && !tr__device_read_step(self, &sums)) return false;
+    if (!self->device && !(sums = own = square_sums(self))) return false;
+    self->busy_ns += tr_clock_ns() - begin;
+    if (self->last) report_losses(self);
+    report_ready(self, sums);
+    tr_free(own);
+    return true;
+}
+
+static tr_adamw_options adamw_options(const tr__stage *self)
+{
+    const tr_stage_optimizer *known = &self->spec.optimizer;
+    return (tr_adamw_options){.lr = self->learning_rate,
+                              .beta1 = known->beta1,
+                              .beta2 = known->beta2,
+                              .eps = known->eps,
+                              .gradient_scale = self->scale,
+                              .step = self->step + 1};
+}
+
 static void update_parameter(tr__stage *self, uint32_t i, int from, int into)
 {
     const tr__parameter *parameter = &self->parameters[i];
-    const tr_stage_optimizer *known = &self->spec.optimizer;
-    tr_adamw_options options = {.lr = self->learning_rate,
-                                .beta1 = known->beta1,
-                                .beta2 = known->beta2,
-                                .eps = known->eps,
-                                .weight_decay = parameter->spec->decayed ? known->weight_decay : 0,
-                                .gradient_scale = self->scale,
-                                .step = self->step + 1};
+    tr_adamw_options options = adamw_options(self);
+    options.weight_decay = parameter->spec->decayed ? self->spec.optimizer.weight_decay : 0;
     int64_t at = parameter->offset;
     tr_adamw(tr__stage_part(self, from, 0) + at, tr__stage_part(self, from, 1) + at,
              tr__stage_part(self, from, 2) + at, total_gradient(self, parameter),
@@ -206,16 +240,26 @@ bool tr__update_apply(tr__stage *self)
     tr_actor_activity(self->actor, "update", self->step, TR_ACTIVITY_NONE);
     uint64_t begin = tr_clock_ns();
     tr_actor_slot_open(self->actor, into);
-    for (uint32_t i = 0; i < self->spec.n_parameters; i++) update_parameter(self, i, self->slot, into);
+    tr_adamw_options options = adamw_options(self);
+    if (self->device && !tr__device_update(self, &options, into)) return false;
+    for (uint32_t i = 0; i < self->spec.n_parameters && !self->device; i++)
+        update_parameter(self, i, self->slot, into);
     self->tokens[self->step % self->ring] = 0;
     self->committed = false;
     self->slot = into;
     self->step++;
-    tr_actor_slot_publish(self->actor, into, (uint64_t)self->step + 1, self->pool);
-    bind_parameters(self);
+    if (!self->device) bind_parameters(self);
     tr__reduce_finish_step(self);
     self->busy_ns += tr_clock_ns() - begin;
     tr_trace_end(&self->trace, TR_SPAN_UPDATE, traced_ns, self->step, 0);
+    return self->device || tr__update_end(self); /* a device's state is on its way to the slot */
+}
+
+bool tr__update_end(tr__stage *self)
+{
+    uint64_t begin = tr_clock_ns();
+    tr_actor_slot_publish(self->actor, self->slot, (uint64_t)self->step + 1, self->pool);
+    self->busy_ns += tr_clock_ns() - begin;
     self->trace.eager = self->step == self->spec.plan.n_steps;
     tr_trace_ship(&self->trace); /* before the vote: the job may end with it */
     tr_actor_activity(self->actor, "voting", self->step - 1, TR_ACTIVITY_NONE);
@@ -266,6 +310,8 @@ static void advance_stream(tr__stage *self, uint64_t sent, uint64_t total)
 bool tr__stream_is_possible(const tr__stage *self)
 {
     bool wanted = self->n_wanted > 0 && self->wanted[0] <= self->step;
+    bool newest = self->streaming ? self->stream_slot == self->slot : wanted && self->wanted[0] == self->step;
+    if (newest && tr__device_is_copying(self)) return false; /* it is not there yet */
     return (self->streaming || wanted) && tr_edge_credits(self->actor, self->out_state) > 0;
 }
 

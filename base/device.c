@@ -71,6 +71,7 @@ tr_status tr_device_open(tr_device **out, tr_device_kind kind, int32_t index, tr
     self->table = kinds[kind].table;
     self->kind = kind;
     self->index = index;
+    self->references = 1;
     status = self->table->open(self, err);
     if (status != TR_OK) {
         tr_free(self);
@@ -80,9 +81,11 @@ tr_status tr_device_open(tr_device **out, tr_device_kind kind, int32_t index, tr
     return TR_OK;
 }
 
+/* Taking a reference needs no order (the taker has one); giving one back releases what its holder did with the device, and
+ * the last one acquires it. */
 void tr_device_close(tr_device **self)
 {
-    tr_free(*self);
+    if (*self && __atomic_sub_fetch(&(*self)->references, 1, __ATOMIC_ACQ_REL) == 0) tr_free(*self);
     *self = NULL;
 }
 
@@ -127,6 +130,7 @@ static void free_owned(void *context)
 {
     owned *self = context;
     tr_device_free(self->device, self->kind, self->memory);
+    tr_device_close(&self->device);
     tr_free(self);
 }
 
@@ -136,6 +140,7 @@ tr_status tr_device_buffer_new(tr_device *self, tr_memory_kind kind, size_t size
     owned *memory = tr_alloc_zero(1, sizeof *memory);
     if (!memory) return tr_fail(err, TR_ENOMEM, "no memory for a buffer's description");
     *memory = (owned){.device = self, .kind = kind};
+    __atomic_add_fetch(&self->references, 1, __ATOMIC_RELAXED);
     tr_status status = tr_device_allocate(self, kind, size_bytes, &memory->memory, err);
     if (status == TR_OK) status = tr_buffer_wrap(out, memory->memory, size_bytes, free_owned, memory, err);
     if (status != TR_OK) {
@@ -145,6 +150,21 @@ tr_status tr_device_buffer_new(tr_device *self, tr_memory_kind kind, size_t size
     (*out)->kind = kind;
     (*out)->device = kind == TR_MEMORY_DEVICE ? self->index : -1;
     return TR_OK;
+}
+
+tr_status tr_device_pin(tr_device *self, void *memory, size_t size_bytes, tr_error *err)
+{
+    return self->table->pin(self, memory, size_bytes, err);
+}
+
+void tr_device_unpin(tr_device *self, void *memory)
+{
+    self->table->unpin(self, memory);
+}
+
+tr_status tr_device_use(tr_device *self, tr_error *err)
+{
+    return self->table->use(self, err);
 }
 
 tr_status tr_stream_new(tr_stream **out, tr_device *device, tr_error *err)
@@ -229,6 +249,11 @@ tr_status tr_event_record(tr_event *self, tr_stream *stream, tr_error *err)
 tr_status tr_event_done(const tr_event *self, bool *done, tr_error *err)
 {
     return self->device->table->done(self->device, self->native, done, err);
+}
+
+tr_status tr_event_await(const tr_event *self, tr_error *err)
+{
+    return self->device->table->await(self->device, self->native, err);
 }
 
 tr_status tr_event_elapsed_ms(const tr_event *from, const tr_event *to, double *out, tr_error *err)

@@ -28,9 +28,10 @@ tr_status tr_device_kind_parse(tr_device_kind *out, const char *name, tr_error *
  * message names the library that is missing), TR_ENOTFOUND (a driver and no GPU). */
 tr_status tr_device_count(tr_device_kind kind, int32_t *out, tr_error *err);
 
-/* Errors: those of tr_device_count, TR_ENOTFOUND (no device `index`), TR_EIO, TR_ENOMEM. */
+/* Asks for no memory of the device yet, so that who only wants to know what there is holds nothing of it.
+ * Errors: those of tr_device_count, TR_ENOTFOUND (no device `index`), TR_EIO, TR_ENOMEM. */
 tr_status tr_device_open(tr_device **out, tr_device_kind kind, int32_t index, tr_error *err);
-/* After its streams, events and memory are gone. */
+/* After its streams, events and memory are gone, save buffers: each keeps it open. NULL-safe. */
 void tr_device_close(tr_device **self);
 tr_device_kind tr_device_kind_of(const tr_device *self);
 int32_t tr_device_index(const tr_device *self);
@@ -43,9 +44,16 @@ size_t tr_device_memory_bytes(const tr_device *self); /* all there is, not what 
 tr_status tr_device_allocate(tr_device *self, tr_memory_kind kind, size_t size_bytes, void **out,
                              tr_error *err);
 void tr_device_free(tr_device *self, tr_memory_kind kind, void *memory); /* NULL-safe */
-/* The same with a reference count. The device must outlive it. */
+/* The same with a reference count; keeps the device open. */
 tr_status tr_device_buffer_new(tr_device *self, tr_memory_kind kind, size_t size_bytes, tr_buffer **out,
                                tr_error *err);
+
+/* Memory that somebody else allocated becomes PINNED: copies to and from it need not hold up the caller. Errors:
+ * TR_EIO, TR_ENOMEM; it can be copied from and to all the same, but a copy may then wait. */
+tr_status tr_device_pin(tr_device *self, void *memory, size_t size_bytes, tr_error *err);
+void tr_device_unpin(tr_device *self, void *memory);
+/* Makes it the calling thread's device: before kernels are launched by other means than these functions. */
+tr_status tr_device_use(tr_device *self, tr_error *err);
 
 /* Work is done in the order in which it is queued. Errors of queued work come from a later call. */
 tr_status tr_stream_new(tr_stream **out, tr_device *device, tr_error *err);
@@ -64,6 +72,7 @@ tr_status tr_event_new(tr_event **out, tr_device *device, bool timed, tr_error *
 void tr_event_destroy(tr_event **self);
 tr_status tr_event_record(tr_event *self, tr_stream *stream, tr_error *err);
 tr_status tr_event_done(const tr_event *self, bool *done, tr_error *err); /* polls; never recorded: done */
+tr_status tr_event_await(const tr_event *self, tr_error *err);            /* the caller waits for it */
 /* From `from` to `to`, both done and timed. */
 tr_status tr_event_elapsed_ms(const tr_event *from, const tr_event *to, double *out, tr_error *err);
 

@@ -42,6 +42,24 @@ static void free_memory(tr_device *self, tr_memory_kind kind, void *memory)
     tr_free(memory);
 }
 
+/* All memory is as good as pinned. */
+static tr_status pin(tr_device *self, void *memory, size_t size_bytes, tr_error *err)
+{
+    (void)self, (void)memory, (void)size_bytes, (void)err;
+    return TR_OK;
+}
+
+static void unpin(tr_device *self, void *memory)
+{
+    (void)self, (void)memory;
+}
+
+static tr_status use(tr_device *self, tr_error *err)
+{
+    (void)self, (void)err;
+    return TR_OK;
+}
+
 static tr_status stream_new(tr_device *self, void **native, tr_error *err)
 {
     (void)self, (void)err;
@@ -111,6 +129,12 @@ static tr_status done(tr_device *self, void *event, bool *out, tr_error *err)
     return TR_OK;
 }
 
+static tr_status await(tr_device *self, void *event, tr_error *err)
+{
+    (void)self, (void)event, (void)err;
+    return TR_OK;
+}
+
 static tr_status elapsed_ms(tr_device *self, void *from, void *to, double *out, tr_error *err)
 {
     (void)self, (void)err;
@@ -123,6 +147,9 @@ const tr_device_table tr__device_cpu = {
     .open = open_cpu,
     .allocate = allocate,
     .free = free_memory,
+    .pin = pin,
+    .unpin = unpin,
+    .use = use,
     .stream_new = stream_new,
     .stream_destroy = stream_destroy,
     .copy = copy,
@@ -133,5 +160,6 @@ const tr_device_table tr__device_cpu = {
     .event_destroy = event_destroy,
     .record = record,
     .done = done,
+    .await = await,
     .elapsed_ms = elapsed_ms,
 };

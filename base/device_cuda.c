@@ -52,7 +52,6 @@ static tr_status open_cuda(tr_device *self, tr_error *err)
     struct cudaDeviceProp properties;
     tr_status status =
         check(self, cudaGetDeviceProperties(&properties, self->index), "cudaGetDeviceProperties", err);
-    if (status == TR_OK) status = use(self, err);
     if (status != TR_OK) return status;
     if (properties.major < 8)
         return tr_fail(err, TR_EUNSUPPORTED,
@@ -97,6 +96,21 @@ static void free_memory(tr_device *self, tr_memory_kind kind, void *memory)
         cudaFreeHost(memory);
     else
         cudaFree(memory);
+}
+
+/* Not a sticky error where it fails: some kinds of memory cannot be pinned. */
+static tr_status pin(tr_device *self, void *memory, size_t size_bytes, tr_error *err)
+{
+    tr_status status = use(self, err);
+    if (status != TR_OK || size_bytes == 0) return status;
+    cudaError_t code = cudaHostRegister(memory, size_bytes, cudaHostRegisterDefault);
+    if (code != cudaSuccess) cudaGetLastError(); /* the next call shall not see it */
+    return check(self, code, "cudaHostRegister", err);
+}
+
+static void unpin(tr_device *self, void *memory)
+{
+    if (use(self, NULL) == TR_OK && cudaHostUnregister(memory) != cudaSuccess) cudaGetLastError();
 }
 
 static tr_status stream_new(tr_device *self, void **native, tr_error *err)
@@ -178,6 +192,11 @@ static tr_status done(tr_device *self, void *event, bool *out, tr_error *err)
     return TR_OK;
 }
 
+static tr_status await(tr_device *self, void *event, tr_error *err)
+{
+    return check(self, cudaEventSynchronize(event), "queued work", err);
+}
+
 static tr_status elapsed_ms(tr_device *self, void *from, void *to, double *out, tr_error *err)
 {
     float ms = 0;
@@ -191,6 +210,9 @@ const tr_device_table tr__device_cuda = {
     .open = open_cuda,
     .allocate = allocate,
     .free = free_memory,
+    .pin = pin,
+    .unpin = unpin,
+    .use = use,
     .stream_new = stream_new,
     .stream_destroy = stream_destroy,
     .copy = copy,
@@ -201,5 +223,6 @@ const tr_device_table tr__device_cuda = {
     .event_destroy = event_destroy,
     .record = record,
     .done = done,
+    .await = await,
     .elapsed_ms = elapsed_ms,
 };

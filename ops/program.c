@@ -56,9 +56,25 @@ static const tr_kernel *find_kernel(tr_device_kind device, const tr_op *op)
     return NULL;
 }
 
+tr_status tr_program_devices(tr_device_kind kind, int32_t *n_devices, tr_error *err)
+{
+    int32_t count;
+    tr_status status = tr_device_count(kind, &count, err);
+    for (int32_t i = 0; status == TR_OK && i < count; i++) {
+        tr_device *device;
+        status = tr_device_open(&device, kind, i, err);
+        if (status == TR_OK) tr_device_close(&device);
+    }
+#ifdef TROUPE_CUDA
+    if (status == TR_OK && kind == TR_DEVICE_CUDA) status = tr_cuda_libraries(err);
+#endif
+    if (status == TR_OK) *n_devices = count;
+    return status;
+}
+
 static tr_status open_device(tr_program *self, tr_error *err)
 {
-    if (self->options.device == TR_DEVICE_CPU) return TR_OK;
+    if (self->options.device == TR_DEVICE_CPU || self->options.only_plan) return TR_OK;
 #ifdef TROUPE_CUDA
     TR_ASSERT(self->options.stream);
     return tr_cuda_context_new((tr_cuda_context **)&self->device, self->options.stream, err);
@@ -82,7 +98,8 @@ static tr_status prepare_on_cpu(const tr_program *self, const tr_node *node, nod
     const tr_op *op = node->op;
     step->run = op->run[TR_DEVICE_CPU];
     if (op->workspace) step->workspace_bytes = op->workspace(self->graph, node, self->options.n_threads);
-    return op->prepare ? op->prepare(self->graph, node, &step->prepared, err) : TR_OK;
+    if (!op->prepare || self->options.only_plan) return TR_OK;
+    return op->prepare(self->graph, node, &step->prepared, err);
 }
 
 static tr_status prepare_on_device(const tr_program *self, const tr_node *node, node_state *step,
@@ -93,7 +110,7 @@ static tr_status prepare_on_device(const tr_program *self, const tr_node *node, 
     step->kernel = kernel;
     step->run = kernel->run;
     if (kernel->workspace) step->workspace_bytes = kernel->workspace(self->graph, node);
-    if (!kernel->prepare) return TR_OK;
+    if (!kernel->prepare || self->options.only_plan) return TR_OK;
     return kernel->prepare(self->graph, node, self->device, &step->prepared, err);
 }
 
@@ -115,7 +132,8 @@ static tr_status prepare_steps(tr_program *self, tr_error *err)
 
 static tr_status make_events(tr_program *self, tr_error *err)
 {
-    if (!self->options.time_kernels || self->options.device == TR_DEVICE_CPU) return TR_OK;
+    if (!self->options.time_kernels || self->options.device == TR_DEVICE_CPU || self->options.only_plan)
+        return TR_OK;
     self->between = tr_alloc_zero((size_t)self->n_nodes + 1, sizeof *self->between);
     if (!self->between) return tr_fail(err, TR_ENOMEM, "no memory for %d events", self->n_nodes + 1);
     tr_status status = TR_OK;
@@ -298,10 +316,13 @@ static void poison(const tr_program *self, tr_phase phase, const tr_bindings *bi
 
 void tr_program_run(tr_program *self, tr_phase phase, const tr_bindings *bindings)
 {
+    TR_ASSERT(!self->options.only_plan);
     TR_ASSERT(bindings->scratch || self->plan.scratch_bytes == 0);
     TR_ASSERT(bindings->stash || self->plan.stash_bytes == 0);
     TR_ASSERT(self->options.device != TR_DEVICE_CPU ||
               tr_thread_pool_size(bindings->pool) <= self->options.n_threads);
+    if (self->options.stream) /* where it fails, the launches do, and are noted */
+        tr_device_use(tr_stream_device(self->options.stream), NULL);
     poison(self, phase, bindings);
     mark_time(self, self->plan.phase_start[phase]);
     for (int32_t p = self->plan.phase_start[phase]; p < self->plan.phase_start[phase + 1]; p++) {

@@ -22,8 +22,14 @@ typedef struct tr_program_options {
     bool
         time_kernels; /* on a GPU: tr_program_times tells the device's time, and every run waits for its end */
     int n_threads;    /* largest pool it will be run with; workspace is sized for it */
+    bool
+        only_plan; /* for its sizes alone: it cannot be run, needs no stream, and asks for nothing of the device */
     bool poison; /* fill scratch, and before the forward the stash, with NaN; always on in sanitizer builds */
 } tr_program_options;
+
+/* Can programs run on devices of this kind here, and how many are there? Takes no memory of theirs. Errors: those of
+ * tr_device_open for each of them, TR_EUNSUPPORTED (a library that is not here, named). */
+tr_status tr_program_devices(tr_device_kind device, int32_t *n_devices, tr_error *err);
 
 /* The graph must outlive the program. Errors: the graph's own, TR_EUNSUPPORTED (an operation without a kernel
  * for the device, named; a library that is not here), TR_EIO (the device's), TR_ENOMEM. */

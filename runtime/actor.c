@@ -285,6 +285,13 @@ void tr_actor_fail_job(tr_actor *self, const tr_error *error)
     self->job_error = *error;
 }
 
+void tr_actor_fail_node(tr_actor *self, const tr_error *error)
+{
+    tr_error words = *error;
+    tr_fail_within(&words, error->status, "actor '%s'", self->spec->name);
+    tr_node_fail(self->node, &words);
+}
+
 void tr_actor_activity(tr_actor *self, const char *what, uint32_t step, uint32_t microbatch)
 {
     tr_activity_write(self->record, what, step, microbatch);

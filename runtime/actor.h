@@ -136,6 +136,9 @@ void tr_child_forget(tr_actor *self, tr_actor_id child);
 
 void tr_actor_finish_job(tr_actor *self);                      /* the whole job is done, well */
 void tr_actor_fail_job(tr_actor *self, const tr_error *error); /* the whole job ends with this message */
+/* This process cannot go on, for example because its device is broken: its node ends with this message, and is replaced as
+ * if the process had died. */
+void tr_actor_fail_node(tr_actor *self, const tr_error *error);
 
 /* What it is doing, for `ps` and for the message when its process dies: `what` is a string constant. */
 void tr_actor_activity(tr_actor *self, const char *what, uint32_t step, uint32_t microbatch);

@@ -56,10 +56,16 @@ static tr_status failed(cublasStatus_t code, const char *what, tr_error *err)
                    lt.status_text(code));
 }
 
-tr_status tr__cuda_blas_open(void **handle, tr_error *err)
+tr_status tr__cuda_blas_load(tr_error *err)
 {
     pthread_once(&loaded, load);
-    if (load_error.status != TR_OK) return tr_fail(err, load_error.status, "%s", load_error.message);
+    return load_error.status == TR_OK ? TR_OK : tr_fail(err, load_error.status, "%s", load_error.message);
+}
+
+tr_status tr__cuda_blas_open(void **handle, tr_error *err)
+{
+    tr_status status = tr__cuda_blas_load(err);
+    if (status != TR_OK) return status;
     cublasLtHandle_t made;
     cublasStatus_t code = lt.create(&made);
     if (code != CUBLAS_STATUS_SUCCESS) return failed(code, "no handle", err);

@@ -15,6 +15,8 @@
 extern "C" {
 #endif
 
+/* Looks for the library, once. Errors: TR_EUNSUPPORTED. */
+tr_status tr__cuda_blas_load(tr_error *err);
 tr_status tr__cuda_blas_open(void **handle, tr_error *err); /* loads the library at the first call */
 void tr__cuda_blas_close(void *handle);                     /* NULL-safe */
 

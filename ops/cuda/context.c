@@ -29,6 +29,11 @@ const tr_kernel *tr_cuda_kernel(const char *op)
     return NULL;
 }
 
+tr_status tr_cuda_libraries(tr_error *err)
+{
+    return tr__cuda_blas_load(err);
+}
+
 tr_status tr_cuda_context_new(tr_cuda_context **out, tr_stream *stream, tr_error *err)
 {
     tr_cuda_context *self = tr_alloc_zero(1, sizeof *self);

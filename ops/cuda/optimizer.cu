@@ -30,11 +30,16 @@ __device__ inline double block_sum(double x)
     return sum;
 }
 
+__device__ inline const float *gradient_of(const tr_cuda_tensor &t, const float *flat)
+{
+    return t.g ? t.g : flat + t.g_offset;
+}
+
 __global__ void __launch_bounds__(THREADS)
-    squares_kernel(const tr_cuda_tensor *tensors, const work *items, double *sums)
+    squares_kernel(const tr_cuda_tensor *tensors, const float *flat, const work *items, double *sums)
 {
     work item = items[blockIdx.x];
-    const float *g = tensors[item.tensor].g;
+    const float *g = gradient_of(tensors[item.tensor], flat);
     int64_t n = tensors[item.tensor].n, begin = (int64_t)item.block * TR_NORM_BLOCK;
     int64_t end = begin + TR_NORM_BLOCK < n ? begin + TR_NORM_BLOCK : n;
     double sum = 0;
@@ -65,9 +70,10 @@ __global__ void __launch_bounds__(1024) norm_kernel(const double *sums, int64_t 
     if (threadIdx.x == 0) *norm = sqrt(sum);
 }
 
-// keep: 1 - lr decay, made for each tensor; rate: lr / (1 - beta1^t); root: 1 / sqrt(1 - beta2^t)
+// keep: 1 - lr decay, made for each tensor; rate: lr / (1 - beta1^t); root: 1 / sqrt(1 - beta2^t); scale: unless by the norm
 struct update {
-    float lr, rate, inverse_root, eps, beta1, beta2, rest1, rest2;
+    float lr, rate, inverse_root, eps, beta1, beta2, rest1, rest2, scale;
+    bool scaled;
     double clip_norm;
 };
 
@@ -81,14 +87,14 @@ __device__ inline float updated(const update &u, float keep, float scale, float 
 }
 
 template <int V>
-__device__ inline void update_pack(const tr_cuda_tensor &t, int64_t i, const update &u, float keep,
-                                   float scale)
+__device__ inline void update_pack(const tr_cuda_tensor &t, const float *gradient, int64_t i, const update &u,
+                                   float keep, float scale)
 {
     float p[V], m[V], v[V], g[V];
     load<V>(t.p + i, p);
     load<V>(t.m + i, m);
     load<V>(t.v + i, v);
-    load<V>(t.g + i, g);
+    load<V>(gradient + i, g);
 #pragma unroll
     for (int j = 0; j < V; j++) p[j] = updated(u, keep, scale, g[j], p[j], &m[j], &v[j]);
     store<V>(t.p + i, p);
@@ -97,19 +103,22 @@ __device__ inline void update_pack(const tr_cuda_tensor &t, int64_t i, const upd
     if (t.bf16) store<V>((bf16 *)t.bf16 + i, p);
 }
 
-__global__ void __launch_bounds__(THREADS)
-    adamw_kernel(const tr_cuda_tensor *tensors, const work *items, const double *norm, update u)
+__global__ void __launch_bounds__(THREADS) adamw_kernel(const tr_cuda_tensor *tensors, const float *flat,
+                                                        const work *items, const double *norm, update u)
 {
     work item = items[blockIdx.x];
     tr_cuda_tensor t = tensors[item.tensor];
-    if (!isfinite(*norm)) return;
-    float keep = (float)(1.0 - (double)u.lr * (double)t.weight_decay);
-    float scale = u.clip_norm > 0 && *norm > u.clip_norm ? (float)(u.clip_norm / *norm) : 1.0f;
+    float keep = (float)(1.0 - (double)u.lr * (double)t.weight_decay), scale = u.scale;
+    if (!u.scaled) {
+        if (!isfinite(*norm)) return;
+        scale = u.clip_norm > 0 && *norm > u.clip_norm ? (float)(u.clip_norm / *norm) : 1.0f;
+    }
+    const float *g = gradient_of(t, flat);
     int64_t begin = (int64_t)item.block * TR_NORM_BLOCK;
     int64_t end = begin + TR_NORM_BLOCK < t.n ? begin + TR_NORM_BLOCK : t.n;
     int64_t i = begin + (int64_t)threadIdx.x * 4;
-    for (; i + 4 <= end; i += THREADS * 4) update_pack<4>(t, i, u, keep, scale);
-    for (; i < end; i++) update_pack<1>(t, i, u, keep, scale);
+    for (; i + 4 <= end; i += THREADS * 4) update_pack<4>(t, g, i, u, keep, scale);
+    for (; i < end; i++) update_pack<1>(t, g, i, u, keep, scale);
 }
 
 __global__ void accumulate_kernel(float *a, const float *b, int64_t n)
@@ -142,6 +151,7 @@ struct tr_cuda_optimizer {
     work *items;
     double *sums, *norm;
     int64_t n_items;
+    const float *flat;
 };
 
 static cudaStream_t native(const tr_stream *stream)
@@ -208,10 +218,31 @@ void tr_cuda_optimizer_destroy(tr_cuda_optimizer **self)
     *self = NULL;
 }
 
+void tr_cuda_optimizer_gradients(tr_cuda_optimizer *self, const float *flat)
+{
+    self->flat = flat;
+}
+
+tr_status tr_cuda_optimizer_squares(tr_cuda_optimizer *self, tr_error *err)
+{
+    tr_status status = tr_device_use(tr_stream_device(self->stream), err);
+    if (status != TR_OK || self->n_items == 0) return status;
+    squares_kernel<<<(unsigned)self->n_items, THREADS, 0, native(self->stream)>>>(self->tensors, self->flat,
+                                                                                  self->items, self->sums);
+    return launched("the squares of gradients", err);
+}
+
+const double *tr_cuda_optimizer_squares_at(const tr_cuda_optimizer *self, int64_t *n)
+{
+    *n = self->n_items;
+    return self->sums;
+}
+
 tr_status tr_cuda_optimizer_norm(tr_cuda_optimizer *self, tr_error *err)
 {
     cudaStream_t stream = native(self->stream);
-    squares_kernel<<<(unsigned)self->n_items, THREADS, 0, stream>>>(self->tensors, self->items, self->sums);
+    tr_status status = tr_cuda_optimizer_squares(self, err);
+    if (status != TR_OK) return status;
     norm_kernel<<<1, 1024, 0, stream>>>(self->sums, self->n_items, self->norm);
     return launched("the norm of gradients", err);
 }
@@ -234,19 +265,27 @@ tr_status tr_cuda_optimizer_step(tr_cuda_optimizer *self, const tr_cuda_step_opt
     u.rest1 = (float)(1.0 - options->beta1);
     u.rest2 = (float)(1.0 - options->beta2);
     u.clip_norm = options->clip_norm;
-    adamw_kernel<<<(unsigned)self->n_items, THREADS, 0, native(self->stream)>>>(self->tensors, self->items,
-                                                                                self->norm, u);
+    u.scaled = options->scaled;
+    u.scale = (float)options->scale;
+    tr_status status = tr_device_use(tr_stream_device(self->stream), err);
+    if (status != TR_OK || self->n_items == 0) return status;
+    adamw_kernel<<<(unsigned)self->n_items, THREADS, 0, native(self->stream)>>>(self->tensors, self->flat,
+                                                                                self->items, self->norm, u);
     return launched("AdamW", err);
 }
 
 tr_status tr_cuda_accumulate(tr_stream *stream, float *a, const float *b, int64_t n, tr_error *err)
 {
+    tr_status status = tr_device_use(tr_stream_device(stream), err);
+    if (status != TR_OK || n == 0) return status;
     accumulate_kernel<<<blocks_for(n, THREADS * 4), THREADS, 0, native(stream)>>>(a, b, n);
     return launched("a sum of gradients", err);
 }
 
 tr_status tr_cuda_round_bf16(tr_stream *stream, const float *from, void *to, int64_t n, tr_error *err)
 {
+    tr_status status = tr_device_use(tr_stream_device(stream), err);
+    if (status != TR_OK || n == 0) return status;
     round_kernel<<<blocks_for(n, THREADS * 4), THREADS, 0, native(stream)>>>(from, (bf16 *)to, n);
     return launched("rounding to bfloat16", err);
 }

@@ -15,6 +15,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { N_TINY = 5, N_UNITS = 4, EMBEDDING_USE = 0, HEAD_USE = 5 };
@@ -238,6 +239,7 @@ static tr_status tiny_stage_open(void *context, const void *config, size_t confi
                             .stage = c->stage,
                             .stash_credits = tr_plan_stash_credits(&c->plan, c->replica, c->stage),
                             .n_threads = 1,
+                            .apart = getenv("TROUPE_STAGE_APART") != NULL,
                             .tokens = TR_NO_VALUE,
                             .targets = TR_NO_VALUE,
                             .activation_in = TR_NO_VALUE,
