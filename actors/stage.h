@@ -11,7 +11,7 @@
 
 #include "actors/plan.h"
 #include "base/device.h"
-#include "ops/graph.h"
+#include "ops/program.h"
 #include "runtime/actor.h"
 
 #ifdef __cplusplus
@@ -76,6 +76,10 @@ extern const tr_behavior tr_stage_behavior;
 uint64_t tr_stage_state_bytes(const int64_t *n_elements, uint32_t n_parameters);
 /* Bytes of the rounded copies of those parameters that the graph reads as bfloat16. */
 uint64_t tr_stage_rounded_bytes(const tr_stage_spec *spec);
+/* For a stage on a device: bytes of inputs, outputs and sums there beside what its program, its state and its gradients
+ * take, and of the host's memory that they go through. */
+void tr_stage_device_bytes(const tr_stage_spec *spec, const tr_program *program, uint64_t *places,
+                           uint64_t *pinned);
 /* Elements of a stage's flat gradient, every use aligned: what the reduction's edges carry shards of. */
 int64_t tr_stage_gradient_elements(const tr_stage_parameter *parameters, uint32_t n_parameters);
 /* The part of the flat gradient that replica `replica` reduces. Begins at a multiple of 16 elements. */

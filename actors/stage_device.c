@@ -120,7 +120,43 @@ static size_t value_bytes(const tr_graph *graph, tr_value value)
     return (size_t)tr_shape_elements(&info->shape) * tr_dtype_bytes(info->dtype);
 }
 
+static const tr_value *values_of(const tr_stage_spec *spec, tr_value values[N_PLACES])
+{
+    values[IN] = spec->tokens != TR_NO_VALUE ? spec->tokens : spec->activation_in;
+    values[TARGETS] = spec->targets;
+    values[GRADIENT_IN] = spec->gradient_in;
+    values[OUT] = spec->activation_out;
+    values[GRADIENT_OUT] = spec->gradient_out;
+    return values;
+}
+
 /* Inputs stay until their last phase has read them; an output mostly only until it has been copied. */
+static bool is_shared(const tr_program *program, const tr_value *values, place p)
+{
+    tr_phase written = p == GRADIENT_OUT ? TR_PHASE_BACKWARD : TR_PHASE_FORWARD;
+    return p >= N_ENTER && tr_program_last_reader(program, values[p]) <= written;
+}
+
+void tr_stage_device_bytes(const tr_stage_spec *spec, const tr_program *program, uint64_t *places,
+                           uint64_t *pinned)
+{
+    tr_value values[N_PLACES];
+    uint64_t n = spec->stash_credits;
+    *places = *pinned = 0;
+    values_of(spec, values);
+    for (place p = IN; p < N_PLACES; p++) {
+        if (values[p] == TR_NO_VALUE) continue;
+        uint64_t bytes = value_bytes(spec->graph, values[p]);
+        *places += is_shared(program, values, p) ? bytes : n * bytes;
+        *pinned +=
+            p < N_ENTER ? TURNS * bytes : n * bytes; /* messages on their way: as many as may be in flight */
+    }
+    for (uint32_t i = 0; i < spec->n_parameters; i++)
+        if (spec->parameters[i].n_uses > 1)
+            *places += (uint64_t)spec->parameters[i].n_elements * sizeof(float);
+    if (spec->device == TR_DEVICE_CUDA) *places += TR_PROGRAM_LIBRARY_BYTES;
+}
+
 static tr_status allocate_place(tr__stage *self, place p, tr_error *err)
 {
     tr__device *d = self->device;
@@ -130,8 +166,7 @@ static tr_status allocate_place(tr__stage *self, place p, tr_error *err)
     d->bytes[p] = value_bytes(self->spec.graph, d->values[p]);
     d->at[p] = tr_alloc_zero(n, sizeof *d->at[p]);
     if (!d->at[p]) return tr_fail(err, TR_ENOMEM, "no memory for the places of %u micro-batches", n);
-    tr_phase written = p == GRADIENT_OUT ? TR_PHASE_BACKWARD : TR_PHASE_FORWARD;
-    bool one = p >= N_ENTER && tr_program_last_reader(self->program, d->values[p]) <= written;
+    bool one = is_shared(self->program, d->values, p);
     for (uint32_t i = 0; !status && i < n; i++)
         if (one && i > 0)
             d->at[p][i] = d->at[p][0];
@@ -148,11 +183,7 @@ tr_status tr__device_allocate_work(tr__stage *self, tr_error *err)
 {
     tr__device *d = self->device;
     const tr_stage_spec *spec = &self->spec;
-    d->values[IN] = self->first ? spec->tokens : spec->activation_in;
-    d->values[TARGETS] = spec->targets;
-    d->values[GRADIENT_IN] = spec->gradient_in;
-    d->values[OUT] = spec->activation_out;
-    d->values[GRADIENT_OUT] = spec->gradient_out;
+    values_of(spec, d->values);
     d->n_losses = self->microbatches.end - self->microbatches.begin;
     size_t losses = (d->n_losses + 1) * sizeof(double);
     tr_status status = TR_OK;

@@ -16,6 +16,9 @@ extern "C" {
 
 typedef struct tr_program tr_program;
 
+/* What the matrix products' library takes of a GPU beside scratch, for each program. */
+enum { TR_PROGRAM_LIBRARY_BYTES = 32 << 20 };
+
 typedef struct tr_program_options {
     tr_device_kind device;
     tr_stream *stream; /* what kernels are queued on; must outlive the program. NULL on the CPU */

@@ -30,7 +30,7 @@ tr_status tr_model_plan_init(tr_model_plan *self, tr_model_config *config, const
     tr_status status = tr_model_graph(&self->config, &options, &self->whole, &self->values, err);
     if (!status) status = tr_model_parameters_list(&self->parameters, &self->config, err);
     if (!status) {
-        const tr_recipe_integers *stages = &recipe->layout.stages;
+        const tr_recipe_stage_list *stages = &recipe->layout.stages;
         status = stages->count
                      ? tr_partition_explicit(&self->partition, self->whole, stages->items,
                                              (int32_t)stages->count, err)
@@ -170,7 +170,7 @@ void tr_stage_spec_release(tr_stage_spec *spec)
 /* --- what travels to an actor --- */
 
 /* All numbers of the training plan as one list, so that packing and unpacking cannot disagree. */
-enum { PLAN_NUMBERS = 16 };
+enum { PLAN_NUMBERS = 16, PLACE_PARTS = 11 };
 static void plan_numbers(tr_training_plan *plan, uint32_t *numbers[PLAN_NUMBERS])
 {
     uint32_t *list[PLAN_NUMBERS] = {
@@ -200,7 +200,8 @@ tr_status tr_place_pack(const tr_job_plan *plan, uint32_t replica, uint32_t stag
     tr_packer packer;
     tr_packer_init(&packer);
     const char *config = plan->start.origin == TR_ORIGIN_CHECKPOINT ? plan->model.config.json : "";
-    tr_pack_array(&packer, PLAN_NUMBERS + 9);
+    tr_stage_place device = plan->devices.stages[replica * plan->training.n_stages + stage];
+    tr_pack_array(&packer, PLAN_NUMBERS + PLACE_PARTS);
     for (int i = 0; i < PLAN_NUMBERS; i++) tr_pack_uint(&packer, *numbers[i]);
     tr_pack_f64(&packer, (double)training.clip_norm);
     tr_pack_uint(&packer, (uint64_t)plan->start.origin);
@@ -209,6 +210,8 @@ tr_status tr_place_pack(const tr_job_plan *plan, uint32_t replica, uint32_t stag
     tr_pack_uint(&packer, plan->start.tokens);
     tr_pack_uint(&packer, replica);
     tr_pack_uint(&packer, stage);
+    tr_pack_uint(&packer, (uint64_t)device.kind);
+    tr_pack_uint(&packer, (uint64_t)device.index);
     tr_pack_bytes(&packer, config, strlen(config));
     tr_pack_bytes(&packer, recipe, strlen(recipe));
     tr_free(recipe);
@@ -222,7 +225,7 @@ tr_status tr_place_unpack(tr_place *out, const void *bytes, size_t size_bytes, t
     plan_numbers(&out->plan, numbers);
     tr_unpacker body;
     tr_unpacker_init(&body, bytes, size_bytes);
-    if (tr_unpack_array(&body, PLAN_NUMBERS + 9) != PLAN_NUMBERS + 9) body.bad = true;
+    if (tr_unpack_array(&body, PLAN_NUMBERS + PLACE_PARTS) != PLAN_NUMBERS + PLACE_PARTS) body.bad = true;
     for (int i = 0; i < PLAN_NUMBERS; i++) *numbers[i] = (uint32_t)tr_unpack_uint(&body, UINT32_MAX);
     out->plan.clip_norm = (float)tr_unpack_f64(&body);
     out->start.origin = (tr_origin)tr_unpack_uint(&body, TR_ORIGIN_CHECKPOINT);
@@ -231,6 +234,8 @@ tr_status tr_place_unpack(tr_place *out, const void *bytes, size_t size_bytes, t
     out->start.tokens = tr_unpack_uint(&body, UINT64_MAX);
     out->replica = (uint32_t)tr_unpack_uint(&body, UINT32_MAX);
     out->stage = (uint32_t)tr_unpack_uint(&body, UINT32_MAX);
+    out->device.kind = (tr_device_kind)tr_unpack_uint(&body, TR_DEVICE_KIND_COUNT - 1);
+    out->device.index = (int32_t)tr_unpack_uint(&body, INT32_MAX);
     size_t recipe_bytes, config_bytes;
     const void *config = tr_unpack_bytes(&body, &config_bytes);
     const void *recipe = tr_unpack_bytes(&body, &recipe_bytes);

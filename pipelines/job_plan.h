@@ -10,6 +10,7 @@
 #include "actors/plan.h"
 #include "actors/stage.h"
 #include "pipelines/data.h"
+#include "pipelines/devices.h"
 #include "pipelines/partition.h"
 #include "runtime/topology.h"
 
@@ -69,7 +70,10 @@ typedef struct tr_stage_budget {
     int64_t n_parameters; /* elements, tied ones in every stage that holds them */
     double gflops;        /* of one micro-batch: forward, backward and weight gradient */
     uint64_t state, rounded, gradients, stashes, scratch, edges;
+    uint64_t places,
+        pinned; /* of a device: inputs and outputs there; the host's memory that they go through */
     uint32_t stash_credits;
+    tr_stage_place device;
 } tr_stage_budget;
 
 typedef struct tr_job_plan {
@@ -78,6 +82,7 @@ typedef struct tr_job_plan {
     tr_training_plan training;
     tr_start start;
     tr_stage_budget *budgets; /* by replica * n_stages + stage */
+    tr_devices devices;
     tr_topology topology;
     int64_t *n_elements; /* of each parameter of the model */
 } tr_job_plan;
@@ -88,6 +93,9 @@ tr_status tr_job_plan_init(tr_job_plan *self, const tr_recipe *recipe, tr_model_
 void tr_job_plan_release(tr_job_plan *self);
 /* Of the stage that is this actor; NULL: it is none. */
 const tr_stage_budget *tr_job_plan_budget(const tr_job_plan *self, tr_actor_id id);
+/* What it takes of its device's memory, 0 for the CPU, and of the host's. */
+uint64_t tr_stage_budget_on_device(const tr_stage_budget *self);
+uint64_t tr_stage_budget_on_host(const tr_stage_budget *self);
 void tr_job_plan_print(const tr_job_plan *self, FILE *stream);
 /* Of each worker, with all that it hosts. */
 void tr_job_plan_print_memory(const tr_job_plan *self, FILE *stream);
@@ -97,6 +105,7 @@ typedef struct tr_place {
     tr_training_plan plan;
     tr_start start;
     uint32_t replica, stage; /* stage is 0 for a data shard */
+    tr_stage_place device;   /* of the stage */
     tr_recipe recipe;
     char *
         config; /* config.json of the checkpoint that it began with, which may be gone by now; else NULL; owned */

@@ -12,6 +12,27 @@ static void print_size(FILE *stream, uint64_t bytes)
         fprintf(stream, " %7.1f MiB", (double)bytes / (1 << 20));
 }
 
+static bool has_gpus(const tr_job_plan *self)
+{
+    uint32_t n = self->training.n_replicas * self->training.n_stages;
+    bool any = false;
+    for (uint32_t i = 0; i < n; i++) any |= self->budgets[i].device.kind != TR_DEVICE_CPU;
+    return any;
+}
+
+uint64_t tr_stage_budget_on_device(const tr_stage_budget *self)
+{
+    if (self->device.kind == TR_DEVICE_CPU) return 0;
+    return self->state + self->rounded + self->gradients + self->stashes + self->scratch + self->places;
+}
+
+uint64_t tr_stage_budget_on_host(const tr_stage_budget *self)
+{
+    uint64_t held = 2 * self->state + self->edges;
+    if (self->device.kind != TR_DEVICE_CPU) return held + self->pinned;
+    return held + self->rounded + self->gradients + self->stashes + self->scratch;
+}
+
 static void print_layers(const tr_job_plan *self, uint32_t stage, FILE *stream)
 {
     int32_t first = self->model.partition.first_unit[stage],
@@ -31,17 +52,19 @@ static void print_layers(const tr_job_plan *self, uint32_t stage, FILE *stream)
 
 void tr_job_plan_print_memory(const tr_job_plan *self, FILE *stream)
 {
-    fprintf(stream, "\n%-11s %11s  hosts\n", "worker", "memory");
+    bool gpus = has_gpus(self);
+    fprintf(stream, "\n%-11s %11s%*s  hosts\n", "worker", "memory", gpus ? 12 : 0, gpus ? "on GPU" : "");
     for (int32_t node = 1; node < self->topology.n_nodes; node++) {
-        uint64_t bytes = 0;
+        uint64_t bytes = 0, on_gpu = 0;
         for (size_t i = 0; i < self->topology.n_actors; i++) {
             const tr_stage_budget *budget = tr_job_plan_budget(self, self->topology.actors[i].id);
-            if (budget && self->topology.actors[i].node == node)
-                bytes += 2 * budget->state + budget->rounded + budget->gradients + budget->stashes +
-                         budget->scratch + budget->edges;
+            if (!budget || self->topology.actors[i].node != node) continue;
+            bytes += tr_stage_budget_on_host(budget);
+            on_gpu += tr_stage_budget_on_device(budget);
         }
         fprintf(stream, "worker %-4d", node);
         print_size(stream, bytes);
+        if (gpus) print_size(stream, on_gpu);
         const char *before = "  ";
         for (size_t i = 0; i < self->topology.n_actors; i++) {
             if (self->topology.actors[i].node != node) continue;
@@ -78,17 +101,19 @@ void tr_job_plan_print(const tr_job_plan *self, FILE *stream)
             rounded ? "bfloat16 matrices and activations; float32 state, gradients, norms and losses"
                     : "float32");
     for (uint32_t s = 0; s < plan->n_stages; s++) print_layers(self, s, stream);
-    fprintf(stream, "\n%-24s %-9s %12s %8s %11s%*s %11s %11s %11s %11s\n", "actor", "where", "parameters",
-            "credits", "state x2", rounded ? 12 : 0, rounded ? "bf16 copy" : "", "gradients", "stashes",
-            "scratch", "slots");
+    if (self->devices.text[0]) fprintf(stream, "%s\n", self->devices.text);
+    fprintf(stream, "\n%-24s %-9s %-7s %12s %8s %11s%*s %11s %11s %11s %11s\n", "actor", "where", "device",
+            "parameters", "credits", "state x2", rounded ? 12 : 0, rounded ? "bf16 copy" : "", "gradients",
+            "stashes", "scratch", "slots");
     for (size_t i = 0; i < self->topology.n_actors; i++) {
         const tr_actor_spec *actor = &self->topology.actors[i];
-        char where[32];
+        char where[32], device[32];
         snprintf(where, sizeof where, actor->node == TR_NODE_HEAD ? "head" : "worker %d", actor->node);
         fprintf(stream, "%-24s %-9s", actor->name, where);
         const tr_stage_budget *budget = tr_job_plan_budget(self, actor->id);
         if (budget) {
-            fprintf(stream, " %12" PRId64 " %8u", budget->n_parameters, budget->stash_credits);
+            tr_stage_place_name(budget->device, device, sizeof device);
+            fprintf(stream, " %-7s %12" PRId64 " %8u", device, budget->n_parameters, budget->stash_credits);
             print_size(stream, 2 * budget->state);
             if (rounded) print_size(stream, budget->rounded);
             print_size(stream, budget->gradients);

@@ -10,6 +10,7 @@
 #include "ops/program.h"
 
 #include <inttypes.h>
+#include <string.h>
 
 enum {
     HEAD_SLOTS = 4, /* of the "state" edge */
@@ -29,14 +30,17 @@ static tr_status budget_stage(const tr_job_plan *plan, const tr_stage_spec *spec
                               tr_error *err)
 {
     tr_program *program;
-    tr_program_options options = {.device = TR_DEVICE_CPU, .n_threads = spec->n_threads};
+    tr_program_options options = {
+        .device = spec->device, .n_threads = spec->n_threads, .only_plan = spec->device != TR_DEVICE_CPU};
     tr_status status = tr_program_new(&program, spec->graph, &options, err);
     if (status) return status;
-    *out = (tr_stage_budget){.stash_credits = spec->stash_credits,
+    *out = (tr_stage_budget){.device = {spec->device, spec->device_index},
+                             .stash_credits = spec->stash_credits,
                              .stashes = spec->stash_credits * tr_program_stash_bytes(program),
                              .scratch = tr_program_scratch_bytes(program)};
     for (int phase = 0; phase < TR_PHASE_COUNT; phase++)
         out->gflops += tr_program_flops(program, (tr_phase)phase) * 1e-9;
+    if (spec->device != TR_DEVICE_CPU) tr_stage_device_bytes(spec, program, &out->places, &out->pinned);
     tr_program_destroy(&program);
 
     int64_t *n_elements = tr_alloc(spec->n_parameters * sizeof *n_elements);
@@ -53,8 +57,10 @@ static tr_status budget_stage(const tr_job_plan *plan, const tr_stage_spec *spec
     tr_range own = tr_plan_groups(&plan->training, spec->replica);
     for (uint32_t n = own.end - own.begin; n > 1; n /= 2) blocks++;
     most = blocks + (own.end - own.begin > 1) + (plan->training.n_replicas > 1);
-    out->gradients =
-        most * (uint64_t)tr_stage_gradient_elements(spec->parameters, spec->n_parameters) * sizeof(float);
+    uint64_t flat =
+        (uint64_t)tr_stage_gradient_elements(spec->parameters, spec->n_parameters) * sizeof(float);
+    out->gradients = most * flat;
+    if (spec->device != TR_DEVICE_CPU && plan->training.n_replicas > 1) out->pinned += (blocks + 1) * flat;
     return TR_OK;
 }
 
@@ -203,6 +209,9 @@ static tr_status for_each_stage(tr_job_plan *self, bool edges, tr_error *err)
             tr_stage_spec spec;
             status = tr_model_plan_stage(&self->model, self->recipe, plan, r, s, &spec, err);
             if (status) break;
+            const tr_stage_place *device = &self->devices.stages[r * plan->n_stages + s];
+            spec.device = device->kind;
+            spec.device_index = device->index;
             if (!edges) status = budget_stage(self, &spec, &self->budgets[r * plan->n_stages + s], err);
             if (edges) status = add_pipeline_edges(self, r, &spec, err);
             if (edges && !status) status = add_reduction_edges(self, r, &spec, err);
@@ -234,6 +243,34 @@ static void budget_edges(tr_job_plan *self)
     }
 }
 
+/* A GPU that is too small for its stages is found before anything begins. What the driver itself takes is not foretold. */
+static tr_status check_gpus(const tr_job_plan *self, tr_error *err)
+{
+    uint32_t n_stages = self->training.n_replicas * self->training.n_stages;
+    for (uint32_t i = 0; i < n_stages; i++) {
+        tr_stage_place gpu = self->budgets[i].device;
+        uint64_t bytes = 0;
+        tr_device *device;
+        bool seen = gpu.kind == TR_DEVICE_CPU;
+        for (uint32_t j = 0; j < i; j++) seen |= memcmp(&self->budgets[j].device, &gpu, sizeof gpu) == 0;
+        if (seen) continue;
+        for (uint32_t j = i; j < n_stages; j++)
+            if (memcmp(&self->budgets[j].device, &gpu, sizeof gpu) == 0)
+                bytes += tr_stage_budget_on_device(&self->budgets[j]);
+        tr_status status = tr_device_open(&device, gpu.kind, gpu.index, err);
+        if (status) return status;
+        uint64_t there = tr_device_memory_bytes(device);
+        tr_device_close(&device);
+        if (bytes > there)
+            return tr_fail(
+                err, TR_EINVAL,
+                "device: cuda:%d has %.1f GiB, and its stages need %.1f GiB; lower train.microbatch or "
+                "layout.stash, or cut the model over more GPUs (see `troupe plan`)",
+                gpu.index, (double)there / (1 << 30), (double)bytes / (1 << 30));
+    }
+    return TR_OK;
+}
+
 tr_status tr_job_plan_init(tr_job_plan *self, const tr_recipe *recipe, tr_model_config *config,
                            const tr_data *data, const tr_start *start, tr_error *err)
 {
@@ -241,6 +278,11 @@ tr_status tr_job_plan_init(tr_job_plan *self, const tr_recipe *recipe, tr_model_
     tr_status status = tr_model_plan_init(&self->model, config, recipe, err);
     if (status) return status;
     status = tr_training_plan_from_recipe(&self->training, recipe, data, start->updates, err);
+    if (status) {
+        tr_job_plan_release(self);
+        return status;
+    }
+    status = tr_devices_choose(&self->devices, recipe, &self->training, &self->model.config, err);
     if (status) {
         tr_job_plan_release(self);
         return status;
@@ -260,10 +302,11 @@ tr_status tr_job_plan_init(tr_job_plan *self, const tr_recipe *recipe, tr_model_
     if (!status) status = for_each_stage(self, false, err);
     if (!status) status = add_actors(self, err);
     if (!status) status = for_each_stage(self, true, err);
-    if (status)
-        tr_job_plan_release(self);
-    else
+    if (!status) {
         budget_edges(self);
+        status = check_gpus(self, err);
+    }
+    if (status) tr_job_plan_release(self);
     return status;
 }
 
@@ -272,6 +315,7 @@ void tr_job_plan_release(tr_job_plan *self)
     tr_topology_release(&self->topology);
     tr_free(self->budgets);
     tr_free(self->n_elements);
+    tr_devices_release(&self->devices);
     tr_model_plan_release(&self->model);
     *self = (tr_job_plan){0};
 }

@@ -213,7 +213,7 @@ static tr_status print_memory_with(const tr_job_plan *plan, int32_t *layers, tr_
                                    const tr_data *data, FILE *stream, tr_error *err)
 {
     tr_recipe recipe = *plan->recipe; /* borrows all but the list */
-    recipe.layout.stages = (tr_recipe_integers){layers, plan->training.n_stages};
+    recipe.layout.stages = (tr_recipe_stage_list){.items = layers, .count = plan->training.n_stages};
     tr_job_plan balanced;
     tr_status status = tr_job_plan_init(&balanced, &recipe, config, data, &plan->start, err);
     if (status) return status;

@@ -156,22 +156,27 @@ static tr_status read_text(const setting *at, struct fy_node *node, char **out, 
     return *out ? TR_OK : tr_fail(err, TR_ENOMEM, "no memory for the recipe");
 }
 
-/* Reads a list of numbers into fresh memory of element_bytes each: int32_t or double. */
-static tr_status read_list(const setting *at, struct fy_node *node, bool whole, void **items, size_t *count,
-                           tr_error *err)
+/* How many items; 0 and an error for what is no list, or an empty one. */
+static size_t count_items(const setting *at, struct fy_node *node, tr_error *err)
 {
-    if (!fy_node_is_sequence(node) || fy_node_sequence_item_count(node) < 1)
-        return refuse_node(at, node, err, "is not a list with something in it");
-    size_t n = (size_t)fy_node_sequence_item_count(node), i = 0;
-    void *fresh = tr_alloc(n * (whole ? sizeof(int32_t) : sizeof(double)));
+    if (fy_node_is_sequence(node) && fy_node_sequence_item_count(node) > 0)
+        return (size_t)fy_node_sequence_item_count(node);
+    refuse_node(at, node, err, "is not a list with something in it");
+    return 0;
+}
+
+/* Reads a list of numbers into fresh memory. */
+static tr_status read_reals(const setting *at, struct fy_node *node, double **items, size_t *count,
+                            tr_error *err)
+{
+    size_t n = count_items(at, node, err), i = 0;
+    if (n == 0) return TR_EINVAL;
+    double *fresh = tr_alloc(n * sizeof *fresh);
     if (!fresh) return tr_fail(err, TR_ENOMEM, "no memory for the recipe");
     tr_status status = TR_OK;
     void *iterator = NULL;
-    for (struct fy_node *item; !status && (item = fy_node_sequence_iterate(node, &iterator)); i++) {
-        int64_t value = 0;
-        if (!whole) status = read_real(at, item, (double *)fresh + i, err);
-        if (whole && !(status = read_integer(at, item, &value, err))) ((int32_t *)fresh)[i] = (int32_t)value;
-    }
+    for (struct fy_node *item; !status && (item = fy_node_sequence_iterate(node, &iterator)); i++)
+        status = read_real(at, item, fresh + i, err);
     if (status) {
         tr_free(fresh);
         return status;
@@ -181,11 +186,78 @@ static tr_status read_list(const setting *at, struct fy_node *node, bool whole, 
     return TR_OK;
 }
 
+static tr_status read_stage_device(const setting *at, struct fy_node *node, int32_t *out, tr_error *err)
+{
+    const char *text = fy_node_is_scalar(node) ? fy_node_get_scalar0(node) : NULL;
+    for (int32_t i = 0; text && tr__recipe_devices[i]; i++) {
+        if (strcmp(tr__recipe_devices[i], text) != 0) continue;
+        *out = i;
+        return TR_OK;
+    }
+    return tr__recipe_refuse(at->reading, at->line, tr__recipe_fields[at->field].key, text ? text : "", err,
+                             "is no device; give cpu, cuda or auto");
+}
+
+/* A number of layers, or a mapping with that and a device. */
+static tr_status read_stage(const setting *at, struct fy_node *node, int32_t *layers, int32_t *device,
+                            tr_error *err)
+{
+    int64_t value = 0;
+    tr_status status = TR_OK;
+    *device = -1;
+    if (!fy_node_is_mapping(node)) {
+        if (!(status = read_integer(at, node, &value, err))) *layers = (int32_t)value;
+        return status;
+    }
+    void *iterator = NULL;
+    bool has_layers = false;
+    for (struct fy_node_pair *pair; !status && (pair = fy_node_mapping_iterate(node, &iterator));) {
+        struct fy_node *key = fy_node_pair_key(pair), *content = fy_node_pair_value(pair);
+        const char *name = key && fy_node_is_scalar(key) ? fy_node_get_scalar0(key) : NULL;
+        if (!name || !content)
+            status = refuse_node(at, node, err, "is no stage");
+        else if (strcmp(name, "layers") == 0)
+            has_layers = !(status = read_integer(at, content, &value, err));
+        else if (strcmp(name, "device") == 0)
+            status = read_stage_device(at, content, device, err);
+        else
+            status = refuse_node(at, node, err, "has a key that is neither layers nor device");
+    }
+    if (!status && !has_layers) status = refuse_node(at, node, err, "says no layers");
+    if (!status) *layers = (int32_t)value;
+    return status;
+}
+
+static tr_status read_stages(const setting *at, struct fy_node *node, tr_recipe_stage_list *out,
+                             tr_error *err)
+{
+    size_t n = count_items(at, node, err), i = 0, n_named = 0;
+    if (n == 0) return TR_EINVAL;
+    tr_recipe_stage_list list = {
+        .items = tr_alloc(n * sizeof *list.items), .devices = tr_alloc(n * sizeof *list.devices), .count = n};
+    tr_status status = TR_OK;
+    if (!list.items || !list.devices) status = tr_fail(err, TR_ENOMEM, "no memory for the recipe");
+    void *iterator = NULL;
+    for (struct fy_node *item; !status && (item = fy_node_sequence_iterate(node, &iterator)); i++) {
+        status = read_stage(at, item, &list.items[i], &list.devices[i], err);
+        n_named += !status && list.devices[i] >= 0;
+    }
+    if (status || n_named == 0) {
+        tr_free(list.devices);
+        list.devices = NULL;
+    }
+    if (status)
+        tr_free(list.items);
+    else
+        *out = list;
+    return status;
+}
+
 static tr_status read_pair(const setting *at, struct fy_node *node, double out[2], tr_error *err)
 {
-    void *items = NULL;
+    double *items = NULL;
     size_t count = 0;
-    tr_status status = read_list(at, node, false, &items, &count, err);
+    tr_status status = read_reals(at, node, &items, &count, err);
     if (status) return status;
     if (count == 2)
         memcpy(out, items, 2 * sizeof(double));
@@ -200,7 +272,7 @@ static tr_status read_value(const setting *at, struct fy_node *node, tr_error *e
     void *to = (char *)&at->reading->recipe + tr__recipe_fields[at->field].offset;
     int64_t integer = 0;
     int choice = 0;
-    void *items = NULL;
+    double *items = NULL;
     size_t count = 0;
     tr_status status = TR_EINVAL;
     if (fy_node_is_alias(node))
@@ -220,13 +292,10 @@ static tr_status read_value(const setting *at, struct fy_node *node, tr_error *e
         if (!(status = read_choice(at, node, &choice, err))) memcpy(to, &choice, sizeof choice);
         break;
     case TR__REALS:
-        if (!(status = read_list(at, node, false, &items, &count, err)))
+        if (!(status = read_reals(at, node, &items, &count, err)))
             *(tr_recipe_numbers *)to = (tr_recipe_numbers){items, count};
         break;
-    case TR__INTEGERS:
-        if (!(status = read_list(at, node, true, &items, &count, err)))
-            *(tr_recipe_integers *)to = (tr_recipe_integers){items, count};
-        break;
+    case TR__STAGES: return read_stages(at, node, to, err);
     }
     return status;
 }

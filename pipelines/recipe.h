@@ -27,10 +27,14 @@ typedef struct tr_recipe_numbers {
     size_t count;
 } tr_recipe_numbers;
 
-typedef struct tr_recipe_integers {
-    int32_t *items; /* owned; NULL when there are none */
+/* Where a stage computes. AUTO: on a GPU where one is that can be used, else on the CPU. */
+typedef enum tr_recipe_device { TR_RECIPE_CPU, TR_RECIPE_CUDA, TR_RECIPE_AUTO } tr_recipe_device;
+
+typedef struct tr_recipe_stage_list {
+    int32_t *items;   /* decoder layers of each; owned; NULL when there are none */
+    int32_t *devices; /* a tr_recipe_device each, or -1: as the whole job; owned; NULL: all are -1 */
     size_t count;
-} tr_recipe_integers;
+} tr_recipe_stage_list;
 
 /* Resolved: every default is filled in.
  * Strings are owned; NULL where a key was not given and has no default. */
@@ -78,9 +82,10 @@ typedef struct tr_recipe {
         int32_t pieces;         /* stages of each worker: worker p has p, p + pipeline, p + 2 pipeline, ... */
         bool processes;         /* a process for each actor; false: one process */
         int32_t threads;        /* of each worker's pool */
-        tr_recipe_integers stages; /* decoder layers of each stage; none: balanced by cost */
-        int32_t stash;             /* stash credits of a stage beyond those of 1F1B */
+        tr_recipe_stage_list stages; /* none: balanced by cost */
+        int32_t stash;               /* stash credits of a stage beyond those of 1F1B */
     } layout;
+    tr_recipe_device device; /* of stages that do not name their own */
     tr_recipe_dtype dtype;
     tr_reduction reduction;
     tr_transport_kind transport;
@@ -142,6 +147,9 @@ static inline int32_t tr_recipe_stages(const tr_recipe *self)
 {
     return self->layout.pipeline * self->layout.pieces;
 }
+
+/* What is asked for a stage of each replica: its own device, else the job's. */
+tr_recipe_device tr_recipe_stage_device(const tr_recipe *self, int32_t stage);
 
 void tr_recipe_describe(FILE *stream); /* all keys with type, default and meaning, for --help */
 

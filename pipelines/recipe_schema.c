@@ -16,6 +16,7 @@ static const char *const families[] = {"llama", "gpt2", NULL};
 static const char *const tokenizers[] = {"bytes", NULL};
 static const char *const optimizers[] = {"adamw", NULL};
 static const char *const decays[] = {"cosine", "linear", "constant", NULL};
+const char *const tr__recipe_devices[] = {"cpu", "cuda", "auto", NULL};
 static const char *const dtypes[] = {"float32", "bfloat16", NULL};
 static const char *const reductions[] = {"exact", NULL};
 static const char *const recoveries[] = {"step", "off", NULL};
@@ -85,9 +86,10 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"layout.pieces", AT(layout.pieces), .type = TR__INTEGER, TO(1, 4096), BY_DEFAULT("1"), .help = "stages of each of them, dealt out in turns: less idling, more messages"},
     {"layout.processes", AT(layout.processes), .type = TR__FLAG, BY_DEFAULT("true"), .help = "a process for each worker; false: all in one"},
     {"layout.threads", AT(layout.threads), .type = TR__INTEGER, TO(1, 256), BY_DEFAULT("1"), .help = "of each worker; changes no bit"},
-    {"layout.stages", AT(layout.stages), .type = TR__INTEGERS, TO(1, 4096), ELSE("balanced by cost"), .help = "decoder layers of each of the pipeline x pieces stages"},
+    {"layout.stages", AT(layout.stages), .type = TR__STAGES, TO(1, 4096), ELSE("balanced by cost"), .help = "decoder layers of each of the pipeline x pieces stages, or {layers: 2, device: cuda}"},
     {"layout.stash", AT(layout.stash), .type = TR__INTEGER, TO(0, 4096), BY_DEFAULT("1"), .help = "micro-batches a stage may hold beyond those of 1F1B: memory for less idling"},
 
+    {"device", AT(device), .type = TR__CHOICE, .choices = tr__recipe_devices, BY_DEFAULT("cpu"), .help = "where stages compute; auto: on a GPU if one can be used; several workers may share a GPU"},
     {"dtype", AT(dtype), .type = TR__CHOICE, .choices = dtypes, BY_DEFAULT("float32"), .help = "of matrices and activations (sums, norms, losses and the weights that are updated stay float32)"},
     {"reduction", AT(reduction), .type = TR__CHOICE, .choices = reductions, BY_DEFAULT("exact"), .help = "exact: equal bits in every layout"},
     {"transport", AT(transport), .type = TR__CHOICE, .choices = transports, ELSE("ucx; inproc in one process"), .help = "what carries messages between workers"},
@@ -156,7 +158,7 @@ static size_t field_bytes(tr__field_type type)
     case TR__CHOICE: return sizeof(int);
     case TR__PAIR: return 2 * sizeof(double);
     case TR__REALS: return sizeof(tr_recipe_numbers);
-    case TR__INTEGERS: return sizeof(tr_recipe_integers);
+    case TR__STAGES: return sizeof(tr_recipe_stage_list);
     }
     return 0;
 }
@@ -167,7 +169,10 @@ void tr__recipe_clear_field(tr_recipe *recipe, int field)
     char *at = (char *)recipe + about->offset;
     if (about->type == TR__TEXT) tr_free(*(char **)at);
     if (about->type == TR__REALS) tr_free(((tr_recipe_numbers *)at)->items);
-    if (about->type == TR__INTEGERS) tr_free(((tr_recipe_integers *)at)->items);
+    if (about->type == TR__STAGES) {
+        tr_free(((tr_recipe_stage_list *)at)->items);
+        tr_free(((tr_recipe_stage_list *)at)->devices);
+    }
     memset(at, 0, field_bytes(about->type));
 }
 
@@ -182,7 +187,7 @@ bool tr__recipe_field_is_empty(const tr_recipe *recipe, int field)
     const char *at = (const char *)recipe + about->offset;
     if (about->type == TR__TEXT) return !*(char *const *)at;
     if (about->type == TR__REALS) return !((const tr_recipe_numbers *)at)->count;
-    if (about->type == TR__INTEGERS) return !((const tr_recipe_integers *)at)->count;
+    if (about->type == TR__STAGES) return !((const tr_recipe_stage_list *)at)->count;
     if (about->type == TR__REAL) return isnan(*(const double *)(const void *)at);
     return false;
 }
@@ -200,7 +205,7 @@ static void range_words(const tr__recipe_field *about, char buffer[96])
 {
     char low[32], high[32];
     tr__double_text(about->low, low);
-    if (about->type == TR__INTEGER || about->type == TR__INTEGERS) { /* %g would say 1e+06 */
+    if (about->type == TR__INTEGER || about->type == TR__STAGES) { /* %g would say 1e+06 */
         snprintf(low, sizeof low, "%.0f", about->low);
         snprintf(high, sizeof high, "%.0f", about->high);
     } else {
@@ -231,8 +236,17 @@ void tr__recipe_expectation(int field, char buffer[160])
         break;
     case TR__PAIR: snprintf(buffer, 160, "two numbers %s, as in [0.9, 0.95]", range); break;
     case TR__REALS: snprintf(buffer, 160, "a list of numbers %s", range); break;
-    case TR__INTEGERS: snprintf(buffer, 160, "a list of whole numbers %s", range); break;
+    case TR__STAGES:
+        snprintf(buffer, 160, "a list of whole numbers %s, or of {layers: 2, device: cuda}", range);
+        break;
     }
+}
+
+tr_recipe_device tr_recipe_stage_device(const tr_recipe *self, int32_t stage)
+{
+    const tr_recipe_stage_list *stages = &self->layout.stages;
+    int32_t own = stages->devices && (size_t)stage < stages->count ? stages->devices[stage] : -1;
+    return own < 0 ? self->device : (tr_recipe_device)own;
 }
 
 const char *tr_transport_kind_name(tr_transport_kind kind)

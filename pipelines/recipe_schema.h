@@ -19,7 +19,7 @@ typedef enum tr__field_type {
     TR__CHOICE,  /* an enum: the index among the choices */
     TR__PAIR,    /* double[2] */
     TR__REALS,   /* tr_recipe_numbers */
-    TR__INTEGERS /* tr_recipe_integers */
+    TR__STAGES   /* tr_recipe_stage_list */
 } tr__field_type;
 
 /* Which recipes a key has a meaning in.
@@ -46,7 +46,8 @@ typedef struct tr__recipe_field {
     bool low_open, high_open; /* the bound itself is outside */
 } tr__recipe_field;
 
-enum { TR__RECIPE_FIELDS = 66 };
+enum { TR__RECIPE_FIELDS = 67 };
+extern const char *const tr__recipe_devices[]; /* by tr_recipe_device, ends with NULL */
 extern const tr__recipe_field tr__recipe_fields[TR__RECIPE_FIELDS];
 
 int tr__recipe_field_index(const char *key); /* -1 for an unknown key */

@@ -36,6 +36,21 @@ static void write_doubles(FILE *stream, const double *items, size_t count)
     fputc(']', stream);
 }
 
+/* The keys are quoted, so that it is JSON too. */
+static void write_stages(FILE *stream, const tr_recipe_stage_list *list)
+{
+    fputc('[', stream);
+    for (size_t i = 0; i < list->count; i++) {
+        if (i) fputs(", ", stream);
+        if (list->devices && list->devices[i] >= 0)
+            fprintf(stream, "{\"layers\": %" PRId32 ", \"device\": \"%s\"}", list->items[i],
+                    tr__recipe_devices[list->devices[i]]);
+        else
+            fprintf(stream, "%" PRId32, list->items[i]);
+    }
+    fputc(']', stream);
+}
+
 static void write_value(FILE *stream, const tr_recipe *recipe, int field)
 {
     const tr__recipe_field *about = &tr__recipe_fields[field];
@@ -59,13 +74,7 @@ static void write_value(FILE *stream, const tr_recipe *recipe, int field)
     case TR__REALS:
         write_doubles(stream, ((const tr_recipe_numbers *)at)->items, ((const tr_recipe_numbers *)at)->count);
         break;
-    case TR__INTEGERS: {
-        const tr_recipe_integers *list = at;
-        fputc('[', stream);
-        for (size_t i = 0; i < list->count; i++) fprintf(stream, "%s%" PRId32, i ? ", " : "", list->items[i]);
-        fputc(']', stream);
-        break;
-    }
+    case TR__STAGES: write_stages(stream, at); break;
     }
 }
 
@@ -204,7 +213,7 @@ static const char *type_words(const tr__recipe_field *about)
     case TR__CHOICE: return "choice";
     case TR__PAIR: return "2 numbers";
     case TR__REALS: return "numbers";
-    case TR__INTEGERS: return "integers";
+    case TR__STAGES: return "stages";
     }
     return "";
 }

@@ -7,6 +7,7 @@
 #include "pipelines/job_plan.h"
 #include "pipelines/weights.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* The configuration that training begins with: the checkpoint's own, else what the recipe names. The checkpoint itself may
@@ -67,11 +68,15 @@ static tr_status stage_open(void *context, const void *config, size_t config_byt
     if (!status)
         status = tr_model_plan_stage(&self->model, &place->recipe, &place->plan, place->replica, place->stage,
                                      spec, err);
-    if (status)
+    if (status) {
         stage_source_destroy(self);
-    else
-        spec->private_ = self;
-    return status;
+        return status;
+    }
+    spec->device = place->device.kind;
+    spec->device_index = place->device.index;
+    spec->apart = getenv("TROUPE_STAGE_APART") != NULL;
+    spec->private_ = self;
+    return TR_OK;
 }
 
 static tr_status stage_load(const tr_stage_spec *spec, const tr_stage_parameter *parameter, float *p,

@@ -371,6 +371,12 @@ static void say_beginning(const training *self, FILE *progress)
     fflush(progress);
 }
 
+/* Also for whoever asks afterwards. */
+static void tell_devices(const training *self)
+{
+    if (self->plan->devices.text[0]) tr_run_note(self->run, "device", self->plan->devices.text);
+}
+
 /* The last words of a run whose job ended well: it is done, or somebody asked it to stop. */
 static tr_status say_end(const training *self, FILE *progress, tr_error *err)
 {
@@ -433,6 +439,7 @@ tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, boo
     if (!status) {
         *started = true;
         say_beginning(&self, options->progress);
+        tell_devices(&self);
         if (!options->standby) tr__training_start_standby(&self);
         status = run_job(&self, err);
         if (!status) status = tr_run_finish(self.run, err);
@@ -453,6 +460,12 @@ tr_status tr_plan(const tr_recipe *recipe, bool measure, FILE *stream, FILE *pro
         tr_job_plan_print(self.plan, stream);
         fflush(stream);
     }
+    for (int32_t s = 0; !status && measure && s < tr_recipe_stages(recipe); s++)
+        if (self.plan->devices.stages[s].kind != TR_DEVICE_CPU)
+            status =
+                tr_fail(err, TR_EUNSUPPORTED,
+                        "--measure runs the model's parts on the CPU, but a stage is on a GPU; leave one of "
+                        "them out");
     if (!status && measure) status = tr_start_read_config(&self.start, recipe, &config, err);
     if (!status && measure) status = tr_measure_print(self.plan, &config, self.data, stream, progress, err);
     release(&self);

@@ -4,11 +4,9 @@
 
 #include "base/memory.h"
 #include "ops/cuda/blas.h"
+#include "ops/program.h"
 
 #include <string.h>
-
-/* cuBLASLt's products on Hopper want 32 MiB. */
-enum { BLAS_WORKSPACE_BYTES = 32 << 20 };
 
 extern const tr_kernel tr__cuda_elementwise_kernels[], tr__cuda_copy_kernels[], tr__cuda_norm_kernels[],
     tr__cuda_linear_kernels[], tr__cuda_embedding_kernels[], tr__cuda_rope_kernels[],
@@ -40,7 +38,7 @@ tr_status tr_cuda_context_new(tr_cuda_context **out, tr_stream *stream, tr_error
     if (!self) return tr_fail(err, TR_ENOMEM, "no memory for a CUDA context's description");
     self->stream = stream;
     self->native = tr_stream_native(stream);
-    self->workspace_bytes = BLAS_WORKSPACE_BYTES;
+    self->workspace_bytes = TR_PROGRAM_LIBRARY_BYTES; /* as much as products on Hopper want */
     tr_status status = tr_device_allocate(tr_stream_device(stream), TR_MEMORY_DEVICE, self->workspace_bytes,
                                           &self->workspace, err);
     if (status == TR_OK) status = tr__cuda_blas_open(&self->blas, err);

@@ -55,6 +55,15 @@ static void defaults_follow_the_other_keys(void)
     tr_recipe_release(&r);
     CHECK_OK(parse(&r, smallest, "layout={pipeline: 2}"));
     CU_ASSERT(r.layout.pieces == 1 && tr_recipe_stages(&r) == 2);
+    CU_ASSERT(r.device == TR_RECIPE_CPU && !r.layout.stages.devices);
+    tr_recipe_release(&r);
+    CHECK_OK(parse(&r, smallest, "layout={stages: [3, {layers: 1, device: cuda}]}"));
+    CU_ASSERT(r.layout.pipeline == 2 && r.layout.stages.items[0] == 3 && r.layout.stages.items[1] == 1);
+    CU_ASSERT(tr_recipe_stage_device(&r, 0) == TR_RECIPE_CPU &&
+              tr_recipe_stage_device(&r, 1) == TR_RECIPE_CUDA);
+    r.device = TR_RECIPE_AUTO;
+    CU_ASSERT(tr_recipe_stage_device(&r, 0) == TR_RECIPE_AUTO &&
+              tr_recipe_stage_device(&r, 1) == TR_RECIPE_CUDA);
     tr_recipe_release(&r);
     CHECK_OK(parse(&r, smallest, "model.family=gpt2"));
     CU_ASSERT(r.model.inner == 192 && r.model.tie && r.model.bias);
@@ -95,9 +104,22 @@ static const struct {
      "r.yaml:6: layout.processes 'yes' is neither true nor false; give true or false"},
     {"layout: {stages: 3}\n", NULL,
      "r.yaml:6: layout.stages '3' is not a list with something in it; give a list of whole numbers from 1 to "
-     "4096"},
+     "4096, or of {layers: 2, device: cuda}"},
     {"layout: {stages: [3, x]}\n", NULL,
-     "r.yaml:6: layout.stages 'x' is not a whole number; give a list of whole numbers from 1 to 4096"},
+     "r.yaml:6: layout.stages 'x' is not a whole number; give a list of whole numbers from 1 to 4096, or of "
+     "{layers: 2, device: cuda}"},
+    {"device: gpu\n", NULL, "r.yaml:6: device 'gpu' is not known; give cpu, cuda or auto"},
+    {"layout: {stages: [{layers: 3, device: gpu}, 1]}\n", NULL,
+     "r.yaml:6: layout.stages 'gpu' is no device; give cpu, cuda or auto"},
+    {"layout: {stages: [{device: cuda}, 1]}\n", NULL,
+     "r.yaml:6: layout.stages '{device: cuda}' says no layers; give a list of whole numbers from 1 to 4096, "
+     "or of {layers: 2, device: cuda}"},
+    {"layout: {stages: [{layers: 0}, 1]}\n", NULL,
+     "r.yaml:6: layout.stages '0' is out of range; give a list of whole numbers from 1 to 4096, or of "
+     "{layers: 2, device: cuda}"},
+    {"layout: {stages: [{layers: 3, gpu: 1}, 1]}\n", NULL,
+     "r.yaml:6: layout.stages '{layers: 3, gpu: 1}' has a key that is neither layers nor device; give a list "
+     "of whole numbers from 1 to 4096, or of {layers: 2, device: cuda}"},
     {"optimizer: {betas: [0.9, 1]}\n", NULL,
      "r.yaml:6: optimizer.betas '1' is out of range; give two numbers from 0, below 1, as in [0.9, 0.95]"},
     {"optimizer: {betas: [0.9]}\n", NULL,
@@ -293,6 +315,9 @@ static void check_reads_back(const tr_recipe *r)
     CU_ASSERT(from_json.lr.peak == r->lr.peak && from_json.lr.values.count == r->lr.values.count);
     for (size_t i = 0; i < r->lr.values.count; i++)
         CU_ASSERT(from_yaml.lr.values.items[i] == r->lr.values.items[i]);
+    CU_ASSERT(from_json.device == r->device);
+    for (int32_t s = 0; s < tr_recipe_stages(r); s++)
+        CU_ASSERT_EQUAL(tr_recipe_stage_device(&from_yaml, s), tr_recipe_stage_device(r, s));
     CU_ASSERT(from_json.data.holdout == r->data.holdout && from_json.transport == r->transport);
     tr_recipe_release(&from_yaml);
     tr_recipe_release(&from_json);
@@ -310,9 +335,11 @@ static void a_resolved_recipe_reads_back_equal(void)
         "{\"run\": \"r\", \"model\": {\"family\": \"gpt2\", \"layers\": 3, \"width\": 8, \"heads\": 2},"
         " \"data\": {\"text\": \"t\"}, \"train\": {\"steps\": 3, \"sequence\": 8, \"microbatch\": 2},"
         " \"lr\": {\"peak\": 0.1}, \"layout\": {\"stages\": [1, 2]}, \"transport\": \"zmq\"}",
+        "run: r\nmodel: {layers: 4, width: 8, heads: 2}\ndata: {text: t}\nlr: {peak: 1}\ndevice: auto\n"
+        "train: {steps: 3, sequence: 8, microbatch: 2}\nlayout: {stages: [{layers: 3, device: cuda}, 1]}\n",
         smallest,
     };
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         tr_recipe r;
         CHECK_OK(parse(&r, recipes[i], NULL));
         check_reads_back(&r);
