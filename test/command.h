@@ -42,12 +42,18 @@ static inline void command_nap_ms(long ms)
     nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
 }
 
-/* `arguments` behind the program's name, NULL at the end. */
+/* `arguments` behind the program's name, NULL at the end. The program may be another (TROUPE_TEST_COMMAND), where the tests
+ * have moved; and trainings may be on another device (TROUPE_TEST_DEVICE). */
 static inline void command_start(command_run *self, const char *const *arguments)
 {
-    char *argv[COMMAND_MOST_ARGUMENTS + 2] = {(char *)(uintptr_t)TROUPE_COMMAND};
-    for (int i = 0; i < COMMAND_MOST_ARGUMENTS && arguments[i]; i++)
-        argv[i + 1] = (char *)(uintptr_t)arguments[i];
+    const char *elsewhere = getenv("TROUPE_TEST_COMMAND"), *device = getenv("TROUPE_TEST_DEVICE");
+    char *argv[COMMAND_MOST_ARGUMENTS + 3] = {(char *)(uintptr_t)(elsewhere ? elsewhere : TROUPE_COMMAND)};
+    int n = 1;
+    for (; n <= COMMAND_MOST_ARGUMENTS && arguments[n - 1]; n++)
+        argv[n] = (char *)(uintptr_t)arguments[n - 1];
+    char key[64];
+    snprintf(key, sizeof key, "device=%s", device ? device : "");
+    if (device && n > 1 && strcmp(argv[1], "train") == 0) argv[n] = key;
     *self = (command_run){.out = memfd_create("out", MFD_CLOEXEC), .err = memfd_create("err", MFD_CLOEXEC)};
     TR_ASSERT(self->out >= 0 && self->err >= 0);
     pid_t parent = getpid();

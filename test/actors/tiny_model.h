@@ -31,6 +31,14 @@ typedef struct tiny_config {
 static const tr_stage_optimizer tiny_optimizer = {
     .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-6f, .weight_decay = 0.1f};
 
+static tr_device_kind tiny_device(void)
+{
+    const char *name = getenv("TROUPE_TEST_DEVICE");
+    tr_device_kind kind = TR_DEVICE_CPU;
+    TR_ASSERT(!name || tr_device_kind_parse(&kind, name, NULL) == TR_OK);
+    return kind;
+}
+
 static int64_t tiny_elements(const tiny_config *c, uint32_t parameter)
 {
     const int64_t sizes[N_TINY] = {c->vocabulary * c->width, c->width * c->width, c->width,
@@ -239,6 +247,7 @@ static tr_status tiny_stage_open(void *context, const void *config, size_t confi
                             .stage = c->stage,
                             .stash_credits = tr_plan_stash_credits(&c->plan, c->replica, c->stage),
                             .n_threads = 1,
+                            .device = tiny_device(),
                             .apart = getenv("TROUPE_STAGE_APART") != NULL,
                             .tokens = TR_NO_VALUE,
                             .targets = TR_NO_VALUE,
