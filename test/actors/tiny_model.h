@@ -24,7 +24,9 @@ typedef struct tiny_config {
     tr_training_plan plan;
     uint32_t replica, stage;
     int64_t vocabulary, width;
-    bool poisoned;            /* the first weight is not a number */
+    bool poisoned; /* the first weight is not a number */
+    uint32_t
+        bad_token_at; /* the first token of this step (from 1) is none of the vocabulary; 0: of no step */
     const float *const *from; /* state to begin with, by 3 * parameter + part; NULL: fresh */
 } tiny_config;
 
@@ -83,7 +85,9 @@ static tr_status tiny_shard_open(void *context, const void *config, size_t confi
 static void tiny_training_row(const tr_shard_spec *spec, uint32_t step, uint32_t microbatch, uint32_t row,
                               int32_t *tokens, int32_t *targets)
 {
-    tiny_row(spec->private_, 1, step, microbatch, row, tokens, targets);
+    const tiny_config *c = spec->private_;
+    tiny_row(c, 1, step, microbatch, row, tokens, targets);
+    if (step + 1 == c->bad_token_at) tokens[0] = (int32_t)c->vocabulary + 5;
 }
 
 static uint32_t tiny_window(const tr_training_plan *plan, uint32_t n_windows, uint32_t window)

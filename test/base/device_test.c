@@ -3,6 +3,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "base/device.h"
 #include "base/library.h"
+#include "base/memory.h"
 
 #include "check.h"
 
@@ -28,6 +29,10 @@ static void the_cpu_copies_fills_and_tells_time_at_once(void)
     CHECK_OK(tr_stream_copy(stream, b, a, 100, &err));
     CHECK_OK(tr_event_record(after, stream, &err));
     CHECK_OK(tr_stream_wait(stream, after, &err));
+    CHECK_OK(tr_event_await(after, &err));
+    CHECK_OK(tr_device_use(device, &err));
+    CHECK_OK(tr_device_pin(device, b, 100, &err));
+    tr_device_unpin(device, b);
     CHECK_OK(tr_stream_synchronize(stream, &err));
     for (int i = 0; i < 100; i++) CU_ASSERT_EQUAL(((unsigned char *)b)[i], 7);
     CHECK_OK(tr_event_done(after, &done, &err));
@@ -62,6 +67,23 @@ static void a_devices_buffer_is_counted_and_says_where_it_is(void)
     CHECK_OK(tr_device_buffer_new(device, TR_MEMORY_DEVICE, 0, &buffer, &err));
     CU_ASSERT_EQUAL(buffer->device, 0);
     tr_buffer_release(&buffer);
+    tr_device_close(&device);
+}
+
+/* A message may outlive the stage that made it. */
+static void a_buffer_keeps_its_device_open(void)
+{
+    tr_error err = {0};
+    tr_device *device = NULL;
+    tr_buffer *buffer = NULL;
+    uint64_t before = tr_memory_blocks();
+    CHECK_OK(tr_device_open(&device, TR_DEVICE_CPU, 0, &err));
+    CHECK_OK(tr_device_buffer_new(device, TR_MEMORY_PINNED, 64, &buffer, &err));
+    tr_device_close(&device);
+    CU_ASSERT_PTR_NULL(device);
+    memset(buffer->data, 1, 64);
+    tr_buffer_release(&buffer); /* asks the device: a sanitizer sees whether it is still there */
+    CU_ASSERT_EQUAL(tr_memory_blocks(), before);
     tr_device_close(&device);
 }
 
@@ -106,6 +128,7 @@ static void a_library_or_a_function_that_is_missing_is_named(void)
 static const check_test tests[] = {
     CHECK_TEST(the_cpu_copies_fills_and_tells_time_at_once),
     CHECK_TEST(a_devices_buffer_is_counted_and_says_where_it_is),
+    CHECK_TEST(a_buffer_keeps_its_device_open),
     CHECK_TEST(what_there_is_not_is_named),
     CHECK_TEST(a_library_or_a_function_that_is_missing_is_named),
 };

@@ -249,6 +249,24 @@ static void a_program_knows_its_phases_readers_and_times(void)
     tr_graph_destroy(&forward);
 }
 
+/* So memory can be foretold where the device is not. */
+static void a_program_only_planned_has_the_same_sizes(void)
+{
+    for (uint64_t seed = 0; seed < 5; seed++) {
+        tr_error err = {0};
+        tr_graph *g = random_graph(seed);
+        tr_program *real = NULL, *planned = NULL;
+        CHECK_OK(tr_program_new(&real, g, &(tr_program_options){.n_threads = 3}, &err));
+        CHECK_OK(tr_program_new(&planned, g, &(tr_program_options){.n_threads = 3, .only_plan = true}, &err));
+        CU_ASSERT(tr_program_stash_bytes(real) > 0);
+        CU_ASSERT_EQUAL(tr_program_stash_bytes(real), tr_program_stash_bytes(planned));
+        CU_ASSERT_EQUAL(tr_program_scratch_bytes(real), tr_program_scratch_bytes(planned));
+        tr_program_destroy(&real);
+        tr_program_destroy(&planned);
+        tr_graph_destroy(&g);
+    }
+}
+
 static void what_cannot_run_is_refused(void)
 {
     tr_error err = {0};
@@ -287,6 +305,7 @@ static const check_test tests[] = {
     CHECK_TEST(micro_batches_in_flight_do_not_meet),
     CHECK_TEST(running_allocates_nothing),
     CHECK_TEST(a_program_knows_its_phases_readers_and_times),
+    CHECK_TEST(a_program_only_planned_has_the_same_sizes),
     CHECK_TEST(what_cannot_run_is_refused),
     CHECK_TEST(failing_allocations_are_reported),
 };

@@ -38,9 +38,10 @@ typedef enum fault {
     NO_FAULT,
     FAIL_INIT,
     KILL_SELF,
-    KILL_LINKED, /* the same, and all others are linked to it */
-    KILL_ONCE,   /* the same, in the first epoch alone; the job recovers */
-    SLOW_INIT,   /* longer than a worker may be without a sign of work */
+    KILL_LINKED,  /* the same, and all others are linked to it */
+    KILL_ONCE,    /* the same, in the first epoch alone; the job recovers */
+    GIVE_UP_ONCE, /* the same, by tr_actor_fail_node */
+    SLOW_INIT,    /* longer than a worker may be without a sign of work */
     EXIT_SELF,
     FAIL_ACTOR,
     FAIL_JOB,
@@ -109,6 +110,7 @@ static void come_to_harm(tr_actor *self, const ring_state *ring)
     case KILL_ONCE:
     case KILL_LINKED:
     case KILL_SELF: kill(getpid(), SIGKILL); break;
+    case GIVE_UP_ONCE: tr_actor_fail_node(self, &error); break;
     case EXIT_SELF: _exit(7);
     case FAIL_ACTOR: tr_actor_fail(self, &error); break;
     case FAIL_JOB: tr_actor_fail_job(self, &error); break;
@@ -139,7 +141,8 @@ static void ring_receive(tr_actor *self, void *state, tr_message **message)
     uint64_t value;
     memcpy(&value, tr_message_bytes(*message), sizeof value);
     tr_edge_release(self, message);
-    bool its_time = ring->config.fault != KILL_ONCE || tr_actor_epoch(self) == 1;
+    bool once = ring->config.fault == KILL_ONCE || ring->config.fault == GIVE_UP_ONCE;
+    bool its_time = !once || tr_actor_epoch(self) == 1;
     bool harmful = ring->config.fault != NO_FAULT && ring->config.fault != IGNORE_STOP &&
                    ring->config.fault != SLOW_INIT;
     if (harmful && its_time && ring->round == ring->config.fault_round) {
@@ -247,7 +250,7 @@ static tr_status run_ring(const char *transport, uint32_t n_rounds, int victim, 
                           tr_actor_id stop_actor, tr_error *err)
 {
     tr_topology topology;
-    bool recovers = harm == KILL_ONCE || harm == SLOW_INIT;
+    bool recovers = harm == KILL_ONCE || harm == GIVE_UP_ONCE || harm == SLOW_INIT;
     make_ring(&topology, n_rounds, victim, harm);
     const tr_job_options options = {.topology = &topology,
                                     .registry = &registry,
@@ -393,6 +396,18 @@ static void those_linked_to_the_dead_do_not_end_a_job_that_recovers(void)
         CU_ASSERT_EQUAL(seen.n_died, 1);
         nothing_is_left(&seen, shm_files, open_files);
     }
+}
+
+static void a_worker_that_gives_up_is_replaced(void)
+{
+    tr_error err = {0};
+    observed seen = {0};
+    CHECK_OK(run_ring("zmq", 200, 2, GIVE_UP_ONCE, &seen, 0, &err));
+    CU_ASSERT_EQUAL(atomic_load(&ring_result), 200 * N_NODES);
+    CU_ASSERT_EQUAL(seen.n_died, 1);
+    CU_ASSERT_EQUAL(run_ring("inproc", 200, 2, GIVE_UP_ONCE, &seen, 0, &err),
+                    TR_EIO); /* all are in one process */
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.message, "actor 'member 2': the dog ate it"));
 }
 
 static void a_worker_that_is_long_in_making_its_actors_is_not_hung(void)
@@ -559,6 +574,7 @@ static const check_test tests[] = {
     CHECK_TEST(a_killed_worker_is_named_with_what_it_did),
     CHECK_TEST(a_death_is_told_before_what_follows_from_it),
     CHECK_TEST(those_linked_to_the_dead_do_not_end_a_job_that_recovers),
+    CHECK_TEST(a_worker_that_gives_up_is_replaced),
     CHECK_TEST(a_worker_that_is_long_in_making_its_actors_is_not_hung),
     CHECK_TEST(an_exiting_worker_is_named),
     CHECK_TEST(a_hanging_worker_cannot_hold_up_the_end),
