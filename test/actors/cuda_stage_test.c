@@ -18,6 +18,7 @@ static void a_broken_context_ends_the_node_with_one_line(void)
     CU_ASSERT(strstr(err.message, "actor 'stage 0 of replica 0': ") && strstr(err.message, "cuda:0: "));
     CU_ASSERT(!strchr(err.message, '\n'));
     CU_ASSERT(job.n_records <= 3); /* nothing of the step is told */
+    CU_ASSERT_EQUAL(notes_of(&job, "checkpoint"), 0);
     tiny_release(&job);
 }
 
