@@ -165,12 +165,14 @@ static void write_record(coordinator *self, double loss, double norm, double lr,
 
 static void send_commit(coordinator *self, float scale, double lr)
 {
+    bool holds = self->stopping || tr_plan_holds_after(&self->known->plan, self->step + 1);
     for (uint32_t s = 0; s < self->n_stages_all; s++) {
         tr_packer packer;
         tr_packer_init(&packer);
-        tr_pack_array(&packer, 2);
+        tr_pack_array(&packer, 3);
         tr_pack_f64(&packer, (double)scale);
         tr_pack_f64(&packer, lr);
+        tr_pack_uint(&packer, holds);
         tr_send_packed(self->actor, self->stages[s], TR_TOPIC_COMMIT, self->step, &packer);
     }
 }

@@ -17,14 +17,16 @@
 extern "C" {
 #endif
 
-enum { TR_COORDINATOR_RECORDS = 4 };
+/* As many steps as a job may go back, and the two around them. */
+enum { TR_COORDINATOR_RECORDS = 2 * TR_MAX_HOLD_EVERY + 2 };
 
 /* What a coordinator that begins again must know of its life before: kept by whoever runs the job, in the head's process or
  * where it outlives that one. All zero before the job. A record is there before its commit goes out, so that one which was
  * torn by a death belongs to a commit that nobody has applied, or is that of an evaluation which is measured again. */
 typedef struct tr_coordinator_journal {
     /* Of the steps committed last, at step % TR_COORDINATOR_RECORDS; step 0: none. A commit may be out that no stage has
-     * applied, and each has the two states before it: any of the three may be gone back to, and tells the one before. */
+     * applied, and each holds two states before it, hold_every updates apart: any of them may be gone back to, and tells
+     * the one before. */
     tr_step_record records[TR_COORDINATOR_RECORDS];
     uint32_t saved;    /* updates in the newest checkpoint that was written */
     uint32_t asked[2]; /* and in the two asked for last, the last one first */

@@ -114,3 +114,9 @@ bool tr_plan_checkpoint_after(const tr_training_plan *plan, uint32_t updates)
     if (updates == plan->n_steps) return true;
     return plan->checkpoint_every != 0 && updates % plan->checkpoint_every == 0;
 }
+
+bool tr_plan_holds_after(const tr_training_plan *plan, uint32_t updates)
+{
+    return plan->hold_every <= 1 || updates % plan->hold_every == 0 ||
+           tr_plan_checkpoint_after(plan, updates);
+}

@@ -13,6 +13,8 @@
 extern "C" {
 #endif
 
+enum { TR_MAX_HOLD_EVERY = 64 };
+
 typedef struct tr_training_plan {
     uint32_t n_replicas, n_stages;
     uint32_t n_pieces;           /* stages that a worker hosts, a divisor of n_stages; 0 is 1 */
@@ -26,6 +28,7 @@ typedef struct tr_training_plan {
     uint32_t all_windows;        /* measured after the last update; 0: there is no held-out part */
     uint32_t checkpoint_every;   /* updates; 0: only after the last */
     uint32_t extra_stash;        /* see tr_plan_stash_credits */
+    uint32_t hold_every;         /* updates, at most TR_MAX_HOLD_EVERY; see tr_plan_holds_after. 0 is 1 */
     uint32_t again;  /* 1: first_step was reached before in this run: what is measured then may be missing */
     uint32_t trace;  /* 1: actors tell the monitor what they did when */
     float clip_norm; /* 0: off */
@@ -75,6 +78,8 @@ uint32_t tr_plan_windows_after(const tr_training_plan *plan, uint32_t updates);
 /* The same in micro-batches. */
 uint32_t tr_plan_evaluations_after(const tr_training_plan *plan, uint32_t updates);
 bool tr_plan_checkpoint_after(const tr_training_plan *plan, uint32_t updates);
+/* Is that state held in slots, so that the job can go back to it? Every hold_every updates, and where a checkpoint is due. */
+bool tr_plan_holds_after(const tr_training_plan *plan, uint32_t updates);
 
 #ifdef __cplusplus
 }

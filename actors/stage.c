@@ -346,6 +346,8 @@ static void receive_control(tr__stage *self, const tr_message *message)
         body.bad |= step != self->step || self->phase != TR__COMMITTING;
         self->scale = (float)tr_unpack_f64(&body);
         self->learning_rate = (float)tr_unpack_f64(&body);
+        self->holds = tr_unpack_uint(&body, 1) != 0;
+        body.bad |= !self->device && !self->holds; /* every update goes into a slot */
         self->committed = !body.bad;
         break;
     case TR_TOPIC_CHECKPOINT:
@@ -530,7 +532,9 @@ static tr_status stage_init(tr_actor *actor, void *context, const void *config, 
     self->microbatches = tr_plan_microbatches(&spec->plan, spec->replica);
     self->next_weight = self->microbatches.begin;
     self->group = tr_plan_groups(&spec->plan, spec->replica).begin;
-    if (spec->device != TR_DEVICE_CPU || spec->apart) status = tr__device_open(self, err);
+    /* In slots each update overwrites the state before the last, so one that is held for longer is apart from them. */
+    bool apart = spec->device != TR_DEVICE_CPU || spec->apart || spec->plan.hold_every > 1;
+    if (apart) status = tr__device_open(self, err);
     tr_program_options options = {.device = spec->device, .n_threads = spec->n_threads};
     if (spec->device != TR_DEVICE_CPU && !status) options.stream = tr__device_stream(self);
     if (!status) status = tr_program_new(&self->program, spec->graph, &options, err);

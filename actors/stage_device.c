@@ -534,6 +534,7 @@ bool tr__device_update(tr__stage *self, const tr_adamw_options *options, int int
     TR_ASSERT(!d->copying); /* else the state would change while it is copied */
     tr_error error;
     tr_status status = tr_update_apply(d->update, tr__floats(self->sum), options, &error);
+    if (status || into == TR__NO_SLOT) return good(self, status, &error);
     if (!status) status = tr_event_record(d->updated, d->stream, &error);
     if (!status) status = tr_stream_wait(d->copier, d->updated, &error);
     if (!status)

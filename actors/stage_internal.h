@@ -61,6 +61,7 @@ typedef enum tr__phase {
 } tr__phase;
 
 enum { TR__MAX_WANTED = 4 };
+#define TR__NOT_HELD UINT32_MAX
 
 typedef struct tr__parameter {
     const tr_stage_parameter *spec;
@@ -122,8 +123,10 @@ typedef struct tr__stage {
     /* update and state */
     int64_t slot_elements; /* of one third */
     tr_bf16 *rounded;      /* memory of the parameters' copies; NULL where all are float32 */
-    int slot;              /* the one that holds the newest state */
-    bool committed;        /* the commit for this step is here */
+    int slot;         /* the one that holds the newest state that is held, or will when it has been copied */
+    uint32_t held[2]; /* updates in the state of each slot; TR__NOT_HELD */
+    bool committed;   /* the commit for this step is here */
+    bool holds;       /* ... and the new state shall be held */
     float scale, learning_rate;
     uint32_t wanted[TR__MAX_WANTED], n_wanted; /* checkpoints to stream, in updates done */
     bool streaming;

@@ -82,8 +82,10 @@ static tr_status adopt_slot(tr__stage *self, uint64_t generation, tr_error *err)
         return tr_fail(err, TR_ENOTFOUND, "no state slot holds generation %llu",
                        (unsigned long long)generation);
     /* What is newer was made before the change and is made again. */
-    if (tr_actor_slot_generation(self->actor, 1 - self->slot) > generation)
-        tr_actor_slot_open(self->actor, 1 - self->slot);
+    uint64_t other = tr_actor_slot_generation(self->actor, 1 - self->slot);
+    if (other > generation) tr_actor_slot_open(self->actor, 1 - self->slot);
+    self->held[self->slot] = (uint32_t)generation - 1;
+    self->held[1 - self->slot] = other && other < generation ? (uint32_t)other - 1 : TR__NOT_HELD;
     return TR_OK;
 }
 
@@ -101,6 +103,8 @@ static tr_status load_slot(tr__stage *self, tr_error *err)
         if (status) return status;
     }
     tr_actor_slot_publish(self->actor, 0, (uint64_t)self->step + 1, self->pool);
+    self->held[0] = self->step;
+    self->held[1] = TR__NOT_HELD;
     return TR_OK;
 }
 
@@ -223,13 +227,37 @@ static void update_parameter(tr__stage *self, uint32_t i, int from, int into)
              self->pool);
 }
 
+static void publish(tr__stage *self)
+{
+    uint64_t begin = tr_clock_ns();
+    tr_actor_slot_publish(self->actor, self->slot, (uint64_t)self->held[self->slot] + 1, self->pool);
+    self->busy_ns += tr_clock_ns() - begin;
+}
+
+static void vote(tr__stage *self)
+{
+    self->trace.eager = self->step == self->spec.plan.n_steps;
+    tr_trace_ship(&self->trace); /* before the vote: the job may end with it */
+    tr_actor_activity(self->actor, "voting", self->step - 1, TR_ACTIVITY_NONE);
+    tr_packer packer;
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 0);
+    tr_send_packed(self->actor, self->coordinator, TR_TOPIC_UPDATED, self->step - 1, &packer);
+    tr_actor_activity(self->actor, "waiting", self->step, TR_ACTIVITY_NONE);
+}
+
+/* Is the slot that the next held state goes into still to be streamed? */
+static bool is_wanted(const tr__stage *self, int slot)
+{
+    if (self->streaming && self->stream_slot == slot) return true;
+    for (uint32_t i = 0; i < self->n_wanted; i++)
+        if (self->wanted[i] == self->held[slot]) return true;
+    return false;
+}
+
 bool tr__update_is_possible(const tr__stage *self)
 {
-    if (!self->committed || (self->streaming && self->stream_slot == 1 - self->slot)) return false;
-    for (uint32_t i = 0; i < self->n_wanted;
-         i++) /* not yet begun, and in the slot that would be overwritten */
-        if (self->wanted[i] + 1 == self->step) return false;
-    return true;
+    return self->committed && !(self->holds && is_wanted(self, 1 - self->slot));
 }
 
 bool tr__update_apply(tr__stage *self)
@@ -239,35 +267,32 @@ bool tr__update_apply(tr__stage *self)
     uint64_t traced_ns = tr_trace_begin(&self->trace);
     tr_actor_activity(self->actor, "update", self->step, TR_ACTIVITY_NONE);
     uint64_t begin = tr_clock_ns();
-    tr_actor_slot_open(self->actor, into);
+    if (self->holds) tr_actor_slot_open(self->actor, into);
     tr_adamw_options options = adamw_options(self);
-    if (self->device && !tr__device_update(self, &options, into)) return false;
+    if (self->device && !tr__device_update(self, &options, self->holds ? into : TR__NO_SLOT)) return false;
     for (uint32_t i = 0; i < self->spec.n_parameters && !self->device; i++)
         update_parameter(self, i, self->slot, into);
     self->tokens[self->step % self->ring] = 0;
     self->committed = false;
-    self->slot = into;
     self->step++;
+    if (self->holds) {
+        self->slot = into;
+        self->held[into] = self->step;
+    }
     if (!self->device) bind_parameters(self);
     tr__reduce_finish_step(self);
     self->busy_ns += tr_clock_ns() - begin;
     tr_trace_end(&self->trace, TR_SPAN_UPDATE, traced_ns, self->step, 0);
-    return self->device || tr__update_end(self); /* a device's state is on its way to the slot */
+    if (tr__device_is_copying(self)) return true; /* the vote comes behind it */
+    if (!self->device) publish(self);
+    vote(self);
+    return true;
 }
 
 bool tr__update_end(tr__stage *self)
 {
-    uint64_t begin = tr_clock_ns();
-    tr_actor_slot_publish(self->actor, self->slot, (uint64_t)self->step + 1, self->pool);
-    self->busy_ns += tr_clock_ns() - begin;
-    self->trace.eager = self->step == self->spec.plan.n_steps;
-    tr_trace_ship(&self->trace); /* before the vote: the job may end with it */
-    tr_actor_activity(self->actor, "voting", self->step - 1, TR_ACTIVITY_NONE);
-    tr_packer packer;
-    tr_packer_init(&packer);
-    tr_pack_array(&packer, 0);
-    tr_send_packed(self->actor, self->coordinator, TR_TOPIC_UPDATED, self->step - 1, &packer);
-    tr_actor_activity(self->actor, "waiting", self->step, TR_ACTIVITY_NONE);
+    publish(self);
+    vote(self);
     return true;
 }
 
@@ -282,11 +307,17 @@ static void settle_stream(tr__stage *self)
     if (self->stream_parameter == spec->n_parameters) self->streaming = false;
 }
 
+/* Where the next wanted state is held. */
+static int slot_wanted(const tr__stage *self)
+{
+    return self->wanted[0] == self->held[self->slot] ? self->slot : 1 - self->slot;
+}
+
 static bool begin_stream(tr__stage *self)
 {
     if (self->n_wanted == 0 || self->wanted[0] > self->step) return false;
-    TR_ASSERT(self->wanted[0] + 1 >= self->step);
-    self->stream_slot = self->wanted[0] == self->step ? self->slot : 1 - self->slot;
+    self->stream_slot = slot_wanted(self);
+    TR_ASSERT(self->held[self->stream_slot] == self->wanted[0]);
     self->n_wanted--;
     memmove(self->wanted, self->wanted + 1, self->n_wanted * sizeof *self->wanted);
     self->streaming = true;
@@ -310,9 +341,10 @@ static void advance_stream(tr__stage *self, uint64_t sent, uint64_t total)
 bool tr__stream_is_possible(const tr__stage *self)
 {
     bool wanted = self->n_wanted > 0 && self->wanted[0] <= self->step;
-    bool newest = self->streaming ? self->stream_slot == self->slot : wanted && self->wanted[0] == self->step;
-    if (newest && tr__device_is_copying(self)) return false; /* it is not there yet */
-    return (self->streaming || wanted) && tr_edge_credits(self->actor, self->out_state) > 0;
+    if (!self->streaming && !wanted) return false;
+    int slot = self->streaming ? self->stream_slot : slot_wanted(self);
+    if (slot == self->slot && tr__device_is_copying(self)) return false; /* it is not there yet */
+    return tr_edge_credits(self->actor, self->out_state) > 0;
 }
 
 bool tr__stream_advance(tr__stage *self)

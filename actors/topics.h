@@ -19,9 +19,9 @@ enum {
     /* stage -> coordinator: [(parameter, f64 square sums as bytes) ..., busy ns]: gradients are reduced.
      * The sums only of parameters it owns, and only from replica 0. */
     TR_TOPIC_READY,
-    TR_TOPIC_COMMIT,    /* coordinator -> stages: [gradient scale, learning rate]: apply the update of step */
-    TR_TOPIC_UPDATED,   /* stage -> coordinator: []: the vote, the update of step is in its slot */
-    TR_TOPIC_EVALUATED, /* last stage -> coordinator: [micro-batch, loss sum, target tokens] */
+    TR_TOPIC_COMMIT, /* coordinator -> stages: [gradient scale, learning rate, hold the new state]: apply the update of step */
+    TR_TOPIC_UPDATED,      /* stage -> coordinator: []: the vote, the update of step is in its slot */
+    TR_TOPIC_EVALUATED,    /* last stage -> coordinator: [micro-batch, loss sum, target tokens] */
     TR_TOPIC_CHECKPOINT,   /* coordinator -> stages of replica 0 and checkpoint actor: [last: 0 or 1] */
     TR_TOPIC_CHECKPOINTED, /* checkpoint actor -> coordinator: [1, path] or [0, what went wrong] */
     TR_TOPIC_RECORD,       /* coordinator -> monitor: see tr_step_record in monitor.h */

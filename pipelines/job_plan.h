@@ -70,8 +70,8 @@ typedef struct tr_stage_budget {
     int64_t n_parameters; /* elements, tied ones in every stage that holds them */
     double gflops;        /* of one micro-batch: forward, backward and weight gradient */
     uint64_t state, rounded, gradients, stashes, scratch, edges;
-    uint64_t places,
-        pinned; /* of a device: inputs and outputs there; the host's memory that they go through */
+    /* Where its memory is apart: the state it computes with, inputs and outputs; the host's memory that they go through. */
+    uint64_t own_state, places, pinned;
     uint32_t stash_credits;
     tr_stage_place device;
 } tr_stage_budget;

@@ -23,14 +23,15 @@ static bool has_gpus(const tr_job_plan *self)
 uint64_t tr_stage_budget_on_device(const tr_stage_budget *self)
 {
     if (self->device.kind == TR_DEVICE_CPU) return 0;
-    return self->state + self->rounded + self->gradients + self->stashes + self->scratch + self->places;
+    return self->own_state + self->rounded + self->gradients + self->stashes + self->scratch + self->places;
 }
 
 uint64_t tr_stage_budget_on_host(const tr_stage_budget *self)
 {
-    uint64_t held = 2 * self->state + self->edges;
-    if (self->device.kind != TR_DEVICE_CPU) return held + self->pinned;
-    return held + self->rounded + self->gradients + self->stashes + self->scratch;
+    uint64_t held = 2 * self->state + self->edges + self->pinned;
+    if (self->device.kind != TR_DEVICE_CPU) return held;
+    return held + self->own_state + self->rounded + self->gradients + self->stashes + self->scratch +
+           self->places;
 }
 
 static void print_layers(const tr_job_plan *self, uint32_t stage, FILE *stream)

@@ -40,7 +40,8 @@ static tr_status budget_stage(const tr_job_plan *plan, const tr_stage_spec *spec
                              .scratch = tr_program_scratch_bytes(program)};
     for (int phase = 0; phase < TR_PHASE_COUNT; phase++)
         out->gflops += tr_program_flops(program, (tr_phase)phase) * 1e-9;
-    if (spec->device != TR_DEVICE_CPU) tr_stage_device_bytes(spec, program, &out->places, &out->pinned);
+    bool apart = spec->device != TR_DEVICE_CPU || plan->training.hold_every > 1;
+    if (apart) tr_stage_device_bytes(spec, program, &out->places, &out->pinned);
     tr_program_destroy(&program);
 
     int64_t *n_elements = tr_alloc(spec->n_parameters * sizeof *n_elements);
@@ -50,6 +51,7 @@ static tr_status budget_stage(const tr_job_plan *plan, const tr_stage_spec *spec
         out->n_parameters += n_elements[i];
     }
     out->state = tr_stage_state_bytes(n_elements, spec->n_parameters);
+    if (apart) out->own_state = out->state;
     out->rounded = tr_stage_rounded_bytes(spec);
     tr_free(n_elements);
     /* The group at work, the blocks of a replica at their most, and with several replicas the sum. */
@@ -60,7 +62,7 @@ static tr_status budget_stage(const tr_job_plan *plan, const tr_stage_spec *spec
     uint64_t flat =
         (uint64_t)tr_stage_gradient_elements(spec->parameters, spec->n_parameters) * sizeof(float);
     out->gradients = most * flat;
-    if (spec->device != TR_DEVICE_CPU && plan->training.n_replicas > 1) out->pinned += (blocks + 1) * flat;
+    if (apart && plan->training.n_replicas > 1) out->pinned += (blocks + 1) * flat;
     return TR_OK;
 }
 

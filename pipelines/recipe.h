@@ -99,6 +99,7 @@ typedef struct tr_recipe {
         int32_t intensity, period; /* deaths, seconds: see tr_job_recovery */
         int32_t hung_after;        /* seconds */
         int32_t stall_after;       /* the same */
+        int32_t hold_every;        /* see tr_plan_holds_after */
         int32_t lease;             /* the same; 0: agent and workers end with the head. See tr_job_lease */
     } supervision;
     struct {

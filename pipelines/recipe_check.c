@@ -149,6 +149,14 @@ static void fill_sizes(reading *self)
     if (gpt2) recipe->model.bias = true;
 }
 
+static bool asks_for_gpus(const tr_recipe *recipe)
+{
+    bool asks = false;
+    for (int32_t s = 0; s == 0 || (size_t)s < recipe->layout.stages.count; s++)
+        asks |= tr_recipe_stage_device(recipe, s) != TR_RECIPE_CPU;
+    return asks;
+}
+
 static void fill_dependent(reading *self)
 {
     tr_recipe *recipe = &self->recipe;
@@ -161,6 +169,8 @@ static void fill_dependent(reading *self)
         recipe->layout.stages.count ? (int64_t)recipe->layout.stages.count : recipe->layout.pieces;
     int64_t pipeline = stages / recipe->layout.pieces;
     fill_integer(self, "layout.pipeline", &recipe->layout.pipeline, pipeline > 0 ? pipeline : 1);
+    fill_integer(self, "supervision.hold_every", &recipe->supervision.hold_every,
+                 asks_for_gpus(recipe) ? 16 : 1);
     if (!is_given(self, "transport"))
         recipe->transport = recipe->layout.processes ? TR_TRANSPORT_UCX : TR_TRANSPORT_INPROC;
 }

@@ -106,6 +106,7 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"supervision.period", AT(supervision.period), .type = TR__INTEGER, TO(1, 86400), BY_DEFAULT("60"), .help = "seconds"},
     {"supervision.hung_after", AT(supervision.hung_after), .type = TR__INTEGER, TO(1, 86400), BY_DEFAULT("60"), .help = "seconds without a sign of work after which a worker is killed and replaced"},
     {"supervision.stall_after", AT(supervision.stall_after), .type = TR__INTEGER, TO(1, 86400), BY_DEFAULT("60"), .help = "seconds without the end of a step, and at least ten times a step's, after which it is told who holds up all"},
+    {"supervision.hold_every", AT(supervision.hold_every), .type = TR__INTEGER, TO(1, TR_MAX_HOLD_EVERY), ELSE("1; with GPUs 16"), .help = "steps between states that are held against deaths; a death costs at most twice as many"},
     {"supervision.lease", AT(supervision.lease), .type = TR__INTEGER, TO(0, 86400), BY_DEFAULT("30"), .help = "seconds that workers wait for --resume when the head has died; 0: they end with it"},
     {"head.standby", AT(head.standby), .type = TR__FLAG, BY_DEFAULT("false"), .help = "a second head waits, and goes on by itself when the first one dies"},
     {"chaos.at", AT(chaos.at), .type = TR__TEXT, .help = "faults on purpose: EPOCH/ACTOR/ACTIVITY/STEP/SIGNAL, ..."},

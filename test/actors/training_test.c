@@ -141,6 +141,24 @@ static void threads_of_time_change_nothing(void)
     tiny_release(&first);
 }
 
+static void holding_few_states_changes_nothing(void)
+{
+    tiny_job each = job_of(2, 2, 5, 3);
+    each.config.plan.checkpoint_every = 2;
+    run_well(&each);
+    for (uint32_t every = 2; every <= 7; every += 5) {
+        tiny_job few = job_of(2, 2, 5, 3);
+        few.config.plan.checkpoint_every = 2;
+        few.config.plan.hold_every = every;
+        few.slow_ms = 1; /* a checkpoint is still being streamed when the next state is held */
+        run_well(&few);
+        CU_ASSERT(few.committed == 3 && few.last_committed == 5);
+        expect_same_bits(&each, &few, 0);
+        tiny_release(&few);
+    }
+    tiny_release(&each);
+}
+
 /* --- checkpoints --- */
 
 static void every_byte_of_a_checkpoint_comes_once(void)
@@ -249,6 +267,12 @@ static void a_request_to_stop_ends_after_a_step_with_a_checkpoint(void)
         job.slow_ms = slow;
         expect_stop(&job);
     }
+    for (uint32_t at = 3; at <= 5; at++) { /* also where that state would not have been held */
+        tiny_job job = tiny_new(2, 1, 4, 4, 60);
+        job.config.plan.hold_every = 4;
+        job.interrupt_at = at;
+        expect_stop(&job);
+    }
     for (uint32_t at = 1; at <= 4; at++) { /* also where a checkpoint is due anyway */
         tiny_job job = tiny_new(1, 2, 2, 2, 60);
         job.config.plan.checkpoint_every = 2;
@@ -329,6 +353,7 @@ static const check_test tests[] = {
     CHECK_TEST(no_layout_changes_a_bit),
     CHECK_TEST(no_layout_changes_a_bit_of_tensors_with_many_blocks),
     CHECK_TEST(threads_of_time_change_nothing),
+    CHECK_TEST(holding_few_states_changes_nothing),
     CHECK_TEST(every_byte_of_a_checkpoint_comes_once),
     CHECK_TEST(a_checkpoint_waits_for_the_record_of_its_step),
     CHECK_TEST(a_checkpoint_continues_with_the_same_bits),

@@ -35,7 +35,7 @@ static const case_ cases[] = {
 };
 
 static char *directory, *undisturbed;
-static const char *dtype = "float32";
+static const char *dtype = "float32", *more; /* an override; NULL: none */
 
 static char *write_recipe(const char *run, const char *transport, const char *points)
 {
@@ -118,7 +118,7 @@ static void say_what_happened(const case_ *what, const char *run, const char *tr
 static void mends(const case_ *what, const char *transport)
 {
     char *run = path_in(directory, "run"), *recipe = write_recipe(run, transport, what->points);
-    bool good = command_succeeds((const char *const[]){"train", recipe, NULL});
+    bool good = command_succeeds((const char *const[]){"train", recipe, more, NULL});
     good = good && same_run(run);
     int deaths = good ? count_events(run, "worker_died") : -1;
     if (!good || deaths < 1 || deaths > what->deaths) say_what_happened(what, run, transport, deaths);
@@ -159,6 +159,18 @@ static void nor_does_it_in_bfloat16(void)
     tr_free(undisturbed);
     undisturbed = before;
     dtype = "float32";
+}
+
+/* States are held every few steps, and where a checkpoint is due: more is run again, and it is the same. */
+static void nor_does_it_where_few_states_are_held(void)
+{
+    static const char *const every[] = {"supervision.hold_every=5", "supervision.hold_every=64"};
+    static const int which[] = {3, 6, 7, 8, 12, 13, 14};
+    for (size_t i = 0; i < sizeof which / sizeof *which; i++) {
+        more = every[i % 2];
+        mends(&cases[which[i]], i % 3 ? "ucx" : "zmq");
+    }
+    more = NULL;
 }
 
 /* The agent holds the state, so it is lost with it: the newest checkpoint is what there is. */
@@ -264,6 +276,7 @@ int main(void)
         CHECK_TEST(a_death_at_any_moment_changes_no_bit_over_ucx),
         CHECK_TEST(a_death_at_any_moment_changes_no_bit_over_zmq),
         CHECK_TEST(nor_does_it_in_bfloat16),
+        CHECK_TEST(nor_does_it_where_few_states_are_held),
         CHECK_TEST(the_agents_death_changes_no_bit_either),
         CHECK_TEST(a_checkpoint_that_was_damaged_since_ends_the_run_with_a_message),
         CHECK_TEST(a_resumed_run_does_not_need_the_checkpoint_it_began_with),

@@ -318,9 +318,10 @@ static void make_topics(void)
         pack_numbers(&packer, 1, &count);
         n += say(script + n, place, TR_TOPIC_TOKENS, 0, &packer);
         tr_packer_init(&packer);
-        tr_pack_array(&packer, 2);
+        tr_pack_array(&packer, 3);
         tr_pack_f64(&packer, 1);
         tr_pack_f64(&packer, 1e-3);
+        tr_pack_uint(&packer, 1);
         n += say(script + n, place, TR_TOPIC_COMMIT, 0, &packer);
         pack_numbers(&packer, 1, &count);
         n += say(script + n, place, TR_TOPIC_CHECKPOINT, 1, &packer);
