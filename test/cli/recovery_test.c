@@ -32,10 +32,11 @@ static const case_ cases[] = {
      3},
     {"the first step", "1/stage 1 of replica 0/backward/0/KILL", 1},
     {"the last update", "1/stage 1 of replica 0/voting/23/KILL", 1},
+    {"long after a checkpoint", "1/stage 0 of replica 1/backward/22/KILL", 1},
 };
 
 static char *directory, *undisturbed;
-static const char *dtype = "float32", *more; /* an override; NULL: none */
+static const char *dtype = "float32", *more[2]; /* overrides; NULL: none */
 
 static char *write_recipe(const char *run, const char *transport, const char *points)
 {
@@ -118,7 +119,7 @@ static void say_what_happened(const case_ *what, const char *run, const char *tr
 static void mends(const case_ *what, const char *transport)
 {
     char *run = path_in(directory, "run"), *recipe = write_recipe(run, transport, what->points);
-    bool good = command_succeeds((const char *const[]){"train", recipe, more, NULL});
+    bool good = command_succeeds((const char *const[]){"train", recipe, more[0], more[1], NULL});
     good = good && same_run(run);
     int deaths = good ? count_events(run, "worker_died") : -1;
     if (!good || deaths < 1 || deaths > what->deaths) say_what_happened(what, run, transport, deaths);
@@ -164,13 +165,14 @@ static void nor_does_it_in_bfloat16(void)
 /* States are held every few steps, and where a checkpoint is due: more is run again, and it is the same. */
 static void nor_does_it_where_few_states_are_held(void)
 {
-    static const char *const every[] = {"supervision.hold_every=5", "supervision.hold_every=64"};
-    static const int which[] = {3, 6, 7, 8, 12, 13, 14};
+    static const char *const every[][2] = {{"supervision.hold_every=5"},
+                                           {"supervision.hold_every=64", "checkpoint.every=12"}};
+    static const int which[] = {3, 6, 7, 8, 12, 13, 14, 15};
     for (size_t i = 0; i < sizeof which / sizeof *which; i++) {
-        more = every[i % 2];
+        memcpy(more, every[i % 2], sizeof more);
         mends(&cases[which[i]], i % 3 ? "ucx" : "zmq");
     }
-    more = NULL;
+    memset(more, 0, sizeof more);
 }
 
 /* The agent holds the state, so it is lost with it: the newest checkpoint is what there is. */
