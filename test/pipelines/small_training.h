@@ -27,14 +27,14 @@ static const char recipe_text[] =
     "checkpoint: {every: 2}\n";
 
 static const struct {
-    const char *data, *pipeline, *pieces;
-} layouts[] = {{"layout.data=1", "layout.pipeline=1", "layout.pieces=1"},
-               {"layout.data=1", "layout.pipeline=3", "layout.pieces=1"},
-               {"layout.data=3", "layout.pipeline=1", "layout.pieces=1"},
-               {"layout.data=2", "layout.pipeline=2", "layout.pieces=1"},
-               {"layout.data=2", "layout.pipeline=3", "layout.pieces=1"},
-               {"layout.data=1", "layout.pipeline=2", "layout.pieces=2"},
-               {"layout.data=2", "layout.pipeline=2", "layout.pieces=2"}};
+    const char *data, *pipeline, *pieces, *hold; /* the last: NULL, every state is held */
+} layouts[] = {{"layout.data=1", "layout.pipeline=1", "layout.pieces=1", NULL},
+               {"layout.data=1", "layout.pipeline=3", "layout.pieces=1", NULL},
+               {"layout.data=3", "layout.pipeline=1", "layout.pieces=1", NULL},
+               {"layout.data=2", "layout.pipeline=2", "layout.pieces=1", NULL},
+               {"layout.data=2", "layout.pipeline=3", "layout.pieces=1", "supervision.hold_every=3"},
+               {"layout.data=1", "layout.pipeline=2", "layout.pieces=2", NULL},
+               {"layout.data=2", "layout.pipeline=2", "layout.pieces=2", "supervision.hold_every=2"}};
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
 
 static struct {
@@ -88,12 +88,12 @@ static inline void prepare(void)
     close(file);
     snprintf(override, sizeof override, "data={text: %s, holdout: 0.03}", text_path);
     for (size_t i = 0; i < LAYOUTS; i++) {
-        const char *overrides[] = {override, layouts[i].data, layouts[i].pipeline, layouts[i].pieces,
-                                   "run=none"};
+        const char *overrides[] = {override,          layouts[i].data, layouts[i].pipeline,
+                                   layouts[i].pieces, "run=none",      layouts[i].hold};
         tr_model_config config = {0};
         const tr_start start = {0};
-        MUST(tr_recipe_parse(&jobs[i].recipe, recipe_text, sizeof recipe_text - 1, "recipe", overrides, 5,
-                             err));
+        MUST(tr_recipe_parse(&jobs[i].recipe, recipe_text, sizeof recipe_text - 1, "recipe", overrides,
+                             layouts[i].hold ? 6 : 5, err));
         MUST(tr_model_config_from_recipe(&config, &jobs[i].recipe, err));
         MUST(tr_data_open(&jobs[i].data, &jobs[i].recipe, config.vocabulary, err));
         MUST(tr_job_plan_init(&jobs[i].plan, &jobs[i].recipe, &config, jobs[i].data, &start, err));
