@@ -138,12 +138,12 @@ static void make_messages(const char *recipe)
     seed_packed("note", 'n', &packer);
 
     tr_packer_init(&packer);
-    tr_pack_array(&packer, 25);
-    for (unsigned i = 1; i <= 16; i++) tr_pack_uint(&packer, i);
+    tr_pack_array(&packer, 28);
+    for (unsigned i = 1; i <= 17; i++) tr_pack_uint(&packer, i);
     tr_pack_f64(&packer, 1);
     tr_pack_uint(&packer, 0);
     tr_pack_text(&packer, "");
-    for (int i = 0; i < 4; i++) tr_pack_uint(&packer, 0);
+    for (int i = 0; i < 6; i++) tr_pack_uint(&packer, 0);
     tr_pack_bytes(&packer, "", 0);
     tr_pack_bytes(&packer, recipe, strlen(recipe));
     seed_packed("place", 'p', &packer);
