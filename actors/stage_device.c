@@ -453,7 +453,7 @@ static tr_status place_rounded(tr__stage *self, tr_error *err)
 {
     uint64_t bytes = tr_stage_rounded_bytes(&self->spec);
     if (bytes == 0) return TR_OK;
-    void *memory;
+    void *memory = NULL;
     tr_status status = tr__device_memory(self, TR_MEMORY_DEVICE, bytes, &memory, err);
     tr_bf16 *at = memory;
     for (uint32_t i = 0; !status && i < self->spec.n_parameters; i++) {

@@ -41,6 +41,7 @@ static void deal_out(tr_devices *self, const tr_recipe *recipe, const tr_trainin
             bool took = false;
             for (uint32_t s = 0; s < plan->n_stages; s++) {
                 if (tr_plan_worker(plan, s) != worker || !is_on_gpu(recipe, s, n_gpus)) continue;
+                TR_ASSERT(n_gpus > 0); /* who asks for one by name was refused where there is none */
                 self->stages[r * plan->n_stages + s] = (tr_stage_place){TR_DEVICE_CUDA, turn % n_gpus};
                 took = true;
             }
