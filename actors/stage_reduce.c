@@ -94,7 +94,7 @@ bool tr__reduce_begin_group(tr__stage *self, uint32_t group)
     self->accumulating = take_flat(self);
     if (!self->accumulating) return false;
     float *sums = tr__floats(self->accumulating);
-    memset(sums, 0, (size_t)self->flat * sizeof(float));
+    tr_clear(sums, self->flat, self->pool);
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
         const tr__parameter *parameter = &self->parameters[i];
         for (uint32_t u = 0; u < parameter->spec->n_uses; u++)
@@ -346,13 +346,12 @@ static bool finish_tying(tr__stage *self)
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
         const tr__parameter *parameter = &self->parameters[i];
         if (!parameter->total) continue;
-        for (uint32_t u = 0; u < parameter->spec->n_uses; u++) {
+        const float *sum = use_gradient(self, parameter, 0);
+        for (uint32_t u = 1; u < parameter->spec->n_uses; u++) {
             const float *gradient = use_gradient(self, parameter, u);
-            TR_ASSERT(gradient);
-            if (u == 0)
-                memcpy(parameter->total, gradient, (size_t)parameter->spec->n_elements * sizeof(float));
-            else
-                tr_accumulate(parameter->total, gradient, parameter->spec->n_elements, self->pool);
+            TR_ASSERT(sum && gradient);
+            tr_sum(parameter->total, sum, gradient, parameter->spec->n_elements, self->pool);
+            sum = parameter->total;
         }
     }
     release_step(self, &self->tied);

@@ -245,8 +245,7 @@ static void add_tied(cpu_step *self)
         const parameter *p = &self->parameters[i];
         if (!p->total) continue;
         int64_t n = self->spec.parameters[i].n_elements;
-        memcpy(p->total, gradients + p->gradients[0], (size_t)n * sizeof(float));
-        tr_accumulate(p->total, gradients + p->gradients[1], n, self->pool);
+        tr_sum(p->total, gradients + p->gradients[0], gradients + p->gradients[1], n, self->pool);
     }
 }
 
@@ -292,7 +291,7 @@ double cpu_step_run(cpu_step *self)
     tr_program_run(self->program, TR_PHASE_FORWARD, &bindings);
     tr_program_run(self->program, TR_PHASE_BACKWARD, &bindings);
     uint64_t clock_ns = cpu_step_processor_ns();
-    memset(self->gradient->data, 0, self->gradient->size_bytes);
+    tr_clear(self->gradient->data, (int64_t)(self->gradient->size_bytes / sizeof(float)), self->pool);
     note(self, ZERO, &clock_ns);
     tr_program_run(self->program, TR_PHASE_WEIGHT, &bindings);
     clock_ns = cpu_step_processor_ns();
