@@ -293,7 +293,6 @@ static void print_operations(const result *r, const limits *l)
         else
             printf(" | |\n");
     }
-    fflush(stdout);
 }
 
 static void print_cell(const result *r, int who, bool busy)
@@ -328,7 +327,7 @@ static void print_table(const result *all, int n, const limits *l)
 /* One object a row, for programs. */
 static void print_json(const result *r, const limits *l)
 {
-    printf("{\"bench\": \"training\", \"row\": \"%s\", \"dtype\": \"%s\", \"ms\": %.3f, \"processor_ms\": "
+    printf("\n{\"bench\": \"training\", \"row\": \"%s\", \"dtype\": \"%s\", \"ms\": %.3f, \"processor_ms\": "
            "%.3f, ",
            known[r->row].row.name, dtype_name(r->dtype), r->ms[OURS], r->busy_ms[OURS]);
     const char *const names[] = {"", "peer", "other"};
@@ -343,6 +342,7 @@ static void print_json(const result *r, const limits *l)
     for (int i = 0; i < r->n_operations; i++)
         printf("%s\"%s\": %.3f", i ? ", " : "", r->operations[i].name, r->operations[i].ms);
     printf("}}\n");
+    fflush(stdout);
 }
 
 /* --- the command --- */
@@ -354,7 +354,7 @@ static void help(FILE *stream)
             "                [--against PROGRAM]\n\n"
             "Milliseconds of a training step of GPT-2 on this machine's processors: where they go, and how "
             "much of\n"
-            "the machine's limit they are. Prints tables, then one JSON object a row.\n\n"
+            "the machine's limit they are. Prints tables, and a line of JSON for each row.\n\n"
             "  --rows LIST         some of:");
     for (int i = 0; i < N_ROWS; i++) fprintf(stream, "%s%s", i ? "," : " ", known[i].row.name);
     fprintf(
@@ -438,14 +438,14 @@ int main(int argc, char **argv)
         for (int dtype = 0; dtype < 2; dtype++) {
             if (!s.rows[row] || !s.dtypes[dtype]) continue;
             measure_limits(&best, &s);
-            fflush(stdout);
-            if (measure_row(&s, row, dtype, &results[n]))
-                print_operations(&results[n++], &best);
-            else
+            if (!measure_row(&s, row, dtype, &results[n])) {
                 well = false;
+                continue;
+            }
+            print_operations(&results[n], &best);
+            print_json(&results[n++], &best); /* now, so that a run that is cut short has told what it knew */
         }
     measure_limits(&best, &s);
     print_table(results, n, &best);
-    for (int i = 0; i < n; i++) print_json(&results[i], &best);
     return well ? 0 : 1;
 }

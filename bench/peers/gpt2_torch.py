@@ -61,6 +61,15 @@ class Model(nn.Module):
         return F.cross_entropy(logits.view(-1, logits.shape[-1]).float(), targets.view(-1))
 
 
+def warn_of_slow_products():
+    """Debian's PyTorch takes whatever libblas.so.3 is; the reference one is some thirty times slower than the rest."""
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        text = maps.read()
+    if not any(name in text for name in ("openblas", "mkl", "blis", "atlas")):
+        print("gpt2_torch.py: products go through the reference BLAS, so this is no fair peer; "
+              "install libopenblas0-pthread", file=sys.stderr, flush=True)
+
+
 def main():
     if len(sys.argv) != 8:
         sys.exit(__doc__)
@@ -77,6 +86,7 @@ def main():
     ids = torch.randint(0, vocabulary, (rows, sequence))
     targets = torch.randint(0, vocabulary, (rows, sequence))
     autocast = torch.autocast("cpu", dtype=torch.bfloat16) if half else contextlib.nullcontext()
+    warn_of_slow_products()
     print("ready", flush=True)
     for _ in sys.stdin:
         begin, busy = time.perf_counter(), time.process_time()
