@@ -89,7 +89,7 @@ bool tr__reduce_begin_group(tr__stage *self, uint32_t group)
     self->accumulating = self->device ? tr__device_take_flat(self) : tr__take_host_flat(self);
     if (!self->accumulating) return false;
     float *sums = tr__floats(self->accumulating);
-    if (!self->device) memset(sums, 0, (size_t)self->flat * sizeof(float));
+    if (!self->device) tr_clear(sums, self->flat, self->pool);
     if (self->device && !tr__device_clear(self, self->accumulating)) return false;
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
         const tr__parameter *parameter = &self->parameters[i];
@@ -362,13 +362,12 @@ static void tie(tr__stage *self)
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
         const tr__parameter *parameter = &self->parameters[i];
         if (!parameter->total) continue;
-        for (uint32_t u = 0; u < parameter->spec->n_uses; u++) {
+        const float *sum = use_gradient(self, parameter, 0);
+        for (uint32_t u = 1; u < parameter->spec->n_uses; u++) {
             const float *gradient = use_gradient(self, parameter, u);
-            TR_ASSERT(gradient);
-            if (u == 0)
-                memcpy(parameter->total, gradient, (size_t)parameter->spec->n_elements * sizeof(float));
-            else
-                tr_accumulate(parameter->total, gradient, parameter->spec->n_elements, self->pool);
+            TR_ASSERT(sum && gradient);
+            tr_sum(parameter->total, sum, gradient, parameter->spec->n_elements, self->pool);
+            sum = parameter->total;
         }
     }
 }

@@ -7,6 +7,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+
+/* Large aligned blocks (arenas of a model, gradients) ask for huge pages, where the system gives them to who asks. */
+enum { HUGE_PAGE = 2 << 20, HUGE_FROM = 4 << 20 };
 
 /* What tests have switched on; nothing, nearly always, so that an allocation costs one look at a word nobody writes. */
 enum { FAIL_AFTER = 1, ASK = 2, COUNT = 4 };
@@ -99,8 +103,12 @@ void *tr_alloc_aligned(size_t alignment, size_t size_bytes)
     TR_ASSERT(alignment && (alignment & (alignment - 1)) == 0);
     if (must_fail()) return NULL;
     if (alignment < sizeof(void *)) alignment = sizeof(void *);
+    if (size_bytes >= HUGE_FROM && alignment < HUGE_PAGE) alignment = HUGE_PAGE;
     void *memory = NULL;
-    return posix_memalign(&memory, alignment, size_bytes ? size_bytes : 1) == 0 ? counted(memory) : NULL;
+    if (posix_memalign(&memory, alignment, size_bytes ? size_bytes : 1) != 0) return NULL;
+    /* Products of matrices step from row to row, a small page each. Whole pages only: others may own the rest of the last. */
+    if (size_bytes >= HUGE_FROM) (void)madvise(memory, size_bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+    return counted(memory);
 }
 
 char *tr_strdup(const char *text)

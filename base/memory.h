@@ -17,7 +17,7 @@ enum { TR_CACHE_LINE = 64 };
 void *tr_alloc(size_t size_bytes);
 void *tr_alloc_zero(size_t count, size_t size_bytes);
 void *tr_realloc(void *memory, size_t size_bytes);
-/* Alignment: a power of two; contents undefined. */
+/* Alignment: a power of two; contents undefined. From 4 MiB on in huge pages where the system has them for who asks. */
 void *tr_alloc_aligned(size_t alignment, size_t size_bytes);
 char *tr_strdup(const char *text);
 char *tr_format(const char *format, ...) TR_PRINTF(1, 2); /* a new string; NULL when there is no memory */

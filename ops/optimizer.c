@@ -7,27 +7,53 @@
 
 #include <math.h>
 
+enum { STREAM_FROM = 1 << 18 }; /* elements: three arrays of 1 MiB */
+
 typedef struct pair {
-    float *a;
-    const float *b;
+    float *out;
+    const float *a, *b;
     double *sums;
     int64_t n;
+    bool streams; /* `out` goes past the caches */
 } pair;
 
-TR_MULTIVERSION static void accumulate_tile(void *context, int64_t tile, int thread)
+TR_MULTIVERSION static void sum_tile(void *context, int64_t tile, int thread)
 {
     (void)thread;
     const pair *c = context;
     int64_t i = tile * TR_NORM_BLOCK, end = tr_min_i64(i + TR_NORM_BLOCK, c->n);
+    for (; c->streams && i + TR_LANES <= end; i += TR_LANES)
+        tr_stream_f32x16(c->out + i, tr_load_f32x16(c->a + i) + tr_load_f32x16(c->b + i));
     for (; i + TR_LANES <= end; i += TR_LANES)
-        tr_store_f32x16(c->a + i, tr_load_f32x16(c->a + i) + tr_load_f32x16(c->b + i));
-    for (; i < end; i++) c->a[i] += c->b[i];
+        tr_store_f32x16(c->out + i, tr_load_f32x16(c->a + i) + tr_load_f32x16(c->b + i));
+    for (; i < end; i++) c->out[i] = c->a[i] + c->b[i];
+    if (c->streams) tr_stream_fence();
+}
+
+void tr_sum(float *out, const float *a, const float *b, int64_t n, tr_thread_pool *pool)
+{
+    pair c = {.out = out, .a = a, .b = b, .n = n};
+    c.streams = n >= STREAM_FROM && out != a && out != b && (uintptr_t)out % TR_STREAM_ALIGNMENT == 0;
+    tr_thread_pool_run(pool, tr_norm_block_count(n), sum_tile, &c);
 }
 
 void tr_accumulate(float *a, const float *b, int64_t n, tr_thread_pool *pool)
 {
-    pair c = {.a = a, .b = b, .n = n};
-    tr_thread_pool_run(pool, tr_norm_block_count(n), accumulate_tile, &c);
+    tr_sum(a, a, b, n, pool);
+}
+
+static void clear_tile(void *context, int64_t tile, int thread)
+{
+    (void)thread;
+    const pair *c = context;
+    int64_t i = tile * TR_NORM_BLOCK, end = tr_min_i64(i + TR_NORM_BLOCK, c->n);
+    memset(c->out + i, 0, (size_t)(end - i) * sizeof *c->out);
+}
+
+void tr_clear(float *x, int64_t n, tr_thread_pool *pool)
+{
+    pair c = {.out = x, .n = n};
+    tr_thread_pool_run(pool, tr_norm_block_count(n), clear_tile, &c);
 }
 
 int64_t tr_norm_block_count(int64_t n)
@@ -85,6 +111,7 @@ typedef struct adamw_context {
     int64_t n;
     float scale, keep, rate, inverse_root, eps; /* keep: 1 - lr decay; rate: lr / (1 - beta1^t) */
     float beta1, beta2, rest1, rest2;           /* rest: 1 - beta */
+    bool streams;                               /* results go past the caches */
 } adamw_context;
 
 /* Correctly rounded like every IEEE square root, so lanes and scalars agree. */
@@ -109,18 +136,36 @@ TR_INLINE void adamw_lanes(const adamw_context *c, adamw_state *s, tr_f32x16 g)
     s->p = tr_splat_f32x16(c->keep) * s->p - tr_splat_f32x16(c->rate) * (s->m / size);
 }
 
+/* `streams` is a constant where this is inlined. */
+TR_INLINE int64_t adamw_loop(const adamw_context *c, int64_t i, int64_t end, bool streams)
+{
+    for (; i + TR_LANES <= end; i += TR_LANES) {
+        adamw_state s = {tr_load_f32x16(c->p + i), tr_load_f32x16(c->m + i), tr_load_f32x16(c->v + i)};
+        adamw_lanes(c, &s, tr_load_f32x16(c->g + i));
+        if (streams) {
+            tr_stream_f32x16(c->p_out + i, s.p);
+            tr_stream_f32x16(c->m_out + i, s.m);
+            tr_stream_f32x16(c->v_out + i, s.v);
+        } else {
+            tr_store_f32x16(c->p_out + i, s.p);
+            tr_store_f32x16(c->m_out + i, s.m);
+            tr_store_f32x16(c->v_out + i, s.v);
+        }
+        if (c->p_bf16) tr_store_x16(c->p_bf16, i, s.p, TR_BF16);
+    }
+    return i;
+}
+
 TR_MULTIVERSION static void adamw_tile(void *context, int64_t tile, int thread)
 {
     (void)thread;
     const adamw_context *c = context;
     int64_t i = tile * TR_NORM_BLOCK, end = tr_min_i64(i + TR_NORM_BLOCK, c->n);
-    for (; i + TR_LANES <= end; i += TR_LANES) {
-        adamw_state s = {tr_load_f32x16(c->p + i), tr_load_f32x16(c->m + i), tr_load_f32x16(c->v + i)};
-        adamw_lanes(c, &s, tr_load_f32x16(c->g + i));
-        tr_store_f32x16(c->p_out + i, s.p);
-        tr_store_f32x16(c->m_out + i, s.m);
-        tr_store_f32x16(c->v_out + i, s.v);
-        if (c->p_bf16) tr_store_x16(c->p_bf16, i, s.p, TR_BF16);
+    if (c->streams) {
+        i = adamw_loop(c, i, end, true);
+        tr_stream_fence();
+    } else {
+        i = adamw_loop(c, i, end, false);
     }
     if (i == end) return;
     adamw_state s = {tr_load_part_f32x16(c->p + i, end - i, 0), tr_load_part_f32x16(c->m + i, end - i, 0),
@@ -130,6 +175,15 @@ TR_MULTIVERSION static void adamw_tile(void *context, int64_t tile, int thread)
     tr_store_part_f32x16(c->m_out + i, s.m, end - i);
     tr_store_part_f32x16(c->v_out + i, s.v, end - i);
     if (c->p_bf16) tr_store_up_to_x16(c->p_bf16, i, s.p, end - i, TR_BF16);
+}
+
+/* Results that no cache will keep until somebody reads them go past it: storing through it would first read what is there.
+ * That needs places of their own, aligned. */
+static bool streams(const adamw_context *c)
+{
+    const uintptr_t places = (uintptr_t)c->p_out | (uintptr_t)c->m_out | (uintptr_t)c->v_out;
+    bool in_place = c->p == c->p_out || c->m == c->m_out || c->v == c->v_out;
+    return c->n >= STREAM_FROM && !in_place && places % TR_STREAM_ALIGNMENT == 0;
 }
 
 void tr_adamw(const float *p, const float *m, const float *v, const float *g, float *p_out, float *m_out,
@@ -155,5 +209,6 @@ void tr_adamw(const float *p, const float *m, const float *v, const float *g, fl
                        .beta2 = options->beta2,
                        .rest1 = (float)(1.0 - beta1),
                        .rest2 = (float)(1.0 - beta2)};
+    c.streams = streams(&c);
     tr_thread_pool_run(pool, tr_norm_block_count(n), adamw_tile, &c);
 }

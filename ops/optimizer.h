@@ -17,6 +17,12 @@ enum { TR_NORM_BLOCK = 16384 };
 /* a[i] += b[i], n elements. */
 void tr_accumulate(float *a, const float *b, int64_t n, tr_thread_pool *pool);
 
+/* out[i] = a[i] + b[i]; out may be either. */
+void tr_sum(float *out, const float *a, const float *b, int64_t n, tr_thread_pool *pool);
+
+/* x[i] = 0. */
+void tr_clear(float *x, int64_t n, tr_thread_pool *pool);
+
 int64_t tr_norm_block_count(int64_t n);
 /* sums[k] = sum of squares of block k of x (n elements), in double, in a fixed order. */
 void tr_square_sums(const float *x, int64_t n, double *sums, tr_thread_pool *pool);

@@ -24,7 +24,8 @@ typedef struct tr_program_options {
     tr_stream *stream; /* what kernels are queued on; must outlive the program. NULL on the CPU */
     bool
         time_kernels; /* on a GPU: tr_program_times tells the device's time, and every run waits for its end */
-    int n_threads;    /* largest pool it will be run with; workspace is sized for it */
+    uint64_t (*clock_ns)(void); /* what tr_program_times counts on the CPU; NULL: tr_clock_ns */
+    int n_threads;              /* largest pool it will be run with; workspace is sized for it */
     bool
         only_plan; /* for its sizes alone: it cannot be run, needs no stream, and asks for nothing of the device */
     bool poison; /* fill scratch, and before the forward the stash, with NaN; always on in sanitizer builds */

@@ -11,6 +11,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
 
 #define TR_INLINE static inline __attribute__((always_inline))
 
@@ -41,6 +44,28 @@ TR_INLINE tr_f32x16 tr_load_f32x16(const float *p)
 TR_INLINE void tr_store_f32x16(float *p, tr_f32x16 v)
 {
     memcpy(p, &v, sizeof v);
+}
+
+/* Stores past the caches, p at a multiple of the alignment; others see it after tr_stream_fence, which the storing thread
+ * calls before it says that it is done. By quarters, since those are in every x86-64. */
+enum { TR_STREAM_ALIGNMENT = 16 };
+
+TR_INLINE void tr_stream_f32x16(float *p, tr_f32x16 v)
+{
+#if defined(__x86_64__)
+    tr_f32x4 quarters[4];
+    memcpy(quarters, &v, sizeof quarters);
+    for (int i = 0; i < 4; i++) _mm_stream_ps(p + 4 * i, (__m128)quarters[i]);
+#else
+    tr_store_f32x16(p, v);
+#endif
+}
+
+TR_INLINE void tr_stream_fence(void)
+{
+#if defined(__x86_64__)
+    _mm_sfence();
+#endif
 }
 
 /* The first n (0..16) lanes from p, `fill` in the others; reads nothing past p + n. */

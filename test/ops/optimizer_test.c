@@ -5,7 +5,9 @@
 
 #include "kernel_check.h"
 
-static const int64_t sizes[] = {1, 15, 17, 130, TR_NORM_BLOCK, TR_NORM_BLOCK + 1, 3 * TR_NORM_BLOCK - 5};
+/* The last is large enough to go past the caches, where that is done. */
+static const int64_t sizes[] = {
+    1, 15, 17, 130, TR_NORM_BLOCK, TR_NORM_BLOCK + 1, 3 * TR_NORM_BLOCK - 5, (1 << 18) + 21};
 enum { N_SIZES = sizeof sizes / sizeof *sizes };
 
 static void accumulate_is_exact(void)
@@ -18,6 +20,32 @@ static void accumulate_is_exact(void)
         for (int64_t i = 0; i < n; i++)
             if (a[i] != kept[i] + b[i]) CU_FAIL("a sum is wrong");
         floats_free(a, n), floats_free(b, n), floats_free(kept, n);
+    }
+    pools_destroy(&threads);
+}
+
+/* Into a place of its own, at any alignment, and into each operand; and what is cleared is 0. */
+static void sums_are_the_same_wherever_they_go(void)
+{
+    pools threads = pools_new();
+    for (int c = 0; c < 3 * N_SIZES; c++) {
+        int64_t n = sizes[c / 3];
+        float *a = filled(n, 1, 1), *b = filled(n, 1, 2), *out = guarded_floats(n),
+              *shifted = guarded_floats(n + 1);
+        tr_thread_pool *pool = threads.pool[c % 3];
+        tr_sum(out, a, b, n, pool);
+        tr_sum(shifted + 1, a, b, n, pool);
+        shifted[0] = 7;
+        bool right = true;
+        for (int64_t i = 0; i < n; i++) right = right && out[i] == a[i] + b[i];
+        CU_ASSERT(right);
+        CU_ASSERT(memcmp(shifted + 1, out, (size_t)n * sizeof(float)) == 0 && shifted[0] == 7);
+        tr_sum(b, a, b, n, pool);
+        CU_ASSERT(memcmp(b, out, (size_t)n * sizeof(float)) == 0);
+        tr_clear(out, n, pool);
+        for (int64_t i = 0; i < n; i++) right = right && out[i] == 0;
+        CU_ASSERT(right);
+        floats_free(a, n), floats_free(b, n), floats_free(out, n), floats_free(shifted, n + 1);
     }
     pools_destroy(&threads);
 }
@@ -87,6 +115,7 @@ static void adamw_follows_the_textbook_in_place_and_out_of_place(void)
 
 static const check_test tests[] = {
     CHECK_TEST(accumulate_is_exact),
+    CHECK_TEST(sums_are_the_same_wherever_they_go),
     CHECK_TEST(square_sums_are_those_of_blocks),
     CHECK_TEST(adamw_follows_the_textbook_in_place_and_out_of_place),
 };

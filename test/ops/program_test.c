@@ -267,6 +267,33 @@ static void a_program_only_planned_has_the_same_sizes(void)
     }
 }
 
+static uint64_t seven_more(void)
+{
+    static uint64_t now;
+    return now += 7;
+}
+
+static void times_are_by_the_clock_that_was_given(void)
+{
+    tr_error err = {0};
+    tr_graph *g = NULL;
+    tr_program *program = NULL;
+    float x[3] = {1, -2, 3}, y[3];
+    CHECK_OK(tr_graph_new(&g, &err));
+    tr_value in = tr_graph_input(g, "x", TR_F32, TR_SHAPE1(3)), out = tr_activate(g, in, TR_RELU);
+    tr_graph_mark_output(g, out);
+    CHECK_OK(
+        tr_program_new(&program, g, &(tr_program_options){.n_threads = 1, .clock_ns = seven_more}, &err));
+    void *bound[] = {x, y};
+    for (int i = 0; i < 3; i++) tr_program_run(program, TR_PHASE_FORWARD, &(tr_bindings){.values = bound});
+    tr_op_time time;
+    CU_ASSERT_EQUAL(tr_program_times(program, &time, 1), 1);
+    CU_ASSERT_EQUAL(time.nanoseconds, 21);
+    CU_ASSERT_EQUAL(time.calls, 3);
+    tr_program_destroy(&program);
+    tr_graph_destroy(&g);
+}
+
 static void what_cannot_run_is_refused(void)
 {
     tr_error err = {0};
@@ -306,6 +333,7 @@ static const check_test tests[] = {
     CHECK_TEST(running_allocates_nothing),
     CHECK_TEST(a_program_knows_its_phases_readers_and_times),
     CHECK_TEST(a_program_only_planned_has_the_same_sizes),
+    CHECK_TEST(times_are_by_the_clock_that_was_given),
     CHECK_TEST(what_cannot_run_is_refused),
     CHECK_TEST(failing_allocations_are_reported),
 };
