@@ -62,7 +62,7 @@ class Model(nn.Module):
 
 
 def warn_of_slow_products():
-    """Debian's PyTorch takes whatever libblas.so.3 is; the reference one is some thirty times slower than the rest."""
+    """Debian's PyTorch takes whatever libblas.so.3 is; the reference one is many times slower than the rest."""
     with open("/proc/self/maps", encoding="utf-8") as maps:
         text = maps.read()
     if not any(name in text for name in ("openblas", "mkl", "blis", "atlas")):
