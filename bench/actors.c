@@ -15,7 +15,7 @@
 #include <stdatomic.h>
 #include <zmq.h>
 
-enum { BATCH = 20000, TRIPS = 2000, BATCHES = 30, BURST = 64, STREAM_SLOTS = 256 };
+enum { BATCH = 5000, TRIPS = 200, BATCHES = 100, BURST = 64, STREAM_SLOTS = 256 };
 
 static void must(tr_status status, const tr_error *err)
 {
@@ -373,8 +373,8 @@ static void measure_peers(void *context)
         sockets_on_one_core(sockets, &zmq_same);
         fight(&(duel){TRIPS, false, ring_send, ring_receive, rings, false}, &bare_trips);
         fight(&(duel){TRIPS, false, socket_send, socket_spin, sockets, false}, &zmq_trips);
-        fight(&(duel){10 * BATCH, true, ring_send, ring_receive, rings, false}, &bare_stream);
-        fight(&(duel){10 * BATCH, true, socket_send, socket_wait, sockets, false}, &zmq_stream);
+        fight(&(duel){20 * BATCH, true, ring_send, ring_receive, rings, false}, &bare_stream);
+        fight(&(duel){20 * BATCH, true, socket_send, socket_wait, sockets, false}, &zmq_stream);
     }
     zmq_close(sockets[0]);
     zmq_close(sockets[1]);

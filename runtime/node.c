@@ -202,7 +202,7 @@ tr_status tr_node_new(tr_node **out, const tr_node_options *options, tr_error *e
     tr_status status = tr_poller_init(&self->poller, err);
     if (status != TR_OK) goto no_poller;
     tr_timers_init(&self->timers);
-    tr_mailbox_init(&self->inbox, 0, 0, NULL);
+    tr_mailbox_init(&self->inbox, 0, 0, NULL, NULL); /* without a data lane: it cannot fail */
     tr_task_init(&self->service, run_service, false);
     pthread_mutex_init(&self->peers_lock, NULL);
     self->data.node = self->control.node = self;

@@ -303,9 +303,10 @@ static void deliver_credit(tr_node *self, const tr__world *world, int32_t peer, 
     } else if (message->frame.epoch != self->options.epoch) {
         count(&self->counters.n_dropped_stale);
     } else if (tr_sender_end_credit_frame(out, message)) {
-        tr_scheduler_notify(self->scheduler, &world->actors[out->spec->source - 1]->task);
+        tr_actor *source = world->actors[out->spec->source - 1];
+        if (source->behavior->idle) tr_scheduler_notify(self->scheduler, &source->task);
     }
-    tr_message_destroy(&message);
+    tr__message_recycle(self, tr_scheduler_worker(self->scheduler), &message);
 }
 
 static void deliver_control(tr_node *self, const tr__world *world, tr_message *message)
