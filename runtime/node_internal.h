@@ -76,6 +76,8 @@ struct tr_node {
     tr__counters counters;
     uint64_t next_tick_ns; /* atomic; UINT64_MAX: none */
     uint64_t tick_ns;
+    uint64_t
+        looked; /* ticks; atomic, relaxed: when control, timers and watched descriptors had their last look */
     uint64_t polled_ns; /* atomic, relaxed: when the watched descriptors were last looked at */
     void (*on_tick)(void *context, uint64_t now_ns);
     tr_task service;  /* runs the callbacks, one at a time */

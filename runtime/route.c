@@ -160,7 +160,8 @@ tr_status tr__link_send(tr__link *self, int32_t peer, tr_message **message)
 
 int tr__link_progress(tr__link *self)
 {
-    if (!self->transport || pthread_mutex_trylock(&self->lock) != 0) return 0;
+    if (!self->transport || tr_transport_quiet(self->transport) || pthread_mutex_trylock(&self->lock) != 0)
+        return 0;
     int happened = tr_transport_progress(self->transport);
     bool starved = happened && tr_transport_count(self->transport).starved > 0;
     rearm(self); /* also when nothing happened: looking may have disarmed it */

@@ -71,16 +71,6 @@ static worker *own_worker(const tr_scheduler *self)
     return current && current->scheduler == self ? current : NULL;
 }
 
-/* A cheap clock of unknown unit. */
-static uint64_t ticks(void)
-{
-#if defined(__x86_64__)
-    return __builtin_ia32_rdtsc();
-#else
-    return tr_clock_ns() * 2;
-#endif
-}
-
 static void pause_briefly(void)
 {
 #if defined(__x86_64__)
@@ -372,7 +362,7 @@ static void work(worker *me)
             if (self->hooks.progress(self->hooks.context)) continue;
             task = take_turn(self, 0);
             if (!task && self->may_spin && tr_spin_allowed()) task = spin(self, me);
-            me->looked_outside = ticks();
+            me->looked_outside = tr_clock_ticks();
         }
         if (!task) {
             park(self, me);
@@ -383,7 +373,7 @@ static void work(worker *me)
             me->n_unclocked--;
             continue;
         }
-        uint64_t now = ticks();
+        uint64_t now = tr_clock_ticks();
         if (now - me->clock < SHORT_TICKS) me->n_unclocked = CLOCKED_TOGETHER - 1;
         me->clock = now;
         if (now - me->looked_outside > PROGRESS_TICKS) {
