@@ -187,7 +187,8 @@ static bool handle_messages(tr_actor *self)
 {
     for (int n = 0; n < MESSAGES_AT_ONCE; n++) {
         if (!self->ended && tr__is_ending(self)) return true;
-        tr_message *message = tr_mailbox_pop_control(&self->mailbox);
+        tr_message *message =
+            tr_mailbox_has_control(&self->mailbox) ? tr_mailbox_pop_control(&self->mailbox) : NULL;
         if (!message && !tr__awaits_restart(self)) message = tr_mailbox_pop(&self->mailbox);
         if (!message) return true;
         self->n_handled++;
@@ -217,7 +218,8 @@ static void write_waits(tr_actor *self)
     uint32_t n = 0;
     if (!self->ended && self->behavior->waits)
         n = self->behavior->waits(self, self->state, waits, TR_ACTIVITY_WAITS);
-    tr_activity_wait(self->record, waits, n);
+    if (n || __atomic_load_n(&self->record->waits[0], __ATOMIC_RELAXED)) /* ours alone to write */
+        tr_activity_wait(self->record, waits, n);
 }
 
 static void work(tr_actor *self, bool its_turn, bool *again)

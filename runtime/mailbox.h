@@ -59,6 +59,13 @@ void tr_mailbox_push_notice(tr_mailbox *self, tr_message **message);
 tr_message *tr_mailbox_pop(tr_mailbox *self);
 tr_message *tr_mailbox_pop_control(tr_mailbox *self);
 
+/* false: nothing was pushed to control that was not popped. (Whoever pushes next notifies after.) A cheap look before each pop. */
+static inline bool tr_mailbox_has_control(const tr_mailbox *self)
+{
+    /* Relaxed: what is not seen yet has its notify still to come. popped_ is the receiver's own. */
+    return __atomic_load_n(&self->control.pushed_, __ATOMIC_RELAXED) != self->control.popped_;
+}
+
 uint32_t tr_mailbox_waiting(const tr_mailbox *self); /* data messages; a snapshot */
 
 #ifdef __cplusplus
