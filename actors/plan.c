@@ -80,6 +80,7 @@ uint32_t tr_plan_stash_credits(const tr_training_plan *plan, uint32_t replica, u
 {
     tr_range own = tr_plan_microbatches(plan, replica);
     uint32_t n_workers = tr_plan_workers(plan), ahead = plan->n_pieces > 1 ? n_workers : n_workers - stage;
+    if (plan->n_pieces <= 1 && plan->extra_stash && ahead < stage) ahead = stage;
     uint32_t credits = n_workers == 1 ? 1 : ahead + plan->extra_stash;
     return credits < own.end - own.begin ? credits : own.end - own.begin;
 }

@@ -61,8 +61,10 @@ uint32_t tr_plan_workers(const tr_training_plan *plan);
 uint32_t tr_plan_worker(const tr_training_plan *plan, uint32_t stage);
 
 /* Micro-batches that a stage may hold between forward and weight gradient, of P workers:
- *   one piece each:      P-s at stage s, which is exactly 1F1B, and extra_stash, one of which hides the time that
- *                        messages take;
+ *   one piece each:      P-s at stage s, which is exactly 1F1B. With extra_stash max(P-s, s) and so many more: one hides
+ *                        the time that messages take; what late stages hold beyond 1F1B's are weight gradients, kept for
+ *                        the end of the step, where they fill the time between the last backwards. No stage may hold
+ *                        more than the first one;
  *   several pieces each: P and extra_stash at every stage. A worker of V pieces then holds at most V (P + extra_stash)
  *                        of them, in all as much as the first worker has with one piece that is V times as large.
  * Never more than the replica has in a step; a worker that is alone needs only one. */

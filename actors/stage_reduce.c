@@ -89,8 +89,11 @@ bool tr__reduce_begin_group(tr__stage *self, uint32_t group)
     self->accumulating = self->device ? tr__device_take_flat(self) : tr__take_host_flat(self);
     if (!self->accumulating) return false;
     float *sums = tr__floats(self->accumulating);
+    uint64_t begin = tr_clock_ns(), traced_ns = tr_trace_begin(&self->trace);
     if (!self->device) tr_clear(sums, self->flat, self->pool);
     if (self->device && !tr__device_clear(self, self->accumulating)) return false;
+    self->busy_ns += tr_clock_ns() - begin;
+    tr_trace_end(&self->trace, TR_SPAN_REDUCE, traced_ns, self->step + 1, 0);
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
         const tr__parameter *parameter = &self->parameters[i];
         for (uint32_t u = 0; u < parameter->spec->n_uses; u++)

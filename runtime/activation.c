@@ -134,8 +134,17 @@ static void handle(tr_actor *self, tr_message *message)
 
 void tr__credits_send(tr_actor *self, tr_receiver_end *in)
 {
-    tr_message *message;
-    if (tr_receiver_end_credit_frame(in, &message, NULL) != TR_OK) {
+    if (!in->remote) {
+        in->n_unsaid = 0;
+        tr_scheduler_notify(self->node->scheduler, &self->world->actors[in->spec->source - 1]->task);
+        return;
+    }
+    tr_message *message = NULL;
+    if (in->n_pending == 1) {
+        message = tr__message_new(self->node, self->worker);
+        if (!message) return;
+        tr_receiver_end_credit_fill(in, message);
+    } else if (tr_receiver_end_credit_frame(in, &message, NULL) != TR_OK) {
         tr__out_of_memory(self->node, "a message of credits");
         return;
     }
@@ -144,13 +153,13 @@ void tr__credits_send(tr_actor *self, tr_receiver_end *in)
     tr__link_send(&self->node->data, source->node, &message); /* a lost peer needs no credits */
 }
 
-/* Slots that were given back by now go to the senders on other nodes, a frame an edge. */
+/* Of slots that were given back by now their senders hear, on other nodes by a frame an edge. */
 static void send_credits(tr_actor *self)
 {
     for (tr_receiver_end *in; (in = self->owing);) {
         self->owing = in->next_owing;
         in->is_owing = false;
-        if (in->n_pending) tr__credits_send(self, in);
+        if (in->n_pending || in->n_unsaid) tr__credits_send(self, in);
     }
 }
 
@@ -178,7 +187,8 @@ static bool handle_messages(tr_actor *self)
 {
     for (int n = 0; n < MESSAGES_AT_ONCE; n++) {
         if (!self->ended && tr__is_ending(self)) return true;
-        tr_message *message = tr_mailbox_pop_control(&self->mailbox);
+        tr_message *message =
+            tr_mailbox_has_control(&self->mailbox) ? tr_mailbox_pop_control(&self->mailbox) : NULL;
         if (!message && !tr__awaits_restart(self)) message = tr_mailbox_pop(&self->mailbox);
         if (!message) return true;
         self->n_handled++;
@@ -188,10 +198,15 @@ static bool handle_messages(tr_actor *self)
     return false;
 }
 
-static void write_record(tr_actor *self, bool running)
+static void write_running(tr_actor *self, bool running)
+{
+    __atomic_store_n(&self->record->running, (uint32_t)running, __ATOMIC_RELAXED);
+}
+
+static void write_record(tr_actor *self)
 {
     tr_activity_record *record = self->record;
-    __atomic_store_n(&record->running, (uint32_t)running, __ATOMIC_RELAXED);
+    tr_mailbox_show(&self->mailbox);
     __atomic_store_n(&record->incarnation, self->incarnation, __ATOMIC_RELAXED);
     __atomic_store_n(&record->handled, self->n_handled, __ATOMIC_RELAXED);
 }
@@ -203,7 +218,8 @@ static void write_waits(tr_actor *self)
     uint32_t n = 0;
     if (!self->ended && self->behavior->waits)
         n = self->behavior->waits(self, self->state, waits, TR_ACTIVITY_WAITS);
-    tr_activity_wait(self->record, waits, n);
+    if (n || __atomic_load_n(&self->record->waits[0], __ATOMIC_RELAXED)) /* ours alone to write */
+        tr_activity_wait(self->record, waits, n);
 }
 
 static void work(tr_actor *self, bool its_turn, bool *again)
@@ -212,6 +228,7 @@ static void work(tr_actor *self, bool its_turn, bool *again)
     bool done = true;
     if (its_turn || !behavior->urgency) {
         if (self->owing) send_credits(self);
+        write_record(self);
         tr_scheduler_share(self->node->scheduler);
         self->now_ns = 0;
         done = behavior->idle(self, self->state);
@@ -227,7 +244,7 @@ static bool activate(tr_actor *self, int worker, bool its_turn)
 {
     bool again = false;
     self->worker = worker;
-    write_record(self, true);
+    write_running(self, true);
     if (!self->started) {
         self->started = true;
         self->now_ns = 0;
@@ -245,7 +262,8 @@ static bool activate(tr_actor *self, int worker, bool its_turn)
     }
     if (self->owing) send_credits(self);
     if (!again && (!self->behavior->urgency || self->task.urgency == TR_NO_WORK)) write_waits(self);
-    write_record(self, false);
+    write_record(self);
+    write_running(self, false);
     self->worker = -1;
     return again;
 }

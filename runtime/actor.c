@@ -197,11 +197,11 @@ void tr_edge_send(tr_actor *self, uint32_t edge, tr_buffer *body, uint32_t size_
     tr__link_send(&node->data, peer->node, &message); /* to a lost peer: dropped; monitors tell */
 }
 
-/* Slots of other nodes' edges are given back together: before idle and at the end of the activation, or when
- * they are half of all, so that a sender never waits for a batch to fill. */
+/* Senders hear of slots that were given back together: before idle and at the end of the activation, or when they are
+ * half of all, so that a sender never waits for a batch to fill. */
 static void owe(tr_actor *self, tr_receiver_end *in)
 {
-    if (in->n_pending * 2 >= in->spec->n_slots) {
+    if ((in->n_pending + in->n_unsaid) * 2 >= in->spec->n_slots) {
         tr__credits_send(self, in);
     } else if (!in->is_owing) {
         in->is_owing = true;
@@ -214,22 +214,25 @@ void tr__slot_give_back(tr_actor *self, uint32_t edge, uint16_t slot)
 {
     tr_receiver_end *in = self->world->ins[edge];
     tr_receiver_end_done(in, slot);
-    if (in->remote) {
-        owe(self, in);
-        return;
+    if (!in->remote) {
+        tr_sender_end_give_back(self->world->outs[edge], slot);
+        /* Only idle could make something of a credit; of messages an actor hears by themselves. */
+        if (!self->world->actors[in->spec->source - 1]->behavior->idle) return;
+        in->n_unsaid++;
     }
-    tr_sender_end_give_back(self->world->outs[edge], slot);
-    tr_scheduler_notify(self->node->scheduler, &self->world->actors[in->spec->source - 1]->task);
+    owe(self, in);
 }
 
 /* The body goes first: a slot that is free again may be written again. */
 void tr_edge_release(tr_actor *self, tr_message **message)
 {
     if (!*message) return;
-    const tr_frame frame = (*message)->frame;
-    TR_ASSERT(frame.kind == TR_FRAME_DATA && frame.destination == self->spec->id);
+    const tr_frame *frame = &(*message)->frame;
+    TR_ASSERT(frame->kind == TR_FRAME_DATA && frame->destination == self->spec->id);
+    const uint32_t edge = frame->edge;
+    const uint16_t slot = frame->slot;
     tr__message_recycle(self->node, self->worker, message);
-    tr__slot_give_back(self, frame.edge, frame.slot);
+    tr__slot_give_back(self, edge, slot);
 }
 
 static void bond(tr_actor *self, tr_actor_id other, bool linked)

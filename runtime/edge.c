@@ -6,11 +6,6 @@
 
 #include <string.h>
 
-#define SLOT_OUT (1ull << 32)
-
-/* Values of held_. */
-enum { NOT_HELD, IN_LANE, IN_HAND };
-
 /* Rings and windows are indexed by the low bits of numbers that wrap. */
 static size_t power_of_two(uint32_t at_least)
 {
@@ -40,34 +35,11 @@ void tr_sender_end_release(tr_sender_end *self)
     *self = (tr_sender_end){0};
 }
 
-uint32_t tr_sender_end_credits(const tr_sender_end *self)
-{
-    /* acquire: pairs with the release in give_back;
-     * the slot's number, and all its last holder did, come before. */
-    return __atomic_load_n(&self->returned_, __ATOMIC_ACQUIRE) - self->taken_;
-}
-
-uint16_t tr_sender_end_take(tr_sender_end *self)
-{
-    TR_ASSERT(tr_sender_end_credits(self) > 0);
-    uint16_t slot = self->ring_[self->taken_++ & self->mask_];
-    __atomic_store_n(&self->out_[slot], SLOT_OUT | self->sequence++, __ATOMIC_RELAXED); /* see is_out_with */
-    return slot;
-}
-
-void tr_sender_end_give_back(tr_sender_end *self, uint16_t slot)
-{
-    uint32_t returned =
-        __atomic_load_n(&self->returned_, __ATOMIC_RELAXED); /* one writer at a time: ourselves */
-    self->ring_[returned & self->mask_] = slot;
-    __atomic_store_n(&self->returned_, returned + 1, __ATOMIC_RELEASE); /* see tr_sender_end_credits */
-}
-
-/* Relaxed, here and in take: that a slot is out comes before its message is sent, and its credit after that; a
+/* Relaxed, here and in tr_sender_end_take: that a slot is out comes before its message is sent, and its credit after that; a
  * repeated one finds another word, whenever it looks. */
 static bool is_out_with(const tr_sender_end *self, tr_credit credit)
 {
-    return __atomic_load_n(&self->out_[credit.slot], __ATOMIC_RELAXED) == (SLOT_OUT | credit.sequence);
+    return __atomic_load_n(&self->out_[credit.slot], __ATOMIC_RELAXED) == (TR__SLOT_OUT | credit.sequence);
 }
 
 static tr_credit credit_at(const tr_message *message, uint32_t i)
@@ -131,19 +103,6 @@ void tr_receiver_end_release(tr_receiver_end *self)
     *self = (tr_receiver_end){0};
 }
 
-/* Relaxed: who changes a slot's state is told by that state (out of NOT_HELD the one who delivers, out of the others the
- * receiver), and handed over with the message or its credit. Others only ask whether
- * a slot is theirs, and nothing that happens meanwhile makes it so. */
-static uint8_t held(const tr_receiver_end *self, uint16_t slot)
-{
-    return __atomic_load_n(&self->held_[slot], __ATOMIC_RELAXED);
-}
-
-static void set_held(tr_receiver_end *self, uint16_t slot, uint8_t state)
-{
-    __atomic_store_n(&self->held_[slot], state, __ATOMIC_RELAXED);
-}
-
 /* May this frame still come in? Counts why not. */
 static bool admit(tr_receiver_end *self, const tr_frame *frame)
 {
@@ -163,7 +122,7 @@ static bool admit(tr_receiver_end *self, const tr_frame *frame)
         self->n_duplicates++;
         return false;
     }
-    if (held(self, frame->slot) != NOT_HELD) { /* its sender did not have this slot */
+    if (tr__held(self, frame->slot) != TR__NOT_HELD) { /* its sender did not have this slot */
         self->n_foreign++;
         return false;
     }
@@ -204,7 +163,7 @@ tr_message *tr_receiver_end_accept(tr_receiver_end *self, tr_message **message)
     *message = NULL;
     tr_message *first = NULL, **last = &first;
     for (tr_message *turn; (turn = take_turn(self)); self->expected_++) {
-        if (held(self, turn->frame.slot) != NOT_HELD) { /* two that came early had the same slot */
+        if (tr__held(self, turn->frame.slot) != TR__NOT_HELD) { /* two that came early had the same slot */
             self->n_foreign++;
             tr_message_destroy(&turn);
             continue;
@@ -218,29 +177,22 @@ tr_message *tr_receiver_end_accept(tr_receiver_end *self, tr_message **message)
     return first;
 }
 
-void tr_receiver_end_hold(tr_receiver_end *self, uint16_t slot)
+static void name_credit(tr_receiver_end *self, tr_message *message)
 {
-    TR_ASSERT(held(self, slot) == NOT_HELD);
-    set_held(self, slot, IN_LANE);
+    message->frame.kind = TR_FRAME_CREDIT;
+    message->frame.edge = self->spec->id;
+    message->frame.epoch = self->epoch;
+    message->frame.source = self->spec->destination;
+    message->frame.destination = self->spec->source;
+    message->frame.slot = self->pending_[0].slot;
+    message->frame.sequence = self->pending_[0].sequence;
+    self->n_pending = 0;
 }
 
-void tr_receiver_end_hand_over(tr_receiver_end *self, uint16_t slot)
+void tr_receiver_end_credit_fill(tr_receiver_end *self, tr_message *message)
 {
-    TR_ASSERT(held(self, slot) == IN_LANE);
-    set_held(self, slot, IN_HAND);
-}
-
-bool tr_receiver_end_is_in_hand(const tr_receiver_end *self, uint16_t slot)
-{
-    return held(self, slot) == IN_HAND;
-}
-
-void tr_receiver_end_done(tr_receiver_end *self, uint16_t slot)
-{
-    TR_ASSERT(slot < self->spec->n_slots && held(self, slot) != NOT_HELD);
-    if (self->remote)
-        self->pending_[self->n_pending++] = (tr_credit){.sequence = self->sequences_[slot], .slot = slot};
-    set_held(self, slot, NOT_HELD);
+    TR_ASSERT(self->n_pending == 1);
+    name_credit(self, message);
 }
 
 tr_status tr_receiver_end_credit_frame(tr_receiver_end *self, tr_message **out, tr_error *err)
@@ -252,14 +204,7 @@ tr_status tr_receiver_end_credit_frame(tr_receiver_end *self, tr_message **out, 
                            : tr_message_copy(&message, self->pending_,
                                              self->n_pending * (uint32_t)sizeof *self->pending_, err);
     if (status != TR_OK) return status;
-    message->frame.kind = TR_FRAME_CREDIT;
-    message->frame.edge = self->spec->id;
-    message->frame.epoch = self->epoch;
-    message->frame.source = self->spec->destination;
-    message->frame.destination = self->spec->source;
-    message->frame.slot = self->pending_[0].slot;
-    message->frame.sequence = self->pending_[0].sequence;
-    self->n_pending = 0;
+    name_credit(self, message);
     *out = message;
     return TR_OK;
 }

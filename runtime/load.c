@@ -44,9 +44,12 @@ static tr_status make_actor(tr__world *world, tr_node *node, const tr_actor_spec
     self->record = node->options.activity ? tr_activity_record_for(node->options.activity, spec->id) : NULL;
     if (!self->record) self->record = &self->own_record;
     tr_activity_wait(self->record, NULL, 0);
-    tr_mailbox_init(&self->mailbox, credits_granted(world->topology, spec->id), CONTROL_QUOTA,
-                    &self->record->queued);
-    world->actors[spec->id - 1] = self;
+    world->actors[spec->id - 1] = self; /* from here on destroyed with it */
+    tr_status status = tr_mailbox_init(&self->mailbox, credits_granted(world->topology, spec->id),
+                                       CONTROL_QUOTA, &self->record->queued, err);
+    if (status != TR_OK) return status;
+    /* Data comes from this node's actors and from its link, which only scheduler threads progress. */
+    if (node->options.n_threads == 1) tr_mailbox_own(&self->mailbox);
     if (region || spec->state_bytes == 0) {
         self->region = region;
         return TR_OK;

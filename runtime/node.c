@@ -13,7 +13,9 @@
 
 enum {
     LOOK_AT_WATCHED_NS = 1000000, /* while there is always work */
-    UNSENT_SLEEP_NS = 1000000     /* longest sleep while a transport has something to send */
+    BESIDE_DATA_TICKS =
+        16384, /* 4 to 8 us between looks at all else while there is data, or somebody spins for it */
+    UNSENT_SLEEP_NS = 1000000 /* longest sleep while a transport has something to send */
 };
 
 uint64_t tr_node_now_ns(const tr_node *self)
@@ -109,16 +111,16 @@ static void look_at_watched(tr_node *self, uint64_t now_ns)
     if (tr_poller_wait(&self->poller, NULL, 0, 0)) tr_scheduler_notify(self->scheduler, &self->service);
 }
 
-static bool progress_links(tr_node *self)
-{
-    bool some = tr__link_progress(&self->data) > 0;
-    return tr__link_progress(&self->control) > 0 || some;
-}
-
+/* Data is looked for each time. All else can wait for some microseconds, and costs more than a message does: a clock, timers,
+ * and over zmq a system call. */
 static bool on_progress(void *context)
 {
     tr_node *self = context;
-    bool some = progress_links(self);
+    bool some = tr__link_progress(&self->data) > 0;
+    uint64_t now = tr_clock_ticks();
+    if (now - __atomic_load_n(&self->looked, __ATOMIC_RELAXED) < BESIDE_DATA_TICKS) return some;
+    __atomic_store_n(&self->looked, now, __ATOMIC_RELAXED);
+    some = tr__link_progress(&self->control) > 0 || some;
     uint64_t now_ns = tr__node_now(self);
     some = expire(self, now_ns) || some;
     look_at_watched(self, now_ns);
@@ -151,6 +153,7 @@ static void on_sleep(void *context)
     tr_node *self = context;
     int descriptors[2 * TR_TRANSPORT_MAX_DESCRIPTORS], n = 0;
     bool unsent = false;
+    __atomic_store_n(&self->looked, 0, __ATOMIC_RELAXED); /* whatever ends the sleep is looked at */
     if (arm(&self->data, descriptors, &n, &unsent) && arm(&self->control, descriptors, &n, &unsent)) {
         /* A timer set from now on rouses us; one set before is seen here. */
         uint64_t due_ns = tr_timers_next(&self->timers), now_ns = tr__node_now(self);
@@ -202,7 +205,7 @@ tr_status tr_node_new(tr_node **out, const tr_node_options *options, tr_error *e
     tr_status status = tr_poller_init(&self->poller, err);
     if (status != TR_OK) goto no_poller;
     tr_timers_init(&self->timers);
-    tr_mailbox_init(&self->inbox, 0, 0, NULL);
+    tr_mailbox_init(&self->inbox, 0, 0, NULL, NULL); /* without a data lane: it cannot fail */
     tr_task_init(&self->service, run_service, false);
     pthread_mutex_init(&self->peers_lock, NULL);
     self->data.node = self->control.node = self;
@@ -339,6 +342,12 @@ uint32_t tr_node_runnable(const tr_node *self)
 void tr_node_step(tr_node *self, uint32_t which)
 {
     tr_scheduler_step(self->scheduler, which);
+}
+
+static bool progress_links(tr_node *self)
+{
+    bool some = tr__link_progress(&self->data) > 0;
+    return tr__link_progress(&self->control) > 0 || some;
 }
 
 bool tr_node_progress(tr_node *self)

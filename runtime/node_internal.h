@@ -76,6 +76,8 @@ struct tr_node {
     tr__counters counters;
     uint64_t next_tick_ns; /* atomic; UINT64_MAX: none */
     uint64_t tick_ns;
+    uint64_t
+        looked; /* ticks; atomic, relaxed: when control, timers and watched descriptors had their last look */
     uint64_t polled_ns; /* atomic, relaxed: when the watched descriptors were last looked at */
     void (*on_tick)(void *context, uint64_t now_ns);
     tr_task service;  /* runs the callbacks, one at a time */
@@ -153,8 +155,9 @@ void tr__on_peer_lost(void *context, int32_t peer, const char *reason);
 
 /* activation.c */
 bool tr__actor_run(tr_task *task, int worker);
-bool tr__actor_turn(tr_task *task, int worker);             /* with one unit of work that waited for a turn */
-void tr__credits_send(tr_actor *self, tr_receiver_end *in); /* what is pending; there must be something */
+bool tr__actor_turn(tr_task *task, int worker); /* with one unit of work that waited for a turn */
+void tr__credits_send(tr_actor *self,
+                      tr_receiver_end *in); /* tells of what was given back; there must be something */
 
 /* actor.c */
 void tr__slot_give_back(tr_actor *self, uint32_t edge, uint16_t slot); /* one that it held */

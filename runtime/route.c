@@ -160,7 +160,8 @@ tr_status tr__link_send(tr__link *self, int32_t peer, tr_message **message)
 
 int tr__link_progress(tr__link *self)
 {
-    if (!self->transport || pthread_mutex_trylock(&self->lock) != 0) return 0;
+    if (!self->transport || tr_transport_quiet(self->transport) || pthread_mutex_trylock(&self->lock) != 0)
+        return 0;
     int happened = tr_transport_progress(self->transport);
     bool starved = happened && tr_transport_count(self->transport).starved > 0;
     rearm(self); /* also when nothing happened: looking may have disarmed it */
@@ -303,9 +304,10 @@ static void deliver_credit(tr_node *self, const tr__world *world, int32_t peer, 
     } else if (message->frame.epoch != self->options.epoch) {
         count(&self->counters.n_dropped_stale);
     } else if (tr_sender_end_credit_frame(out, message)) {
-        tr_scheduler_notify(self->scheduler, &world->actors[out->spec->source - 1]->task);
+        tr_actor *source = world->actors[out->spec->source - 1];
+        if (source->behavior->idle) tr_scheduler_notify(self->scheduler, &source->task);
     }
-    tr_message_destroy(&message);
+    tr__message_recycle(self, tr_scheduler_worker(self->scheduler), &message);
 }
 
 static void deliver_control(tr_node *self, const tr__world *world, tr_message *message)

@@ -23,6 +23,8 @@ enum {
     SHARED_EVERY = 64,     /* activations between looks at the shared list while the own queue is not empty */
     TURN_EVERY = 256,      /* activations between turns while there is always something queued */
     PROGRESS_TICKS = 8192, /* 2 to 4 microseconds of work between looks outside */
+    SHORT_TICKS = 1024,    /* activations that take less than this are clocked together, */
+    CLOCKED_TOGETHER = 4,  /* so many of them: asking for the time costs as much as a short one */
     SPIN_MIN_NS = 2000,
     SPIN_MAX_NS = 50000, /* about twice what waking a parked thread takes */
     MAX_THREADS = 256
@@ -32,10 +34,12 @@ typedef struct worker {
     tr_scheduler *scheduler;
     pthread_t thread;
     int index;
-    bool kept;         /* one task was queued here without waking anybody */
+    tr_task *kept;     /* queued before all in the ring, for this thread alone, without waking anybody */
     bool left_outside; /* it slept outside and nobody does now, perhaps */
     uint32_t n_activations;
     uint64_t looked_outside; /* ticks */
+    uint64_t clock;          /* ticks, when last asked for */
+    uint32_t n_unclocked;    /* activations to go before the next time */
     uint64_t spin_ns;
     _Alignas(TR_CACHE_LINE) _Atomic uint32_t head; /* takers compare-and-swap it */
     _Atomic uint32_t tail;                         /* the owner's */
@@ -67,16 +71,6 @@ static worker *own_worker(const tr_scheduler *self)
     return current && current->scheduler == self ? current : NULL;
 }
 
-/* A cheap clock of unknown unit. */
-static uint64_t ticks(void)
-{
-#if defined(__x86_64__)
-    return __builtin_ia32_rdtsc();
-#else
-    return tr_clock_ns() * 2;
-#endif
-}
-
 static void pause_briefly(void)
 {
 #if defined(__x86_64__)
@@ -98,12 +92,6 @@ static void wake(tr_scheduler *self)
     }
     pthread_mutex_unlock(&self->lock);
     if (!inside) self->hooks.rouse(self->hooks.context);
-}
-
-static void share(tr_scheduler *self, worker *me)
-{
-    me->kept = me->left_outside = false;
-    if (self->n_threads > 1 && atomic_load_explicit(&self->n_looking, memory_order_relaxed) == 0) wake(self);
 }
 
 static void put_shared(tr_scheduler *self, tr_task *task)
@@ -130,27 +118,52 @@ static tr_task *take_shared(tr_scheduler *self)
     return task;
 }
 
+/* To the thread's own queue, or to the shared list if that is full. */
+static void append(tr_scheduler *self, worker *me, tr_task *task)
+{
+    uint32_t tail = atomic_load_explicit(&me->tail, memory_order_relaxed);
+    /* acquire: pairs with the takers' release; a place is written again only after it was read. */
+    if (tail - atomic_load_explicit(&me->head, memory_order_acquire) >= RING) {
+        put_shared(self, task);
+        return;
+    }
+    atomic_store_explicit(&me->ring[tail % RING], task, memory_order_relaxed);
+    atomic_store_explicit(&me->tail, tail + 1, memory_order_release); /* pairs with the acquire in take */
+}
+
+static bool is_empty(worker *of)
+{
+    /* Relaxed: asked by its owner, who alone adds to it; takers only make it emptier. */
+    return atomic_load_explicit(&of->head, memory_order_relaxed) ==
+           atomic_load_explicit(&of->tail, memory_order_relaxed);
+}
+
+/* What was kept is for all now. */
+static void share(tr_scheduler *self, worker *me)
+{
+    tr_task *kept = me->kept;
+    me->kept = NULL;
+    me->left_outside = false;
+    if (kept) append(self, me, kept);
+    if (self->n_threads > 1 && atomic_load_explicit(&self->n_looking, memory_order_relaxed) == 0) wake(self);
+}
+
+/* The first task that a thread makes runnable is its next one, most often a message's receiver: it stays with what is in
+ * this processor's caches, and needs no atomics. Whatever comes while one is kept is for all. */
 static void enqueue(tr_scheduler *self, tr_task *task)
 {
     worker *me = own_worker(self);
     if (!me) {
         put_shared(self, task);
         wake(self);
-        return;
-    }
-    uint32_t tail = atomic_load_explicit(&me->tail, memory_order_relaxed);
-    /* acquire: pairs with the takers' release; a place is written again only after it was read. */
-    uint32_t waiting = tail - atomic_load_explicit(&me->head, memory_order_acquire);
-    if (waiting >= RING) {
-        put_shared(self, task);
+    } else if (!me->kept && is_empty(me)) {
+        me->kept = task;
     } else {
-        atomic_store_explicit(&me->ring[tail % RING], task, memory_order_relaxed);
-        atomic_store_explicit(&me->tail, tail + 1, memory_order_release); /* pairs with the acquire in take */
+        append(self, me, task);
+        me->left_outside = false;
+        if (self->n_threads > 1 && atomic_load_explicit(&self->n_looking, memory_order_relaxed) == 0)
+            wake(self);
     }
-    if (waiting > 0)
-        share(self, me);
-    else
-        me->kept = true;
 }
 
 /* The oldest task of a worker's queue, for its owner and for thieves. */
@@ -239,8 +252,11 @@ static tr_task *find(tr_scheduler *self, worker *me)
     tr_task *task = NULL;
     if (++me->n_activations % SHARED_EVERY == 0 && (task = take_shared(self))) return task;
     if (me->n_activations % TURN_EVERY == 0 && (task = take_turn(self, 0))) return task;
+    if ((task = me->kept)) { /* older than all in the ring, which was empty then */
+        me->kept = NULL;
+        return task;
+    }
     if ((task = take(me))) return task;
-    me->kept = false;
     if ((task = take_shared(self))) return task;
     for (int i = 1; i < self->n_threads && !task; i++)
         task = take(&self->workers[(me->index + i) % self->n_threads]);
@@ -346,14 +362,20 @@ static void work(worker *me)
             if (self->hooks.progress(self->hooks.context)) continue;
             task = take_turn(self, 0);
             if (!task && self->may_spin && tr_spin_allowed()) task = spin(self, me);
-            me->looked_outside = ticks();
+            me->looked_outside = tr_clock_ticks();
         }
         if (!task) {
             park(self, me);
             continue;
         }
         run_task(self, me, task);
-        uint64_t now = ticks();
+        if (me->n_unclocked > 0) {
+            me->n_unclocked--;
+            continue;
+        }
+        uint64_t now = tr_clock_ticks();
+        if (now - me->clock < SHORT_TICKS) me->n_unclocked = CLOCKED_TOGETHER - 1;
+        me->clock = now;
         if (now - me->looked_outside > PROGRESS_TICKS) {
             me->looked_outside = now;
             self->hooks.progress(self->hooks.context);
@@ -400,6 +422,12 @@ tr_status tr_scheduler_new(tr_scheduler **out, int n_threads, bool may_spin, con
 
 void tr_scheduler_notify(tr_scheduler *self, tr_task *task)
 {
+    /* Is it notified, and will none but this thread run it, later? Then it sees all that this thread has done. (What is
+     * kept becomes others' by a release, in append.) Relaxed: nobody else clears NOTIFIED meanwhile. */
+    worker *me = own_worker(self);
+    if (me && (me->kept == task ||
+               (self->n_threads == 1 && (__atomic_load_n(&task->state_, __ATOMIC_RELAXED) & NOTIFIED))))
+        return;
     /* release: what there is to do, for the runner's exchange;
      * acquire: the task's last run, if it is idle now. */
     uint32_t before = __atomic_fetch_or(&task->state_, NOTIFIED, __ATOMIC_ACQ_REL);
@@ -493,7 +521,7 @@ void tr_scheduler_clear(tr_scheduler *self)
 {
     TR_ASSERT(!current || self->n_threads == 1);
     for (int i = 0; i < self->n_threads; i++)
-        while (take(&self->workers[i])) {
+        for (self->workers[i].kept = NULL; take(&self->workers[i]);) {
         }
     while (take_shared(self)) {
     }

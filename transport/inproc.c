@@ -266,6 +266,12 @@ static int inproc_progress(tr_transport *base)
     return n_handled;
 }
 
+static bool inproc_quiet(const tr_transport *base)
+{
+    /* Relaxed: a hint, as in progress. Asleep, messages and closed are all something to look at. */
+    return !atomic_load_explicit(&((const inproc *)base)->inbox->head, memory_order_relaxed);
+}
+
 static int inproc_descriptors(const tr_transport *base, int descriptors[TR_TRANSPORT_MAX_DESCRIPTORS])
 {
     descriptors[0] = ((const inproc *)base)->inbox->event;
@@ -329,10 +335,12 @@ const tr_transport_kind tr__transport_inproc = {
     .name = "inproc",
     .self_bytes = sizeof(inproc),
     .link_bytes = sizeof(inproc_link),
+    .within_process = true,
     .open = inproc_open,
     .connect = inproc_connect,
     .send = inproc_send,
     .progress = inproc_progress,
+    .quiet = inproc_quiet,
     .descriptors = inproc_descriptors,
     .arm = inproc_arm,
     .unsent = inproc_unsent,

@@ -30,6 +30,7 @@ typedef struct tr_link {
 typedef struct tr_transport_kind {
     const char *name;
     size_t self_bytes, link_bytes;
+    bool within_process; /* frames are handed over where they lie: they need no checksum */
     /* Fills in the address; releases its own parts on failure. */
     tr_status (*open)(tr_transport *self, tr_error *err);
     /* Greets the peer. */
@@ -37,6 +38,8 @@ typedef struct tr_transport_kind {
     /* A sealed frame. */
     tr_status (*send)(tr_transport *self, tr_link *link, tr_message **message, tr_error *err);
     int (*progress)(tr_transport *self);
+    /* Would progress find nothing? Asked without the caller's lock, so that whoever spins need not take it. NULL: not known. */
+    bool (*quiet)(const tr_transport *self);
     int (*descriptors)(const tr_transport *self, int descriptors[TR_TRANSPORT_MAX_DESCRIPTORS]);
     bool (*arm)(tr_transport *self);
     size_t (*unsent)(const tr_transport *self);
@@ -56,7 +59,8 @@ struct tr_transport {
     tr_transport_counters counters;
     tr_link **links; /* searched in order: nodes are few */
     size_t n_links, links_capacity;
-    size_t n_failed; /* links whose loss is still to be reported */
+    size_t
+        n_failed; /* links whose loss is still to be reported; relaxed where it is asked for without a lock */
     char address[TR_ADDRESS_CHARS];
 };
 

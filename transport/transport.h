@@ -65,13 +65,16 @@ const char *tr_transport_address(const tr_transport *self);
  * learns of the peer from its HELLO. Does not wait. Errors: TR_EINVAL, TR_EIO. */
 tr_status tr_transport_connect(tr_transport *self, int32_t peer, const char *address, tr_error *err);
 
-/* Takes *message and nulls it, always. Seals the frame. The body is kept until it is gone and must not change
+/* Takes *message and nulls it, always. Seals the frame where it leaves the process. The body is kept until it is gone and must not change
  * meanwhile. Errors: TR_ECLOSED (peer unknown or lost: the message is dropped), TR_ENOMEM (the link breaks), TR_EIO. */
 tr_status tr_transport_send(tr_transport *self, int32_t peer, tr_message **message, tr_error *err);
 
 /* Does what can be done without waiting: delivers arrivals, finishes sends.
  * Returns how much happened; 0: nothing. */
 int tr_transport_progress(tr_transport *self);
+/* true: progress would find nothing to do. A look that costs a load or two, for whoever looks again and again; false where
+ * the kind cannot tell. Any thread, also beside the one that calls the transport. */
+bool tr_transport_quiet(const tr_transport *self);
 
 /* For sleeping: descriptors to poll(2) for reading. Before sleeping call arm: true means "sleep now, a
  * descriptor will tell", false "something happened, progress again". */

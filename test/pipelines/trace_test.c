@@ -172,7 +172,9 @@ static int workers_of(int layout)
 
 static int credits_of(int layout, int s)
 {
-    return workers_of(layout) - (layouts[layout].n_pieces > 1 ? 0 : s) + layouts[layout].extra;
+    int extra = layouts[layout].extra, to_end = workers_of(layout) - (layouts[layout].n_pieces > 1 ? 0 : s);
+    bool keeps_weights = layouts[layout].n_pieces == 1 && extra > 0 && s > to_end;
+    return (keeps_weights ? s : to_end) + extra;
 }
 
 static void check_stash(int layout, int r, int s, int step, int first, int end)

@@ -71,6 +71,68 @@ static void a_message_goes_to_and_fro_between_nodes(void)
     ping_pong(2, 2);
 }
 
+/* ---- one credit, given back alone ---- */
+
+enum { SLOTS = 8 };
+
+static struct {
+    tr_message *kept[SLOTS + 1];
+    uint32_t n, out;
+} hoard;
+
+static tr_status give_init(tr_actor *self, void *context, const void *config, size_t config_bytes,
+                           void **state, tr_error *err)
+{
+    (void)context, (void)config, (void)config_bytes, (void)state, (void)err;
+    hoard.out = tr_edge_out(self, "gift", 0);
+    return TR_OK;
+}
+
+static bool give(tr_actor *self, void *state)
+{
+    (void)state;
+    if (!tr_edge_credits(self, hoard.out)) return false;
+    tr_edge_send(self, hoard.out, NULL, 0, 0, 0, 0);
+    return true;
+}
+
+/* Keeps all, but gives back one when the sender has no credit left: fewer than half, so it is told at the end. */
+static void hoard_receive(tr_actor *self, void *state, tr_message **message)
+{
+    (void)state;
+    hoard.kept[hoard.n++] = *message;
+    *message = NULL;
+    if (hoard.n == SLOTS) tr_edge_release(self, &hoard.kept[0]);
+    if (hoard.n == SLOTS + 1) tr_actor_finish_job(self);
+}
+
+static void hoard_stop(tr_actor *self, void *state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < hoard.n; i++) tr_edge_release(self, &hoard.kept[i]);
+}
+
+static const tr_behavior giver = {.name = "giver", .init = give_init, .idle = give};
+static const tr_behavior hoarder = {.name = "hoarder", .receive = hoard_receive, .stop = hoard_stop};
+static const tr_actor_kind hoard_kinds[] = {{"giver", &giver, NULL}, {"hoarder", &hoarder, NULL}};
+static const tr_registry hoard_registry = {hoard_kinds, 2};
+
+static void a_single_credit_wakes_its_sender(void)
+{
+    for (int how = 0; how < 4; how++) {
+        stage s;
+        int n_nodes = 1 + how / 2, n_threads = 1 + how % 2;
+        memset(&hoard, 0, sizeof hoard);
+        stage_open(&s, n_nodes, n_threads, &hoard_registry);
+        tr_actor_id a = stage_actor(&s, "giver", "giver", 0),
+                    z = stage_actor(&s, "hoarder", "hoarder", n_nodes - 1);
+        stage_edge(&s, "gift", a, z, SLOTS);
+        stage_play(&s);
+        CU_ASSERT(s.job_ended && !s.timed_out && hoard.n == SLOTS + 1);
+        stage_close(&s);
+    }
+}
+
 /* ---- many actors, many threads: nothing lost, nothing doubled, order kept on each edge ---- */
 
 enum { CROWD = 100, WALKS = 300, FAN = 3 };
@@ -178,9 +240,8 @@ static void a_crowd_over_two_nodes_loses_nothing(void)
 }
 
 static const check_test tests[] = {
-    CHECK_TEST(a_message_goes_to_and_fro_on_one_node),
-    CHECK_TEST(a_message_goes_to_and_fro_between_nodes),
-    CHECK_TEST(a_crowd_on_stealing_threads_loses_nothing),
+    CHECK_TEST(a_message_goes_to_and_fro_on_one_node), CHECK_TEST(a_message_goes_to_and_fro_between_nodes),
+    CHECK_TEST(a_single_credit_wakes_its_sender),      CHECK_TEST(a_crowd_on_stealing_threads_loses_nothing),
     CHECK_TEST(a_crowd_over_two_nodes_loses_nothing),
 };
 CHECK_MAIN("node", tests)

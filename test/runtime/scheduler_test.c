@@ -228,6 +228,115 @@ static void a_held_task_waits_for_its_launch(void)
     close_bench();
 }
 
+/* ---- what a thread makes runnable ---- */
+
+enum { FOLLOWERS = 200 }; /* fewer than a thread's own queue holds, beyond which order is not promised */
+
+typedef struct follower {
+    tr_task task;
+    int number;
+} follower;
+
+static follower followers[FOLLOWERS];
+static int n_followed;
+static bool followed_in_order;
+static _Atomic bool others_ran;
+
+static bool follow(tr_task *task, int worker)
+{
+    (void)worker;
+    followed_in_order = followed_in_order && ((follower *)task)->number == n_followed;
+    if (++n_followed == FOLLOWERS) tr_scheduler_stop(b.scheduler);
+    return false;
+}
+
+static bool lead(tr_task *task, int worker)
+{
+    (void)task, (void)worker;
+    for (int round = 0; round < 2; round++) /* who was told already is not told again */
+        for (int i = 0; i < FOLLOWERS; i++) tr_scheduler_notify(b.scheduler, &followers[i].task);
+    return false;
+}
+
+static void what_a_task_makes_runnable_runs_once_in_order(void)
+{
+    tr_error err;
+    tr_task task;
+    open_bench(1, false);
+    n_followed = 0;
+    followed_in_order = true;
+    for (int i = 0; i < FOLLOWERS; i++) {
+        followers[i].number = i;
+        tr_task_init(&followers[i].task, follow, false);
+    }
+    tr_task_init(&task, lead, false);
+    tr_scheduler_notify(b.scheduler, &task);
+    CHECK_OK(tr_scheduler_run(b.scheduler, &err));
+    CU_ASSERT(followed_in_order && n_followed == FOLLOWERS);
+    close_bench();
+}
+
+static bool be_seen(tr_task *task, int worker)
+{
+    (void)task, (void)worker;
+    others_ran = true;
+    return false;
+}
+
+/* Makes one task runnable, which is kept for its own thread, and then works for long. */
+static bool share_and_work(tr_task *task, int worker)
+{
+    (void)task, (void)worker;
+    tr_scheduler_notify(b.scheduler, &followers[0].task);
+    tr_scheduler_share(b.scheduler);
+    for (uint64_t end_ns = tr_clock_ns() + 5000000000u; !others_ran && tr_clock_ns() < end_ns;) usleep(100);
+    tr_scheduler_stop(b.scheduler);
+    return false;
+}
+
+static void what_was_kept_is_others_before_long_work(void)
+{
+    tr_error err;
+    tr_task task;
+    open_bench(2, false);
+    others_ran = false;
+    tr_task_init(&followers[0].task, be_seen, false);
+    tr_task_init(&task, share_and_work, false);
+    tr_scheduler_notify(b.scheduler, &task);
+    CHECK_OK(tr_scheduler_run(b.scheduler, &err));
+    CU_ASSERT(others_ran);
+    close_bench();
+}
+
+static int n_spins;
+
+static bool spin_for_ever(tr_task *task, int worker)
+{
+    (void)worker;
+    if (++n_spins < 100000 && !others_ran)
+        tr_scheduler_notify(b.scheduler, task);
+    else
+        tr_scheduler_stop(b.scheduler);
+    return false;
+}
+
+/* One that notifies itself again and again is what is kept each time; what others queued has its turn all the same. */
+static void what_is_kept_starves_nobody(void)
+{
+    tr_error err;
+    tr_task task;
+    open_bench(1, false);
+    others_ran = false;
+    n_spins = 0;
+    tr_task_init(&task, spin_for_ever, false);
+    tr_task_init(&followers[0].task, be_seen, false);
+    tr_scheduler_notify(b.scheduler, &task);
+    tr_scheduler_notify(b.scheduler, &followers[0].task); /* from outside: in the shared list, behind it */
+    CHECK_OK(tr_scheduler_run(b.scheduler, &err));
+    CU_ASSERT(others_ran && n_spins < 1000);
+    close_bench();
+}
+
 static void *stop_later(void *argument)
 {
     (void)argument;
@@ -344,6 +453,9 @@ static const check_test tests[] = {
     CHECK_TEST(no_wake_up_is_lost),
     CHECK_TEST(a_task_notified_while_it_runs_runs_again),
     CHECK_TEST(a_held_task_waits_for_its_launch),
+    CHECK_TEST(what_a_task_makes_runnable_runs_once_in_order),
+    CHECK_TEST(what_was_kept_is_others_before_long_work),
+    CHECK_TEST(what_is_kept_starves_nobody),
     CHECK_TEST(an_idle_scheduler_uses_no_processor_and_stops_promptly),
     CHECK_TEST(a_stop_reaches_every_thread),
     CHECK_TEST(timers_come_in_the_order_of_their_times),

@@ -1,0 +1,52 @@
+#!/bin/sh
+# test/bench/run_test.sh SOURCES - bench/run puts rows together, says what reached its target, and stands where a part fails.
+# The programs are made up here, so that nothing is measured.
+# SPDX-License-Identifier: Apache-2.0
+set -eu
+run=$1/bench/run
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mkdir -p "$work/build/bench"
+
+# shellcheck disable=SC2016 # what is written is for the program to expand
+program() {
+    printf '#!/bin/sh\n[ "$1" = --json ] || exit 9\ncat <<END\n%s\nEND\nexit %s\n' "$2" "$3" >"$work/build/bench/$1"
+    chmod +x "$work/build/bench/$1"
+}
+
+expect() {
+    grep -qF -- "$1" "$work/results.md" || {
+        echo "there is no '$1' in:" >&2
+        cat "$work/results.md" >&2
+        exit 1
+    }
+}
+
+program actors 'for people: nothing
+{"row": "quick, and good", "unit": "ns", "ours": 39.5, "baseline": 352, "baseline_name": "others", "limit": 4.4, "limit_name": "bare", "target": 40, "load": 0.125}
+{"row": "slow", "unit": "ns", "ours": 41, "baseline": null, "baseline_name": "", "limit": null, "limit_name": "", "target": 40, "load": 0}' 0
+program links '{"row": "wide", "unit": "GB/s", "ours": 12345.6, "baseline": 1, "baseline_name": "others", "limit": 2, "limit_name": "bare", "target": 9, "load": 0}
+{"row": "narrow", "unit": "GB/s", "ours": 8, "baseline": 1, "baseline_name": "others", "limit": null, "limit_name": "", "target": null, "load": 0}' 0
+"$run" --no-build --build "$work/build" --parts actors,links --output "$work/results.md" >"$work/table" 2>"$work/words"
+expect '| quick, and good | ns | 39.5 | others 352 | bare 4.4 | 40 | yes | 0.12 |'
+expect '| slow | ns | 41 | - | - | 40 | no | 0.00 |'
+expect '| wide | GB/s | 12346 | others 1 | bare 2 | 9 | yes | 0.00 |'
+expect '| narrow | GB/s | 8 | others 1 | - | - | - | 0.00 |'
+grep -q 'quick, and good' "$work/table"
+if grep -q 'Not measured' "$work/results.md"; then exit 1; fi
+
+# A part that fails is named, with its last word; what it had measured and the other parts stand.
+# shellcheck disable=SC2016
+program links '{"row": "half", "unit": "x", "ours": 1, "baseline": null, "baseline_name": "", "limit": null, "limit_name": "", "target": 1, "load": 0}
+$(echo it broke >&2)' 3
+status=0
+"$run" --no-build --build "$work/build" --parts actors,links,pipelines --output "$work/results.md" >"$work/table" 2>"$work/words" || status=$?
+[ "$status" = 1 ]
+expect '| slow |'
+expect '| half |'
+expect 'Not measured: links (exit 3: it broke).'
+expect 'Not measured: pipelines (not built).'
+
+status=0
+"$run" --parts nonsense 2>"$work/words" || status=$?
+[ "$status" = 2 ] && grep -q "there is no part 'nonsense'" "$work/words"
