@@ -77,11 +77,9 @@ breaks "epoch not recorded"     'acted'                    -DBREAK_UNRECORDED -D
 breaks "slot written in place"  'memory_lost|sound|b==a'     -DBREAK_IN_PLACE -DDEATHS=1
 breaks "one worker chooses"     'memory|generation|at_step' -DBREAK_ONE_CHOOSES -DDEATHS=1
 breaks "commit before all"      'memory_lost|at_step|step' -DBREAK_COMMIT_EARLY -DDEATHS=1
-breaks "late READY taken"       'e==epoch'                 -DBREAK_LATE_READY -DDEATHS=1
 breaks "late COMMIT taken"      'e==epoch_of'              -DBREAK_LATE_COMMIT -DDEATHS=1
-breaks "streamed slot written"  'b==a|wanted'              -DBREAK_STREAM
+breaks "streamed slot written"  'b==a|wanted'              -DBREAK_STREAM -DSAVE_FIRST
 breaks "the journal's ring"     'record_step'              -DBREAK_JOURNAL "${from_disk[@]}"
-breaks "monitor three behind"   'logged'                   -DMONITOR_LAG=3 -DDEATHS=1
 breaks "checkpoint removed first" 'on_disk>=promised'      -DBREAK_RENAME -DROTS=1 -DDEATHS=1 -DHEAD_DEATHS=1 -DSTEPS=3
 
 ((searched > 0)) || { echo "there is no search called '$only'"; exit 1; }

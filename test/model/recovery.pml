@@ -624,11 +624,7 @@ inline commit_step()
     sums_sound = 1
 }
 
-#ifdef BREAK_LATE_READY
-#define is_present(e) (phase == running)
-#else
 #define is_present(e) ((e) == epoch && phase == running) /* route.c, deliver_control: no actor, another epoch */
-#endif
 #ifdef BREAK_COMMIT_EARLY
 #define ENOUGH (WORKERS - 1)
 #else
