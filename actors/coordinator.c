@@ -471,7 +471,7 @@ static tr_status begin_again(coordinator *self, tr_error *err)
     if (self->record_held) {
         self->record = *record;
         self->tokens = record->tokens;
-    } else if (generation) {
+    } else if (self->step > plan->first_step) { /* what a checkpoint has was logged before it got its name */
         return tr_fail(err, TR_ECORRUPT, "the state slots hold step %u, but the last one committed was %u",
                        self->step, tr_coordinator_newest(journal));
     }

@@ -193,6 +193,26 @@ static void the_agents_death_changes_no_bit_either(void)
     tr_free(run);
 }
 
+/* The coordinator's newest records are of steps behind those slots, then. */
+static void nor_does_a_workers_before_the_first_step_after_it(void)
+{
+    char *run = path_in(directory, "run"),
+         *recipe = write_recipe(run, "ucx", "2/stage 0 of replica 0/forward/12/KILL");
+    command_run command;
+    command_start(&command, (const char *const[]){"train", recipe, "checkpoint.every=12", NULL});
+    CU_ASSERT_FATAL(wait_for_steps(&command, run, 17));
+    kill(parent_of_worker(run), SIGKILL);
+    command_wait(&command, COMMAND_SECONDS);
+    CU_ASSERT(command_ended(&command, 0));
+    CU_ASSERT(same_run(run));
+    CU_ASSERT(count_events(run, "from_disk") == 1);
+    CU_ASSERT(count_events(run, "worker_died") == 2);
+    command_release(&command);
+    tr_directory_remove_tree(run, NULL);
+    tr_free(recipe);
+    tr_free(run);
+}
+
 /* What the log of this process begins behind cannot be gone back to: that is a resume's to do. */
 static void a_checkpoint_that_was_damaged_since_ends_the_run_with_a_message(void)
 {
@@ -280,6 +300,7 @@ int main(void)
         CHECK_TEST(nor_does_it_in_bfloat16),
         CHECK_TEST(nor_does_it_where_few_states_are_held),
         CHECK_TEST(the_agents_death_changes_no_bit_either),
+        CHECK_TEST(nor_does_a_workers_before_the_first_step_after_it),
         CHECK_TEST(a_checkpoint_that_was_damaged_since_ends_the_run_with_a_message),
         CHECK_TEST(a_resumed_run_does_not_need_the_checkpoint_it_began_with),
         CHECK_TEST(too_many_deaths_end_the_run),
