@@ -10,6 +10,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -211,17 +212,30 @@ static void prune(const tr_checkpoint_files *self)
 }
 
 /* The directory gets its name only when everything in it is on the disk. */
+/* Gives the whole checkpoint its name. One that has it already (damaged, or made again after a death) stays until then:
+ * whoever looks finds one or the other. */
+static tr_status take_name(tr_checkpoint_files *self, const char *final, const char *parent, tr_error *err)
+{
+    bool swapped = renameat2(AT_FDCWD, self->temporary, AT_FDCWD, final, RENAME_EXCHANGE) == 0;
+    tr_status status = TR_OK;
+    if (!swapped && errno != ENOENT) status = tr_directory_remove_tree(final, err); /* no file system for it */
+    if (!status && !swapped && rename(self->temporary, final) != 0)
+        status = tr_fail(err, TR_EIO, "could not rename '%s' to '%s': %s", self->temporary, final,
+                         strerror(errno));
+    if (!status) status = tr_directory_sync(parent, err);
+    tr_error error = {0};
+    if (!status && swapped && tr_directory_remove_tree(self->temporary, &error))
+        tr_log(TR_LOG_WARNING, "%s", error.message);
+    return status;
+}
+
 static tr_status publish(tr_checkpoint_files *self, const char *final, tr_error *err)
 {
     char *trainer = tr_format("%s/trainer", self->temporary),
          *parent = tr_format("%s/checkpoints", self->options.run);
     tr_status status = trainer && parent ? tr_directory_sync(trainer, err) : no_memory(err);
     if (!status) status = tr_directory_sync(self->temporary, err);
-    if (!status) status = tr_directory_remove_tree(final, err); /* a damaged one of an earlier attempt */
-    if (!status && rename(self->temporary, final) != 0)
-        status = tr_fail(err, TR_EIO, "could not rename '%s' to '%s': %s", self->temporary, final,
-                         strerror(errno));
-    if (!status) status = tr_directory_sync(parent, err);
+    if (!status) status = take_name(self, final, parent, err);
     tr_free(trainer);
     tr_free(parent);
     return status;
