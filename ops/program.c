@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "ops/fuse.h"
 #include "ops/memory_plan.h"
 #ifdef TROUPE_CUDA
 #include "ops/cuda/kernels.h"
@@ -27,7 +28,8 @@ typedef struct op_clock {
 } op_clock;
 
 struct tr_program {
-    const tr_graph *graph;
+    const tr_graph *graph; /* that is run: the caller's, or `fused` */
+    tr_graph *fused;       /* of devices that fuse; else NULL */
     tr_program_options options;
     tr_memory_plan plan;
     int32_t n_nodes;
@@ -77,7 +79,8 @@ static tr_status open_device(tr_program *self, tr_error *err)
     if (self->options.device == TR_DEVICE_CPU || self->options.only_plan) return TR_OK;
 #ifdef TROUPE_CUDA
     TR_ASSERT(self->options.stream);
-    return tr_cuda_context_new((tr_cuda_context **)&self->device, self->options.stream, err);
+    return tr_cuda_context_new((tr_cuda_context **)&self->device, self->options.stream, self->options.choices,
+                               err);
 #else
     int32_t n_devices;
     return tr_device_count(self->options.device, &n_devices, err); /* says that the build has none */
@@ -164,7 +167,12 @@ tr_status tr_program_new(tr_program **out, const tr_graph *graph, const tr_progr
     self->options = *options;
     if (self->options.n_threads < 1) self->options.n_threads = 1;
     if (!self->options.clock_ns) self->options.clock_ns = tr_clock_ns;
-    self->n_nodes = tr_graph_node_count(graph);
+    if (options->device == TR_DEVICE_CUDA) {
+        status = tr_graph_fuse(&self->fused, graph, err);
+        if (status != TR_OK) goto failed;
+        self->graph = self->fused;
+    }
+    self->n_nodes = tr_graph_node_count(self->graph);
     self->steps = tr_alloc_zero((size_t)self->n_nodes, sizeof *self->steps);
     self->clocks = tr_alloc_zero((size_t)self->n_nodes, sizeof *self->clocks);
     if (!self->steps || !self->clocks) {
@@ -202,6 +210,7 @@ void tr_program_destroy(tr_program **self)
     tr_memory_plan_release(&program->plan);
     tr_free(program->clocks);
     tr_free(program->steps);
+    tr_graph_destroy(&program->fused);
     tr_free(program);
     *self = NULL;
 }

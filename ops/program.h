@@ -9,6 +9,7 @@
 #define TROUPE_OPS_PROGRAM_H
 
 #include "ops/op.h"
+#include "ops/product_choices.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -25,7 +26,10 @@ typedef struct tr_program_options {
     bool
         time_kernels; /* on a GPU: tr_program_times tells the device's time, and every run waits for its end */
     uint64_t (*clock_ns)(void); /* what tr_program_times counts on the CPU; NULL: tr_clock_ns */
-    int n_threads;              /* largest pool it will be run with; workspace is sized for it */
+    /* On a GPU: algorithms of matrix products; those that are not there are measured while the program is made, and
+     * added. Used until the program is destroyed. NULL: the library's own, which shapes and versions decide. */
+    tr_product_choices *choices;
+    int n_threads; /* largest pool it will be run with; workspace is sized for it */
     bool
         only_plan; /* for its sizes alone: it cannot be run, needs no stream, and asks for nothing of the device */
     bool poison; /* fill scratch, and before the forward the stash, with NaN; always on in sanitizer builds */

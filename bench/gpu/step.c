@@ -1,6 +1,7 @@
 /* bench/gpu/step.c - a training step of a model on one GPU: tokens a second, the share of the GPU's matrix rate, memory,
  * and where the time goes by operation. Fresh weights, random tokens.
- *   gpu_step [--config CONFIG.json] [--batch B] [--sequence T] [--steps N] [--dtype float32|bfloat16]
+ *   gpu_step [--config CONFIG.json] [--batch B] [--sequence T] [--steps N] [--dtype float32|bfloat16] [--choices FILE]
+ * Algorithms of matrix products are measured first; FILE has them where it is there, and gets them where not.
  * Model FLOPs are counted as 6 a parameter and token (embeddings that are only looked up not counted) and 6 L C T for
  * causal attention, as peers do.
  * SPDX-License-Identifier: Apache-2.0 */
@@ -26,7 +27,7 @@ static const char gpt2[] =
 static const double peak_flops = 989e12; /* dense bfloat16 of an H100, by its data sheet */
 
 typedef struct settings {
-    const char *config;
+    const char *config, *choices;
     int32_t batch, sequence, steps;
     tr_dtype dtype;
 } settings;
@@ -44,6 +45,8 @@ static settings read_arguments(int argc, char **argv)
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (value && strcmp(argv[i], "--config") == 0)
             s.config = value;
+        else if (value && strcmp(argv[i], "--choices") == 0)
+            s.choices = value;
         else if (value && strcmp(argv[i], "--batch") == 0)
             s.batch = atoi(value);
         else if (value && strcmp(argv[i], "--sequence") == 0)
@@ -54,7 +57,7 @@ static settings read_arguments(int argc, char **argv)
             s.dtype = TR_F32;
         else if (!value || strcmp(argv[i], "--dtype") != 0 || strcmp(value, "bfloat16") != 0) {
             fprintf(stderr, "usage: gpu_step [--config CONFIG.json] [--batch B] [--sequence T] [--steps N] "
-                            "[--dtype float32|bfloat16]\n");
+                            "[--dtype float32|bfloat16] [--choices FILE]\n");
             exit(2);
         }
     }
@@ -144,8 +147,35 @@ static void print_operations(const gpu_training *training, int steps)
     printf("%-26s %8.3f\n", "all of the graph", all / 1e6 / steps);
 }
 
+/* Of matrix products: those of the file, if there is one; else none yet. */
+static tr_product_choices *read_choices(const settings *s)
+{
+    tr_error err = {0};
+    tr_product_choices *choices;
+    char *text = NULL;
+    size_t size;
+    if (tr_product_choices_new(&choices, &err) != TR_OK) die("choices", &err);
+    if (s->choices && tr_file_read(s->choices, &text, &size, NULL) == TR_OK &&
+        tr_product_choices_read(choices, text, &err) != TR_OK)
+        die(s->choices, &err);
+    tr_free(text);
+    return choices;
+}
+
+static void write_choices(const settings *s, const tr_product_choices *choices)
+{
+    if (!s->choices) return;
+    char *text = tr_product_choices_write(choices);
+    FILE *file = fopen(s->choices, "w");
+    if (!text || !file || fputs(text, file) < 0 || fclose(file) != 0) {
+        fprintf(stderr, "gpu_step: could not write '%s'\n", s->choices);
+        exit(1);
+    }
+    tr_free(text);
+}
+
 static gpu_training *open_training(tr_device *device, const tr_loaded_model *model, const settings *s,
-                                   bool timed)
+                                   tr_product_choices *choices, bool timed)
 {
     tr_error err = {0};
     gpu_training *training;
@@ -157,7 +187,8 @@ static gpu_training *open_training(tr_device *device, const tr_loaded_model *mod
                                     .eps = 1e-8,
                                     .weight_decay = 0.1,
                                     .clip_norm = 1.0,
-                                    .time_kernels = timed};
+                                    .time_kernels = timed,
+                                    .choices = choices};
     if (gpu_training_new(&training, device, model, &options, &err) != TR_OK) die("training", &err);
     return training;
 }
@@ -176,18 +207,21 @@ int main(int argc, char **argv)
     srand(1);
     for (int64_t i = 0; i <= rows; i++) tokens[i] = rand() % model.config.vocabulary;
 
-    gpu_training *training = open_training(device, &model, &s, true);
+    tr_product_choices *choices = read_choices(&s);
+    gpu_training *training = open_training(device, &model, &s, choices, true);
     measure(training, tokens, &s, 4, &loss);
     print_operations(training, WARM_UP + 4);
     gpu_training_destroy(&training);
 
-    training = open_training(device, &model, &s, false);
+    training = open_training(device, &model, &s, choices, false);
     double ms = measure(training, tokens, &s, s.steps, &loss);
     printf("%s, %s, %d x %d: %.2f ms a step, %.0f tokens/s, %.1f%% of 989 TFLOP/s, %.1f GiB, loss %.4f\n",
            tr_device_name(device), tr_dtype_name(s.dtype), s.batch, s.sequence, ms, (double)rows / ms * 1e3,
            100 * model_flops(&model, &s) / (ms * 1e-3) / peak_flops,
            (double)gpu_training_device_bytes(training) / 1073741824.0, loss);
     gpu_training_destroy(&training);
+    write_choices(&s, choices);
+    tr_product_choices_destroy(&choices);
     tr__loaded_model_release(&model);
     tr_free(tokens);
     tr_device_close(&device);

@@ -62,7 +62,8 @@ static tr_status build(gpu_training *self, tr_error *err)
     tr_program_options how = {.device = tr_device_kind_of(self->device),
                               .stream = self->stream,
                               .n_threads = 1,
-                              .time_kernels = self->options.time_kernels};
+                              .time_kernels = self->options.time_kernels,
+                              .choices = self->options.choices};
     tr_status status = tr_model_graph(&self->model->config, &options, &self->graph, &self->values, err);
     if (status != TR_OK) return status;
     self->factor_value = tr_graph_input(self->graph, "factor", TR_F32, TR_SHAPE1(1));

@@ -17,6 +17,7 @@ typedef struct gpu_training_options {
     tr_dtype dtype;          /* TR_F32 or TR_BF16 */
     double beta1, beta2, eps, weight_decay, clip_norm;
     bool time_kernels;
+    tr_product_choices *choices; /* as tr_program_options has */
 } gpu_training_options;
 
 /* Takes the weights of `model`, which must outlive it. Errors: the device's, TR_ENOMEM. */

@@ -12,7 +12,7 @@
 namespace troupe {
 namespace {
 
-enum { WARPS = 4, ROWS = 4, BLOCK_ROWS = WARPS * ROWS, MAX_HEAD = 256 };
+enum { WARPS = 4, ROWS = 4, BLOCK_ROWS = WARPS * ROWS, MAX_HEAD = 256, THREADS = 256 };
 
 // Rows first .. first+n-1 of a head into shared memory; zeros from `end` on.
 template <typename T>
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(WARPS *WARP) forward_kernel(attention_argument
         if (a.lse && lane == 0 && mine + r < a.time) a.lse[p.row_at + mine + r] = most[r] + logf(sum[r]);
         s[r] = 1.0f / sum[r];
     }
-    write_rows((T *)a.out + p.q_at, p.q_stride, mine, a.time, size, y, s);
+    write_rows((T *)a.out + p.y_at, p.y_stride, mine, a.time, size, y, s);
 }
 
 // delta = sum of dy * y, a warp a row of a head.
@@ -127,6 +127,24 @@ template <typename T> __global__ void __launch_bounds__(WARPS *WARP) delta_kerne
     if (threadIdx.x % WARP == 0) a.delta[(b * a.heads + h) * a.time + t] = sum;
 }
 
+// The same for head sizes of 64 and 128, which a few lanes read in one pack each.
+template <typename T> __global__ void __launch_bounds__(THREADS) packed_delta_kernel(attention_arguments a)
+{
+    int lanes = a.head_size / PACK<T>; // divides a warp
+    int64_t at = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * PACK<T>, i = at / a.head_size;
+    bool there = i < a.batch * a.time * a.heads;
+    float y[PACK<T>] = {}, dy[PACK<T>] = {}, sum = 0;
+    if (there) {
+        load<PACK<T>>((const T *)a.y + at, y);
+        load<PACK<T>>((const T *)a.dy + at, dy);
+    }
+#pragma unroll
+    for (int j = 0; j < PACK<T>; j++) sum += y[j] * dy[j];
+    for (int step = lanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    int64_t h = i % a.heads, t = i / a.heads % a.time, b = i / a.heads / a.time;
+    if (there && threadIdx.x % lanes == 0) a.delta[(b * a.heads + h) * a.time + t] = sum;
+}
+
 // dq = scale * sum over keys of p * (dy . v - delta) * k
 template <int N, typename T> __global__ void __launch_bounds__(WARPS *WARP) dq_kernel(attention_arguments a)
 {
@@ -138,7 +156,7 @@ template <int N, typename T> __global__ void __launch_bounds__(WARPS *WARP) dq_k
     int64_t begin = (int64_t)blockIdx.x * BLOCK_ROWS, mine = begin + warp * ROWS;
     int64_t n_keys = begin + BLOCK_ROWS < a.time ? begin + BLOCK_ROWS : a.time;
     stage(queries, size, (const T *)a.q + p.q_at, p.q_stride, begin, BLOCK_ROWS, a.time, size, a.scale);
-    stage(dys, size, (const T *)a.dy + p.q_at, p.q_stride, begin, BLOCK_ROWS, a.time, size, 1.0f);
+    stage(dys, size, (const T *)a.dy + p.y_at, p.y_stride, begin, BLOCK_ROWS, a.time, size, 1.0f);
     float lse[ROWS], delta[ROWS], dq[ROWS][N] = {}, s[ROWS], dp[ROWS];
     for (int r = 0; r < ROWS; r++) {
         int64_t row = mine + r < a.time ? mine + r : a.time - 1;
@@ -181,7 +199,7 @@ template <int N, typename T> __global__ void __launch_bounds__(WARPS *WARP) dkv_
         for (int64_t tile = begin / WARP * WARP; tile < a.time; tile += WARP) {
             __syncthreads();
             stage(queries, stride, (const T *)a.q + from.q_at, from.q_stride, tile, WARP, a.time, size, 1.0f);
-            stage(dys, stride, (const T *)a.dy + from.q_at, from.q_stride, tile, WARP, a.time, size, 1.0f);
+            stage(dys, stride, (const T *)a.dy + from.y_at, from.y_stride, tile, WARP, a.time, size, 1.0f);
             __syncthreads();
             int64_t query = tile + lane < a.time ? tile + lane : a.time - 1;
             float lse = a.lse[from.row_at + query], delta = a.delta[from.row_at + query];
@@ -238,7 +256,30 @@ attention_arguments arguments_of(const tr_graph *graph, const tr_node *node)
     a.kv_heads = options->kv_heads;
     a.head_size = options->head_size;
     a.scale = options->scale;
+    a.q_stride = (int64_t)a.heads * a.head_size;
+    a.kv_stride = (int64_t)a.kv_heads * a.head_size;
     return a;
+}
+
+// Where q, k and v, or their gradients, are parts of one array.
+struct parts {
+    char *q, *k, *v;
+};
+
+parts parts_of(void *qkv, const attention_arguments &a, tr_dtype dtype)
+{
+    int64_t bytes = (int64_t)tr_dtype_bytes(dtype), size = (int64_t)a.head_size * bytes;
+    char *at = (char *)qkv;
+    return {at, at + a.heads * size, at + (a.heads + a.kv_heads) * size};
+}
+
+void set_packed(attention_arguments &a, const tr_call *call)
+{
+    parts p = parts_of(call->inputs[0], a, tr_graph_value(call->graph, call->node->inputs[0])->dtype);
+    a.q = p.q;
+    a.k = p.k;
+    a.v = p.v;
+    a.q_stride = a.kv_stride = (int64_t)(a.heads + 2 * a.kv_heads) * a.head_size;
 }
 
 tr_status prepare(const tr_graph *graph, const tr_node *node, void *device, void **prepared, tr_error *err)
@@ -269,19 +310,34 @@ void refuse_dropout(const tr_call *call)
                           "attention with dropout has no kernel yet; set the model's attention dropout to 0");
 }
 
+void forward_by_dtype(const tr_call *call, const attention_arguments &a)
+{
+    cudaStream_t stream = tr_cuda_stream(call);
+    refuse_dropout(call);
+    if (is_bf16(call, 0) && (attention_on_warpgroups(a, stream) || attention_on_tensor_cores(a, stream)))
+        tr_cuda_launched(call);
+    else
+        TR_BY_STORAGE(call, 0, forward<T>(call, a));
+}
+
 void run(const tr_call *call)
 {
     attention_arguments a = arguments_of(call->graph, call->node);
-    refuse_dropout(call);
     a.q = call->inputs[0];
     a.k = call->inputs[1];
     a.v = call->inputs[2];
     a.out = call->outputs[0];
     a.lse = (float *)call->outputs[1];
-    if (is_bf16(call, 0) && attention_on_tensor_cores(a, tr_cuda_stream(call)))
-        tr_cuda_launched(call);
-    else
-        TR_BY_STORAGE(call, 0, forward<T>(call, a));
+    forward_by_dtype(call, a);
+}
+
+void run_packed(const tr_call *call)
+{
+    attention_arguments a = arguments_of(call->graph, call->node);
+    set_packed(a, call);
+    a.out = call->outputs[0];
+    a.lse = (float *)call->outputs[1];
+    forward_by_dtype(call, a);
 }
 
 size_t backward_workspace(const tr_graph *graph, const tr_node *node)
@@ -293,8 +349,13 @@ size_t backward_workspace(const tr_graph *graph, const tr_node *node)
 template <typename T> void backward(const tr_call *call, const attention_arguments &a)
 {
     int64_t rows = a.batch * a.time * a.heads;
-    delta_kernel<T><<<blocks_for(rows, WARPS), WARPS * WARP, 0, tr_cuda_stream(call)>>>(a);
-    if (is_bf16(call, 0) && attention_backward_on_tensor_cores(a, tr_cuda_stream(call)))
+    cudaStream_t stream = tr_cuda_stream(call);
+    if (is_bf16(call, 0) && (a.head_size == 64 || a.head_size == 128))
+        packed_delta_kernel<T><<<blocks_for(rows * a.head_size, THREADS * PACK<T>), THREADS, 0, stream>>>(a);
+    else
+        delta_kernel<T><<<blocks_for(rows, WARPS), WARPS * WARP, 0, stream>>>(a);
+    if (is_bf16(call, 0) &&
+        (attention_backward_on_warpgroups(a, stream) || attention_backward_on_tensor_cores(a, stream)))
         tr_cuda_launched(call);
     else if (a.head_size <= 2 * WARP)
         launch_backward<2, T>(call, a);
@@ -316,6 +377,22 @@ void run_backward(const tr_call *call)
     a.out = call->outputs[0];
     a.dk = call->outputs[1];
     a.dv = call->outputs[2];
+    a.delta = (float *)call->workspace;
+    TR_BY_STORAGE(call, 0, backward<T>(call, a));
+}
+
+void run_packed_backward(const tr_call *call)
+{
+    attention_arguments a = arguments_of(call->graph, call->node);
+    set_packed(a, call);
+    parts gradients =
+        parts_of(call->outputs[0], a, tr_graph_value(call->graph, call->node->inputs[0])->dtype);
+    a.y = call->inputs[1];
+    a.lse = (float *)call->inputs[2];
+    a.dy = call->inputs[3];
+    a.out = gradients.q;
+    a.dk = gradients.k;
+    a.dv = gradients.v;
     a.delta = (float *)call->workspace;
     TR_BY_STORAGE(call, 0, backward<T>(call, a));
 }
@@ -356,6 +433,8 @@ void run_cached(const tr_call *call)
 extern "C" const tr_kernel tr__cuda_attention_kernels[] = {
     {"attention", troupe::run, NULL, troupe::prepare},
     {"attention_backward", troupe::run_backward, troupe::backward_workspace, troupe::prepare},
+    {"attention_packed", troupe::run_packed, NULL, troupe::prepare},
+    {"attention_packed_backward", troupe::run_packed_backward, troupe::backward_workspace, troupe::prepare},
     {"attention_cached", troupe::run_cached, NULL, troupe::prepare},
     {},
 };

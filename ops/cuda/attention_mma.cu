@@ -7,15 +7,12 @@
 // Sources: Dao, 2023 (how work is cut); NVIDIA's PTX manual for the layouts.
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/cuda/attention.cuh"
+#include "ops/cuda/mma.cuh"
 
 #include <math.h>
 
 namespace troupe {
 namespace {
-
-typedef uint32_t fragment[4]; // 16 x 16 of the left operand
-
-constexpr float LOG2_E = 1.44269504f, LN_2 = 0.693147181f;
 
 __device__ inline void multiply_add(float (&c)[4], const fragment &a, uint32_t b0, uint32_t b1)
 {
@@ -23,11 +20,6 @@ __device__ inline void multiply_add(float (&c)[4], const fragment &a, uint32_t b
                  "{%0,%1,%2,%3};\n"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-__device__ inline uint32_t shared_address(const void *p)
-{
-    return (uint32_t)__cvta_generic_to_shared(p);
 }
 
 // Four 8 x 8 matrices; lanes 8i to 8i+7 say where the rows of the i-th stand.
@@ -43,30 +35,6 @@ __device__ inline void load_matrices_turned(uint32_t (&r)[4], const bf16 *row)
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                  : "r"(shared_address(row)));
-}
-
-// 16 bytes, or zeros.
-__device__ inline void fetch(bf16 *to, const bf16 *from, bool there)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(to)), "l"(from),
-                 "r"(there ? 16 : 0));
-}
-
-__device__ inline void fetches_end()
-{
-    asm volatile("cp.async.commit_group;\n");
-}
-
-// All but the last group are there.
-template <int GROUPS> __device__ inline void await_fetches()
-{
-    asm volatile("cp.async.wait_group %0;\n" ::"n"(GROUPS));
-}
-
-__device__ inline uint32_t rounded(float low, float high)
-{
-    __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return *reinterpret_cast<uint32_t *>(&pair);
 }
 
 // Rows of a tile are padded by 16 bytes: eight of them then lie in different banks.
@@ -152,44 +120,6 @@ __device__ inline void times_tile(float (&c)[M][D / 8][4], const float (&w)[M][N
     }
 }
 
-template <int D>
-__device__ inline void write_rows(bf16 *to, int64_t stride, int64_t first, int64_t end,
-                                  const float (&c)[D / 8][4], float scale0, float scale1)
-{
-    int g = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        int64_t row = first + g + 8 * half;
-        float scale = half ? scale1 : scale0;
-        if (row >= end) continue;
-#pragma unroll
-        for (int j = 0; j < D / 8; j++)
-            *reinterpret_cast<uint32_t *>(to + row * stride + 8 * j + 2 * t) =
-                rounded(c[j][2 * half] * scale, c[j][2 * half + 1] * scale);
-    }
-}
-
-// Over the four lanes that share a row.
-__device__ inline float row_max(float x)
-{
-    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
-    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
-}
-
-__device__ inline float row_sum(float x)
-{
-    x += __shfl_xor_sync(0xffffffffu, x, 1);
-    return x + __shfl_xor_sync(0xffffffffu, x, 2);
-}
-
-// 2^x within 2 ulp, one instruction; 0 for results below the smallest normal number.
-__device__ inline float power_of_2(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
 // How a kernel is cut: M times 16 rows a warp, tiles of N rows of the other side, so many blocks a multiprocessor.
 template <int D_, int WARPS_, int M_, int N_, int BLOCKS_> struct cut {
     static constexpr int D = D_, M = M_, N = N_, BLOCKS = BLOCKS_;
@@ -200,11 +130,11 @@ template <int D_, int WARPS_, int M_, int N_, int BLOCKS_> struct cut {
 
 // A pair of tiles, rows first .. of x and y.
 template <typename C>
-__device__ inline void fetch_pair(bf16 *to, const bf16 *x, const bf16 *y, int64_t stride, int64_t first,
-                                  int64_t end)
+__device__ inline void fetch_pair(bf16 *to, const bf16 *x, int64_t x_stride, const bf16 *y, int64_t y_stride,
+                                  int64_t first, int64_t end)
 {
-    fetch_tile<C::D, C::N, C::THREADS>(to, x, stride, first, end);
-    fetch_tile<C::D, C::N, C::THREADS>(to + C::TILE, y, stride, first, end);
+    fetch_tile<C::D, C::N, C::THREADS>(to, x, x_stride, first, end);
+    fetch_tile<C::D, C::N, C::THREADS>(to + C::TILE, y, y_stride, first, end);
 }
 
 template <typename C>
@@ -224,12 +154,13 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) forward_kernel(attentio
         load_rows<D>(q[m], (const bf16 *)a.q + p.q_at, p.q_stride, mine + 16 * m, time);
     float y[M][D / 8][4] = {}, most[M][2], sum[M][2] = {}, scale = a.scale * LOG2_E;
     for (int m = 0; m < M; m++) most[m][0] = most[m][1] = -INFINITY;
-    fetch_pair<C>(tiles, keys, values, p.kv_stride, 0, time);
+    fetch_pair<C>(tiles, keys, p.kv_stride, values, p.kv_stride, 0, time);
     fetches_end();
     for (int n = 0; n < n_tiles; n++) {
         const bf16 *here = tiles + n % 2 * 2 * C::TILE;
         if (n + 1 < n_tiles)
-            fetch_pair<C>(tiles + (n + 1) % 2 * 2 * C::TILE, keys, values, p.kv_stride, (n + 1) * N, time);
+            fetch_pair<C>(tiles + (n + 1) % 2 * 2 * C::TILE, keys, p.kv_stride, values, p.kv_stride,
+                          (n + 1) * N, time);
         fetches_end();
         await_fetches<1>();
         __syncthreads();
@@ -278,7 +209,7 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) forward_kernel(attentio
         for (int half = 0; half < 2; half++)
             if (a.lse && t == 0 && from + g + 8 * half < time)
                 a.lse[p.row_at + from + g + 8 * half] = (most[m][half] + log2f(sum[m][half])) * LN_2;
-        write_rows<D>((bf16 *)a.out + p.q_at, p.q_stride, from, time, y[m], 1.0f / sum[m][0],
+        write_rows<D>((bf16 *)a.out + p.y_at, p.y_stride, from, time, y[m], 1.0f / sum[m][0],
                       1.0f / sum[m][1]);
     }
 }
@@ -299,19 +230,20 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) dq_kernel(attention_arg
     float dq[M][D / 8][4] = {}, lse[M][2], delta[M][2], scale = a.scale * LOG2_E;
     for (int m = 0; m < M; m++) {
         load_rows<D>(q[m], (const bf16 *)a.q + p.q_at, p.q_stride, mine + 16 * m, time);
-        load_rows<D>(dy[m], (const bf16 *)a.dy + p.q_at, p.q_stride, mine + 16 * m, time);
+        load_rows<D>(dy[m], (const bf16 *)a.dy + p.y_at, p.y_stride, mine + 16 * m, time);
         for (int half = 0; half < 2; half++) {
             int row = mine + 16 * m + g + 8 * half;
             lse[m][half] = row < time ? a.lse[p.row_at + row] * LOG2_E : 0;
             delta[m][half] = row < time ? a.delta[p.row_at + row] : 0;
         }
     }
-    fetch_pair<C>(tiles, keys, values, p.kv_stride, 0, time);
+    fetch_pair<C>(tiles, keys, p.kv_stride, values, p.kv_stride, 0, time);
     fetches_end();
     for (int n = 0; n < n_tiles; n++) {
         const bf16 *here = tiles + n % 2 * 2 * C::TILE;
         if (n + 1 < n_tiles)
-            fetch_pair<C>(tiles + (n + 1) % 2 * 2 * C::TILE, keys, values, p.kv_stride, (n + 1) * N, time);
+            fetch_pair<C>(tiles + (n + 1) % 2 * 2 * C::TILE, keys, p.kv_stride, values, p.kv_stride,
+                          (n + 1) * N, time);
         fetches_end();
         await_fetches<1>();
         __syncthreads();
@@ -360,8 +292,8 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) dkv_kernel(attention_ar
     auto fetch_queries = [&](int n) {
         head_place of = place_of(a, blockIdx.z, blockIdx.y * group + n / each);
         int first = from + n % each * N;
-        fetch_pair<C>(tiles + n % 2 * 2 * C::TILE, (const bf16 *)a.q + of.q_at, (const bf16 *)a.dy + of.q_at,
-                      of.q_stride, first, time);
+        fetch_pair<C>(tiles + n % 2 * 2 * C::TILE, (const bf16 *)a.q + of.q_at, of.q_stride,
+                      (const bf16 *)a.dy + of.y_at, of.y_stride, first, time);
         for (int i = threadIdx.x; i < N; i += C::THREADS) {
             bool there = first + i < time;
             rows[n % 2 * 2 * N + i] = there ? a.lse[of.row_at + first + i] * LOG2_E : 0;

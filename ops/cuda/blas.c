@@ -7,6 +7,8 @@
 
 #include <cublasLt.h>
 #include <pthread.h>
+#include <stdio.h>
+#include <string.h>
 
 /* The functions that are used, under their own types. */
 static struct {
@@ -23,6 +25,8 @@ static struct {
     __typeof__(cublasLtMatmulPreferenceDestroy) *preference_destroy;
     __typeof__(cublasLtMatmulPreferenceSetAttribute) *preference_set;
     __typeof__(cublasLtMatmulAlgoGetHeuristic) *heuristic;
+    __typeof__(cublasLtMatmulAlgoCheck) *check;
+    __typeof__(cublasLtGetVersion) *version;
 } lt;
 
 static tr_error load_error;
@@ -45,6 +49,8 @@ static void load(void)
         {"cublasLtMatmulPreferenceDestroy", (void **)&lt.preference_destroy},
         {"cublasLtMatmulPreferenceSetAttribute", (void **)&lt.preference_set},
         {"cublasLtMatmulAlgoGetHeuristic", (void **)&lt.heuristic},
+        {"cublasLtMatmulAlgoCheck", (void **)&lt.check},
+        {"cublasLtGetVersion", (void **)&lt.version},
     };
     tr_library_load("cuBLASLt, which device 'cuda' needs,", files, symbols, sizeof symbols / sizeof *symbols,
                     &load_error);
@@ -54,6 +60,11 @@ static tr_status failed(cublasStatus_t code, const char *what, tr_error *err)
 {
     return tr_fail(err, code == CUBLAS_STATUS_ALLOC_FAILED ? TR_ENOMEM : TR_EIO, "cuBLASLt: %s: %s", what,
                    lt.status_text(code));
+}
+
+size_t tr__cuda_blas_version(void)
+{
+    return lt.version();
 }
 
 tr_status tr__cuda_blas_load(tr_error *err)
@@ -82,12 +93,36 @@ struct tr_matmul_plan {
     cublasLtMatmulDesc_t desc;
     cublasLtMatrixLayout_t a, b, c; /* as the library counts: its A is our B */
     cublasLtMatmulAlgo_t algorithm;
-    bool accumulate, has_bias;
+    bool accumulate, scaled, has_bias, has_aux;
 };
 
 static cudaDataType_t type_of(tr_dtype dtype)
 {
     return dtype == TR_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+}
+
+static cublasStatus_t set_epilogue(tr_matmul_plan *self, const tr_matmul_shape *s)
+{
+    static const cublasLtEpilogue_t plain[] = {
+        [TR_EPILOGUE_NONE] = CUBLASLT_EPILOGUE_DEFAULT,
+        [TR_EPILOGUE_GELU] = CUBLASLT_EPILOGUE_GELU,
+        [TR_EPILOGUE_GELU_KEEP] = CUBLASLT_EPILOGUE_GELU_AUX,
+        [TR_EPILOGUE_GELU_BACKWARD] = CUBLASLT_EPILOGUE_DGELU,
+    };
+    static const cublasLtEpilogue_t with_bias[] = {
+        [TR_EPILOGUE_NONE] = CUBLASLT_EPILOGUE_BIAS,
+        [TR_EPILOGUE_GELU] = CUBLASLT_EPILOGUE_GELU_BIAS,
+        [TR_EPILOGUE_GELU_KEEP] = CUBLASLT_EPILOGUE_GELU_AUX_BIAS,
+    };
+    TR_ASSERT(!s->has_bias || s->epilogue != TR_EPILOGUE_GELU_BACKWARD);
+    cublasLtEpilogue_t epilogue = s->has_bias ? with_bias[s->epilogue] : plain[s->epilogue];
+    int32_t bias = (int32_t)type_of(s->bias);
+    cublasStatus_t code = lt.desc_set(self->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
+    if (code == CUBLAS_STATUS_SUCCESS && s->has_bias)
+        code = lt.desc_set(self->desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &bias, sizeof bias);
+    if (code == CUBLAS_STATUS_SUCCESS && self->has_aux)
+        code = lt.desc_set(self->desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &s->n, sizeof s->n);
+    return code;
 }
 
 static cublasStatus_t make_desc(tr_matmul_plan *self, const tr_matmul_shape *s)
@@ -99,12 +134,12 @@ static cublasStatus_t make_desc(tr_matmul_plan *self, const tr_matmul_shape *s)
         code = lt.desc_set(self->desc, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first);
     if (code == CUBLAS_STATUS_SUCCESS)
         code = lt.desc_set(self->desc, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second);
-    if (code != CUBLAS_STATUS_SUCCESS || !s->has_bias) return code;
-    cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
-    int32_t bias = (int32_t)type_of(s->bias);
-    code = lt.desc_set(self->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
-    if (code != CUBLAS_STATUS_SUCCESS) return code;
-    return lt.desc_set(self->desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &bias, sizeof bias);
+    if (code == CUBLAS_STATUS_SUCCESS && s->scaled) {
+        cublasLtPointerMode_t mode = CUBLASLT_POINTER_MODE_DEVICE;
+        code = lt.desc_set(self->desc, CUBLASLT_MATMUL_DESC_POINTER_MODE, &mode, sizeof mode);
+    }
+    if (code == CUBLAS_STATUS_SUCCESS) code = set_epilogue(self, s);
+    return code;
 }
 
 static cublasStatus_t make_layouts(tr_matmul_plan *self, const tr_matmul_shape *s)
@@ -119,13 +154,12 @@ static cublasStatus_t make_layouts(tr_matmul_plan *self, const tr_matmul_shape *
     return code;
 }
 
-/* The library's own first choice. Split sums are joined through the workspace: in place they would need an
- * order that is not promised. Rows need only be aligned as their elements are where widths are odd. */
-static cublasStatus_t choose(tr_matmul_plan *self, const tr_cuda_context *context)
+/* The library's candidates, best first as it thinks. Split sums are joined through the workspace: in place they would need
+ * an order that is not promised. Rows need only be aligned as their elements are where widths are odd. */
+static cublasStatus_t candidates(const tr_matmul_plan *self, const tr_cuda_context *context,
+                                 cublasLtMatmulHeuristicResult_t *results, int most, int *found)
 {
     cublasLtMatmulPreference_t preference;
-    cublasLtMatmulHeuristicResult_t result;
-    int found = 0;
     uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     uint32_t alignment = 16;
     cublasStatus_t code = lt.preference_create(&preference);
@@ -137,21 +171,146 @@ static cublasStatus_t choose(tr_matmul_plan *self, const tr_cuda_context *contex
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
     for (int i = 0; i < 4; i++) lt.preference_set(preference, alignments[i], &alignment, sizeof alignment);
-    code = lt.heuristic(context->blas, self->desc, self->a, self->b, self->c, self->c, preference, 1, &result,
-                        &found);
+    *found = 0;
+    code = lt.heuristic(context->blas, self->desc, self->a, self->b, self->c, self->c, preference, most,
+                        results, found);
     lt.preference_destroy(preference);
-    if (code == CUBLAS_STATUS_SUCCESS && found < 1) code = CUBLAS_STATUS_NOT_SUPPORTED;
-    if (code == CUBLAS_STATUS_SUCCESS) self->algorithm = result.algo;
+    if (code == CUBLAS_STATUS_SUCCESS && *found < 1) code = CUBLAS_STATUS_NOT_SUPPORTED;
     return code;
+}
+
+static cublasStatus_t launch(const tr_matmul_plan *self, const tr_cuda_context *context,
+                             const cublasLtMatmulAlgo_t *algorithm, const tr_matmul_operands *o)
+{
+    static const float numbers[2] = {0, 1};
+    const float *from = self->scaled ? context->numbers : numbers;
+    const float *alpha = self->scaled ? o->factor : &numbers[1], *beta = from + (self->accumulate ? 1 : 0);
+    cublasStatus_t code = CUBLAS_STATUS_SUCCESS;
+    if (self->has_bias)
+        code = lt.desc_set(self->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &o->bias, sizeof o->bias);
+    if (code == CUBLAS_STATUS_SUCCESS && self->has_aux)
+        code = lt.desc_set(self->desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &o->aux, sizeof o->aux);
+    if (code != CUBLAS_STATUS_SUCCESS) return code;
+    return lt.matmul(context->blas, self->desc, alpha, o->b, self->a, o->a, self->b, beta,
+                     self->accumulate ? o->pending : o->c, self->c, o->c, self->c, algorithm,
+                     context->workspace, context->workspace_bytes, context->native);
+}
+
+/* Median of several runs in ms; negative where it does not run. */
+static float time_of(const tr_matmul_plan *self, const tr_cuda_context *context,
+                     const cublasLtMatmulAlgo_t *algorithm, const tr_matmul_operands *o,
+                     cudaEvent_t events[2])
+{
+    enum { RUNS = 7 };
+    float times[RUNS];
+    if (launch(self, context, algorithm, o) != CUBLAS_STATUS_SUCCESS) return -1;
+    for (int i = 0; i < RUNS; i++) {
+        float ms = -1;
+        cudaEventRecord(events[0], context->native);
+        cublasStatus_t code = launch(self, context, algorithm, o);
+        cudaEventRecord(events[1], context->native);
+        if (code != CUBLAS_STATUS_SUCCESS || cudaEventSynchronize(events[1]) != cudaSuccess ||
+            cudaEventElapsedTime(&ms, events[0], events[1]) != cudaSuccess)
+            return -1;
+        int at = i;
+        for (; at > 0 && times[at - 1] > ms; at--) times[at] = times[at - 1];
+        times[at] = ms;
+    }
+    return times[RUNS / 2];
+}
+
+static size_t matrix_bytes(int64_t rows, int64_t columns, tr_dtype dtype)
+{
+    return (size_t)rows * (size_t)columns * tr_dtype_bytes(dtype);
+}
+
+/* The fastest of the candidates on memory of its own; false where that cannot be had. */
+static bool measure(const tr_matmul_plan *self, const tr_cuda_context *context, const tr_matmul_shape *s,
+                    const cublasLtMatmulHeuristicResult_t *results, int found, cublasLtMatmulAlgo_t *best)
+{
+    size_t bytes[5] = {matrix_bytes(s->m, s->k, s->ab), matrix_bytes(s->k, s->n, s->ab),
+                       matrix_bytes(s->m, s->n, s->c), self->has_aux ? matrix_bytes(s->m, s->n, s->c) : 0,
+                       matrix_bytes(1, s->n, TR_F32)};
+    void *memory[5] = {NULL};
+    cudaEvent_t events[2] = {NULL, NULL};
+    bool there = cudaEventCreate(&events[0]) == cudaSuccess && cudaEventCreate(&events[1]) == cudaSuccess;
+    for (int i = 0; there && i < 5; i++) {
+        if (bytes[i] == 0) continue;
+        there = cudaMalloc(&memory[i], bytes[i]) == cudaSuccess &&
+                cudaMemsetAsync(memory[i], 0x3c, bytes[i], context->native) == cudaSuccess;
+    }
+    float least = -1;
+    tr_matmul_operands o = {.a = memory[0],
+                            .b = memory[1],
+                            .bias = memory[4],
+                            .pending = memory[2],
+                            .factor = context->numbers + 1,
+                            .aux = memory[3],
+                            .c = memory[2]};
+    for (int i = 0; there && i < found; i++) {
+        float ms = time_of(self, context, &results[i].algo, &o, events);
+        if (ms < 0 || (least >= 0 && ms >= least)) continue;
+        least = ms;
+        *best = results[i].algo;
+    }
+    cudaStreamSynchronize(context->native);
+    for (int i = 0; i < 5; i++) cudaFree(memory[i]);
+    for (int i = 0; i < 2; i++)
+        if (events[i]) cudaEventDestroy(events[i]);
+    cudaGetLastError(); /* what could not be allocated is no fault of the program's */
+    return least >= 0;
+}
+
+static void name_product(const tr_matmul_shape *s, char name[TR_PRODUCT_NAME_BYTES])
+{
+    static const char *const epilogues[] = {"", "+gelu", "+gelu_keep", "+gelu_backward"};
+    snprintf(name, TR_PRODUCT_NAME_BYTES, "%s:%lld%s*%lld%s*%lld:%s%s%s%s%s", tr_dtype_name(s->ab),
+             (long long)s->m, s->a_transposed ? "t" : "", (long long)s->k, s->b_transposed ? "t" : "",
+             (long long)s->n, tr_dtype_name(s->c), s->scaled ? "+scaled" : "", s->accumulate ? "+more" : "",
+             !s->has_bias        ? ""
+             : s->bias == TR_F32 ? "+bias"
+                                 : "+rounded_bias",
+             epilogues[s->epilogue]);
+}
+
+static tr_status remember(tr_product_choices *choices, const char *name,
+                          const cublasLtMatmulAlgo_t *algorithm)
+{
+    _Static_assert(sizeof *algorithm == TR_ALGORITHM_BYTES, "choices hold the library's own bytes");
+    return tr_product_choices_add(choices, name, (const unsigned char *)algorithm, NULL);
+}
+
+static cublasStatus_t choose(tr_matmul_plan *self, const tr_cuda_context *context, const tr_matmul_shape *s)
+{
+    enum { MOST = 16 };
+    cublasLtMatmulHeuristicResult_t results[MOST];
+    char name[TR_PRODUCT_NAME_BYTES];
+    int found = 0;
+    name_product(s, name);
+    const unsigned char *known = context->choices ? tr_product_choices_find(context->choices, name) : NULL;
+    if (known) {
+        memcpy(&self->algorithm, known, sizeof self->algorithm);
+        return lt.check(context->blas, self->desc, self->a, self->b, self->c, self->c, &self->algorithm,
+                        &results[0]);
+    }
+    cublasStatus_t code = candidates(self, context, results, context->choices ? MOST : 1, &found);
+    if (code != CUBLAS_STATUS_SUCCESS) return code;
+    self->algorithm = results[0].algo;
+    if (context->choices && measure(self, context, s, results, found, &self->algorithm) &&
+        remember(context->choices, name, &self->algorithm) != TR_OK)
+        return CUBLAS_STATUS_ALLOC_FAILED;
+    return CUBLAS_STATUS_SUCCESS;
 }
 
 static cublasStatus_t try_plan(tr_matmul_plan *self, const tr_cuda_context *context, const tr_matmul_shape *s)
 {
     self->accumulate = s->accumulate;
+    self->scaled = s->scaled;
     self->has_bias = s->has_bias;
+    self->has_aux = s->epilogue == TR_EPILOGUE_GELU_KEEP || s->epilogue == TR_EPILOGUE_GELU_BACKWARD;
     cublasStatus_t code = make_desc(self, s);
     if (code == CUBLAS_STATUS_SUCCESS) code = make_layouts(self, s);
-    if (code == CUBLAS_STATUS_SUCCESS) code = choose(self, context);
+    if (code == CUBLAS_STATUS_SUCCESS) code = choose(self, context, s);
     return code;
 }
 
@@ -194,15 +353,9 @@ void tr__matmul_plan_destroy(tr_matmul_plan *self)
     tr_free(self);
 }
 
-void tr__matmul_run(const tr_matmul_plan *self, tr_cuda_context *context, const void *a, const void *b,
-                    const void *bias, const void *pending, void *c, const char *what)
+void tr__matmul_run(const tr_matmul_plan *self, tr_cuda_context *context, const tr_matmul_operands *operands,
+                    const char *what)
 {
-    float one = 1, beta = self->accumulate ? 1 : 0;
-    cublasStatus_t code = CUBLAS_STATUS_SUCCESS;
-    if (self->has_bias) code = lt.desc_set(self->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias);
-    if (code == CUBLAS_STATUS_SUCCESS)
-        code = lt.matmul(context->blas, self->desc, &one, b, self->a, a, self->b, &beta,
-                         self->accumulate ? pending : c, self->c, c, self->c, &self->algorithm,
-                         context->workspace, context->workspace_bytes, context->native);
+    cublasStatus_t code = launch(self, context, &self->algorithm, operands);
     if (code != CUBLAS_STATUS_SUCCESS) tr_cuda_note_text(context, what, lt.status_text(code));
 }

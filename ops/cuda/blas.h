@@ -19,26 +19,45 @@ extern "C" {
 tr_status tr__cuda_blas_load(tr_error *err);
 tr_status tr__cuda_blas_open(void **handle, tr_error *err); /* loads the library at the first call */
 void tr__cuda_blas_close(void *handle);                     /* NULL-safe */
+size_t tr__cuda_blas_version(void);                         /* of an open library */
+
+/* What is joined to a product, beside a bias and what it accumulates onto. GELU is its tanh form. */
+typedef enum tr_epilogue {
+    TR_EPILOGUE_NONE,
+    TR_EPILOGUE_GELU,         /* C = gelu(H), H the product with its bias */
+    TR_EPILOGUE_GELU_KEEP,    /* and H is written to `aux` (m,n) */
+    TR_EPILOGUE_GELU_BACKWARD /* C = the product times gelu'(H), H read from `aux` */
+} tr_epilogue;
 
 typedef struct tr_matmul_shape {
     int64_t m, n, k;
     bool a_transposed, b_transposed;
     bool accumulate;
-    bool has_bias;  /* (n), added to every row in the product's epilogue */
+    bool scaled;   /* A B is multiplied by a number on the device */
+    bool has_bias; /* (n), added to every row in the product's epilogue */
+    tr_epilogue epilogue;
     tr_dtype ab, c; /* F32 or BF16; C is F32 or as A and B */
     tr_dtype bias;  /* what the product reads, as the plan says: F32, or C's */
 } tr_matmul_shape;
 
 typedef struct tr_matmul_plan tr_matmul_plan;
 
-/* Sets shape->bias to what the library takes. Errors: TR_EUNSUPPORTED (no algorithm for this), TR_ENOMEM. */
+/* Takes the algorithm from the context's choices where it has some, else the library's own first; what is not among the
+ * choices is measured and added. Sets shape->bias to what the library takes. Errors: TR_EUNSUPPORTED (no algorithm for this), TR_ENOMEM. */
 tr_status tr__matmul_plan_new(tr_matmul_plan **out, tr_cuda_context *context, tr_matmul_shape *shape,
                               tr_error *err);
 void tr__matmul_plan_destroy(tr_matmul_plan *self); /* NULL-safe */
 
-/* c may be `pending`, what is accumulated onto; pending is not read where the plan does not accumulate. */
-void tr__matmul_run(const tr_matmul_plan *self, tr_cuda_context *context, const void *a, const void *b,
-                    const void *bias, const void *pending, void *c, const char *what);
+typedef struct tr_matmul_operands {
+    const void *a, *b, *bias;
+    const void *pending; /* what is accumulated onto; may be c; not read where the plan does not accumulate */
+    const float *factor; /* on the device; read where the plan scales */
+    void *aux;           /* of the epilogue, or NULL */
+    void *c;
+} tr_matmul_operands;
+
+void tr__matmul_run(const tr_matmul_plan *self, tr_cuda_context *context, const tr_matmul_operands *operands,
+                    const char *what);
 
 #ifdef __cplusplus
 }

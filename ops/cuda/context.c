@@ -6,17 +6,20 @@
 #include "ops/cuda/blas.h"
 #include "ops/program.h"
 
+#include <stdio.h>
 #include <string.h>
 
 extern const tr_kernel tr__cuda_elementwise_kernels[], tr__cuda_copy_kernels[], tr__cuda_norm_kernels[],
     tr__cuda_linear_kernels[], tr__cuda_embedding_kernels[], tr__cuda_rope_kernels[],
-    tr__cuda_attention_kernels[], tr__cuda_cross_entropy_kernels[], tr__cuda_dropout_kernels[];
+    tr__cuda_attention_kernels[], tr__cuda_cross_entropy_kernels[], tr__cuda_dropout_kernels[],
+    tr__cuda_norm_sums_kernels[];
 
 /* One list a .cu file; each ends with a kernel without a name. */
 static const tr_kernel *const lists[] = {
     tr__cuda_elementwise_kernels, tr__cuda_copy_kernels,          tr__cuda_norm_kernels,
     tr__cuda_linear_kernels,      tr__cuda_embedding_kernels,     tr__cuda_rope_kernels,
     tr__cuda_attention_kernels,   tr__cuda_cross_entropy_kernels, tr__cuda_dropout_kernels,
+    tr__cuda_norm_sums_kernels,
 };
 
 const tr_kernel *tr_cuda_kernel(const char *op)
@@ -32,16 +35,36 @@ tr_status tr_cuda_libraries(tr_error *err)
     return tr__cuda_blas_load(err);
 }
 
-tr_status tr_cuda_context_new(tr_cuda_context **out, tr_stream *stream, tr_error *err)
+/* Choices hold for one kind of GPU and one version of the library. */
+static tr_status bind_choices(const tr_cuda_context *self, tr_error *err)
+{
+    char name[TR_PRODUCT_NAME_BYTES];
+    if (!self->choices) return TR_OK;
+    snprintf(name, sizeof name, "%.60s,cublasLt-%zu", tr_device_name(tr_stream_device(self->stream)),
+             tr__cuda_blas_version());
+    for (char *c = name; *c; c++)
+        if (*c == ' ') *c = '_';
+    return tr_product_choices_bind(self->choices, name, err);
+}
+
+tr_status tr_cuda_context_new(tr_cuda_context **out, tr_stream *stream, tr_product_choices *choices,
+                              tr_error *err)
 {
     tr_cuda_context *self = tr_alloc_zero(1, sizeof *self);
     if (!self) return tr_fail(err, TR_ENOMEM, "no memory for a CUDA context's description");
     self->stream = stream;
     self->native = tr_stream_native(stream);
+    self->choices = choices;
     self->workspace_bytes = TR_PROGRAM_LIBRARY_BYTES; /* as much as products on Hopper want */
     tr_status status = tr_device_allocate(tr_stream_device(stream), TR_MEMORY_DEVICE, self->workspace_bytes,
                                           &self->workspace, err);
+    static const float numbers[2] = {0, 1};
+    if (status == TR_OK)
+        status = tr_device_allocate(tr_stream_device(stream), TR_MEMORY_DEVICE, sizeof numbers,
+                                    (void **)&self->numbers, err);
+    if (status == TR_OK) status = tr_stream_copy(stream, self->numbers, numbers, sizeof numbers, err);
     if (status == TR_OK) status = tr__cuda_blas_open(&self->blas, err);
+    if (status == TR_OK) status = bind_choices(self, err);
     if (status != TR_OK) {
         tr_cuda_context_destroy(&self);
         return status;
@@ -57,6 +80,7 @@ void tr_cuda_context_destroy(tr_cuda_context **self)
     tr__cuda_blas_close(context->blas);
     tr_stream_synchronize(context->stream, NULL); /* nobody may be using the workspace */
     tr_device_free(tr_stream_device(context->stream), TR_MEMORY_DEVICE, context->workspace);
+    tr_device_free(tr_stream_device(context->stream), TR_MEMORY_DEVICE, context->numbers);
     tr_free(context);
     *self = NULL;
 }

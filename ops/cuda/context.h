@@ -17,7 +17,9 @@ struct tr_cuda_context {
     void *blas;      /* cublasLtHandle_t */
     void *workspace; /* of cuBLASLt */
     size_t workspace_bytes;
-    tr_error error; /* the first that a launch met */
+    float *numbers;              /* 0 and 1, on the device: what scaled products multiply C by */
+    tr_product_choices *choices; /* NULL: the library's own */
+    tr_error error;              /* the first that a launch met */
 };
 
 /* Notes a launch or a call that failed; `what` is the operation. */

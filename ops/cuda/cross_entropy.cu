@@ -12,49 +12,96 @@ namespace {
 
 enum { THREADS = 512, WARPS = THREADS / WARP };
 
+// Of numbers of T: a product with log2 e rounded once more is nothing to bfloat16.
+template <typename T> __device__ inline float exponential(float x)
+{
+    return sizeof(T) == 2 ? __expf(x) : expf(x);
+}
+
 struct running {
     float most, sum; // sum of exp(x - most)
 };
 
-__device__ inline running join(running a, running b)
+template <typename T> __device__ inline running join(running a, running b)
 {
     float most = fmaxf(a.most, b.most);
     if (most == -INFINITY) return a;
-    return {most, a.sum * expf(a.most - most) + b.sum * expf(b.most - most)};
+    return {most, a.sum * exponential<T>(a.most - most) + b.sum * exponential<T>(b.most - most)};
+}
+
+// Of a row, in thread 0; KEEP: the row is left in shared memory by the threads that read it.
+template <int V, bool KEEP, typename T>
+__device__ inline running log_sum_row(const T *x, T *kept, int64_t vocabulary)
+{
+    __shared__ running warps[WARPS];
+    running r = {-INFINITY, 0};
+    for (int64_t c = (int64_t)threadIdx.x * V; c < vocabulary; c += THREADS * V) {
+        float v[V];
+        load<V>(x + c, v);
+        if (KEEP) store<V>(kept + c, v);
+        running here = {v[0], 0};
+#pragma unroll
+        for (int j = 1; j < V; j++) here.most = fmaxf(here.most, v[j]);
+#pragma unroll
+        for (int j = 0; j < V; j++) here.sum += exponential<T>(v[j] - here.most);
+        r = join<T>(r, here);
+    }
+    for (int step = WARP / 2; step > 0; step /= 2) {
+        running other = {__shfl_xor_sync(0xffffffffu, r.most, step),
+                         __shfl_xor_sync(0xffffffffu, r.sum, step)};
+        r = join<T>(r, other);
+    }
+    if (threadIdx.x % WARP == 0) warps[threadIdx.x / WARP] = r;
+    __syncthreads();
+    if (threadIdx.x == 0)
+        for (int w = 1; w < WARPS; w++) r = join<T>(r, warps[w]);
+    return r;
 }
 
 template <int V, typename T>
 __global__ void __launch_bounds__(THREADS)
     loss_rows_kernel(const T *logits, const int32_t *targets, float *lse, double *losses, int64_t vocabulary)
 {
-    __shared__ running warps[WARPS];
     int64_t row = blockIdx.x;
     const T *x = logits + row * vocabulary;
-    running r = {-INFINITY, 0};
-    for (int64_t c = (int64_t)threadIdx.x * V; c < vocabulary; c += THREADS * V) {
-        float v[V];
-        load<V>(x + c, v);
-        running here = {v[0], 0};
-#pragma unroll
-        for (int j = 1; j < V; j++) here.most = fmaxf(here.most, v[j]);
-#pragma unroll
-        for (int j = 0; j < V; j++) here.sum += expf(v[j] - here.most);
-        r = join(r, here);
-    }
-    for (int step = WARP / 2; step > 0; step /= 2) {
-        running other = {__shfl_xor_sync(0xffffffffu, r.most, step),
-                         __shfl_xor_sync(0xffffffffu, r.sum, step)};
-        r = join(r, other);
-    }
-    if (threadIdx.x % WARP == 0) warps[threadIdx.x / WARP] = r;
-    __syncthreads();
+    running r = log_sum_row<V, false, T>(x, NULL, vocabulary);
     if (threadIdx.x != 0) return;
-    for (int w = 1; w < WARPS; w++) r = join(r, warps[w]);
     double log_sum = (double)r.most + log((double)r.sum);
     int32_t target = targets[row];
     if (target >= vocabulary) __trap();
     lse[row] = (float)log_sum;
     losses[row] = target < 0 ? 0.0 : log_sum - (double)(float)x[target];
+}
+
+// The loss of a row and, in its place, the gradient of its logits for a factor of 1: zeros without a target. KEEP: a row
+// fits in shared memory and is read once.
+template <int V, bool KEEP, typename T>
+__global__ void __launch_bounds__(THREADS)
+    slopes_kernel(const T *logits, const int32_t *targets, double *losses, T *slopes, int64_t vocabulary)
+{
+    extern __shared__ __align__(16) unsigned char shared[];
+    __shared__ float shift_of_row;
+    int64_t row = blockIdx.x;
+    const T *x = logits + row * vocabulary;
+    T *kept = (T *)shared, *to = slopes + row * vocabulary;
+    int32_t target = targets[row];
+    if (target >= vocabulary) __trap();
+    running r = log_sum_row<V, KEEP, T>(x, kept, vocabulary);
+    if (threadIdx.x == 0) {
+        double log_sum = (double)r.most + log((double)r.sum);
+        shift_of_row = (float)log_sum;
+        losses[row] = target < 0 ? 0.0 : log_sum - (double)(float)x[target];
+    }
+    __syncthreads();
+    float shift = shift_of_row;
+    for (int64_t c = (int64_t)threadIdx.x * V; c < vocabulary; c += THREADS * V) {
+        float v[V];
+        load<V>(KEEP ? kept + c : x + c, v);
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            v[j] = target < 0 ? 0.0f : exponential<T>(v[j] - shift) - (c + j == target ? 1.0f : 0.0f);
+        store<V>(to + c, v);
+    }
 }
 
 __global__ void __launch_bounds__(THREADS) loss_total_kernel(const double *losses, double *loss, int64_t rows)
@@ -93,6 +140,40 @@ void run(const tr_call *call)
     TR_BY_STORAGE(call, 0, packed ? launch<PACK<T>, T>(call) : launch<1, T>(call));
 }
 
+// Two blocks of 512 threads a multiprocessor hide what each waits for: rows larger than half of its memory are read again.
+enum { MOST_KEPT_BYTES = 110 * 1024 };
+
+template <int V, bool KEEP, typename T> void launch_slopes(const tr_call *call)
+{
+    int64_t rows = tr_shape_rows(input_shape(call, 0)), vocabulary = tr_shape_last(input_shape(call, 0));
+    double *losses = (double *)call->workspace;
+    cudaStream_t stream = tr_cuda_stream(call);
+    size_t bytes = KEEP ? (size_t)vocabulary * sizeof(T) : 0;
+    cudaError_t code = cudaFuncSetAttribute(slopes_kernel<V, KEEP, T>,
+                                            cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    if (code != cudaSuccess) tr_cuda_note((tr_cuda_context *)call->device, code, call->node->op->name);
+    slopes_kernel<V, KEEP, T><<<(unsigned)rows, THREADS, bytes, stream>>>(
+        (const T *)call->inputs[0], (const int32_t *)call->inputs[1], losses, (T *)call->outputs[0],
+        vocabulary);
+    loss_total_kernel<<<1, THREADS, 0, stream>>>(losses, (double *)call->outputs[1], rows);
+    tr_cuda_launched(call);
+}
+
+template <int V, typename T> void choose_slopes(const tr_call *call)
+{
+    size_t bytes = (size_t)tr_shape_last(input_shape(call, 0)) * sizeof(T);
+    if (bytes <= MOST_KEPT_BYTES)
+        launch_slopes<V, true, T>(call);
+    else
+        launch_slopes<V, false, T>(call);
+}
+
+void run_slopes(const tr_call *call)
+{
+    bool packed = tr_shape_last(input_shape(call, 0)) % 8 == 0;
+    TR_BY_STORAGE(call, 0, packed ? choose_slopes<PACK<T>, T>(call) : choose_slopes<1, T>(call));
+}
+
 // dlogits = factor * (exp(logits - lse) - onehot), 0 for rows without a target; dlogits may be logits.
 template <int V, typename T>
 __global__ void __launch_bounds__(THREADS)
@@ -107,7 +188,7 @@ __global__ void __launch_bounds__(THREADS)
         load<V>(logits + row * vocabulary + c, v);
 #pragma unroll
         for (int j = 0; j < V; j++)
-            v[j] = scale == 0 ? 0 : scale * (expf(v[j] - shift) - (c + j == target ? 1.0f : 0.0f));
+            v[j] = scale == 0 ? 0 : scale * (exponential<T>(v[j] - shift) - (c + j == target ? 1.0f : 0.0f));
         store<V>(dlogits + row * vocabulary + c, v);
     }
 }
@@ -132,6 +213,7 @@ void run_backward(const tr_call *call)
 
 extern "C" const tr_kernel tr__cuda_cross_entropy_kernels[] = {
     {"cross_entropy", troupe::run, troupe::workspace},
+    {"cross_entropy_slopes", troupe::run_slopes, troupe::workspace},
     {"cross_entropy_backward", troupe::run_backward},
     {},
 };

@@ -5,6 +5,7 @@
 #define TROUPE_OPS_CUDA_KERNELS_H
 
 #include "ops/op.h"
+#include "ops/product_choices.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -20,8 +21,10 @@ tr_status tr_cuda_libraries(tr_error *err);
  * A launch that fails is noted and told by tr_cuda_context_check, since kernels return nothing. */
 typedef struct tr_cuda_context tr_cuda_context;
 
-/* Errors: TR_EUNSUPPORTED (cuBLASLt is not here), TR_EIO, TR_ENOMEM. */
-tr_status tr_cuda_context_new(tr_cuda_context **out, tr_stream *stream, tr_error *err);
+/* choices: of matrix products, or NULL; must outlive the making of kernels. Errors: TR_EUNSUPPORTED (cuBLASLt is not
+ * here), TR_EINVAL (choices for another GPU or library), TR_EIO, TR_ENOMEM. */
+tr_status tr_cuda_context_new(tr_cuda_context **out, tr_stream *stream, tr_product_choices *choices,
+                              tr_error *err);
 void tr_cuda_context_destroy(tr_cuda_context **self); /* NULL-safe */
 tr_status tr_cuda_context_check(const tr_cuda_context *self, tr_error *err);
 

@@ -1,13 +1,16 @@
 // ops/cuda/linear.cu - y = x w + b and its gradients: products by cuBLASLt, planned when the program is made.
-// The bias is added in the product's epilogue. Gradients of weights are added to in float32 by the product itself.
+// The bias is added in the product's epilogue, and so are a residual (by the product's own sum), GELU and its gradient
+// where the graph was fused. Gradients of weights are added to in float32 by the product itself.
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/cuda/blas.h"
 #include "ops/cuda/columns.cuh"
 #include "ops/cuda/elements.cuh"
+#include "ops/fused.h"
 
 namespace troupe {
 namespace {
 
+// linear_activate's attributes begin as linear's do.
 bool in_out(const tr_node *node)
 {
     return ((const linear_attributes *)tr_node_attributes(node))->in_out != 0;
@@ -45,7 +48,7 @@ void release(void *prepared, void *device)
 }
 
 // y (M,O) = x (M,I) w + b
-tr_status prepare(const tr_graph *graph, const tr_node *node, void *device, void **prepared, tr_error *err)
+tr_matmul_shape forward_shape(const tr_graph *graph, const tr_node *node)
 {
     const tr_value_info *x = value_of(graph, node->inputs[0]), *y = value_of(graph, node->outputs[0]);
     tr_matmul_shape shape = {};
@@ -56,6 +59,28 @@ tr_status prepare(const tr_graph *graph, const tr_node *node, void *device, void
     shape.has_bias = node->inputs[2] != TR_NO_VALUE;
     shape.ab = x->dtype;
     shape.c = y->dtype;
+    return shape;
+}
+
+tr_status prepare(const tr_graph *graph, const tr_node *node, void *device, void **prepared, tr_error *err)
+{
+    return plan_new(prepared, device, forward_shape(graph, node), err);
+}
+
+tr_status add_prepare(const tr_graph *graph, const tr_node *node, void *device, void **prepared,
+                      tr_error *err)
+{
+    tr_matmul_shape shape = forward_shape(graph, node);
+    shape.accumulate = true;
+    return plan_new(prepared, device, shape, err);
+}
+
+// Only GELU's tanh form is joined to a linear layer.
+tr_status activate_prepare(const tr_graph *graph, const tr_node *node, void *device, void **prepared,
+                           tr_error *err)
+{
+    tr_matmul_shape shape = forward_shape(graph, node);
+    shape.epilogue = node->outputs[1] == TR_NO_VALUE ? TR_EPILOGUE_GELU : TR_EPILOGUE_GELU_KEEP;
     return plan_new(prepared, device, shape, err);
 }
 
@@ -70,23 +95,43 @@ __global__ void round_kernel(const float *from, bf16 *to, int64_t n)
     if (i < n) to[i] = (bf16)from[i];
 }
 
+void multiply(const tr_call *call, const void *a, const void *b, const void *bias, const void *pending,
+              void *aux, const void *factor = NULL)
+{
+    tr_matmul_operands operands = {a, b, bias, pending, (const float *)factor, aux, call->outputs[0]};
+    tr__matmul_run(((const linear_plan *)call->prepared)->product, (tr_cuda_context *)call->device, &operands,
+                   call->node->op->name);
+}
+
+// The bias as the product reads it.
+const void *bias_of(const tr_call *call)
+{
+    const void *bias = call->inputs[2];
+    if (!bias || ((const linear_plan *)call->prepared)->bias == TR_F32) return bias;
+    int64_t n = tr_shape_last(output_shape(call, 0));
+    round_kernel<<<blocks_for(n, 256), 256, 0, tr_cuda_stream(call)>>>((const float *)bias,
+                                                                       (bf16 *)call->workspace, n);
+    tr_cuda_launched(call);
+    return call->workspace;
+}
+
 void run(const tr_call *call)
 {
-    const linear_plan *plan = (const linear_plan *)call->prepared;
-    const void *bias = call->inputs[2];
-    if (bias && plan->bias == TR_BF16) {
-        int64_t n = tr_shape_last(output_shape(call, 0));
-        round_kernel<<<blocks_for(n, 256), 256, 0, tr_cuda_stream(call)>>>((const float *)bias,
-                                                                           (bf16 *)call->workspace, n);
-        tr_cuda_launched(call);
-        bias = call->workspace;
-    }
-    tr__matmul_run(plan->product, (tr_cuda_context *)call->device, call->inputs[0], call->inputs[1], bias,
-                   NULL, call->outputs[0], "linear");
+    multiply(call, call->inputs[0], call->inputs[1], bias_of(call), NULL, NULL);
+}
+
+void add_run(const tr_call *call)
+{
+    multiply(call, call->inputs[0], call->inputs[1], bias_of(call), call->inputs[3], NULL);
+}
+
+void activate_run(const tr_call *call)
+{
+    multiply(call, call->inputs[0], call->inputs[1], bias_of(call), NULL, call->outputs[1]);
 }
 
 // dx (M,I) = dy (M,O) w' (+ pending)
-tr_status dx_prepare(const tr_graph *graph, const tr_node *node, void *device, void **prepared, tr_error *err)
+tr_matmul_shape dx_shape(const tr_graph *graph, const tr_node *node)
 {
     const tr_value_info *dy = value_of(graph, node->inputs[0]), *dx = value_of(graph, node->outputs[0]);
     tr_matmul_shape shape = {};
@@ -94,20 +139,54 @@ tr_status dx_prepare(const tr_graph *graph, const tr_node *node, void *device, v
     shape.n = tr_shape_last(&dx->shape);
     shape.k = tr_shape_last(&dy->shape);
     shape.b_transposed = in_out(node);
-    shape.accumulate = node->inputs[2] != TR_NO_VALUE;
     shape.ab = dy->dtype;
     shape.c = dx->dtype;
+    return shape;
+}
+
+tr_status dx_prepare(const tr_graph *graph, const tr_node *node, void *device, void **prepared, tr_error *err)
+{
+    tr_matmul_shape shape = dx_shape(graph, node);
+    shape.accumulate = node->inputs[2] != TR_NO_VALUE;
     return plan_new(prepared, device, shape, err);
 }
 
 void dx_run(const tr_call *call)
 {
-    tr__matmul_run(((const linear_plan *)call->prepared)->product, (tr_cuda_context *)call->device,
-                   call->inputs[0], call->inputs[1], NULL, call->inputs[2], call->outputs[0], "linear_dx");
+    multiply(call, call->inputs[0], call->inputs[1], NULL, call->inputs[2], NULL);
+}
+
+// dx (M,I) = factor * dy (M,O) w' (+ pending)
+tr_status dx_scaled_prepare(const tr_graph *graph, const tr_node *node, void *device, void **prepared,
+                            tr_error *err)
+{
+    tr_matmul_shape shape = dx_shape(graph, node);
+    shape.accumulate = node->inputs[2] != TR_NO_VALUE;
+    shape.scaled = true;
+    return plan_new(prepared, device, shape, err);
+}
+
+void dx_scaled_run(const tr_call *call)
+{
+    multiply(call, call->inputs[0], call->inputs[1], NULL, call->inputs[2], NULL, call->inputs[3]);
+}
+
+// dh (M,I) = (dy (M,O) w') gelu'(h)
+tr_status dx_activate_prepare(const tr_graph *graph, const tr_node *node, void *device, void **prepared,
+                              tr_error *err)
+{
+    tr_matmul_shape shape = dx_shape(graph, node);
+    shape.epilogue = TR_EPILOGUE_GELU_BACKWARD;
+    return plan_new(prepared, device, shape, err);
+}
+
+void dx_activate_run(const tr_call *call)
+{
+    multiply(call, call->inputs[0], call->inputs[1], NULL, NULL, call->inputs[2]);
 }
 
 // dw (I,O) += x' dy, or (O,I) += dy' x
-tr_status dw_prepare(const tr_graph *graph, const tr_node *node, void *device, void **prepared, tr_error *err)
+tr_matmul_shape dw_shape(const tr_graph *graph, const tr_node *node)
 {
     const tr_value_info *dy = value_of(graph, node->inputs[0]), *x = value_of(graph, node->inputs[1]);
     int64_t out = tr_shape_last(&dy->shape), in = tr_shape_last(&x->shape);
@@ -119,15 +198,34 @@ tr_status dw_prepare(const tr_graph *graph, const tr_node *node, void *device, v
     shape.accumulate = true;
     shape.ab = dy->dtype;
     shape.c = TR_F32;
-    return plan_new(prepared, device, shape, err);
+    return shape;
+}
+
+tr_status dw_prepare(const tr_graph *graph, const tr_node *node, void *device, void **prepared, tr_error *err)
+{
+    return plan_new(prepared, device, dw_shape(graph, node), err);
 }
 
 void dw_run(const tr_call *call)
 {
     bool turned = !in_out(call->node);
-    tr__matmul_run(((const linear_plan *)call->prepared)->product, (tr_cuda_context *)call->device,
-                   call->inputs[turned ? 0 : 1], call->inputs[turned ? 1 : 0], NULL, call->outputs[0],
-                   call->outputs[0], "linear_dw");
+    multiply(call, call->inputs[turned ? 0 : 1], call->inputs[turned ? 1 : 0], NULL, call->outputs[0], NULL);
+}
+
+// The same, times a factor.
+tr_status dw_scaled_prepare(const tr_graph *graph, const tr_node *node, void *device, void **prepared,
+                            tr_error *err)
+{
+    tr_matmul_shape shape = dw_shape(graph, node);
+    shape.scaled = true;
+    return plan_new(prepared, device, shape, err);
+}
+
+void dw_scaled_run(const tr_call *call)
+{
+    bool turned = !in_out(call->node);
+    multiply(call, call->inputs[turned ? 0 : 1], call->inputs[turned ? 1 : 0], NULL, call->outputs[0], NULL,
+             call->inputs[2]);
 }
 
 // What a row gives to the bias: itself.
@@ -168,7 +266,12 @@ size_t db_workspace(const tr_graph *graph, const tr_node *node)
 
 extern "C" const tr_kernel tr__cuda_linear_kernels[] = {
     {"linear", troupe::run, troupe::workspace, troupe::prepare, troupe::release},
+    {"linear_add", troupe::add_run, troupe::workspace, troupe::add_prepare, troupe::release},
+    {"linear_activate", troupe::activate_run, troupe::workspace, troupe::activate_prepare, troupe::release},
+    {"linear_dx_activate", troupe::dx_activate_run, NULL, troupe::dx_activate_prepare, troupe::release},
     {"linear_dx", troupe::dx_run, NULL, troupe::dx_prepare, troupe::release},
+    {"linear_dx_scaled", troupe::dx_scaled_run, NULL, troupe::dx_scaled_prepare, troupe::release},
+    {"linear_dw_scaled", troupe::dw_scaled_run, NULL, troupe::dw_scaled_prepare, troupe::release},
     {"linear_dw", troupe::dw_run, NULL, troupe::dw_prepare, troupe::release},
     {"linear_db", troupe::db_run, troupe::db_workspace},
     {},

@@ -1,0 +1,389 @@
+/* ops/fuse.c - see fuse.h. First every pattern marks the nodes that it joins; then the graph is copied, the first node of
+ * each pattern as what it became and the others not at all. What a pattern's later nodes read beside its own values
+ * stands before its first node, so the order stays one in which the graph can run.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "ops/fuse.h"
+
+#include "base/memory.h"
+#include "ops/attributes.h"
+#include "ops/fused.h"
+#include "ops/infer.h"
+
+#include <string.h>
+
+/* What a node becomes. */
+typedef struct change {
+    const tr_op *op; /* NULL: itself */
+    bool gone;       /* its work is another node's */
+    int n_inputs, n_outputs;
+    tr_value inputs[TR_MAX_INPUTS], outputs[TR_MAX_OUTPUTS];
+    unsigned char attributes[TR_ATTRIBUTE_BYTES];
+} change;
+
+typedef struct fusion {
+    const tr_graph *graph;
+    int32_t n_values, n_nodes;
+    int32_t *n_readers; /* by value */
+    int32_t *reader;    /* by value: the first node that reads it, -1 for none */
+    change *changes;    /* by node */
+    tr_shape *added;    /* shapes of values behind n_values, float32 */
+    int32_t n_added;
+} fusion;
+
+static bool is(const tr_node *node, const char *op)
+{
+    return strcmp(node->op->name, op) == 0;
+}
+
+static const tr_value_info *value_of(const fusion *self, tr_value value)
+{
+    return tr_graph_value(self->graph, value);
+}
+
+static bool is_bf16(const fusion *self, tr_value value)
+{
+    return value_of(self, value)->dtype == TR_BF16;
+}
+
+/* Made within the graph and for the graph alone. */
+static bool is_inner(const fusion *self, tr_value value)
+{
+    return value != TR_NO_VALUE && value_of(self, value)->kind == TR_VALUE_INTERMEDIATE &&
+           !value_of(self, value)->is_output;
+}
+
+/* The one reader of a value that nobody else sees; NULL where there is not exactly one. */
+static const tr_node *only_reader(const fusion *self, tr_value value, int32_t *node)
+{
+    if (!is_inner(self, value) || self->n_readers[value] != 1) return NULL;
+    *node = self->reader[value];
+    return tr_graph_node(self->graph, *node);
+}
+
+static bool is_free(const fusion *self, int32_t node)
+{
+    return !self->changes[node].op && !self->changes[node].gone;
+}
+
+static change *begin_change(fusion *self, int32_t node, const tr_op *op, const void *attributes,
+                            size_t attribute_bytes)
+{
+    change *c = &self->changes[node];
+    c->op = op;
+    if (attribute_bytes > 0) memcpy(c->attributes, attributes, attribute_bytes);
+    return c;
+}
+
+static void set_inputs(change *c, const tr_value *inputs, int n)
+{
+    memcpy(c->inputs, inputs, (size_t)n * sizeof *inputs);
+    c->n_inputs = n;
+}
+
+static void set_outputs(change *c, const tr_value *outputs, int n)
+{
+    memcpy(c->outputs, outputs, (size_t)n * sizeof *outputs);
+    c->n_outputs = n;
+}
+
+/* Widths that the library's fused epilogues take: rows begin on 16 bytes. */
+static bool has_packed_rows(const fusion *self, tr_value value)
+{
+    return tr_shape_last(&value_of(self, value)->shape) % 8 == 0;
+}
+
+/* y = x w + b + more: `more` must be there when the product runs. */
+static void join_add(fusion *self, int32_t n, const tr_node *linear)
+{
+    int32_t at;
+    const tr_node *add = only_reader(self, linear->outputs[0], &at);
+    if (!add || !is(add, "add") || add->phase != linear->phase || !is_free(self, at)) return;
+    tr_value more = add->inputs[add->inputs[0] == linear->outputs[0] ? 1 : 0];
+    if (more == linear->outputs[0] || value_of(self, more)->producer >= n) return;
+    tr_value inputs[] = {linear->inputs[0], linear->inputs[1], linear->inputs[2], more};
+    change *c =
+        begin_change(self, n, &tr__linear_add_op, tr_node_attributes(linear), sizeof(linear_attributes));
+    set_inputs(c, inputs, 4);
+    set_outputs(c, add->outputs, 1);
+    self->changes[at].gone = true;
+}
+
+/* The activation among the readers of h; the backward may read h as well. */
+static void join_activation(fusion *self, int32_t n, const tr_node *linear)
+{
+    tr_value h = linear->outputs[0];
+    if (!is_inner(self, h) || self->reader[h] < 0 || !is_bf16(self, h) || !has_packed_rows(self, h) ||
+        !has_packed_rows(self, linear->inputs[0]) || linear->inputs[2] == TR_NO_VALUE)
+        return;
+    int32_t at = self->reader[h];
+    const tr_node *activate = tr_graph_node(self->graph, at);
+    if (!is(activate, "activate") || activate->phase != linear->phase || !is_free(self, at)) return;
+    linear_activate_attributes attributes = {
+        .in_out = ((const linear_attributes *)tr_node_attributes(linear))->in_out,
+        .kind = ((const activate_attributes *)tr_node_attributes(activate))->kind};
+    if (attributes.kind != TR_GELU_TANH) return;
+    tr_value outputs[] = {activate->outputs[0], self->n_readers[h] > 1 ? h : TR_NO_VALUE};
+    change *c = begin_change(self, n, &tr__linear_activate_op, &attributes, sizeof attributes);
+    set_inputs(c, linear->inputs, 3);
+    set_outputs(c, outputs, 2);
+    self->changes[at].gone = true;
+}
+
+static void join_activation_backward(fusion *self, int32_t n, const tr_node *dx)
+{
+    int32_t at;
+    const tr_node *backward = only_reader(self, dx->outputs[0], &at);
+    if (!backward || !is(backward, "activate_backward") || backward->inputs[0] != dx->outputs[0] ||
+        backward->phase != dx->phase || !is_free(self, at) || dx->inputs[2] != TR_NO_VALUE)
+        return;
+    tr_value h = backward->inputs[1];
+    linear_activate_attributes attributes = {
+        .in_out = ((const linear_attributes *)tr_node_attributes(dx))->in_out,
+        .kind = ((const activate_attributes *)tr_node_attributes(backward))->kind};
+    if (attributes.kind != TR_GELU_TANH || !is_bf16(self, h) || !has_packed_rows(self, h) ||
+        !has_packed_rows(self, dx->inputs[0]) || value_of(self, h)->producer >= n)
+        return;
+    tr_value inputs[] = {dx->inputs[0], dx->inputs[1], h};
+    change *c = begin_change(self, n, &tr__linear_dx_activate_op, &attributes, sizeof attributes);
+    set_inputs(c, inputs, 3);
+    set_outputs(c, backward->outputs, 1);
+    self->changes[at].gone = true;
+}
+
+/* Whether the parts of `split` are q, k and v of `attention`, in this order. */
+static bool parts_are_qkv(const tr_node *split, const tr_node *attention)
+{
+    return memcmp(split->outputs, attention->inputs, 3 * sizeof(tr_value)) == 0;
+}
+
+/* What makes one array of dq, dk and dv; NULL unless nothing else reads them. */
+static const tr_node *join_of(const fusion *self, const tr_node *backward, int32_t *at)
+{
+    const tr_node *join = only_reader(self, backward->outputs[0], at);
+    int32_t other;
+    if (!join || !is(join, "join") || join->n_inputs != 3 || !is_free(self, *at)) return NULL;
+    for (int i = 0; i < 3; i++)
+        if (join->inputs[i] != backward->outputs[i] ||
+            only_reader(self, backward->outputs[i], &other) != join)
+            return NULL;
+    return join;
+}
+
+/* q, k and v are read by their attention alone, or by it and its backward. */
+static void join_split(fusion *self, int32_t n, const tr_node *split)
+{
+    if (split->n_outputs != 3 || !is_inner(self, split->outputs[0]) || self->reader[split->outputs[0]] < 0)
+        return;
+    int32_t at = self->reader[split->outputs[0]], back_at = -1, join_at = -1;
+    const tr_node *attention = tr_graph_node(self->graph, at), *backward = NULL, *join = NULL;
+    if (!is(attention, "attention") || !parts_are_qkv(split, attention)) return;
+    for (int32_t i = at + 1; i < self->n_nodes && !backward; i++) {
+        const tr_node *node = tr_graph_node(self->graph, i);
+        if (is(node, "attention_backward") && parts_are_qkv(split, node)) backward = node, back_at = i;
+    }
+    for (int i = 0; i < 3; i++)
+        if (!is_inner(self, split->outputs[i]) || self->n_readers[split->outputs[i]] != (backward ? 2 : 1))
+            return;
+    if (backward && !(join = join_of(self, backward, &join_at))) return;
+    change *c = begin_change(self, at, &tr__attention_packed_op, tr_node_attributes(attention),
+                             sizeof(tr_attention_options));
+    set_inputs(c, split->inputs, 1);
+    set_outputs(c, attention->outputs, 2);
+    self->changes[n].gone = true;
+    if (!backward) return;
+    tr_value inputs[] = {split->inputs[0], backward->inputs[3], backward->inputs[4], backward->inputs[5]};
+    c = begin_change(self, back_at, &tr__attention_packed_backward_op, tr_node_attributes(backward),
+                     sizeof(attention_backward_attributes));
+    set_inputs(c, inputs, 4);
+    set_outputs(c, join->outputs, 1);
+    self->changes[join_at].gone = true;
+}
+
+/* Rows of up to 1024 numbers that 32 lanes share evenly, in packs of eight: what the kernel keeps in registers. */
+static bool has_short_rows(const fusion *self, tr_value x)
+{
+    int64_t columns = tr_shape_last(&value_of(self, x)->shape);
+    return columns % 256 == 0 && columns <= 1024;
+}
+
+static void join_norm_weight(fusion *self, int32_t n, const tr_node *backward)
+{
+    if (!is_bf16(self, backward->inputs[1]) || !has_short_rows(self, backward->inputs[1])) return;
+    for (int32_t i = n + 1; i < self->n_nodes; i++) {
+        const tr_node *weight = tr_graph_node(self->graph, i);
+        if (!is(weight, "layernorm_weight") || !is_free(self, i)) continue;
+        if (weight->inputs[0] != backward->inputs[0] || weight->inputs[1] != backward->inputs[1] ||
+            weight->inputs[2] != backward->inputs[3])
+            continue;
+        tr_value sums = self->n_values + self->n_added;
+        self->added[self->n_added++] = tr__norm_sums_shape(&value_of(self, backward->inputs[1])->shape);
+        tr_value outputs[] = {backward->outputs[0], sums};
+        change *c = begin_change(self, n, &tr__layernorm_backward_sums_op, NULL, 0);
+        set_inputs(c, backward->inputs, backward->n_inputs);
+        set_outputs(c, outputs, 2);
+        c = begin_change(self, i, &tr__layernorm_weight_sums_op, NULL, 0);
+        set_inputs(c, &sums, 1);
+        set_outputs(c, weight->outputs, weight->n_outputs);
+        return;
+    }
+}
+
+/* A product that takes dlogits as its first input and can be multiplied by the factor. */
+static const tr_op *scaled(const tr_node *node, tr_value dlogits)
+{
+    if (node->inputs[0] != dlogits || node->inputs[1] == dlogits || node->inputs[2] == dlogits) return NULL;
+    if (is(node, "linear_dx")) return &tr__linear_dx_scaled_op;
+    return is(node, "linear_dw") ? &tr__linear_dw_scaled_op : NULL;
+}
+
+static bool is_reader(const tr_node *node, tr_value value)
+{
+    for (int i = 0; i < node->n_inputs; i++)
+        if (node->inputs[i] == value) return true;
+    return false;
+}
+
+/* The loss makes dlogits as well, but for the factor, which is known later: the products that take dlogits apply it. */
+static void join_loss(fusion *self, int32_t n, const tr_node *loss)
+{
+    tr_value logits = loss->inputs[0], lse = loss->outputs[1], factor;
+    int32_t at;
+    const tr_node *backward = only_reader(self, lse, &at);
+    if (!backward || !is(backward, "cross_entropy_backward") || !is_inner(self, logits) ||
+        self->n_readers[logits] != 2 || backward->inputs[0] != logits ||
+        backward->inputs[1] != loss->inputs[1] || !is_inner(self, backward->outputs[0]))
+        return;
+    for (int32_t i = 0; i < self->n_nodes; i++) {
+        const tr_node *node = tr_graph_node(self->graph, i);
+        if (is_reader(node, backward->outputs[0]) &&
+            (!scaled(node, backward->outputs[0]) || !is_free(self, i)))
+            return;
+    }
+    factor = backward->inputs[3];
+    tr_value inputs[] = {logits, loss->inputs[1]}, outputs[] = {backward->outputs[0], loss->outputs[0]};
+    change *c = begin_change(self, n, &tr__cross_entropy_slopes_op, NULL, 0);
+    set_inputs(c, inputs, 2);
+    set_outputs(c, outputs, 2);
+    self->changes[at].gone = true;
+    for (int32_t i = 0; i < self->n_nodes; i++) {
+        const tr_node *node = tr_graph_node(self->graph, i);
+        if (!is_reader(node, backward->outputs[0])) continue;
+        c = begin_change(self, i, scaled(node, backward->outputs[0]), node->attributes.bytes,
+                         TR_ATTRIBUTE_BYTES);
+        set_inputs(c, node->inputs, node->n_inputs);
+        c->inputs[c->n_inputs++] = factor;
+        set_outputs(c, node->outputs, 1);
+    }
+}
+
+static void count_readers(fusion *self)
+{
+    for (tr_value v = 0; v < self->n_values; v++) self->reader[v] = -1;
+    for (int32_t n = 0; n < self->n_nodes; n++) {
+        const tr_node *node = tr_graph_node(self->graph, n);
+        for (int i = 0; i < node->n_inputs; i++) {
+            tr_value input = node->inputs[i];
+            if (input == TR_NO_VALUE) continue;
+            if (self->n_readers[input]++ == 0) self->reader[input] = n;
+        }
+    }
+}
+
+static void find_patterns(fusion *self)
+{
+    for (int32_t n = 0; n < self->n_nodes; n++) {
+        const tr_node *node = tr_graph_node(self->graph, n);
+        if (!is_free(self, n)) continue;
+        if (is(node, "linear")) join_activation(self, n, node);
+        if (is(node, "linear") && is_free(self, n)) join_add(self, n, node);
+        if (is(node, "linear_dx")) join_activation_backward(self, n, node);
+        if (is(node, "split")) join_split(self, n, node);
+        if (is(node, "cross_entropy")) join_loss(self, n, node);
+        if (is(node, "layernorm_backward")) join_norm_weight(self, n, node);
+    }
+}
+
+static tr_value copy_value(tr_graph *to, const tr_value_info *value)
+{
+    tr_graph_set_unit(to, value->unit);
+    switch (value->kind) {
+    case TR_VALUE_INPUT: return tr_graph_input(to, value->name, value->dtype, value->shape);
+    case TR_VALUE_PARAMETER: return tr_graph_parameter(to, value->name, value->dtype, value->shape);
+    case TR_VALUE_GRADIENT: return tr_graph_gradient(to, value->parameter, value->use);
+    case TR_VALUE_STATE: return tr_graph_state(to, value->name, value->dtype, value->shape);
+    case TR_VALUE_CONSTANT:
+        return tr_graph_constant(to, value->name, value->dtype, value->shape, value->constant);
+    case TR_VALUE_INTERMEDIATE: break;
+    }
+    return tr_graph_intermediate(to, value->dtype, value->shape);
+}
+
+static void copy_values(const fusion *self, tr_graph *to)
+{
+    for (tr_value v = 0; v < self->n_values; v++) {
+        const tr_value_info *value = value_of(self, v);
+        tr_value made = copy_value(to, value);
+        if (made == TR_NO_VALUE) return; /* the graph keeps the error */
+        TR_ASSERT(made == v);
+        if (value->kind == TR_VALUE_INTERMEDIATE && value->name[0]) tr_graph_set_name(to, v, value->name);
+        if (value->is_output) tr_graph_mark_output(to, v);
+    }
+    for (int32_t i = 0; i < self->n_added; i++) tr_graph_intermediate(to, TR_F32, self->added[i]);
+}
+
+static void copy_nodes(const fusion *self, tr_graph *to)
+{
+    for (int32_t n = 0; n < self->n_nodes; n++) {
+        const tr_node *node = tr_graph_node(self->graph, n);
+        const change *c = &self->changes[n];
+        if (c->gone) continue;
+        tr_graph_set_unit(to, node->unit);
+        tr_graph_set_phase(to, node->phase);
+        int32_t made = c->op
+                           ? tr_graph_add(to, c->op, c->inputs, c->n_inputs, c->attributes,
+                                          sizeof c->attributes, c->outputs, c->n_outputs)
+                           : tr_graph_add(to, node->op, node->inputs, node->n_inputs, node->attributes.bytes,
+                                          TR_ATTRIBUTE_BYTES, node->outputs, node->n_outputs);
+        if (made < 0) return;
+        tr_graph_set_use(to, made, node->use);
+    }
+}
+
+static tr_status fuse(fusion *self, tr_graph **out, tr_error *err)
+{
+    tr_graph *to;
+    count_readers(self);
+    find_patterns(self);
+    tr_status status = tr_graph_new(&to, err);
+    if (status != TR_OK) return status;
+    copy_values(self, to);
+    copy_nodes(self, to);
+    status = tr_graph_check(to, err);
+    if (status == TR_OK)
+        *out = to;
+    else
+        tr_graph_destroy(&to);
+    return status;
+}
+
+tr_status tr_graph_fuse(tr_graph **out, const tr_graph *graph, tr_error *err)
+{
+    tr_status status = tr_graph_check(graph, err);
+    if (status != TR_OK) return status;
+    fusion self = {
+        .graph = graph, .n_values = tr_graph_value_count(graph), .n_nodes = tr_graph_node_count(graph)};
+    size_t n_values = (size_t)self.n_values + 1, n_nodes = (size_t)self.n_nodes + 1;
+    self.n_readers = tr_alloc_zero(n_values, sizeof *self.n_readers);
+    self.reader = tr_alloc_zero(n_values, sizeof *self.reader);
+    self.changes = tr_alloc_zero(n_nodes, sizeof *self.changes);
+    self.added = tr_alloc_zero(n_nodes, sizeof *self.added);
+    if (self.n_readers && self.reader && self.changes && self.added)
+        status = fuse(&self, out, err);
+    else
+        status = tr_fail(err, TR_ENOMEM, "no memory to fuse a graph of %d nodes", self.n_nodes);
+    tr_free(self.added);
+    tr_free(self.changes);
+    tr_free(self.reader);
+    tr_free(self.n_readers);
+    return status;
+}

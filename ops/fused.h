@@ -1,0 +1,41 @@
+/* ops/fused.h - operations that tr_graph_fuse puts in the place of others. Only devices that have kernels for them run
+ * them; nobody differentiates them. Their shapes were checked when the nodes were built that they replace.
+ *   linear_add            inputs x, w, b or none, more (...,O): y = x w + b + more
+ *   linear_activate       inputs x, w, b: y = f(h), h = x w + b; h is kept where somebody reads it
+ *   linear_dx_activate    inputs dy, w, h: dh = (dy w') f'(h)
+ *   attention_packed      input qkv (B,T,(H+2K)D): y, lse, as attention of its parts
+ *   attention_packed_backward   inputs qkv, y, lse, dy: dqkv
+ *   layernorm_backward_sums     as layernorm_backward, and sums (S,2,C) f32 of what rows give to dw and db
+ *   layernorm_weight_sums       input sums: dw, db are added to
+ *   cross_entropy_slopes  inputs logits, targets: dlogits for a factor of 1, and the loss
+ *   linear_dx_scaled, linear_dw_scaled   as linear_dx, linear_dw, times a factor (1) f32, the last input
+ * Internal to ops/.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_OPS_FUSED_H
+#define TROUPE_OPS_FUSED_H
+
+#include "ops/op.h"
+#include "ops/operations.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Of linear_activate and linear_dx_activate. */
+typedef struct linear_activate_attributes {
+    int32_t in_out; /* as linear's */
+    tr_activation kind;
+} linear_activate_attributes;
+
+extern const tr_op tr__linear_add_op, tr__linear_activate_op, tr__linear_dx_activate_op,
+    tr__attention_packed_op, tr__attention_packed_backward_op, tr__layernorm_backward_sums_op,
+    tr__layernorm_weight_sums_op, tr__cross_entropy_slopes_op, tr__linear_dx_scaled_op,
+    tr__linear_dw_scaled_op;
+
+/* (S,2,C): sums of so many slabs of rows, which the number of rows alone decides. */
+tr_shape tr__norm_sums_shape(const tr_shape *x);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,107 @@
+/* test/ops/cuda_fused_test.c - what a GPU does in one pass where a graph has several nodes, against the CPU, which does not
+ * (test/ops/cuda_check.h). That the nodes are joined at all is test/ops/fuse_test.c's.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "test/ops/cuda_check.h"
+
+/* y = x + gelu(x w + b) v + c: rows, width, hidden. */
+static int build_feed_forward(tr_graph *g, const op_case *c, tr_dtype dtype, tr_value *outputs)
+{
+    int64_t rows = c->d[0], width = c->d[1], hidden = c->d[2];
+    tr_value x = tr_graph_input(g, "x", dtype, TR_SHAPE2(rows, width));
+    tr_value w = tr_graph_parameter(g, "w", dtype, TR_SHAPE2(width, hidden)),
+             b = tr_graph_parameter(g, "b", TR_F32, TR_SHAPE1(hidden)),
+             v = tr_graph_parameter(g, "v", dtype, TR_SHAPE2(hidden, width)),
+             bias = tr_graph_parameter(g, "c", TR_F32, TR_SHAPE1(width));
+    tr_value y = tr_activate(g, tr_linear(g, x, w, b, TR_WEIGHT_IN_OUT), TR_GELU_TANH);
+    outputs[0] = tr_add(g, x, tr_linear(g, y, v, bias, TR_WEIGHT_IN_OUT));
+    return 1;
+}
+
+static void layers_with_gelu_and_a_residual(void)
+{
+    static const int64_t sizes[][3] = {{1, 8, 8},     {3, 8, 24},     {33, 40, 16},   {65, 7, 9},
+                                       {130, 64, 72}, {257, 96, 384}, {512, 192, 256}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        check_case(&(op_case){"feed forward", build_feed_forward, {sizes[i][0], sizes[i][1], sizes[i][2]}, 0},
+                   true);
+}
+
+/* rows, width; the vocabulary is id_limit. */
+static int build_classifier(tr_graph *g, const op_case *c, tr_dtype dtype, tr_value *outputs)
+{
+    tr_value x = tr_graph_input(g, "x", dtype, TR_SHAPE2(c->d[0], c->d[1]));
+    tr_shape shape = c->d[2] ? TR_SHAPE2(c->d[1], c->id_limit) : TR_SHAPE2(c->id_limit, c->d[1]);
+    tr_value w = tr_graph_parameter(g, "w", dtype, shape);
+    tr_value logits = tr_linear(g, x, w, TR_NO_VALUE, c->d[2] ? TR_WEIGHT_IN_OUT : TR_WEIGHT_OUT_IN);
+    outputs[0] = tr_cross_entropy(g, logits, tr_graph_input(g, "targets", TR_I32, TR_SHAPE1(c->d[0])));
+    return 1;
+}
+
+/* The largest rows are kept in no multiprocessor's memory. */
+static void losses_of_classifiers(void)
+{
+    static const int64_t sizes[][3] = {{1, 8, 8},     {3, 5, 7},     {17, 16, 320}, {33, 24, 5001},
+                                       {130, 64, 16}, {9, 8, 60000}, {4, 8, 131072}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (int in_out = 0; in_out < 2; in_out++)
+            check_case(
+                &(op_case){
+                    "classifier", build_classifier, {sizes[i][0], sizes[i][1], in_out}, (int32_t)sizes[i][2]},
+                true);
+}
+
+/* B, T, H, K, D */
+static int build_attention(tr_graph *g, const op_case *c, tr_dtype dtype, tr_value *outputs)
+{
+    int64_t q = c->d[2] * c->d[4], kv = c->d[3] * c->d[4], widths[] = {q, kv, kv};
+    tr_attention_options options = {.heads = (int32_t)c->d[2],
+                                    .kv_heads = (int32_t)c->d[3],
+                                    .head_size = (int32_t)c->d[4],
+                                    .scale = 1.0f / sqrtf((float)c->d[4])};
+    tr_value x = tr_graph_input(g, "x", dtype, TR_SHAPE3(c->d[0], c->d[1], q + 2 * kv)), parts[3];
+    tr_split(g, x, widths, 3, parts);
+    outputs[0] = tr_attention(g, parts[0], parts[1], parts[2], &options);
+    return 1;
+}
+
+static void attention_on_parts_of_one_array(void)
+{
+    static const int64_t sizes[][5] = {{1, 1, 1, 1, 64},    {2, 65, 4, 2, 64},  {2, 200, 2, 2, 64},
+                                       {1, 129, 4, 1, 128}, {1, 63, 2, 2, 128}, {2, 33, 4, 2, 32},
+                                       {1, 40, 2, 1, 80},   {1, 1025, 2, 1, 64}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        op_case c = {.name = "attention of parts", .build = build_attention};
+        memcpy(c.d, sizes[i], sizeof sizes[i]);
+        check_case(&c, true);
+    }
+}
+
+static int build_norm(tr_graph *g, const op_case *c, tr_dtype dtype, tr_value *outputs)
+{
+    tr_value x = tr_graph_input(g, "x", dtype, TR_SHAPE2(c->d[0], c->d[1]));
+    tr_value w = tr_graph_parameter(g, "w", TR_F32, TR_SHAPE1(c->d[1]));
+    tr_value b = tr_graph_parameter(g, "b", TR_F32, TR_SHAPE1(c->d[1]));
+    tr_value y = tr_layernorm(g, x, w, b, 1e-5f);
+    outputs[0] = c->d[2] ? tr_add(g, x, y) : y; /* so that something is pending for x, or nothing */
+    return 1;
+}
+
+static void layernorms_that_lanes_keep(void)
+{
+    static const int64_t sizes[][2] = {{1, 256}, {9, 512}, {300, 256}, {70, 768}, {5, 1024}, {2100, 256}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (int pending = 0; pending < 2; pending++)
+            check_case(&(op_case){"layernorm", build_norm, {sizes[i][0], sizes[i][1], pending}, 0}, true);
+}
+
+static const check_test tests[] = {
+    CHECK_TEST(layers_with_gelu_and_a_residual),
+    CHECK_TEST(losses_of_classifiers),
+    CHECK_TEST(attention_on_parts_of_one_array),
+    CHECK_TEST(layernorms_that_lanes_keep),
+};
+
+int main(int argc, char **argv)
+{
+    return check_on_gpu(argc, argv, "ops/cuda_fused", tests, sizeof tests / sizeof *tests, 2);
+}
