@@ -31,7 +31,7 @@ static const struct {
 enum { N_ROWS = sizeof known / sizeof *known, MOST_STEPS = 1000, LEAST_ROUNDS = 3, MOST_LINES = 64 };
 
 typedef struct settings {
-    bool rows[N_ROWS], dtypes[2], peer;
+    bool rows[N_ROWS], dtypes[2], peer, json;
     const char *against, *self;
     double seconds;
     int n_threads;
@@ -345,13 +345,29 @@ static void print_json(const result *r, const limits *l)
     fflush(stdout);
 }
 
+/* The form of bench/rows.h, for bench/run. */
+static void print_row(const result *r, const limits *l)
+{
+    printf("{\"row\": \"training step, GPT-2 %s, %s\", \"unit\": \"ms\", \"ours\": %.6g, \"baseline\": ",
+           known[r->row].row.name, dtype_name(r->dtype), r->ms[OURS]);
+    if (r->is_there[PEER])
+        printf("%.6g, \"baseline_name\": \"PyTorch\", ", r->ms[PEER]);
+    else
+        printf("null, \"baseline_name\": \"\", ");
+    printf("\"limit\": %.6g, \"limit_name\": \"products and memory at peak\", \"target\": %.6g, "
+           "\"load\": %.4g}\n",
+           limit_ms(r, l), known[r->row].targets_ms[r->dtype],
+           r->foreign * (double)sysconf(_SC_NPROCESSORS_ONLN));
+    fflush(stdout);
+}
+
 /* --- the command --- */
 
 static void help(FILE *stream)
 {
     fprintf(stream,
             "usage: training [--rows LIST] [--dtype float32|bfloat16] [--seconds S] [--threads N] [--peer]\n"
-            "                [--against PROGRAM]\n\n"
+            "                [--against PROGRAM] [--json]\n\n"
             "Milliseconds of a training step of GPT-2 on this machine's processors: where they go, and how "
             "much of\n"
             "the machine's limit they are. Prints tables, and a line of JSON for each row.\n\n"
@@ -364,7 +380,8 @@ static void help(FILE *stream)
         "  --seconds S         for a row of one dtype, three rounds at least (default: 30)\n"
         "  --threads N         of ours and of the peer (default: 2)\n"
         "  --peer              PyTorch beside it, step by step (/usr/bin/python3 with torch)\n"
-        "  --against PROGRAM   another build of this program beside it, such as one from before a change\n");
+        "  --against PROGRAM   another build of this program beside it, such as one from before a change\n"
+        "  --json              a line for bench/run, too\n");
 }
 
 static bool choose_rows(settings *s, const char *list)
@@ -409,6 +426,8 @@ static bool read_arguments(int argc, char **argv, settings *s)
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--peer") == 0) {
             s->peer = true;
+        } else if (strcmp(argv[i], "--json") == 0) {
+            s->json = true;
         } else if (i + 1 == argc) {
             fprintf(stderr, "training: cannot use '%s'; see training --help\n", argv[i]);
             return false;
@@ -443,6 +462,7 @@ int main(int argc, char **argv)
                 continue;
             }
             print_operations(&results[n], &best);
+            if (s.json) print_row(&results[n], &best);
             print_json(&results[n++], &best); /* now, so that a run that is cut short has told what it knew */
         }
     measure_limits(&best, &s);
