@@ -218,7 +218,8 @@ static tr_status take_name(tr_checkpoint_files *self, const char *final, const c
 {
     bool swapped = renameat2(AT_FDCWD, self->temporary, AT_FDCWD, final, RENAME_EXCHANGE) == 0;
     tr_status status = TR_OK;
-    if (!swapped && errno != ENOENT) status = tr_directory_remove_tree(final, err); /* no file system for it */
+    if (!swapped && errno != ENOENT)
+        status = tr_directory_remove_tree(final, err); /* no file system for it */
     if (!status && !swapped && rename(self->temporary, final) != 0)
         status = tr_fail(err, TR_EIO, "could not rename '%s' to '%s': %s", self->temporary, final,
                          strerror(errno));

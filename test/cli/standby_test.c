@@ -142,14 +142,16 @@ static void a_standby_leaves_with_a_run_that_ends(void)
 {
     job self;
     int32_t pids[MOST_STANDBYS];
-    begin(&self, "ucx", "head: {standby: true}\n", "");
-    CU_ASSERT_FATAL(wait_for_steps(&self.command, self.run, 4));
+    begin(&self, "ucx", "head: {standby: true}\n", "1/stage 0 of replica 1/forward/12/STOP");
+    CU_ASSERT_FATAL(reach_the_moment(&self, STOPPED));
     CU_ASSERT_EQUAL(standbys(self.run, pids), 1);
     command_run own; /* and one that a person started */
     command_start(&own, (const char *const[]){"train", self.recipe, "--standby", NULL});
     command_nap_ms(200);
     CU_ASSERT(lives(own.pid));
     kill(self.command.pid, SIGINT);
+    command_nap_ms(50);
+    kill(self.workers[STOPPED], SIGCONT);
     command_wait(&self.command, COMMAND_SECONDS);
     CU_ASSERT(command_ended(&self.command, 1));
     CU_ASSERT(!lives(pids[0]));
