@@ -285,6 +285,7 @@ static tr_status connect_head(agent *self, tr_error *err)
     static const tr_registry nothing;
     const tr_launch *launch = self->launch;
     tr_node_options options = {.node = launch->node,
+                               .deaths_are_told = true,
                                .incarnation = launch->incarnation,
                                .epoch = launch->epoch,
                                .n_threads = 1,

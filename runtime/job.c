@@ -88,6 +88,7 @@ static tr_status make_node(job *self, tr_error *err)
     const tr_job_options *options = head->options;
     bool alone = head->topology->n_nodes == 1;
     tr_node_options node = {.node = TR_NODE_HEAD,
+                            .deaths_are_told = true,
                             .incarnation = head->epoch,
                             .epoch = head->epoch,
                             .n_threads = 1,

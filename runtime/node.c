@@ -184,6 +184,7 @@ static tr_status open_link(tr__link *self, const char *kind, const tr_node_optio
         .incarnation = options->incarnation,
         .bind = options->bind,
         .key = options->key,
+        .deaths_are_told = options->deaths_are_told,
     };
     /* Bodies on edges are held to their slots by tr__on_place. */
     if (!is_control) transport.max_body_bytes = UINT32_MAX;

@@ -28,6 +28,7 @@ typedef struct tr_node_options {
     const char *bind;              /* of the zmq ones; see tr_transport_options.bind; NULL: chosen */
     const tr_curve_key *key;       /* of the zmq ones; NULL: none. Copied */
     uint8_t job_key[TR_JOB_KEY_BYTES];
+    bool deaths_are_told; /* see tr_transport_options */
     const tr_registry *registry;
     struct tr_activity_page *activity; /* what actors do is written there; NULL: own memory */
     /* false where the job alone has more threads than processors; true: while base/spin.h allows it */

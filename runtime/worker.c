@@ -246,6 +246,7 @@ static tr_status greet(tr_worker *self, tr_error *err)
 {
     const tr_worker_options *options = self->options;
     tr_node_options node = {.node = options->node,
+                            .deaths_are_told = true,
                             .incarnation = self->epoch, /* never used twice */
                             .epoch = self->epoch,
                             .n_threads = options->n_threads,

@@ -41,7 +41,10 @@ typedef struct tr_transport_options {
     const char *bind; /* zmq: where to listen, "ipc://@name" or "tcp://127.0.0.1:*"; NULL: chosen */
     /* zmq: only peers with the same are spoken with, and encrypted; NULL: none, and only peers on this machine. Copied. */
     const tr_curve_key *key;
-    uint32_t heartbeat_timeout_ms;  /* zmq: a peer silent for so long is lost; 0: 30 s */
+    uint32_t heartbeat_timeout_ms; /* zmq: a peer silent for so long is lost; 0: 30 s */
+    /* ucx: somebody else tells of dead peers, as a job's agent does by pidfds: no keepalive. UCX 1.13's follows, now and
+     * then, a null pointer into an endpoint that is being closed (ucp_ep_do_uct_ep_am_keepalive). */
+    bool deaths_are_told;
     uint32_t max_body_bytes;        /* larger frames are refused; 0: 1 GiB */
     bool hash_bodies;               /* send and verify body hashes */
     struct tr_sim_network *network; /* sim only: what it goes through */

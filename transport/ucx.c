@@ -188,7 +188,7 @@ static tr_status ucx_open(tr_transport *base, tr_error *err)
     self->operations.next = self->operations.previous = &self->operations;
     self->greetings_end = &self->greetings;
     self->arrived_end = &self->arrived;
-    ucs_status_t status = tr__ucx_context_new(&self->context);
+    ucs_status_t status = tr__ucx_context_new(base->options.deaths_are_told, &self->context);
     if (status == UCS_OK) status = make_worker(self, &self->worker, &self->event);
     if (status == UCS_OK) status = tr__ucx_address_write(self->worker, base->address);
     if (status == UCS_OK) return TR_OK;

@@ -42,14 +42,16 @@ static bool is_wanted(size_t i)
     return false;
 }
 
-ucs_status_t tr__ucx_context_new(ucp_context_h *out)
+ucs_status_t tr__ucx_context_new(bool deaths_are_told, ucp_context_h *out)
 {
     ucp_config_t *config;
     ucs_status_t status = ucp_config_read(NULL, NULL, &config);
     if (status != UCS_OK) return status;
     for (size_t i = 0; i < sizeof defaults / sizeof *defaults; i++) {
         if (!is_wanted(i)) continue;
-        ucs_status_t modified = ucp_config_modify(config, defaults[i].key, defaults[i].value);
+        bool is_keepalive = strcmp(defaults[i].key, "KEEPALIVE_INTERVAL") == 0;
+        ucs_status_t modified = ucp_config_modify(
+            config, defaults[i].key, is_keepalive && deaths_are_told ? "inf" : defaults[i].value);
         if (modified != UCS_OK)
             tr_log(TR_LOG_WARNING, "ucx does not know %s: %s", defaults[i].key, ucs_status_string(modified));
     }

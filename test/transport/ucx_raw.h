@@ -37,7 +37,7 @@ static inline raw_peer *raw_open(const char *address)
                                                 UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB,
                                             .id = TR__UCX_MESSAGE,
                                             .cb = raw_on_message};
-    CU_ASSERT_FATAL(tr__ucx_context_new(&self->context) == UCS_OK);
+    CU_ASSERT_FATAL(tr__ucx_context_new(false, &self->context) == UCS_OK);
     CU_ASSERT_FATAL(ucp_worker_create(self->context, &params, &self->worker) == UCS_OK);
     CU_ASSERT_FATAL(ucp_worker_set_am_recv_handler(self->worker, &handler) == UCS_OK);
     CU_ASSERT_FATAL(tr__ucx_address_write(self->worker, self->address) == UCS_OK);
