@@ -96,8 +96,9 @@ static void keep_record(coordinator *self)
 {
     if (!self->known->journal) return;
     self->known->journal->records[self->record.step % TR_COORDINATOR_RECORDS] = self->record;
-    /* Who reads it behind this process's death sees it where it sees what is sent now: that death is what pairs with this. */
-    atomic_thread_fence(memory_order_release);
+    /* Read only behind this process's death, which comes between two instructions and after which all stores before it are
+     * seen: so it is enough that the compiler leaves this store before what is sent. */
+    atomic_signal_fence(memory_order_release);
 }
 
 static void tell_record(coordinator *self)

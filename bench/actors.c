@@ -27,8 +27,8 @@ static void must(tr_status status, const tr_error *err)
 /* ---- may threads spin? The linker puts the first in the place of the second (bench/CMakeLists.txt). ---- */
 
 static bool always_spin;
-bool __wrap_tr_spin_allowed(void);
-bool __real_tr_spin_allowed(void);
+bool __wrap_tr_spin_allowed(void); /* NOLINT(bugprone-reserved-identifier): the linker's names */
+bool __real_tr_spin_allowed(void); /* NOLINT(bugprone-reserved-identifier) */
 bool __wrap_tr_spin_allowed(void)
 {
     return always_spin || __real_tr_spin_allowed();
@@ -386,7 +386,8 @@ int main(int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--rounds") == 0 && i + 1 < argc)
             n_rounds = atoi(argv[++i]);
-        else if (strcmp(argv[i], "--json") && strcmp(argv[i], "--best") && strcmp(argv[i], "--spin"))
+        else if (strcmp(argv[i], "--json") != 0 && strcmp(argv[i], "--best") != 0 &&
+                 strcmp(argv[i], "--spin") != 0)
             n_rounds = 0;
     }
     if (n_rounds < 1 || n_rounds > 50) {

@@ -384,7 +384,7 @@ int main(int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--rounds") == 0 && i + 1 < argc)
             rounds = atoi(argv[++i]);
-        else if (strcmp(argv[i], "--json") && strcmp(argv[i], "--best"))
+        else if (strcmp(argv[i], "--json") != 0 && strcmp(argv[i], "--best") != 0)
             rounds = 0;
     }
     if (rounds < 1 || rounds > 50) {

@@ -382,7 +382,7 @@ int main(int argc, char **argv)
             rounds = atoi(argv[++i]);
         else if (strcmp(argv[i], "--only") == 0 && i + 1 < argc)
             only = argv[++i];
-        else if (strcmp(argv[i], "--json"))
+        else if (strcmp(argv[i], "--json") != 0)
             rounds = 0;
     }
     bool known = !*only || strcmp(only, "schedule") == 0 || strcmp(only, "processes") == 0;
@@ -392,7 +392,7 @@ int main(int argc, char **argv)
     }
     bool json = rows_flag(argc, argv, "--json");
     make_files();
-    if (strcmp(only, "processes")) report_schedule(json);
+    if (strcmp(only, "processes") != 0) report_schedule(json);
     if (strcmp(only, "schedule") == 0) return 0;
     report_idle_of_two(1, rounds, json);
     report_idle_of_two(2, rounds, json);

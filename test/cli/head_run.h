@@ -27,7 +27,8 @@ static inline char state_of(int32_t pid, int32_t *parent)
     const char *behind = stream && fgets(line, sizeof line, stream) ? strrchr(line, ')') : NULL;
     if (stream) fclose(stream);
     if (!behind || sscanf(behind + 1, " %c %d", &state, parent) != 2) return 0;
-    return state == 'Z' || state == 'X' ? 0 : state;
+    if (state == 'Z' || state == 'X') state = '\0';
+    return state;
 }
 
 static inline bool lives(int32_t pid)
