@@ -37,7 +37,7 @@ void tr__buffers_release(tr__buffers *self)
     *self = (tr__buffers){0};
 }
 
-static void fail_for_memory(tr__stage *self)
+void tr__fail_for_memory(tr__stage *self)
 {
     tr_error error;
     tr_fail(&error, TR_ENOMEM, "no memory for a message's buffer");
@@ -191,7 +191,7 @@ static bool do_forward(tr__stage *self)
 {
     tr__flight *flight = free_flight(self);
     if (!self->last && !(flight->output = tr__buffers_take(&self->activations))) {
-        fail_for_memory(self);
+        tr__fail_for_memory(self);
         return false;
     }
     flight->input = tr_message_queue_pop(&self->inputs);
@@ -231,7 +231,7 @@ static bool do_backward(tr__stage *self)
     tr__flight *flight = oldest_flight(self, TR__FORWARD_DONE);
     if (self->last) self->factor = (float)(1.0 / (double)self->tokens[flight->step % self->ring]);
     if (!self->first && !(flight->input_gradient = tr__buffers_take(&self->input_gradients))) {
-        fail_for_memory(self);
+        tr__fail_for_memory(self);
         return false;
     }
     if (!self->last) {
@@ -284,7 +284,7 @@ static bool stage_idle(tr_actor *actor, void *state)
     tr__stage *self = state;
     work next = choose(self, STREAM);
     if (next == STREAM && tr__stream_advance(self)) return true;
-    if (next == STREAM) next = choose(self, UPDATE); /* none of it was ours, or there is no memory for now */
+    if (next == STREAM) next = choose(self, UPDATE); /* none of it was ours */
     switch (next) {
     case PUBLISH:
     case AWAIT: return tr__device_end_copy(self) && tr__update_end(self);

@@ -160,6 +160,9 @@ const float *tr__tied_use(const tr__stage *self, const tr__parameter *parameter,
 /* stage_waits.c: tr_behavior.waits */
 uint32_t tr__stage_waits(const tr_actor *actor, const void *state, tr_wait *waits, uint32_t capacity);
 
+/* stage.c */
+void tr__fail_for_memory(tr__stage *self); /* ends the actor: none for a message's buffer */
+
 /* stage_update.c */
 tr_status tr__update_init(tr__stage *self, tr_error *err);
 int64_t tr__rounded_elements(const tr_graph *graph, const tr_stage_parameter *parameter);

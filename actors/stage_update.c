@@ -352,7 +352,10 @@ bool tr__stream_advance(tr__stage *self)
     if (!self->streaming && !begin_stream(self)) return false;
     if (tr_edge_credits(self->actor, self->out_state) == 0) return false;
     tr_buffer *body = tr__buffers_take(&self->chunks);
-    if (!body) return false; /* tried again with the next message */
+    if (!body) { /* the next message, with which to try again, may be what waits for this */
+        tr__fail_for_memory(self);
+        return false;
+    }
     uint64_t begin = tr_trace_begin(&self->trace);
     tr_actor_activity(self->actor, "saving", self->step, TR_ACTIVITY_NONE);
     const tr_stage_parameter *parameter = &self->spec.parameters[self->stream_parameter];

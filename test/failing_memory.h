@@ -3,6 +3,7 @@
  * failing, where that fits. Else, if the test has one thread, it runs once and forks at every allocation: the fork has the
  * n-th failing and runs on to its end, which mostly comes soon. Else it runs once for each way into the allocator (call
  * stack), or for some of these, evenly spread, and what time is left goes to n evenly spread. What it prints says how many.
+ * TROUPE_FAIL_TEST=NAME: only that test.
  * A run may pass or may fail one of the test's checks, which ends it at once: what a test goes on to do after it was told
  * the truth says nothing. It may not crash, break a promise (TR_ASSERT), hang, or be told of by a sanitizer. Each run is
  * a process forked from one that has run no test and no thread.
@@ -77,6 +78,13 @@ static inline uint64_t failing_threads(void)
     return stat("/proc/self/task", &tasks) == 0 ? tasks.st_nlink - 2 : UINT64_MAX;
 }
 
+/* Into what a run says: where the allocation fails, for addr2line. */
+static inline void failing_show(void)
+{
+    void *stack[FAILING_DEPTH];
+    backtrace_symbols_fd(stack, backtrace(stack, FAILING_DEPTH), STDERR_FILENO);
+}
+
 static inline bool failing_collect(void)
 {
     if (failing_not_now) return false;
@@ -100,13 +108,16 @@ static inline bool failing_meets(void)
     if (failing_not_now || __atomic_load_n(&failing_shared->has_failed, __ATOMIC_RELAXED) ||
         failing_path() != failing_wanted)
         return false;
-    return !__atomic_exchange_n(&failing_shared->has_failed, true, __ATOMIC_RELAXED);
+    if (__atomic_exchange_n(&failing_shared->has_failed, true, __ATOMIC_RELAXED)) return false;
+    failing_show();
+    return true;
 }
 
 static inline bool failing_is_nth(void)
 {
     if (failing_not_now || __atomic_fetch_sub(&failing_left, 1, __ATOMIC_RELAXED) != 1) return false;
     __atomic_store_n(&failing_shared->has_failed, true, __ATOMIC_RELAXED);
+    failing_show();
     return true;
 }
 
@@ -214,6 +225,7 @@ static inline bool failing_forks(void)
     if (child == 0) {
         failing_becomes_run(output);
         failing_shared->has_failed = failing_is_on = true;
+        failing_show();
         return true;
     }
     failing_shared->n_broken += !failing_ended_well(failing_name, child, output);
