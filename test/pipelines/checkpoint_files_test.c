@@ -11,6 +11,7 @@
 #include "pipelines/recipe.h"
 
 #include <dirent.h>
+#include <sys/inotify.h>
 
 static tr_error err;
 static char *home;
@@ -290,6 +291,39 @@ static int count_entries(const char *name)
     return n;
 }
 
+/* How many entries of that name were removed from the directory that `watch` watches. */
+static int count_removals(int watch, const char *name)
+{
+    _Alignas(struct inotify_event) char bytes[4096];
+    int n = 0;
+    for (ssize_t size; (size = read(watch, bytes, sizeof bytes)) > 0;)
+        for (const char *at = bytes; at < bytes + size;) {
+            const struct inotify_event *notice = (const struct inotify_event *)at;
+            n += (notice->mask & IN_DELETE) && notice->len && strcmp(notice->name, name) == 0;
+            at += sizeof *notice + notice->len;
+        }
+    return n;
+}
+
+/* Made again after a death, it is swapped with the one before: at no moment is there none. */
+static void one_made_again_never_leaves_its_name_free(void)
+{
+    enter();
+    write_steps(0, 7, 7);
+    char *checkpoints = path_in(home, "checkpoints"), *seven = step_path(7);
+    char *mark = path_in(seven, "of-the-first");
+    CHECK_OK(tr_file_write(mark, "", 0, &err));
+    int watch = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+    CU_ASSERT_FATAL(inotify_add_watch(watch, checkpoints, IN_DELETE) >= 0);
+    write_steps(0, 7, 7);
+    CU_ASSERT(has_step(7) && !tr_path_exists(mark));
+    CU_ASSERT_EQUAL(count_removals(watch, "step-7"), 0);
+    CU_ASSERT_EQUAL(count_entries("checkpoints"), 1);
+    close(watch);
+    tr_free(checkpoints), tr_free(seven), tr_free(mark);
+    leave();
+}
+
 static void what_is_not_whole_is_not_published(void)
 {
     enter();
@@ -361,6 +395,6 @@ static const check_test tests[] = {
     CHECK_TEST(what_came_in_any_order_is_read_back),  CHECK_TEST(any_damage_is_found),
     CHECK_TEST(the_newest_valid_checkpoint_is_found), CHECK_TEST(only_the_newest_are_kept),
     CHECK_TEST(what_is_not_whole_is_not_published),   CHECK_TEST(tokenizer_files_come_along),
-    CHECK_TEST(no_memory_publishes_nothing),
+    CHECK_TEST(no_memory_publishes_nothing),          CHECK_TEST(one_made_again_never_leaves_its_name_free),
 };
 CHECK_MAIN("checkpoint_files", tests)
