@@ -174,6 +174,17 @@ static inline json_t *events_of(const char *run)
     return lines;
 }
 
+static inline int count_events(const char *run, const char *kind)
+{
+    int n = 0;
+    json_t *events = events_of(run), *event;
+    size_t i;
+    json_array_foreach(events, i, event) n +=
+        strcmp(json_string_value(json_object_get(event, "event")), kind) == 0;
+    json_decref(events);
+    return n;
+}
+
 /* Waits until the run has logged `steps` steps; false where it ended or a minute passed before. */
 static inline bool wait_for_steps(const command_run *run, const char *directory, size_t steps)
 {

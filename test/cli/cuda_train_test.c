@@ -106,17 +106,6 @@ static bool has_event(const char *run, const char *kind_, const char *words)
     return found;
 }
 
-static int count_events(const char *run, const char *kind_)
-{
-    int n = 0;
-    json_t *events = events_of(run), *event;
-    size_t i;
-    json_array_foreach(events, i, event) n +=
-        strcmp(json_string_value(json_object_get(event, "event")), kind_) == 0;
-    json_decref(events);
-    return n;
-}
-
 /* --- what they promise --- */
 
 static void a_gpu_learns_as_the_cpu_does(void)

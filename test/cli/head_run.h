@@ -170,13 +170,6 @@ static inline json_t *event_of(const char *run, const char *kind, int *count)
     return found;
 }
 
-static inline int count_events(const char *run, const char *kind)
-{
-    int n;
-    json_decref(event_of(run, kind, &n));
-    return n;
-}
-
 static inline bool same_checkpoint(const char *run, int step)
 {
     return checkpoints_agree(undisturbed, run, step, "model.safetensors") &&

@@ -66,24 +66,24 @@ static json_int_t number_of(const json_t *object, const char *key)
     return json_integer_value(json_object_get(object, key));
 }
 
-static int count_events(const char *run, const char *kind, char **text)
+/* What the first event of a kind says; free it. NULL: there is none. */
+static char *words_of_event(const char *run, const char *kind)
 {
-    int n = 0;
+    char *text = NULL;
     json_t *events = events_of(run), *event;
     size_t i;
     json_array_foreach(events, i, event)
     {
-        if (strcmp(text_of(event, "event"), kind) != 0) continue;
-        if (n++ == 0 && text) *text = tr_strdup(text_of(event, "text"));
+        if (!text && strcmp(text_of(event, "event"), kind) == 0) text = tr_strdup(text_of(event, "text"));
     }
     json_decref(events);
-    return n;
+    return text;
 }
 
 static bool await_event(const char *run, const char *kind)
 {
     for (double until = command_now_s() + WITHIN_S; command_now_s() < until; command_nap_ms(20))
-        if (count_events(run, kind, NULL) > 0) return true;
+        if (count_events(run, kind) > 0) return true;
     fprintf(stderr, "\nno event '%s'\n", kind);
     return false;
 }
@@ -198,7 +198,7 @@ static void check_waits(const json_t *seen)
 
 static void a_stall_names_whom_all_wait_for_and_changes_no_bit(void)
 {
-    char *run = path_in(directory, "run"), *recipe = write_recipe(run, watchful), *text = NULL, *end = NULL;
+    char *run = path_in(directory, "run"), *recipe = write_recipe(run, watchful);
     command_run train;
     command_start(&train, (const char *const[]){"train", recipe, NULL});
     CU_ASSERT_FATAL(wait_for_steps(&train, run, 20));
@@ -220,9 +220,10 @@ static void a_stall_names_whom_all_wait_for_and_changes_no_bit(void)
     CU_ASSERT(told);
     command_wait(&train, COMMAND_SECONDS);
     CU_ASSERT(command_ended(&train, 0));
-    CU_ASSERT_EQUAL(count_events(run, "stalled", &text), 1);
-    CU_ASSERT_EQUAL(count_events(run, "going_on", &end), 1);
-    CU_ASSERT_EQUAL(count_events(run, "worker_died", NULL), 0);
+    CU_ASSERT_EQUAL(count_events(run, "stalled"), 1);
+    CU_ASSERT_EQUAL(count_events(run, "going_on"), 1);
+    CU_ASSERT_EQUAL(count_events(run, "worker_died"), 0);
+    char *text = words_of_event(run, "stalled"), *end = words_of_event(run, "going_on");
     char *who = tr_format("wait for stage 1 of replica 0 (worker %d, pid %d), whose process was stopped",
                           (int)node, (int)pid);
     CU_ASSERT(text && text_has(text, who) && text_has(text, "waits for "));

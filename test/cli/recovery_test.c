@@ -60,17 +60,6 @@ static char *write_recipe(const char *run, const char *transport, const char *po
     return recipe;
 }
 
-static int count_events(const char *run, const char *kind)
-{
-    int n = 0;
-    json_t *events = events_of(run), *event;
-    size_t i;
-    json_array_foreach(events, i, event) n +=
-        strcmp(json_string_value(json_object_get(event, "event")), kind) == 0;
-    json_decref(events);
-    return n;
-}
-
 static int32_t parent_of_worker(const char *run)
 {
     int32_t pid = 0, parent = 0;
