@@ -38,6 +38,7 @@ typedef struct coordinator {
 
     tr_step_record record;  /* of the step committed last, until it is told */
     bool record_held;       /* evaluations of it are awaited */
+    uint32_t n_untold;      /* records on their way to the monitor */
     double *evaluated_loss; /* by micro-batch of the evaluation */
     uint64_t *evaluated_tokens;
     uint32_t n_evaluated;
@@ -90,6 +91,7 @@ static void send_record(coordinator *self, const tr_step_record *record)
     tr_packer packer;
     tr_step_record_pack(&packer, record);
     tr_send_packed(self->actor, self->monitor, TR_TOPIC_RECORD, record->step, &packer);
+    self->n_untold++;
 }
 
 static void keep_record(coordinator *self)
@@ -192,6 +194,7 @@ static void commit_when_ready(coordinator *self)
     if (self->ended || self->n_ready < self->n_stages_all || self->n_losses < plan->n_microbatches) return;
     if (self->stopping && self->step > plan->first_step && self->last_checkpoint == self->step)
         return; /* the last step is done; only its checkpoint is awaited */
+    if (self->n_untold >= TR_COORDINATOR_UNTOLD) return;
     uint64_t targets = self->counted[self->step % self->ring];
     double loss = sum_losses(self) / (double)targets, norm = norm_of_gradient(self);
     if (!isfinite(loss) || !isfinite(norm)) {
@@ -346,6 +349,10 @@ static void coordinator_receive(tr_actor *actor, void *state, tr_message **messa
         if (frame->step + 1 == self->step) mark(self, self->has_voted, frame->source);
         end_when_done(self);
         break;
+    case TR_TOPIC_RECORDED:
+        good = self->n_untold > 0;
+        self->n_untold -= good;
+        break;
     case TR_TOPIC_STOP_REQUESTED:
         self->stopping = true;
         end_when_done(self); /* where the checkpoint of this very step is on the disk already */
@@ -381,6 +388,9 @@ static uint32_t coordinator_waits(const tr_actor *actor, const void *state, tr_w
         waits[n++] = (tr_wait){.kind = TR_WAIT_WORD,
                                .topic = TR_TOPIC_EVALUATED,
                                .which = (uint32_t)self->stages[(r + 1) * plan->n_stages - 1]};
+    if (self->n_untold >= TR_COORDINATOR_UNTOLD && n < capacity)
+        waits[n++] =
+            (tr_wait){.kind = TR_WAIT_WORD, .topic = TR_TOPIC_RECORDED, .which = (uint32_t)self->monitor};
     bool counted =
         self->step >= plan->n_steps || self->n_counted[self->step % self->ring] == plan->n_replicas;
     for (uint32_t r = 0; !counted && r < plan->n_replicas && n < capacity; r++) {

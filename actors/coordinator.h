@@ -20,6 +20,10 @@ extern "C" {
 /* As many steps as a job may go back, and the two around them. */
 enum { TR_COORDINATOR_RECORDS = 2 * TR_MAX_HOLD_EVERY + 2 };
 
+/* So many records at most are on their way to the monitor: with that many nothing is committed until it has taken one.
+ * It is less than the journal holds, so whatever a death loses on the way can be told again. */
+enum { TR_COORDINATOR_UNTOLD = TR_COORDINATOR_RECORDS / 2 };
+
 /* What a coordinator that begins again must know of its life before: kept by whoever runs the job, in the head's process or
  * where it outlives that one. All zero before the job. A record is there before its commit goes out, so that one which was
  * torn by a death belongs to a commit that nobody has applied, or is that of an evaluation which is measured again. */

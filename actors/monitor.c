@@ -66,18 +66,23 @@ static void monitor_start(tr_actor *actor, void *state)
 
 /* --- what arrives; false: it does not read as it should --- */
 
+static void answer(tr_actor *actor, tr_actor_id to, uint32_t topic, uint32_t step)
+{
+    tr_packer packer;
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 0);
+    tr_send_packed(actor, to, topic, step, &packer);
+}
+
 static void answer_when_recorded(monitor *self, tr_actor *actor)
 {
     if (self->awaited == 0 || self->recorded < self->awaited) return;
     if (self->known->sync) self->known->sync(self->known->context);
-    tr_packer packer;
-    tr_packer_init(&packer);
-    tr_pack_array(&packer, 0);
-    tr_send_packed(actor, self->awaiting, TR_TOPIC_SYNCED, self->awaited, &packer);
+    answer(actor, self->awaiting, TR_TOPIC_SYNCED, self->awaited);
     self->awaited = 0;
 }
 
-static bool take_record(monitor *self, tr_actor *actor, tr_unpacker *body)
+static bool take_record(monitor *self, tr_actor *actor, tr_actor_id coordinator, tr_unpacker *body)
 {
     tr_step_record record;
     tr_error error;
@@ -87,6 +92,7 @@ static bool take_record(monitor *self, tr_actor *actor, tr_unpacker *body)
         return true;
     }
     self->recorded = record.step;
+    answer(actor, coordinator, TR_TOPIC_RECORDED, record.step);
     answer_when_recorded(self, actor);
     return true;
 }
@@ -151,7 +157,7 @@ static void monitor_receive(tr_actor *actor, void *state, tr_message **message)
     uint32_t n_fields = tr_unpack_array(&body, UINT32_MAX);
     bool good = false;
     switch (frame->edge) {
-    case TR_TOPIC_RECORD: good = take_record(self, actor, &body); break;
+    case TR_TOPIC_RECORD: good = take_record(self, actor, frame->source, &body); break;
     case TR_TOPIC_SYNC: good = take_sync(self, actor, frame, &body); break;
     case TR_TOPIC_NOTE: good = take_note(self, &body); break;
     case TR_TOPIC_TRACE: good = take_trace(self, actor, frame->source, n_fields, &body); break;

@@ -33,7 +33,8 @@ enum {
     TR_TOPIC_TRACED, /* monitor -> who sent a trace: nothing: it may send another */
     /* checkpoint actor -> monitor: []: all of the checkpoint after so many updates is there; may it get its name? */
     TR_TOPIC_SYNC,
-    TR_TOPIC_SYNCED /* monitor -> checkpoint actor: []: yes, the records up to it are on the disk */
+    TR_TOPIC_SYNCED,  /* monitor -> checkpoint actor: []: yes, the records up to it are on the disk */
+    TR_TOPIC_RECORDED /* monitor -> coordinator: []: the record of so many updates is taken */
 };
 
 /* Names of edges. */

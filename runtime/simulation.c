@@ -110,6 +110,8 @@ tr_status tr__simulation_init(tr_simulation *self, const tr_simulation_options *
     self->n_places = n_places;
     self->key = (tr_rng_key){.seed = options->seed, .stream = 0x73696d};
     self->now_ns = 1000000000; /* 0 means "not asked for" to an actor */
+    self->starved = options->starved;
+    self->starved_until = UINT64_MAX;
     self->landing_weight = 1 + (uint32_t)tr__simulation_draw(self, 6);
     self->nodes = tr_alloc_zero(n, sizeof(void *));
     self->seats = tr_alloc_zero(n, sizeof *self->seats);

@@ -30,6 +30,7 @@ typedef struct tr_simulation_options {
         control; /* control keeps its order, as the transports chosen for it do: set in_order */
     uint64_t activation_max_ns; /* virtual time that an activation takes: from 0 to this, drawn */
     uint64_t max_events;        /* more of them are a livelock */
+    tr_actor_id starved;        /* 0, or an actor that has no turn before all others wait, once */
     /* NULL, or the virtual time that a piece of work takes, asked for when an actor says that it begins
      * (tr_actor_activity; what takes no time is 0). Then time is simulated, not interleavings: each node works for so
      * long while the others go on, what it sends leaves when it is done, its actors have their turns as in a scheduler, activation_max_ns is not drawn, and what has

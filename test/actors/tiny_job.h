@@ -12,12 +12,13 @@
 #include "base/clock.h"
 #include "check.h"
 #include "runtime/job.h"
+#include "runtime/simulation.h"
 #include "tiny_model.h"
 
 #include <signal.h>
 #include <unistd.h>
 
-enum { MOST_STEPS = 64, MOST_NOTES = 256 };
+enum { MOST_STEPS = 256, MOST_NOTES = 256 };
 
 typedef enum writer_fault { NO_FAULT, FAIL_BEGIN, FAIL_WRITE, FAIL_COMMIT } writer_fault;
 
@@ -30,11 +31,13 @@ typedef struct tiny_job {
     uint32_t explode_at;                /* the learning rate of this step (from 1) is absurd; 0: of none */
     uint32_t interrupt_at;              /* SIGINT when this step is recorded; 0: never */
     bool fail_record;                   /* the monitor cannot write */
+    bool starve_monitor;                /* in simulation: it has a turn when all others wait */
     uint64_t tokens_before, fail_after; /* see tiny_fail_after */
     /* heard */
     tr_step_record records[MOST_STEPS];
     uint32_t n_records;
-    uint32_t n_synced; /* of the records */
+    uint32_t n_committed, n_before_first; /* steps in all, and before the first record was heard */
+    uint32_t n_synced;                    /* of the records */
     char notes[MOST_NOTES][64];
     uint32_t n_notes;
     /* checkpoints */
@@ -47,7 +50,8 @@ typedef struct tiny_job {
 
 static double tiny_lr(void *context, uint32_t step)
 {
-    const tiny_job *self = context;
+    tiny_job *self = context;
+    self->n_committed++;
     return step + 1 == self->explode_at ? 1e30 : 0.02 * (1 - step / 100.0);
 }
 
@@ -56,6 +60,7 @@ static tr_status on_record(void *context, const tr_step_record *record, tr_error
     tiny_job *self = context;
     if (self->fail_record) return tr_fail(err, TR_EIO, "the pencil is broken");
     TR_ASSERT(self->n_records < MOST_STEPS);
+    if (self->n_records == 0) self->n_before_first = self->n_committed;
     self->records[self->n_records++] = *record;
     if (record->step == self->interrupt_at) kill(getpid(), SIGINT);
     return TR_OK;
@@ -241,6 +246,21 @@ static void build_topology(tr_topology *t, const tiny_config *config)
 
 /* --- the run --- */
 
+static tr_status simulate_starved(const tr_topology *topology, const tr_registry *registry, tr_error *err)
+{
+    tr_simulation *simulation;
+    tr_simulation_options options = {.topology = topology,
+                                     .registry = registry,
+                                     .max_events = 1000000,
+                                     .control = {.in_order = true},
+                                     .starved = tr_role_find(topology, TR_ROLE_MONITOR)};
+    tr_status status = tr_simulation_new(&simulation, &options, err);
+    if (status) return status;
+    status = tr_simulation_run(simulation, err);
+    tr_simulation_destroy(&simulation);
+    return status;
+}
+
 #define TINY_CONTEXT(source) ((void *)(uintptr_t) & (source))
 
 static void tiny_release(tiny_job *self)
@@ -288,7 +308,8 @@ static tr_status tiny_run(tiny_job *self, tr_error *err)
                               .transport = "inproc",
                               .stop_actor = tr_role_find(&topology, TR_ROLE_COORDINATOR)};
     tiny_fail_after = self->fail_after;
-    tr_status status = tr_job_run(&options, err);
+    tr_status status =
+        self->starve_monitor ? simulate_starved(&topology, &registry, err) : tr_job_run(&options, err);
     tiny_fail_after = 0;
     tr_topology_release(&topology);
     CU_ASSERT_EQUAL(self->broken, 0);

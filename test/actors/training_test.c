@@ -76,6 +76,16 @@ static void without_clipping_the_gradient_stays(void)
     tiny_release(&job);
 }
 
+/* Training goes on beside a monitor that has no turn, but not further than a death could make good. */
+static void steps_wait_for_a_log_that_is_far_behind(void)
+{
+    tiny_job job = tiny_new(1, 1, 1, 1, 2 * TR_COORDINATOR_UNTOLD);
+    job.starve_monitor = true;
+    run_well(&job);
+    CU_ASSERT_EQUAL(job.n_before_first, TR_COORDINATOR_UNTOLD);
+    tiny_release(&job);
+}
+
 static void expect_same_bits(const tiny_job *a, const tiny_job *b, uint32_t skip)
 {
     CU_ASSERT_EQUAL(a->n_records, b->n_records + skip);
@@ -357,6 +367,7 @@ static const check_test tests[] = {
     CHECK_TEST(every_byte_of_a_checkpoint_comes_once),
     CHECK_TEST(a_checkpoint_waits_for_the_record_of_its_step),
     CHECK_TEST(a_checkpoint_continues_with_the_same_bits),
+    CHECK_TEST(steps_wait_for_a_log_that_is_far_behind),
     CHECK_TEST(a_failed_checkpoint_is_an_alarm_and_training_goes_on),
     CHECK_TEST(a_failed_last_checkpoint_fails_the_job),
     CHECK_TEST(a_request_to_stop_ends_after_a_step_with_a_checkpoint),
