@@ -14,9 +14,12 @@
 #include "pipelines/safetensors.h"
 #include "runtime/control_messages.h"
 #include "runtime/launch.h"
+#include "runtime/lease.h"
 #include "runtime/state.h"
 #include "runtime/supervisor.h"
 #include "transport/handshake.h"
+
+#include <sys/socket.h>
 
 static const char *home;
 static tr_error err;
@@ -83,6 +86,32 @@ static void make_frames(void)
     seed("frame", "credit", NULL, 0, &frame, sizeof frame);
 }
 
+/* Of the topology's one worker. */
+static void make_lease(const tr_topology *topology)
+{
+    tr_place_seen workers[2] = {{0}, {.pid = 12, .descriptor = 3, .started = 99}};
+    tr_lease_offer offer = {
+        .agent_pid = 11, .epoch = 2, .lost_ns = 1000, .workers = workers, .topology = *topology};
+    strcpy(offer.data_transport, "ucx");
+    int descriptor;
+    char bytes[4096];
+    MUST(tr_lease_offer_write(&offer, &descriptor, &err));
+    ssize_t size = pread(descriptor, bytes, sizeof bytes, 0);
+    FUZZ_PROMISE(size > 0);
+    close(descriptor);
+    seed("message", "offer", "o", 1, bytes, (size_t)size);
+
+    const tr_lease_word word = {.epoch = 3, .head_address = "ipc:///tmp/head"};
+    int ends[2];
+    FUZZ_PROMISE(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0 &&
+                 tr_lease_tell(ends[0], &word));
+    size = recv(ends[1], bytes, sizeof bytes, 0);
+    FUZZ_PROMISE(size > 0);
+    close(ends[0]);
+    close(ends[1]);
+    seed("message", "word", "w", 1, bytes, (size_t)size);
+}
+
 static void make_topology(void)
 {
     tr_topology topology;
@@ -113,6 +142,7 @@ static void make_topology(void)
     seed("message", "load", "l", 1, written, n_written);
     tr_free(written);
     tr_free(bytes);
+    make_lease(&topology);
     tr_topology_release(&topology);
 }
 

@@ -7,7 +7,10 @@
 #include "pipelines/job_plan.h"
 #include "runtime/control_messages.h"
 #include "runtime/launch.h"
+#include "runtime/lease.h"
 #include "runtime/state.h"
+
+#include <sys/socket.h>
 
 static void check_topology(const uint8_t *bytes, size_t size_bytes)
 {
@@ -140,6 +143,39 @@ static void check_region(const uint8_t *bytes, size_t size_bytes)
     tr_state_region_destroy(&region); /* and the descriptor */
 }
 
+/* What an agent without a head says to a new one. */
+static void check_offer(const uint8_t *bytes, size_t size_bytes)
+{
+    int descriptor = memfd_create("fuzz", MFD_CLOEXEC);
+    FUZZ_PROMISE(descriptor >= 0 && write(descriptor, bytes, size_bytes) == (ssize_t)size_bytes);
+    tr_lease_offer offer;
+    tr_error err = {0};
+    tr_status status = tr_lease_offer_read(&offer, descriptor, &err);
+    close(descriptor);
+    if (status) {
+        fuzz_refused(status, &err);
+    } else {
+        FUZZ_PROMISE(offer.agent_pid > 0 && strlen(offer.bind) < TR_BIND_CHARS);
+        for (int32_t i = 0; i < offer.topology.n_nodes; i++) FUZZ_PROMISE(offer.workers[i].pid >= 0);
+        FUZZ_PROMISE(tr_lease_offer_write(&offer, &descriptor, &err) == TR_OK);
+        close(descriptor);
+    }
+    tr_lease_offer_release(&offer);
+}
+
+/* And to its workers. */
+static void check_word(const uint8_t *bytes, size_t size_bytes)
+{
+    int ends[2];
+    FUZZ_PROMISE(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0);
+    FUZZ_PROMISE(send(ends[0], bytes, size_bytes, MSG_NOSIGNAL) == (ssize_t)size_bytes);
+    tr_lease_word word = {0};
+    bool gone;
+    if (tr_lease_hear(ends[1], &word, &gone)) FUZZ_PROMISE(strlen(word.head_address) < TR_ADDRESS_CHARS);
+    close(ends[0]);
+    close(ends[1]);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size_bytes)
 {
     if (size_bytes < 1) return 0;
@@ -154,6 +190,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size_bytes)
     case 'p': check_place(body, size_bytes); break;
     case 'r': check_record(body, size_bytes); break;
     case 's': check_spans(body, size_bytes); break;
+    case 'o': check_offer(body, size_bytes); break;
+    case 'w': check_word(body, size_bytes); break;
     case 'm': check_region(body, size_bytes); break;
     default: return -1; /* not worth keeping */
     }
