@@ -198,6 +198,33 @@ void tr__replay_note_evaluation(tr__stage *self)
     if (self->replay && self->replay->evaluations_left) self->replay->evaluations_left--;
 }
 
+/* --- how much it is --- */
+
+static uint64_t value_bytes(const tr_stage_spec *spec, tr_value value)
+{
+    if (value == TR_NO_VALUE) return 0;
+    const tr_value_info *info = tr_graph_value(spec->graph, value);
+    return (uint64_t)tr_shape_elements(&info->shape) * tr_dtype_bytes(info->dtype);
+}
+
+uint64_t tr_stage_kept_bytes(const tr_stage_spec *spec, const tr_program *program)
+{
+    const tr_training_plan *plan = &spec->plan;
+    tr_range own = tr_plan_microbatches(plan, spec->replica);
+    uint64_t sent = value_bytes(spec, spec->activation_out) + value_bytes(spec, spec->gradient_out);
+    uint64_t came = value_bytes(spec, spec->activation_in) + value_bytes(spec, spec->gradient_in) +
+                    value_bytes(spec, spec->tokens) + value_bytes(spec, spec->targets);
+    uint64_t flat =
+        (uint64_t)tr_stage_gradient_elements(spec->parameters, spec->n_parameters) * sizeof(float);
+    uint32_t n_flats = 0; /* gradients of the step before, of which parts were sent */
+    for (uint32_t i = 0; i < spec->n_parameters; i++)
+        for (uint32_t u = 0; u < spec->parameters[i].n_uses; u++)
+            if (spec->parameters[i].uses[u].gradient == TR_NO_VALUE) n_flats = 1;
+    if (plan->n_replicas > 1) n_flats = tr_plan_blocks(plan, spec->replica, NULL) + 1;
+    return 2 * (own.end - own.begin) * sent + spec->stash_credits * came + n_flats * flat +
+           tr_program_stash_bytes(program);
+}
+
 /* --- from one life to the next --- */
 
 bool tr__replay_is_ahead(const tr__stage *self)

@@ -36,12 +36,13 @@ bool tr__replay_receive(tr__stage *self, tr_message **message);
 bool tr__replay_goes_first(const tr__stage *self, uint32_t edge);
 bool tr__replay_is_possible(const tr__stage *self);
 bool tr__replay_advance(tr__stage *self); /* one kept message, or the report of a step that was finished */
-bool tr__replay_awaits(const tr__stage *self, uint32_t edge); /* something of it is still to be sent, or to come, again */
+bool tr__replay_awaits(const tr__stage *self,
+                       uint32_t edge); /* something of it is still to be sent, or to come, again */
 /* All of this step that was there before has been sent again, and come again. */
 bool tr__replay_is_settled(const tr__stage *self);
 
 /* The end of a step. */
-void tr__replay_report(tr__stage *self);                          /* how much was computed again, once a life */
+void tr__replay_report(tr__stage *self); /* how much was computed again, once a life */
 void tr__replay_keep_report(tr__stage *self, const double *sums); /* what the coordinator is told */
 void tr__replay_finish_step(tr__stage *self);                     /* the update is in its slot */
 bool tr__replay_commit_is_same(const tr__stage *self);            /* as the one that was applied */

@@ -168,7 +168,8 @@ uint32_t tr__stage_waits(const tr_actor *actor, const void *state, tr_wait *wait
 /* stage_memory.c */
 tr_status tr__stage_allocate(tr__stage *self, tr_error *err); /* what micro-batches need */
 void tr__fail_for_memory(tr__stage *self); /* ends the actor: none for a message's buffer */
-void tr__release_message(tr__stage *self, tr_message **message); /* also one of an earlier epoch, kept in flight */
+void tr__release_message(tr__stage *self,
+                         tr_message **message); /* also one of an earlier epoch, kept in flight */
 
 /* stage_update.c */
 tr_status tr__update_init(tr__stage *self, tr_error *err);

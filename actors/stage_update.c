@@ -143,8 +143,7 @@ static void report_losses(tr__stage *self, const double *losses)
     tr_packer_init(&packer);
     tr_pack_array(&packer, 2);
     tr_pack_uint(&packer, self->microbatches.begin);
-    tr_pack_bytes(&packer, losses,
-                  (self->microbatches.end - self->microbatches.begin) * sizeof *losses);
+    tr_pack_bytes(&packer, losses, (self->microbatches.end - self->microbatches.begin) * sizeof *losses);
     tr_send_packed(self->actor, self->coordinator, TR_TOPIC_LOSSES, self->step, &packer);
 }
 

@@ -107,8 +107,8 @@ static int report(void)
            " checkpoints came again; %" PRIu64 " steps replayed, in which %" PRIu64
            " stages kept their work and %" PRIu64 " messages were compared; %" PRIu64 " events\n",
            seen.n_deaths, seen.n_within, seen.n_between_epochs, seen.n_spoiled, seen.n_stops, seen.n_cuts,
-           seen.n_zombies, seen.n_starved, seen.epoch, n_again, n_saved_again, n_replayed, n_kept,
-           n_compared, seen.n_events);
+           seen.n_zombies, seen.n_starved, seen.epoch, n_again, n_saved_again, n_replayed, n_kept, n_compared,
+           seen.n_events);
     bool each = seen.n_within && seen.n_between_epochs && seen.n_spoiled && seen.n_stops && seen.n_cuts &&
                 seen.n_zombies && seen.n_starved && n_again && n_replayed && n_kept && n_compared;
     if (seen.n_deaths < 1000 || each) return 0;

@@ -202,10 +202,11 @@ static inline void on_note(void *context, const char *kind, const char *text)
     outcome *self = context;
     uint32_t kept, forwards, compared;
     if (strcmp(kind, "replayed") != 0) return;
-    int n = sscanf(text,
-                   "step %*u: %u of %*u stages kept their work; computed were %u forwards, %*u backwards, %*u "
-                   "weight gradients; %*u messages were sent again, %u compared",
-                   &kept, &forwards, &compared);
+    int n =
+        sscanf(text,
+               "step %*u: %u of %*u stages kept their work; computed were %u forwards, %*u backwards, %*u "
+               "weight gradients; %*u messages were sent again, %u compared",
+               &kept, &forwards, &compared);
     if (n != 3) fprintf(stderr, "not to be read: %s\n", text), abort();
     self->n_replayed++;
     self->n_kept += kept;
