@@ -80,6 +80,9 @@ uint64_t tr_stage_rounded_bytes(const tr_stage_spec *spec);
  * take, and of the host's memory that they go through. */
 void tr_stage_device_bytes(const tr_stage_spec *spec, const tr_program *program, uint64_t *places,
                            uint64_t *pinned);
+/* With replay: the most that a stage keeps beside the above: the messages of two steps, which are not dropped before the commit
+ * of the second; a place for an evaluation; and what is in hand when an epoch ends, until it is used. */
+uint64_t tr_stage_kept_bytes(const tr_stage_spec *spec, const tr_program *program);
 /* Elements of a stage's flat gradient, every use aligned: what the reduction's edges carry shards of. */
 int64_t tr_stage_gradient_elements(const tr_stage_parameter *parameters, uint32_t n_parameters);
 /* The part of the flat gradient that replica `replica` reduces. Begins at a multiple of 16 elements. */

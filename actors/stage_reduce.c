@@ -10,6 +10,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/stage_device.h"
 
+#include "actors/replay.h"
 #include "actors/topics.h"
 #include "base/clock.h"
 #include "base/memory.h"
@@ -83,6 +84,17 @@ void tr__reduce_release(tr__stage *self)
 
 /* --- within the replica --- */
 
+void tr__reduce_bind_group(tr__stage *self)
+{
+    float *sums = tr__floats(self->accumulating);
+    for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
+        const tr__parameter *parameter = &self->parameters[i];
+        for (uint32_t u = 0; u < parameter->spec->n_uses; u++)
+            if (parameter->gradients[u] >= 0)
+                self->bound[parameter->spec->uses[u].gradient] = sums + parameter->gradients[u];
+    }
+}
+
 bool tr__reduce_begin_group(tr__stage *self, uint32_t group)
 {
     self->group = group;
@@ -94,12 +106,7 @@ bool tr__reduce_begin_group(tr__stage *self, uint32_t group)
     if (self->device && !tr__device_clear(self, self->accumulating)) return false;
     self->busy_ns += tr_clock_ns() - begin;
     tr_trace_end(&self->trace, TR_SPAN_REDUCE, traced_ns, self->step + 1, 0);
-    for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
-        const tr__parameter *parameter = &self->parameters[i];
-        for (uint32_t u = 0; u < parameter->spec->n_uses; u++)
-            if (parameter->gradients[u] >= 0)
-                self->bound[parameter->spec->uses[u].gradient] = sums + parameter->gradients[u];
-    }
+    tr__reduce_bind_group(self);
     return true;
 }
 
@@ -156,6 +163,7 @@ static void send_floats(tr__stage *self, uint32_t edge, tr_buffer *flat, int64_t
         }
         tr_buffer_retain(flat);
     }
+    tr__replay_note_sent(self, edge, body, (uint32_t)size, index);
     tr_edge_send(self->actor, edge, body, (uint32_t)size, self->step, index, 0);
 }
 
@@ -270,10 +278,12 @@ static void release_step(tr__stage *self, tr_message_queue *queue)
 {
     tr_message_queue kept = {0};
     for (tr_message *message; (message = tr_message_queue_pop(queue));) {
-        if (message->frame.step == self->step)
-            tr_edge_release(self->actor, &message);
-        else
+        if (message->frame.step != self->step) {
             tr_message_queue_push(&kept, message);
+            continue;
+        }
+        tr__replay_note_used(self, message);
+        tr_edge_release(self->actor, &message);
     }
     *queue = kept;
 }
@@ -397,9 +407,11 @@ bool tr__reduce_is_possible(const tr__stage *self)
     case TR__GATHERING:
         return count_of_step(&self->gathered, self->step) >= self->n_gather_awaited &&
                all_back(self, self->out_tied, plan->n_stages);
-    case TR__TYING: /* READY says too that the update before is held */
-        return count_of_step(&self->tied, self->step) >= self->n_tied_awaited && !tr__device_is_copying(self);
+    case TR__TYING: /* READY says too that the update before is held, and that all that came again was the same */
+        return count_of_step(&self->tied, self->step) >= self->n_tied_awaited &&
+               !tr__device_is_copying(self) && tr__replay_is_settled(self);
     case TR__COMPUTING:
+    case TR__PASSING:
     case TR__COMMITTING: return false;
     }
     return false;
@@ -414,6 +426,7 @@ static bool advance(tr__stage *self)
     case TR__GATHERING: return finish_gather(self);
     case TR__TYING: return finish_tying(self);
     case TR__COMPUTING:
+    case TR__PASSING:
     case TR__COMMITTING: return false;
     }
     return false;

@@ -1,7 +1,7 @@
 /* actors/stage_waits.c - what a stage waits for when it can do nothing: the other side of the conditions in stage.c,
  * stage_reduce.c and stage_update.c. For people and reports of stalls; nothing is decided by it.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "actors/stage_internal.h"
+#include "actors/replay.h"
 
 #include "actors/topics.h"
 
@@ -110,6 +110,21 @@ static void while_computing(list *out)
     add_credit(out, self->out_activation);
 }
 
+/* What was sent before is sent again, and comes again. */
+static void while_passing(list *out)
+{
+    const tr__stage *self = out->stage;
+    const tr_topology *topology = tr_actor_topology(self->actor);
+    for (uint32_t e = 0; e < topology->n_edges; e++) {
+        if (!tr__replay_awaits(self, e)) continue;
+        bool sends = topology->edges[e].source == tr_actor_self(self->actor);
+        if (sends)
+            add_credit(out, e);
+        else
+            add(out, TR_WAIT_MESSAGE, e);
+    }
+}
+
 uint32_t tr__stage_waits(const tr_actor *actor, const void *state, tr_wait *waits, uint32_t capacity)
 {
     (void)actor;
@@ -118,6 +133,7 @@ uint32_t tr__stage_waits(const tr_actor *actor, const void *state, tr_wait *wait
     const tr_training_plan *plan = &self->spec.plan;
     switch (self->phase) {
     case TR__COMPUTING: while_computing(&out); break;
+    case TR__PASSING: while_passing(&out); break;
     case TR__STARTING: add_slots(&out, self->out_scatter, plan->n_replicas); break;
     case TR__SCATTERING:
         add_senders(&out, TR_EDGE_SCATTER, &self->scattered, blocks_of);

@@ -26,6 +26,7 @@ struct tr_worker {
     tr_state_region **states;   /* the same by actor */
     uint32_t epoch, next_epoch; /* 0: the job ends */
     tr_chaos chaos;
+    tr_keepsakes keepsakes; /* of actors to their next lives */
     bool heard_load, loaded;
     bool head_lost; /* and nobody will follow */
     bool waits;     /* it is gone, another one may come */
@@ -143,6 +144,7 @@ static void load(tr_worker *self, const tr_message *message)
     if (status == TR_OK) status = assign_regions(self, &err);
     if (status == TR_OK) tr_node_set_epoch(self->node, self->epoch, self->load.generation);
     if (status == TR_OK) status = tr_node_load(self->node, &self->load.topology, self->states, &err);
+    tr_keepsakes_clear(&self->keepsakes); /* of who lives elsewhere now */
     self->loaded = status == TR_OK;
     tr_control_note note = {.node = self->options->node, .pid = getpid(), .status = status};
     memcpy(note.text, err.message, sizeof note.text);
@@ -256,6 +258,7 @@ static tr_status greet(tr_worker *self, tr_error *err)
                             .key = options->key,
                             .registry = options->registry,
                             .activity = options->activity,
+                            .keepsakes = &self->keepsakes,
                             .may_spin = options->may_spin,
                             .context = self,
                             .on_system = on_system,
@@ -289,6 +292,7 @@ tr_status tr_worker_new(tr_worker **out, const tr_worker_options *options, tr_er
 {
     tr_worker *self = tr_alloc_zero(1, sizeof *self);
     if (!self) return tr_fail(err, TR_ENOMEM, "no memory for worker %d", options->node);
+    tr_keepsakes_init(&self->keepsakes);
     self->options = options;
     self->next_epoch = options->epoch;
     memcpy(self->head.job_key, options->job_key, sizeof self->head.job_key);
@@ -316,7 +320,8 @@ tr_node *tr_worker_node(const tr_worker *self)
     return self->node;
 }
 
-/* Nothing of one epoch is there in the next but the state's memory: no actor, no link, no message. */
+/* Nothing of one epoch is there in the next but the state's memory and what actors left to their next lives, which nobody
+ * reads before those begin: no actor, no link, no message under way. */
 bool tr_worker_end_epoch(tr_worker *self)
 {
     tr_node_destroy(&self->node);
@@ -337,6 +342,7 @@ void tr_worker_destroy(tr_worker **out)
     tr_worker *self = *out;
     if (!self) return;
     (void)tr_worker_end_epoch(self);
+    tr_keepsakes_release(&self->keepsakes);
     for (int32_t i = 0; self->regions && !self->options->regions && i < self->options->n_states; i++)
         tr_state_region_destroy(&self->regions[i]);
     tr_free(self->regions);
