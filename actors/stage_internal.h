@@ -72,7 +72,8 @@ typedef struct tr__parameter {
     bool shared;        /* some use is in another stage */
 } tr__parameter;
 
-typedef struct tr__device tr__device; /* stage_device.c */
+typedef struct tr__device tr__device;   /* stage_device.c */
+typedef struct tr__collect tr__collect; /* stage_collect.c */
 
 typedef struct tr__stage {
     tr_actor *actor;
@@ -80,8 +81,9 @@ typedef struct tr__stage {
     tr_stage_spec spec;
     tr_program *program;
     tr_thread_pool *pool;
-    tr__device *device; /* NULL: it computes in the memory of messages and slots; see stage_device.h */
-    bool first, last;   /* of the pipeline */
+    tr__device *device;   /* NULL: it computes in the memory of messages and slots; see stage_device.h */
+    tr__collect *collect; /* NULL: the gradients of replicas are summed on the host; see stage_collect.h */
+    bool first, last;     /* of the pipeline */
 
     /* edges */
     tr_actor_id coordinator;

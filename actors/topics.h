@@ -33,7 +33,9 @@ enum {
     TR_TOPIC_TRACED, /* monitor -> who sent a trace: nothing: it may send another */
     /* checkpoint actor -> monitor: []: all of the checkpoint after so many updates is there; may it get its name? */
     TR_TOPIC_SYNC,
-    TR_TOPIC_SYNCED /* monitor -> checkpoint actor: []: yes, the records up to it are on the disk */
+    TR_TOPIC_SYNCED, /* monitor -> checkpoint actor: []: yes, the records up to it are on the disk */
+    /* Between the replicas of a stage on GPUs: [a word of stage_collect.c, what belongs to it ...] */
+    TR_TOPIC_GROUP
 };
 
 /* Names of edges. */
