@@ -4,7 +4,7 @@
  * backward, forward, weight gradients as filler. By `urgency` the pieces that share a worker choose among each other in the
  * same way. Weight gradients are taken in the order of micro-batches, always: they are a left fold.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "actors/stage_device.h"
+#include "actors/stage_collect.h"
 
 #include "actors/replay.h"
 #include "actors/roles.h"
@@ -64,6 +64,7 @@ static bool run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
                                        .seed = spec->seed,
                                        .step = flight->step,
                                        .microbatch = flight->microbatch}};
+    if (phase == TR_PHASE_WEIGHT) tr__collect_overlap(self, &bindings);
     tr_program_run(self->program, phase, &bindings);
     if (self->device && !tr__device_collect(self, flight, phase)) return false;
     self->busy_ns += tr_clock_ns() - begin;
@@ -255,8 +256,21 @@ static bool do_weight(tr__stage *self)
 }
 
 /* The design's classes, the most urgent first. What ends a step is short, and others wait for it. A new state on its way to
- * its slot is published when it has come, and waited for when there is nothing else to do. */
-typedef enum work { PUBLISH, STREAM, UPDATE, REDUCE, REPLAY, BACKWARD, FORWARD, WEIGHT, AWAIT, NOTHING } work;
+ * its slot is published when it has come, and waited for when there is nothing else to do. An exchange between devices, which
+ * may never end, is looked at again and again. */
+typedef enum work {
+    PUBLISH,
+    STREAM,
+    UPDATE,
+    REDUCE,
+    REPLAY,
+    BACKWARD,
+    FORWARD,
+    WEIGHT,
+    LOOK,
+    AWAIT,
+    NOTHING
+} work;
 
 /* The first from `from` on that is possible. */
 static work choose(const tr__stage *self, work from)
@@ -269,6 +283,7 @@ static work choose(const tr__stage *self, work from)
     if (backward_is_possible(self)) return BACKWARD;
     if (forward_is_possible(self)) return FORWARD;
     if (weight_is_possible(self)) return WEIGHT;
+    if (tr__collect_is_busy(self)) return LOOK;
     return tr__device_is_copying(self) ? AWAIT : NOTHING;
 }
 
@@ -288,6 +303,7 @@ static bool stage_idle(tr_actor *actor, void *state)
     case BACKWARD: return do_backward(self);
     case FORWARD: return do_forward(self);
     case WEIGHT: return do_weight(self);
+    case LOOK: return tr__collect_look(self);
     default: return false;
     }
 }
@@ -328,6 +344,10 @@ static void receive_control(tr__stage *self, const tr_message *message)
     tr_unpacker_init(&body, tr_message_bytes(message), message->frame.body_bytes);
     (void)tr_unpack_array(&body, UINT32_MAX);
     uint32_t step = message->frame.step;
+    if (message->frame.edge == TR_TOPIC_GROUP) {
+        tr__collect_receive(self, message);
+        return;
+    }
     if (message->frame.edge == TR_TOPIC_TRACED) {
         tr_trace_answered(&self->trace);
         return;
@@ -390,6 +410,12 @@ static void stage_receive(tr_actor *actor, void *state, tr_message **message)
 
 /* --- beginning and end --- */
 
+static void stage_start(tr_actor *actor, void *state)
+{
+    (void)actor;
+    tr__collect_start(state);
+}
+
 static void empty(tr__stage *self, tr_message_queue *queue)
 {
     for (tr_message *message; (message = tr_message_queue_pop(queue));)
@@ -402,6 +428,7 @@ static void stage_stop(tr_actor *actor, void *state)
     tr__stage *self = state;
     if (!self) return;
     bool apart = self->device != NULL; /* its memory goes with the device */
+    tr__collect_release(self);
     if (apart) tr__device_settle(self);
     tr_message_queue *queues[] = {&self->inputs,    &self->targets,  &self->gradients,
                                   &self->scattered, &self->gathered, &self->tied};
@@ -498,6 +525,7 @@ static tr_status stage_init(tr_actor *actor, void *context, const void *config, 
     if (!status) status = tr__stage_allocate(self, err);
     if (!status) status = tr_trace_init(&self->trace, actor, spec->plan.trace, err);
     if (!status) status = tr__reduce_init(self, err);
+    if (!status) status = tr__collect_init(self, err);
     if (!status) status = tr__update_init(self, err);
     if (!status) tr__replay_bind(self);
     if (status) {
@@ -511,6 +539,7 @@ static tr_status stage_init(tr_actor *actor, void *context, const void *config, 
 
 const tr_behavior tr_stage_behavior = {.name = "stage",
                                        .init = stage_init,
+                                       .start = stage_start,
                                        .receive = stage_receive,
                                        .idle = stage_idle,
                                        .urgency = stage_urgency,

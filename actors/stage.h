@@ -13,6 +13,7 @@
 #include "base/device.h"
 #include "ops/program.h"
 #include "runtime/actor.h"
+#include "transport/collective.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -35,6 +36,8 @@ typedef struct tr_stage_parameter {
     uint32_t n_uses;
 } tr_stage_parameter;
 
+enum { TR_BUCKET_ELEMENTS = 16 << 20 };
+
 typedef struct tr_stage_optimizer {
     float beta1, beta2, eps, weight_decay;
 } tr_stage_optimizer;
@@ -48,9 +51,11 @@ typedef struct tr_stage_spec {
     int n_threads;          /* of kernels */
     tr_device_kind device;  /* where it computes */
     int32_t device_index;
-    bool apart;    /* on the CPU too its memory is apart from messages and slots, as a GPU's is: for tests */
-    uint64_t seed; /* of what kernels draw: dropout */
-    tr_graph *graph; /* the piece with its backward */
+    bool apart; /* on the CPU too its memory is apart from messages and slots, as a GPU's is: for tests */
+    const tr_collectives *collectives; /* how devices hand gradients to each other; NULL: through the host */
+    int64_t bucket_elements;           /* of a gradient that is handed over at once; 0: TR_BUCKET_ELEMENTS */
+    uint64_t seed;                     /* of what kernels draw: dropout */
+    tr_graph *graph;                   /* the piece with its backward */
     /* Values of the graph, TR_NO_VALUE where this stage has none. */
     tr_value tokens, targets, activation_in, activation_out, gradient_in, gradient_out, factor, loss;
     tr_stage_parameter *parameters; /* in the whole model's order */

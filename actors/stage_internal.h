@@ -73,8 +73,9 @@ typedef struct tr__parameter {
     bool shared;        /* some use is in another stage */
 } tr__parameter;
 
-typedef struct tr__device tr__device; /* stage_device.c */
-typedef struct tr__replay tr__replay; /* replay.c */
+typedef struct tr__device tr__device;   /* stage_device.c */
+typedef struct tr__collect tr__collect; /* stage_collect.c */
+typedef struct tr__replay tr__replay;   /* replay.c */
 
 typedef struct tr__stage {
     tr_actor *actor;
@@ -82,9 +83,10 @@ typedef struct tr__stage {
     tr_stage_spec spec;
     tr_program *program;
     tr_thread_pool *pool;
-    tr__device *device; /* NULL: it computes in the memory of messages and slots; see stage_device.h */
-    tr__replay *replay; /* NULL: nothing is kept for a recovery; see replay.h */
-    bool first, last;   /* of the pipeline */
+    tr__device *device;   /* NULL: it computes in the memory of messages and slots; see stage_device.h */
+    tr__collect *collect; /* NULL: the gradients of replicas are summed on the host; see stage_collect.h */
+    tr__replay *replay;   /* NULL: nothing is kept for a recovery; see replay.h */
+    bool first, last;     /* of the pipeline */
 
     /* edges */
     tr_actor_id coordinator;

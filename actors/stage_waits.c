@@ -2,7 +2,9 @@
  * stage_reduce.c and stage_update.c. For people and reports of stalls; nothing is decided by it.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/replay.h"
+#include "actors/stage_collect.h"
 
+#include "actors/roles.h"
 #include "actors/topics.h"
 
 #include <string.h>
@@ -24,6 +26,17 @@ static void add_word(list *self, uint32_t topic)
     if (self->n < self->capacity)
         self->waits[self->n++] =
             (tr_wait){.kind = TR_WAIT_WORD, .topic = topic, .which = (uint32_t)self->stage->coordinator};
+}
+
+/* From replica 0, which waits for one of the others. */
+static void add_word_of_group(list *self)
+{
+    const tr_stage_spec *spec = &self->stage->spec;
+    const tr_topology *topology = tr_actor_topology(self->stage->actor);
+    tr_actor_id from = tr_role_find_stage(topology, spec->replica == 0, spec->stage);
+    if (self->n < self->capacity)
+        self->waits[self->n++] =
+            (tr_wait){.kind = TR_WAIT_WORD, .topic = TR_TOPIC_GROUP, .which = (uint32_t)from};
 }
 
 static void add_message(list *self, const char *edge)
@@ -134,7 +147,12 @@ uint32_t tr__stage_waits(const tr_actor *actor, const void *state, tr_wait *wait
     switch (self->phase) {
     case TR__COMPUTING: while_computing(&out); break;
     case TR__PASSING: while_passing(&out); break;
-    case TR__STARTING: add_slots(&out, self->out_scatter, plan->n_replicas); break;
+    case TR__STARTING:
+        if (tr__collect_is_deciding(self))
+            add_word_of_group(&out);
+        else
+            add_slots(&out, self->out_scatter, plan->n_replicas);
+        break;
     case TR__SCATTERING:
         add_senders(&out, TR_EDGE_SCATTER, &self->scattered, blocks_of);
         add_slots(&out, self->out_gather, plan->n_replicas);

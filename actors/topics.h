@@ -37,7 +37,9 @@ enum {
     TR_TOPIC_RECORDED, /* monitor -> coordinator: []: the record of so many updates is taken */
     /* stage -> coordinator, before its first READY behind a change of epoch: [1 where it kept what it had computed, forwards,
      * backwards, weight gradients computed, messages sent again, messages compared with the first]. With replay only. */
-    TR_TOPIC_REPLAYED
+    TR_TOPIC_REPLAYED,
+    /* Between the replicas of a stage on GPUs: [a word of stage_collect.c, what belongs to it ...] */
+    TR_TOPIC_GROUP
 };
 
 /* Names of edges. */

@@ -246,6 +246,12 @@ bool tr_program_has_phase(const tr_program *self, tr_phase phase)
     return self->plan.phase_start[phase] < self->plan.phase_start[phase + 1];
 }
 
+int32_t tr_program_last_position(const tr_program *self, tr_value value)
+{
+    TR_ASSERT(value >= 0 && value < self->plan.n_values);
+    return self->plan.values[value].last;
+}
+
 static void *address(const tr_program *self, const tr_bindings *bindings, tr_value value)
 {
     if (value == TR_NO_VALUE) return NULL;
@@ -338,6 +344,7 @@ void tr_program_run(tr_program *self, tr_phase phase, const tr_bindings *binding
     for (int32_t p = self->plan.phase_start[phase]; p < self->plan.phase_start[phase + 1]; p++) {
         run_node(self, self->plan.order[p], bindings);
         mark_time(self, p + 1);
+        if (bindings->behind) bindings->behind(bindings->context, p);
     }
     if (self->between) take_times(self, phase);
 }
