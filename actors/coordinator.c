@@ -49,7 +49,7 @@ typedef struct coordinator {
     /* Why the checkpoint that should have been the last could not be written; NULL: it was, or is awaited. */
     char *lost;
     bool stopping, ended;
-    bool again; /* this is not its first life */
+    bool again;           /* this is not its first life */
     bool pausing, paused; /* wanted; since nobody works towards another state than all hold */
     bool held;            /* the state after `step` is in slots, or will be when all have voted */
     bool committed;       /* something in this life */
@@ -171,8 +171,7 @@ static void write_record(coordinator *self, double loss, double norm, double lr,
 
 static void send_commit(coordinator *self, float scale, double lr)
 {
-    bool holds =
-        self->stopping || self->pausing || tr_plan_holds_after(&self->known->plan, self->step + 1);
+    bool holds = self->stopping || self->pausing || tr_plan_holds_after(&self->known->plan, self->step + 1);
     self->held = holds;
     self->committed = true;
     for (uint32_t s = 0; s < self->n_stages_all; s++) {

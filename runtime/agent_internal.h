@@ -20,8 +20,8 @@ typedef struct tr__ward { /* one worker in the agent's care */
     tr_activity_page *activity;
     uint64_t pulse, moved_ns; /* as last seen to change, and when */
     tr_activity_watch handlers;
-    bool is_hung; /* told */
-    bool leaving; /* was told to end, by a change of the layout; another one may follow */
+    bool is_hung;            /* told */
+    bool leaving;            /* was told to end, by a change of the layout; another one may follow */
     uint64_t leave_until_ns; /* then it is killed */
 } tr__ward;
 
@@ -31,8 +31,8 @@ typedef struct tr__agent {
     tr_topology topology;
     tr_node *node;   /* NULL while there is no head */
     tr__ward *wards; /* by node, as many as a layout may have: the agent's own number; [0] is unused */
-    tr_state_region **states; /* by actor */
-    uint32_t layout;          /* see tr_control_note */
+    tr_state_region **states;      /* by actor */
+    uint32_t layout;               /* see tr_control_note */
     struct tr__prepared *prepared; /* a change that may come; NULL: none */
     int32_t n_alive;
     uint32_t epoch;

@@ -49,12 +49,12 @@ typedef enum tr_control_topic {
     TR_CONTROL_WORKER_STARTED,
     TR_CONTROL_WORKER_ENDED,
     TR_CONTROL_FAREWELL,
-    TR_CONTROL_EPOCH, /* to workers and agent: note.epoch begins */
-    TR_CONTROL_FENCE, /* to the agent: kill worker note.node */
-    TR_CONTROL_HUNG,  /* from the agent: worker note.node gives no sign of work; the text says of what */
-    TR_CONTROL_LEAVING,  /* from a worker: somebody wants it to end (SIGTERM) */
-    TR_CONTROL_PREPARE,  /* to the agent: runtime/change.h */
-    TR_CONTROL_PREPARED  /* from it: the state of note.layout is dealt, or note.status and text why not; nothing has changed */
+    TR_CONTROL_EPOCH,   /* to workers and agent: note.epoch begins */
+    TR_CONTROL_FENCE,   /* to the agent: kill worker note.node */
+    TR_CONTROL_HUNG,    /* from the agent: worker note.node gives no sign of work; the text says of what */
+    TR_CONTROL_LEAVING, /* from a worker: somebody wants it to end (SIGTERM) */
+    TR_CONTROL_PREPARE, /* to the agent: runtime/change.h */
+    TR_CONTROL_PREPARED /* from it: the state of note.layout is dealt, or note.status and text why not; nothing has changed */
 } tr_control_topic;
 
 /* One shape for all that is small. What does not apply is 0. */

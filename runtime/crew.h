@@ -20,7 +20,7 @@ typedef struct tr_crew_options {
     const tr_topology *topology;
     const tr_registry *registry; /* threads only: a process has its own */
     bool processes;
-    int32_t max_nodes; /* that the topology, or a later one, may have; 0: as it has */
+    int32_t max_nodes;         /* that the topology, or a later one, may have; 0: as it has */
     tr_launch launch;          /* what every child must know; the crew adds role, node and topology */
     const tr_job_lease *lease; /* where launch.lease_ms is not 0 */
 } tr_crew_options;

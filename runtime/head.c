@@ -53,8 +53,7 @@ static void send_stop(tr_head *self, uint32_t grace_ms)
     const tr_control_note note = {.grace_ms = grace_ms};
     for (int32_t i = 1; i < self->topology->n_nodes; i++)
         if (self->workers[i].greeted) tr_control_send_note(self->node, i, TR_CONTROL_STOP, &note);
-    if (tr_crew_agent_pid(self->crew))
-        tr_control_send_note(self->node, self->agent, TR_CONTROL_STOP, &note);
+    if (tr_crew_agent_pid(self->crew)) tr_control_send_note(self->node, self->agent, TR_CONTROL_STOP, &note);
     uint64_t deadline_ns = tr_node_now_ns(self->node) + (uint64_t)(grace_ms + AGENT_GRACE_MS) * 1000000;
     if (self->deadline_ns == 0 || deadline_ns < self->deadline_ns) self->deadline_ns = deadline_ns;
 }

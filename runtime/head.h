@@ -38,7 +38,7 @@ typedef struct tr_head {
     const tr_job_options *options;
     const tr_topology *topology;
     uint32_t epoch;
-    int32_t agent; /* its node: behind all that workers may have */
+    int32_t agent;           /* its node: behind all that workers may have */
     uint32_t layout;         /* see tr_control_note */
     const tr_change *change; /* that the agent prepares; NULL: none */
     bool changing;           /* this epoch began with one, and nobody died since */

@@ -123,8 +123,10 @@ static tr_status make_crew(job *self, tr_error *err)
 {
     tr_head *head = &self->head;
     const tr_job_options *options = head->options;
-    tr_crew_options crew = {
-        .topology = head->topology, .registry = options->registry, .processes = options->processes, .max_nodes = head->agent};
+    tr_crew_options crew = {.topology = head->topology,
+                            .registry = options->registry,
+                            .processes = options->processes,
+                            .max_nodes = head->agent};
     crew.launch.incarnation = head->epoch;
     crew.launch.epoch = head->epoch;
     crew.launch.hung_after_ms = options->recovery.max_restarts ? options->recovery.hung_after_ms : 0;

@@ -80,7 +80,8 @@ typedef struct tr_job_changes {
     int32_t max_nodes; /* of any layout, the head's with them; 0: there are no changes */
     int descriptor;    /* on_ready is called whenever it is readable; -1: never */
     void (*on_ready)(void *context, struct tr_head *job);
-    void (*on_leaving)(void *context, struct tr_head *job, int32_t node); /* somebody wants its process to end */
+    void (*on_leaving)(void *context, struct tr_head *job,
+                       int32_t node); /* somebody wants its process to end */
     /* All is dealt out: the epoch is to be recorded, durably, with the layout that it has; the new topology holds from
      * here on. An error: nothing has changed. */
     tr_status (*begin)(void *context, uint32_t epoch, tr_error *err);

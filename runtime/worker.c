@@ -31,10 +31,10 @@ struct tr_worker {
     uint32_t epoch, next_epoch; /* 0: the job ends */
     tr_chaos chaos;
     bool heard_load, loaded;
-    bool head_lost; /* and nobody will follow */
-    bool waits;     /* it is gone, another one may come */
-    bool stopped;   /* by it: the job has ended, or goes on without this worker */
-    bool leaves;    /* somebody wants it to end: another one is to take its place */
+    bool head_lost;        /* and nobody will follow */
+    bool waits;            /* it is gone, another one may come */
+    bool stopped;          /* by it: the job has ended, or goes on without this worker */
+    bool leaves;           /* somebody wants it to end: another one is to take its place */
     uint32_t needs_layout; /* from the next epoch on: see tr__worker_memory */
     tr_lease_word head;
 };
@@ -332,7 +332,8 @@ static tr_status take_memory(tr_worker *self, tr_error *err)
 {
     struct pollfd word = {.fd = self->options->lease_socket, .events = POLLIN};
     if (word.fd <= 0) return TR_OK; /* it has no agent */
-    while (hear_agent(self), !is_called_away(self) && !tr__worker_memory_has(&self->memory, self->needs_layout)) {
+    while (hear_agent(self),
+           !is_called_away(self) && !tr__worker_memory_has(&self->memory, self->needs_layout)) {
         int n = poll(&word, 1, MEMORY_MS);
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0)
