@@ -51,8 +51,8 @@ typedef struct coordinator {
     bool stopping, ended;
     bool again;           /* this is not its first life */
     bool pausing, paused; /* wanted; since nobody works towards another state than all hold */
-    bool held;            /* the state after `step` is in slots, or will be when all have voted */
-    bool committed;       /* something in this life */
+    bool held;            /* the state after `step` is in slots when all have voted */
+    uint32_t pause_at;    /* not before this step: the one at hand is finished */
 } coordinator;
 
 static void fail(coordinator *self, tr_status status, const char *text)
@@ -173,7 +173,6 @@ static void send_commit(coordinator *self, float scale, double lr)
 {
     bool holds = self->stopping || self->pausing || tr_plan_holds_after(&self->known->plan, self->step + 1);
     self->held = holds;
-    self->committed = true;
     for (uint32_t s = 0; s < self->n_stages_all; s++) {
         tr_packer packer;
         tr_packer_init(&packer);
@@ -198,9 +197,8 @@ static void begin_step(coordinator *self)
 static void pause_when_whole(coordinator *self)
 {
     if (!self->pausing || self->paused || self->stopping || self->ended) return;
-    if (self->step >= self->known->plan.n_steps || self->record_held || self->n_checkpoints || !self->held)
-        return;
-    if (self->committed && self->n_updated < self->n_stages_all) return;
+    if (self->step < self->pause_at || self->step >= self->known->plan.n_steps || !self->held) return;
+    if (self->record_held || self->n_checkpoints || self->n_updated < self->n_stages_all) return;
     self->paused = true;
     self->known->paused(self->known->pausing, self->step);
 }
@@ -383,8 +381,8 @@ static void coordinator_receive(tr_actor *actor, void *state, tr_message **messa
         end_when_done(self); /* where the checkpoint of this very step is on the disk already */
         return;
     case TR_TOPIC_PAUSE:
+        if (!self->pausing) self->pause_at = self->step + 1;
         self->pausing = self->known->paused != NULL;
-        pause_when_whole(self);
         return;
     case TR_TOPIC_GO_ON:
         self->pausing = self->paused = false;
@@ -545,7 +543,6 @@ static tr_status coordinator_init(tr_actor *actor, void *context, const void *co
     self->monitor = tr_role_find(topology, TR_ROLE_MONITOR);
     self->step = plan->first_step;
     self->last_checkpoint = NO_CHECKPOINT;
-    self->held = true; /* all begin with it in a slot */
     self->tokens = self->known->tokens_before;
     begin_step(self);
     tr_status status = begin_again(self, err);

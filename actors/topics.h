@@ -33,10 +33,10 @@ enum {
     TR_TOPIC_TRACED, /* monitor -> who sent a trace: nothing: it may send another */
     /* checkpoint actor -> monitor: []: all of the checkpoint after so many updates is there; may it get its name? */
     TR_TOPIC_SYNC,
-    TR_TOPIC_SYNCED,  /* monitor -> checkpoint actor: []: yes, the records up to it are on the disk */
+    TR_TOPIC_SYNCED,   /* monitor -> checkpoint actor: []: yes, the records up to it are on the disk */
     TR_TOPIC_RECORDED, /* monitor -> coordinator: []: the record of so many updates is taken */
-    /* Whoever runs the job -> coordinator, nothing: commit no more as soon as all hold the newest state, and say so
-     * (tr_coordinator_context.paused); and: go on. */
+    /* Whoever runs the job -> coordinator, nothing: finish the step at hand, commit no more once all hold its state, and say
+     * so (tr_coordinator_context.paused); and: go on. */
     TR_TOPIC_PAUSE,
     TR_TOPIC_GO_ON
 };

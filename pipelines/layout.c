@@ -118,5 +118,8 @@ tr_status tr_layout_recipe(tr_recipe *out, const tr_recipe *recipe, const tr_lay
     if (status) return status;
     status = tr_recipe_parse(out, yaml, strlen(yaml), "scale", given, n, err);
     tr_free(yaml);
+    static const char where[] = "command line: "; /* it does not come from there */
+    if (status && err && strncmp(err->message, where, sizeof where - 1) == 0)
+        memmove(err->message, err->message + sizeof where - 1, strlen(err->message) - sizeof where + 2);
     return status;
 }
