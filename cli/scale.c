@@ -51,11 +51,8 @@ static int run_scale(int n, char **arguments)
     int connection;
     if (tr_layout_parse(&layout, wish, &error) || tr_scale_connect(run, &connection, &error))
         return command_failed(&error);
-    int code = EXIT_FAILED;
-    if (tr_scale_tell(connection, wish))
-        code = await_answer(connection, run);
-    else
-        fprintf(stderr, "troupe: the head of %s does not hear\n", run);
+    (void)tr_scale_tell(connection, wish); /* who does not hear has answered already, or is gone */
+    int code = await_answer(connection, run);
     close(connection);
     return code;
 }

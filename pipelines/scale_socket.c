@@ -97,8 +97,10 @@ bool tr_scale_answer_with(int connection, tr_scale_answer kind, const char *line
 int tr_scale_hear(int connection, char *line, size_t capacity)
 {
     ssize_t n;
-    do n = recv(connection, line, capacity - 1, 0);
-    while (n < 0 && errno == EINTR);
+    do
+        n = recv(connection, line, capacity - 1,
+                 0); /* reset: it closed without hearing us; its words come next */
+    while (n < 0 && (errno == EINTR || errno == ECONNRESET));
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return 0;
     if (n <= 0 || memchr(line, 0, (size_t)n)) return -1;
     line[n] = 0;

@@ -32,7 +32,9 @@ struct tr__scale {
     phase phase;
     bool must_ask, has_paused; /* since `word` was read last */
     bool from_file;            /* who asked */
-    tr_job_plan *plan;         /* of the layout that is wanted; NULL: the one that is */
+    bool has_wish;             /* for when nothing is under way: */
+    tr_layout wish;
+    tr_job_plan *plan; /* of the layout that is wanted; NULL: the one that is */
     tr_state_move *moves;
     tr_change change;
     int32_t *leaving; /* by node, n_leaving */
@@ -78,6 +80,7 @@ static void become_idle(tr__scale *self)
     self->moves = NULL;
     self->plan = NULL;
     self->phase = IDLE;
+    if (self->has_wish) wake(self);
 }
 
 static void refuse(tr__scale *self, tr_scale_answer kind, const char *text)
@@ -132,6 +135,7 @@ static tr_status plan_wish(tr__scale *self, const tr_layout *wish, tr_error *err
     tr__training *training = self->training;
     tr_job_plan *now = training->plan, *next = NULL;
     tr_model_config config = {0};
+    tr_state_move *moves = NULL;
     tr_recipe recipe;
     tr_status status = check_now(self, err);
     if (!status) status = tr_layout_recipe(&recipe, training->recipe, wish, err);
@@ -145,9 +149,12 @@ static tr_status plan_wish(tr__scale *self, const tr_layout *wish, tr_error *err
         status = tr__training_make_plan(training, training->recipes[training->n_recipes - 1], &now->start,
                                         &config, &next, err);
     if (!status) status = check_memory(now, next, err);
-    if (!status) status = tr_state_moves(now, next, &self->moves, &self->change.n_moves, err);
-    if (!status) self->plan = next;
-    return status;
+    if (!status) status = tr_state_moves(now, next, &moves, &self->change.n_moves, err);
+    if (status) return status;
+    tr_free(self->moves); /* of one that was thought of before */
+    self->moves = moves;
+    self->plan = next;
+    return TR_OK;
 }
 
 static void begin_to_pause(tr__scale *self)
@@ -169,14 +176,21 @@ static void wish_for(tr__scale *self, const tr_layout *wish)
     if (!whole.data) whole.data = now.data;
     if (!whole.pipeline) whole.pipeline = now.pipeline;
     if (!whole.pieces) whole.pieces = now.pieces;
-    if (self->phase != IDLE)
-        answer(self, TR_SCALE_REFUSED, "another change of its layout is under way");
-    else if (tr_layout_is_same(&now, &whole))
+    self->has_wish = false;
+    if (tr_layout_is_same(&now, &whole))
         answer(self, TR_SCALE_DONE, "it has that layout already");
     else if (plan_wish(self, &whole, &err))
-        refuse(self, TR_SCALE_REFUSED, err.message);
-    else
+        answer(self, TR_SCALE_REFUSED, err.message);
+    else if (self->phase == IDLE) /* else somebody leaves, and it goes in one */
         begin_to_pause(self);
+}
+
+/* While a worker is being replaced it waits. */
+static void take_wish(tr__scale *self, const tr_layout *wish)
+{
+    self->wish = *wish;
+    self->has_wish = true;
+    if (self->phase == IDLE || self->phase == PAUSING) wish_for(self, wish);
 }
 
 static void hear_client(tr__scale *self)
@@ -190,7 +204,13 @@ static void hear_client(tr__scale *self)
     if (tr_layout_parse(&wish, line, &err))
         answer(self, TR_SCALE_REFUSED, err.message);
     else
-        wish_for(self, &wish);
+        take_wish(self, &wish);
+}
+
+/* With somebody's wish. */
+static bool is_busy(const tr__scale *self)
+{
+    return self->plan || self->has_wish;
 }
 
 /* One at a time is heard, and waits for its answer. */
@@ -198,7 +218,7 @@ static void greet_clients(tr__scale *self)
 {
     for (int made; (made = tr_scale_accept(self->listener)) >= 0;) {
         struct epoll_event event = {.events = EPOLLIN};
-        bool busy = self->client >= 0 || self->phase != IDLE;
+        bool busy = self->client >= 0 || is_busy(self);
         if (busy)
             (void)tr_scale_answer_with(made, TR_SCALE_REFUSED, "another change of its layout is under way");
         if (busy || epoll_ctl(self->ready, EPOLL_CTL_ADD, made, &event) != 0)
@@ -214,13 +234,14 @@ void tr__scale_tick(tr__scale *self)
     tr_error err;
     char *path = tr_format("%s/scale.json", self->training->recipe->run), *text;
     size_t size;
-    if (path && self->phase == IDLE && tr_path_exists(path) && !tr_file_read(path, &text, &size, NULL)) {
+    if (path && self->client < 0 && !is_busy(self) && tr_path_exists(path) &&
+        !tr_file_read(path, &text, &size, NULL)) {
         unlink(path);
         self->from_file = true;
         if (tr_layout_parse_json(&wish, text, size, &err))
             answer(self, TR_SCALE_REFUSED, err.message);
         else
-            wish_for(self, &wish);
+            take_wish(self, &wish);
         tr_free(text);
     }
     tr_free(path);
@@ -285,6 +306,7 @@ static void on_ready(void *context, struct tr_head *job)
     if (self->must_ask && self->phase == PAUSING)
         tr_job_post(job, tr_role_find(&training->plan->topology, TR_ROLE_COORDINATOR), TR_TOPIC_PAUSE);
     self->must_ask = false;
+    if (self->phase == IDLE && self->has_wish) wish_for(self, &self->wish);
     bool has_paused = self->has_paused;
     self->has_paused = false;
     if (has_paused && self->phase == PAUSING)
@@ -351,7 +373,7 @@ static void add(char *text, size_t capacity, const char *format, ...)
 
 static void add_count(char *text, size_t capacity, int32_t n, const char *what)
 {
-    if (n > 0) add(text, capacity, ", %d worker%s %s", n, n == 1 ? "" : "s", what);
+    if (n > 0) add(text, capacity, " %d worker%s %s,", n, n == 1 ? "" : "s", what);
 }
 
 static void tell_done(tr__scale *self, const tr_job_event *event)
@@ -372,11 +394,10 @@ static void tell_done(tr__scale *self, const tr_job_event *event)
         add(text, sizeof text, " %d -> %d workers a replica,", self->before.pipeline, now.pipeline);
     if (now.pieces != self->before.pieces)
         add(text, sizeof text, " %d -> %d pieces a worker,", self->before.pieces, now.pieces);
-    text[strlen(text) - 1] = self->plan ? 0 : ':';
     add_count(text, sizeof text, n_workers - self->n_workers, "new");
     add_count(text, sizeof text, self->n_workers - n_workers, "less");
     add_count(text, sizeof text, (int32_t)self->change.n_leaving, "replaced");
-    add(text, sizeof text, ", %.0f ms without steps", values[2]);
+    add(text, sizeof text, " %.0f ms without steps", values[2]);
     if (event->kind == TR_JOB_RECOVERED) add(text, sizeof text, " (with a death on the way)");
     tr_run_note_numbers(training->run, self->plan ? "scaled" : "workers_replaced", text, keys, values);
     answer(self, TR_SCALE_DONE, text);

@@ -71,8 +71,8 @@ static void begin(tr_head *self, uint32_t epoch)
         self->workers[i] = (tr_head_worker){0};
         self->places[i] = (tr_place_seen){.descriptor = -1};
     }
-    snprintf(text, sizeof text, "the layout changes: %d workers, where %d were",
-             change->topology->n_nodes - 1, n_before - 1);
+    snprintf(text, sizeof text, "the layout changes: from %d worker%s to %d", n_before - 1,
+             n_before == 2 ? "" : "s", change->topology->n_nodes - 1);
     self->topology = change->topology;
     tr_crew_change_topology(self->crew, change->topology);
     self->epoch = self->layout = epoch;
