@@ -83,9 +83,10 @@ static void become_idle(tr__scale *self)
     if (self->has_wish) wake(self);
 }
 
-static void refuse(tr__scale *self, tr_scale_answer kind, const char *text)
+/* Who connects meanwhile, and is not heard yet, gets no answer to what others wanted. */
+static void finish(tr__scale *self, tr_scale_answer kind, const char *text)
 {
-    answer(self, kind, text);
+    if (self->plan) answer(self, kind, text);
     become_idle(self);
 }
 
@@ -291,7 +292,7 @@ static void prepare(tr__scale *self, struct tr_head *job)
         return;
     }
     go_on(self, job);
-    refuse(self, TR_SCALE_FAILED, err.message);
+    finish(self, TR_SCALE_FAILED, err.message);
 }
 
 static void on_ready(void *context, struct tr_head *job)
@@ -352,9 +353,10 @@ static void on_refused(void *context, struct tr_head *job, const tr_error *why)
     tr__scale *self = training->scale;
     char text[TEXT_BYTES];
     snprintf(text, sizeof text, "nothing has changed: %s", why->message);
-    if (self->client < 0 && !self->from_file) tr_run_note(training->run, "scale_refused", text);
+    if (!self->plan || (self->client < 0 && !self->from_file))
+        tr_run_note(training->run, "scale_refused", text);
     go_on(self, job);
-    refuse(self, TR_SCALE_FAILED, text);
+    finish(self, TR_SCALE_FAILED, text);
     self->n_leaving = 0; /* who still wants to will ask again, in another epoch */
 }
 
@@ -400,8 +402,7 @@ static void tell_done(tr__scale *self, const tr_job_event *event)
     add(text, sizeof text, " %.0f ms without steps", values[2]);
     if (event->kind == TR_JOB_RECOVERED) add(text, sizeof text, " (with a death on the way)");
     tr_run_note_numbers(training->run, self->plan ? "scaled" : "workers_replaced", text, keys, values);
-    answer(self, TR_SCALE_DONE, text);
-    become_idle(self);
+    finish(self, TR_SCALE_DONE, text);
     self->n_leaving = 0; /* who wants to leave as well asks again now */
 }
 
