@@ -57,7 +57,10 @@ typedef struct coordinator {
     /* Why the checkpoint that should have been the last could not be written; NULL: it was, or is awaited. */
     char *lost;
     bool stopping, ended;
-    bool again; /* this is not its first life */
+    bool again;           /* this is not its first life */
+    bool pausing, paused; /* wanted; since nobody works towards another state than all hold */
+    bool held;            /* the state after `step` is in slots when all have voted */
+    uint32_t pause_at;    /* not before this step: the one at hand is finished */
 } coordinator;
 
 static void fail(coordinator *self, tr_status status, const char *text)
@@ -192,7 +195,8 @@ static void note_replay(coordinator *self)
 
 static void send_commit(coordinator *self, float scale, double lr)
 {
-    bool holds = self->stopping || tr_plan_holds_after(&self->known->plan, self->step + 1);
+    bool holds = self->stopping || self->pausing || tr_plan_holds_after(&self->known->plan, self->step + 1);
+    self->held = holds;
     for (uint32_t s = 0; s < self->n_stages_all; s++) {
         tr_packer packer;
         tr_packer_init(&packer);
@@ -212,9 +216,28 @@ static void begin_step(coordinator *self)
     self->busy_ns = 0;
 }
 
+/* Where all that was promised of the last step has happened, so that nothing is lost if everybody begins again from here. The
+ * end and a person's wish to stop come first. */
+static void pause_when_whole(coordinator *self)
+{
+    if (!self->pausing || self->paused || self->stopping || self->ended) return;
+    if (self->step < self->pause_at || self->step >= self->known->plan.n_steps || !self->held) return;
+    if (self->record_held || self->n_checkpoints || self->n_updated < self->n_stages_all) return;
+    self->paused = true;
+    self->known->paused(self->known->pausing, self->step);
+}
+
+/* Another checkpoint would put it off, perhaps for ever. */
+static bool must_wait_to_pause(const coordinator *self)
+{
+    return self->paused || (self->pausing && !self->stopping && self->n_checkpoints &&
+                            tr_plan_checkpoint_after(&self->known->plan, self->step + 1));
+}
+
 static void commit_when_ready(coordinator *self)
 {
     const tr_training_plan *plan = &self->known->plan;
+    if (must_wait_to_pause(self)) return;
     if (self->ended || self->n_ready < self->n_stages_all || self->n_losses < plan->n_microbatches) return;
     if (self->stopping && self->step > plan->first_step && self->last_checkpoint == self->step)
         return; /* the last step is done; only its checkpoint is awaited */
@@ -394,12 +417,22 @@ static void coordinator_receive(tr_actor *actor, void *state, tr_message **messa
         self->stopping = true;
         end_when_done(self); /* where the checkpoint of this very step is on the disk already */
         return;
+    case TR_TOPIC_PAUSE:
+        if (!self->pausing) self->pause_at = self->step + 1;
+        self->pausing = self->known->paused != NULL;
+        return;
+    case TR_TOPIC_GO_ON:
+        self->pausing = self->paused = false;
+        commit_when_ready(self);
+        return;
     default: good = false;
     }
-    if (!good || tr_unpacker_done(&body, "control message", NULL))
+    if (!good || tr_unpacker_done(&body, "control message", NULL)) {
         tr_fail_for_topic(actor, *message);
-    else
+    } else {
+        pause_when_whole(self);
         commit_when_ready(self);
+    }
 }
 
 /* --- what it waits for --- */
@@ -420,7 +453,7 @@ static uint32_t coordinator_waits(const tr_actor *actor, const void *state, tr_w
     const coordinator *self = state;
     const tr_training_plan *plan = &self->known->plan;
     uint32_t n = 0;
-    if (self->ended) return 0;
+    if (self->ended || self->paused) return 0;
     for (uint32_t r = 0; self->record_held && r < plan->n_replicas && n < capacity; r++)
         waits[n++] = (tr_wait){.kind = TR_WAIT_WORD,
                                .topic = TR_TOPIC_EVALUATED,

@@ -79,6 +79,11 @@ extern const tr_behavior tr_stage_behavior;
 /* Bytes of one state slot for tensors of these sizes.
  * In it: parameters, first moments, second moments, each tensor aligned. */
 uint64_t tr_stage_state_bytes(const int64_t *n_elements, uint32_t n_parameters);
+/* Where tensor `which` of these lies in a slot: of the three parts that follow one another (parameters, first moments, second
+ * moments) each has it at *offset_bytes, and takes *part_bytes. */
+void tr_stage_slot_place(const int64_t *n_elements, uint32_t n_parameters, uint32_t which,
+                         uint64_t *offset_bytes, uint64_t *part_bytes);
+enum { TR_STAGE_SLOT_PARTS = 3 };
 /* Bytes of the rounded copies of those parameters that the graph reads as bfloat16. */
 uint64_t tr_stage_rounded_bytes(const tr_stage_spec *spec);
 /* For a stage on a device: bytes of inputs, outputs and sums there beside what its program, its state and its gradients

@@ -15,13 +15,20 @@
 
 #include <string.h>
 
-enum { N_PARTS = 3 };
+enum { N_PARTS = TR_STAGE_SLOT_PARTS };
 
 uint64_t tr_stage_state_bytes(const int64_t *n_elements, uint32_t n_parameters)
 {
     int64_t total = 0;
     for (uint32_t i = 0; i < n_parameters; i++) total += tr__stage_aligned(n_elements[i]);
     return (uint64_t)total * N_PARTS * sizeof(float);
+}
+
+void tr_stage_slot_place(const int64_t *n_elements, uint32_t n_parameters, uint32_t which,
+                         uint64_t *offset_bytes, uint64_t *part_bytes)
+{
+    *offset_bytes = tr_stage_state_bytes(n_elements, which) / N_PARTS;
+    *part_bytes = tr_stage_state_bytes(n_elements, n_parameters) / N_PARTS;
 }
 
 float *tr__stage_part(tr__stage *self, int slot, int part)

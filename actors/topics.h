@@ -39,7 +39,11 @@ enum {
      * backwards, weight gradients computed, messages sent again, messages compared with the first]. With replay only. */
     TR_TOPIC_REPLAYED,
     /* Between the replicas of a stage on GPUs: [a word of stage_collect.c, what belongs to it ...] */
-    TR_TOPIC_GROUP
+    TR_TOPIC_GROUP,
+    /* Whoever runs the job -> coordinator, nothing: finish the step at hand, commit no more once all hold its state, and say
+     * so (tr_coordinator_context.paused); and: go on. */
+    TR_TOPIC_PAUSE,
+    TR_TOPIC_GO_ON
 };
 
 /* Names of edges. */

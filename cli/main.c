@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 static const command *const commands[] = {&command_train,  &command_plan, &command_sample, &command_eval,
-                                          &command_keygen, &command_ps,   &command_top};
+                                          &command_keygen, &command_ps,   &command_top,    &command_scale};
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 static void print_help(FILE *stream)
