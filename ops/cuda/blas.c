@@ -184,7 +184,8 @@ static cublasStatus_t launch(const tr_matmul_plan *self, const tr_cuda_context *
 {
     static const float numbers[2] = {0, 1};
     const float *from = self->scaled ? context->numbers : numbers;
-    const float *alpha = self->scaled ? o->factor : &numbers[1], *beta = from + (self->accumulate ? 1 : 0);
+    bool adds = self->accumulate && o->pending;
+    const float *alpha = self->scaled ? o->factor : &numbers[1], *beta = from + (adds ? 1 : 0);
     cublasStatus_t code = CUBLAS_STATUS_SUCCESS;
     if (self->has_bias)
         code = lt.desc_set(self->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &o->bias, sizeof o->bias);
@@ -192,8 +193,8 @@ static cublasStatus_t launch(const tr_matmul_plan *self, const tr_cuda_context *
         code = lt.desc_set(self->desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &o->aux, sizeof o->aux);
     if (code != CUBLAS_STATUS_SUCCESS) return code;
     return lt.matmul(context->blas, self->desc, alpha, o->b, self->a, o->a, self->b, beta,
-                     self->accumulate ? o->pending : o->c, self->c, o->c, self->c, algorithm,
-                     context->workspace, context->workspace_bytes, context->native);
+                     adds ? o->pending : o->c, self->c, o->c, self->c, algorithm, context->workspace,
+                     context->workspace_bytes, context->native);
 }
 
 /* Median of several runs in ms; negative where it does not run. */

@@ -50,7 +50,8 @@ void tr__matmul_plan_destroy(tr_matmul_plan *self); /* NULL-safe */
 
 typedef struct tr_matmul_operands {
     const void *a, *b, *bias;
-    const void *pending; /* what is accumulated onto; may be c; not read where the plan does not accumulate */
+    const void
+        *pending; /* what is accumulated onto; may be c; NULL: nothing, also where the plan accumulates */
     const float *factor; /* on the device; read where the plan scales */
     void *aux;           /* of the epilogue, or NULL */
     void *c;
