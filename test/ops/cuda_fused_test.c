@@ -97,14 +97,21 @@ static void norms_whose_rows_are_kept(void)
                        true);
 }
 
+static void gradients_begin_with_a_run(void)
+{
+    check_beginning(&(op_case){"feed forward", build_feed_forward, {65, 24, 40}, 0});
+    check_beginning(&(op_case){"classifier", build_classifier, {33, 24, 0}, 320});
+    for (int kind = 0; kind < 4; kind++)
+        check_beginning(&(op_case){"norm", build_norm, {70, kind < 2 ? 768 : 2048, kind % 2, kind / 2}, 0});
+}
+
 static const check_test tests[] = {
-    CHECK_TEST(layers_with_gelu_and_a_residual),
-    CHECK_TEST(losses_of_classifiers),
-    CHECK_TEST(attention_on_parts_of_one_array),
+    CHECK_TEST(layers_with_gelu_and_a_residual), CHECK_TEST(losses_of_classifiers),
+    CHECK_TEST(gradients_begin_with_a_run),      CHECK_TEST(attention_on_parts_of_one_array),
     CHECK_TEST(norms_whose_rows_are_kept),
 };
 
 int main(int argc, char **argv)
 {
-    return check_on_gpu(argc, argv, "ops/cuda_fused", tests, sizeof tests / sizeof *tests, 2);
+    return check_on_gpu(argc, argv, "ops/cuda_fused", tests, sizeof tests / sizeof *tests, 3);
 }
