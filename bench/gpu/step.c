@@ -197,11 +197,11 @@ static double one_step(gpu_training *training, const int32_t *tokens, const sett
 
 /* Median time of a step in ms. */
 static double measure(gpu_training *training, const int32_t *tokens, const settings *s, int steps,
-                      double *loss)
+                      double *first_loss, double *loss)
 {
     double times[MOST_STEPS];
     uint32_t step = 0;
-    for (int i = 0; i < WARM_UP; i++) one_step(training, tokens, s, ++step, loss);
+    for (int i = 0; i < WARM_UP; i++) one_step(training, tokens, s, ++step, i == 0 ? first_loss : loss);
     for (int i = 0; i < steps; i++) times[i] = one_step(training, tokens, s, ++step, loss);
     qsort(times, (size_t)steps, sizeof *times, by_size);
     return times[steps / 2];
@@ -246,14 +246,16 @@ static const char *group_of(const char *name)
 
 static void print_kernels(const tr_op_time *times, size_t n, double steps)
 {
-    printf("%-28s %9s %6s %10s %9s\n", "kernel", "ms/step", "calls", "GFLOP each", "TFLOP/s");
+    printf("| kernel | ms a step | calls | GFLOP each | TFLOP/s |\n|---|---|---|---|---|\n");
     for (size_t i = 0; i < n; i++) {
         double ms = (double)times[i].nanoseconds / 1e6, calls = (double)times[i].calls;
-        printf("%-28s %9.3f %6.0f", times[i].name, ms / steps, calls / steps);
-        if (times[i].flops > 0)
-            printf(" %10.1f %9.0f", times[i].flops / 1e9, times[i].flops * calls / ms / 1e9);
-        printf("\n");
+        printf("| %s | %.2f | %.0f |", times[i].name, ms / steps, calls / steps);
+        if (times[i].flops > 1e10) /* less is bytes, not arithmetic */
+            printf(" %.1f | %.0f |\n", times[i].flops / 1e9, times[i].flops * calls / ms / 1e9);
+        else
+            printf(" | |\n");
     }
+    printf("\n");
 }
 
 static void print_row(const char *what, double ms, double step_ms)
@@ -334,7 +336,7 @@ int main(int argc, char **argv)
     tr_error err = {0};
     tr_device *device;
     tr_loaded_model model;
-    double loss;
+    double first_loss, loss;
     if (tr_device_open(&device, TR_DEVICE_CUDA, 0, &err) != TR_OK) die("device", &err);
     fresh_model(&model, &s);
     int64_t rows = (int64_t)s.batch * s.sequence;
@@ -345,20 +347,21 @@ int main(int argc, char **argv)
     tr_product_choices *choices = read_choices(&s);
     tr_op_time times[MOST_OPS];
     gpu_training *training = open_training(device, &model, &s, choices, true);
-    measure(training, tokens, &s, TIMED, &loss);
+    measure(training, tokens, &s, TIMED, &first_loss, &loss);
     size_t n = tr_program_times(gpu_training_program(training), times, MOST_OPS);
     gpu_training_times others = gpu_training_other_times(training);
     if (n > MOST_OPS) n = MOST_OPS;
     gpu_training_destroy(&training);
 
     training = open_training(device, &model, &s, choices, false);
-    double ms = measure(training, tokens, &s, s.steps, &loss);
+    double ms = measure(training, tokens, &s, s.steps, &first_loss, &loss);
     print_kernels(times, n, WARM_UP + TIMED);
     print_groups(times, n, others, WARM_UP + TIMED, ms);
-    printf("%s, %s, %d x %d: %.2f ms a step, %.0f tokens/s, %.1f%% of 989 TFLOP/s, %.1f GiB, loss %.4f\n",
+    printf("%s, %s, %d x %d: %.2f ms a step, %.0f tokens/s, %.1f%% of 989 TFLOP/s, %.1f GiB, loss %.5f to "
+           "%.4f\n",
            tr_device_name(device), tr_dtype_name(s.dtype), s.batch, s.sequence, ms, (double)rows / ms * 1e3,
            100 * model_flops(&model, &s) / (ms * 1e-3) / peak_flops,
-           (double)gpu_training_device_bytes(training) / 1073741824.0, loss);
+           (double)gpu_training_device_bytes(training) / 1073741824.0, first_loss, loss);
     gpu_training_destroy(&training);
     write_choices(&s, choices);
     tr_product_choices_destroy(&choices);

@@ -487,7 +487,7 @@ bool attention_on_warpgroups(const attention_arguments &a, cudaStream_t stream)
     if (a.head_size == 64)
         launch_forward<cut<64, 2, 64, 2>>(a, stream);
     else
-        launch_forward<cut<128, 2, 64, 1>>(a, stream);
+        launch_forward<cut<128, 1, 64, 2, 3>>(a, stream);
     return true;
 }
 

@@ -277,7 +277,7 @@ static void free_results(const side *s, float **results)
 }
 
 /* Gradients that begin with a run have the bits of those that are added to zeros. */
-static void check_beginning(const op_case *c)
+static inline void check_beginning(const op_case *c)
 {
     for (int k = 0; k < 2; k++) {
         side got;
