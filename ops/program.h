@@ -64,6 +64,9 @@ typedef struct tr_bindings {
     /* Called behind each node of the phase, which on a GPU has then been queued, with its position. May be NULL. */
     void (*behind)(void *context, int32_t position);
     void *context;
+    /* Gradients of parameters begin with this run: they are written, and what they held is not read. Bits are those of
+     * clearing them first, which takes longer. */
+    bool begin_gradients;
 } tr_bindings;
 
 /* Runs all nodes of a phase in order. Every bound value that the phase touches must be bound. On a GPU it queues
@@ -74,10 +77,12 @@ void tr_program_run(tr_program *self, tr_phase phase, const tr_bindings *binding
 tr_status tr_program_synchronize(tr_program *self, tr_error *err);
 
 /* Time spent in each operation since the program was made, for `bench`: names and nanoseconds, sorted by time. On
- * a GPU without time_kernels it is the time of queueing. */
+ * a GPU without time_kernels it is the time of queueing; with it, calls of an operation that count other numbers of
+ * FLOPs stand apart. */
 typedef struct tr_op_time {
     const char *name;
     uint64_t nanoseconds, calls;
+    double flops; /* of one call; 0 but with time_kernels on a GPU */
 } tr_op_time;
 size_t tr_program_times(const tr_program *self, tr_op_time *times, size_t capacity); /* how many there are */
 

@@ -83,3 +83,22 @@ expect 'Not measured: pipelines (not built).'
 status=0
 "$run" --parts nonsense 2>"$work/words" || status=$?
 [ "$status" = 2 ] && grep -q "there is no part 'nonsense'" "$work/words"
+
+# What was measured on a GPU is put behind the table, in the place of what was there, and stays when the table is written again.
+mkdir "$work/gpu"
+printf '| model | tokens/s |\n|---|---|\n| small | 12345 |\n' >"$work/gpu/results.md"
+for _ in 1 2; do "$1/bench/gpu/run" --record "$work/gpu" --results "$work/results.md" >/dev/null; done
+expect '| slow |'
+[ "$(grep -c '| small | 12345 |' "$work/results.md")" = 1 ]
+"$run" --no-build --build "$work/build" --parts actors --output "$work/results.md" >"$work/table" 2>"$work/words"
+expect '| small | 12345 |'
+[ "$(grep -c '^## On a GPU' "$work/results.md")" = 1 ]
+[ "$(grep -c '| slow |' "$work/results.md")" = 1 ]
+printf '| small | 23456 |\n' >"$work/gpu/results.md"
+"$1/bench/gpu/run" --record "$work/gpu" --results "$work/results.md" >/dev/null
+expect '| small | 23456 |'
+expect '| quick, and good |'
+if grep -q 12345 "$work/results.md"; then exit 1; fi
+status=0
+"$1/bench/gpu/run" --record "$work/nowhere" --results "$work/results.md" 2>"$work/words" || status=$?
+[ "$status" = 2 ] && grep -q "results.md'" "$work/words"
