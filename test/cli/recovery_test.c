@@ -37,7 +37,7 @@ static void nor_does_it_in_bfloat16(void)
 /* States are held every few steps, and where a checkpoint is due: more is run again, and it is the same. */
 static void nor_does_it_where_few_states_are_held(void)
 {
-    static const char *const every[][2] = {{"supervision.hold_every=5"},
+    static const char *const every[][4] = {{"supervision.hold_every=5"},
                                            {"supervision.hold_every=64", "checkpoint.every=12"}};
     static const int which[] = {3, 6, 7, 8, 12, 13, 14, 15};
     for (size_t i = 0; i < sizeof which / sizeof *which; i++) {
