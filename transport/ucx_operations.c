@@ -41,6 +41,11 @@ static void on_done(void *request, ucs_status_t status, void *user_data)
     ucp_request_free(request);
 }
 
+/* Bodies of this many bytes and less are sent without asking: all of such a one fits into the receiver's queue (512 KiB), so it
+ * is there when the receiver looks next, for the price of one more copy. By rendezvous it would wait for the sender to look as
+ * well, and a sender that computes does so when its work ends: in a pipeline that is a forward or a backward later. */
+enum { EAGER_BYTES = 256 << 10 };
+
 tr_status tr__ucx_post(tr__ucx *self, tr__ucx_link *link, ucp_ep_h endpoint, tr_message *message,
                        tr_error *err)
 {
@@ -50,11 +55,12 @@ tr_status tr__ucx_post(tr__ucx *self, tr__ucx_link *link, ucp_ep_h endpoint, tr_
         if (link) tr__link_starve(&self->base, &link->base, "a message to it");
         return tr_fail(err, TR_ENOMEM, "no memory to send a message");
     }
-    const ucp_request_param_t param = {.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_CALLBACK |
-                                                       UCP_OP_ATTR_FIELD_USER_DATA,
-                                       .flags = UCP_AM_SEND_FLAG_REPLY,
-                                       .cb.send = on_done,
-                                       .user_data = op};
+    bool is_eager = message->frame.body_bytes <= EAGER_BYTES;
+    const ucp_request_param_t param = {
+        .op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA,
+        .flags = UCP_AM_SEND_FLAG_REPLY | (is_eager ? UCP_AM_SEND_FLAG_EAGER : 0u),
+        .cb.send = on_done,
+        .user_data = op};
     ucs_status_ptr_t request = ucp_am_send_nbx(endpoint, TR__UCX_MESSAGE, &message->frame, TR_FRAME_BYTES,
                                                tr_message_bytes(message), message->frame.body_bytes, &param);
     if (UCS_PTR_IS_PTR(request)) {

@@ -83,7 +83,8 @@ static bool body_is_right(const tr_message *message, uint32_t size_bytes)
 
 static void send_sizes(const tr_transport_options *options_a, const tr_transport_options *options_b)
 {
-    static const uint32_t sizes[] = {0, 1, 63, 64, 65, 4095, 4096, 8192, 65537, 1 << 20, MAX_BODY_BYTES};
+    static const uint32_t sizes[] = {
+        0, 1, 63, 64, 65, 4095, 4096, 8192, 65537, 256 << 10, (256 << 10) + 1, 1 << 20, MAX_BODY_BYTES};
     node *a = node_with(options_a), *b = node_with(options_b);
     node_connect(a, b);
     unsigned char *bytes = tr_alloc(MAX_BODY_BYTES);

@@ -25,8 +25,31 @@ static void changed_addresses_are_refused(void)
     node_destroy(&b);
 }
 
+/* A stage sends what it made and computes on. Whoever waits for it shall not wait for that, too. */
+static void a_body_arrives_while_its_sender_computes(void)
+{
+    enum { BYTES = 256 << 10 };
+    static unsigned char bytes[BYTES];
+    node *a = node_new(1), *b = node_new(2);
+    node_connect(a, b);
+    node_send(a, b, 0, "first", 5);
+    PROGRESS_UNTIL(b->n_arrived == 1, PATIENCE_MS, a, b);
+    node_send(b, a, 0, "answer", 6);
+    PROGRESS_UNTIL(a->n_arrived == 1, PATIENCE_MS, a, b);
+    for (size_t i = 0; i < BYTES; i++) bytes[i] = (unsigned char)(i * 7 + i / 251);
+    node_drain(b);
+    node_send(a, b, 1, bytes, BYTES);
+    PROGRESS_UNTIL(b->n_arrived == 2, 3000, b); /* a is not asked any more */
+    CU_ASSERT_FATAL(b->first != NULL);
+    CU_ASSERT_EQUAL(b->first->frame.body_bytes, BYTES);
+    CU_ASSERT(memcmp(tr_message_bytes(b->first), bytes, BYTES) == 0);
+    node_destroy(&a);
+    node_destroy(&b);
+}
+
 static const check_test tests[] = {
     CONFORMANCE_TESTS CHECK_TEST(changed_addresses_are_refused),
+    CHECK_TEST(a_body_arrives_while_its_sender_computes),
 };
 
 CONFORMANCE_MAIN("transport/ucx", tests)
