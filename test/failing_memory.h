@@ -1,9 +1,9 @@
 /* test/failing_memory.h - what every test executable does beside running its tests: run them while memory fails.
- * With TROUPE_FAIL_ALLOCATIONS=SECONDS each test has about so long. It runs once for every n with the n-th allocation
- * failing, where that fits. Else, if the test has one thread, it runs once and forks at every allocation: the fork has the
- * n-th failing and runs on to its end, which mostly comes soon. Else it runs once for each way into the allocator (call
- * stack), or for some of these, evenly spread, and what time is left goes to n evenly spread. What it prints says how many.
- * TROUPE_FAIL_TEST=NAME: only that test.
+ * With TROUPE_FAIL_ALLOCATIONS=SECONDS each test has about so long. If it has one thread, it runs once and forks at every
+ * allocation: the fork has the n-th failing and runs on to its end, which mostly comes soon. Else, or where forks get in
+ * each other's way (by a file, say), it runs once for every n, where that fits. Else it runs once for each way into the
+ * allocator (call stack), or for some of these, evenly spread, and what time is left goes to n evenly spread. What it
+ * prints says how many. TROUPE_FAIL_TEST=NAME: only that test. CHECK_SIZE: where every n would take too long.
  * A run may pass or may fail one of the test's checks, which ends it at once: what a test goes on to do after it was told
  * the truth says nothing. It may not crash, break a promise (TR_ASSERT), hang, or be told of by a sanitizer. Each run is
  * a process forked from one that has run no test and no thread.
@@ -36,11 +36,12 @@ enum {
     FAILING_NOTICED = 77, /* exit code: a check of the test failed after the allocation */
     FAILING_EARLY = 78,   /* one failed before it */
     FAILING_LEAKED = 79,
-    FAILING_PATHS = 1 << 14, /* more ways into the allocator are not told apart */
-    FAILING_DEPTH = 14,      /* of call stacks */
-    FAILING_FILES = 32,      /* a run's, that are removed behind it */
-    FAILING_RUN_S = 30,      /* a run that takes longer hangs */
-    FAILING_SOON_S = 1       /* below, runs of their own are as good as forks */
+    FAILING_PATHS = 1 << 14,          /* more ways into the allocator are not told apart */
+    FAILING_DEPTH = 14,               /* of call stacks */
+    FAILING_FILES = 32,               /* a run's, that are removed behind it */
+    FAILING_RUN_S = 30,               /* a run that takes longer hangs */
+    FAILING_PATIENCE_NS = 1000000000, /* for what may not come any more */
+    FAILING_SOON_S = 1                /* below, runs of their own are as good as forks */
 };
 
 typedef struct failing_page { /* what a run tells whoever forked it */
@@ -50,6 +51,7 @@ typedef struct failing_page { /* what a run tells whoever forked it */
     uint64_t n_threads;                    /* the most seen at an allocation */
     uint64_t n_forks, n_skipped, n_broken; /* of a run that forks at every allocation */
     bool has_failed;
+    uint64_t failed_ns;            /* 0: it has not */
     char files[FAILING_FILES][64]; /* made by the run, or by the fork within it */
     uint32_t n_files;
     int depth; /* of the stack at the allocation that fails */
@@ -92,6 +94,9 @@ static inline uint64_t failing_threads(void)
  * longer than most runs, and whoever forked has the same ones. */
 static inline void failing_note(void)
 {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    failing_shared->failed_ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
     failing_shared->depth = backtrace(failing_shared->stack, FAILING_DEPTH);
     __atomic_store_n(&failing_shared->has_failed, true, __ATOMIC_RELAXED);
 }
@@ -151,8 +156,16 @@ static inline CU_BOOL failing_check(CU_BOOL value, unsigned line, const char *co
 /* A size of a test: fewer messages, steps or bytes along the same paths where every n would take hours else. */
 #define CHECK_SIZE(full, while_memory_fails) (failing_shared ? (while_memory_fails) : (full))
 
-/* How long a test waits for what comes at once, unless memory fails. */
-#define CHECK_PATIENCE(milliseconds) (failing_is_on && (milliseconds) > 2000 ? 2000 : (milliseconds))
+/* Whether a test has waited enough for what comes at once, unless memory fails: behind that it waits a second more. */
+static inline bool failing_late(uint64_t end_ns)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    uint64_t now_ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+    uint64_t failed_ns = failing_shared ? __atomic_load_n(&failing_shared->failed_ns, __ATOMIC_RELAXED) : 0;
+    return now_ns >= end_ns || (failed_ns && now_ns >= failed_ns + FAILING_PATIENCE_NS);
+}
+#define CHECK_LATE(end_ns) failing_late(end_ns)
 
 /* What a test takes for itself is there, and so is what a call takes that is no more than the test's own tool. */
 #define CHECK_SPARED(call)                                                                                   \
@@ -282,6 +295,7 @@ static inline bool failing_forks(void)
     failing_shared->n_broken += !failing_ended_well(failing_name, child, output);
     failing_removes(n_files);
     failing_shared->has_failed = false;
+    failing_shared->failed_ns = 0;
     close(output);
     alarm(FAILING_RUN_S);
     return false;
@@ -314,6 +328,7 @@ static inline bool failing_try(const char *name, void (*run)(void), uint64_t nth
     int output = memfd_create("output", MFD_CLOEXEC);
     failing_wanted = path;
     failing_shared->has_failed = false;
+    failing_shared->failed_ns = 0;
     fflush(NULL);
     pid_t child = fork();
     if (child == 0) failing_run(run, output, nth);
@@ -402,6 +417,11 @@ static inline uint64_t failing_test(const char *name, void (*run)(void), double 
     double took_s = failing_now_s() - began_s, all_s = took_s * (double)n_allocations;
     bool forks = failing_shared->n_threads <= 1 && all_s > FAILING_SOON_S;
     *each = forks && failing_fork_at_every(name, run, n_allocations, began_s + seconds, &n_runs, &n_broken);
+    if (!*each && all_s > began_s + seconds - failing_now_s()) { /* to look at each allocation took time */
+        double again_s = failing_now_s();
+        n_broken += !failing_try(name, run, UINT64_MAX, 0);
+        all_s = (failing_now_s() - again_s) * (double)n_allocations;
+    }
     double left_s = began_s + seconds - failing_now_s();
     if (!*each && all_s <= left_s) {
         n_runs = 0;
