@@ -48,12 +48,17 @@ typedef struct check_test {
 /* Each test while memory fails; see failing_memory.h. */
 static inline int check_failing(const check_test *tests, size_t n_tests)
 {
-    uint64_t n_broken = 0;
+    uint64_t n_broken = 0, n_each = 0, n_run = 0;
     if (!failing_begin()) return 1;
     const char *only = getenv("TROUPE_FAIL_TEST"); /* NULL: all */
-    for (size_t i = 0; i < n_tests; i++)
-        if (!only || strcmp(only, tests[i].name) == 0)
-            n_broken += failing_test(tests[i].name, tests[i].run, failing_seconds());
+    for (size_t i = 0; i < n_tests; i++) {
+        bool each;
+        if (only && strcmp(only, tests[i].name) != 0) continue;
+        n_broken += failing_test(tests[i].name, tests[i].run, failing_seconds(), &each);
+        n_each += each, n_run++;
+    }
+    printf("%llu of %llu tests with each of their allocations failing, %llu runs broken\n",
+           (unsigned long long)n_each, (unsigned long long)n_run, (unsigned long long)n_broken);
     return n_broken ? 1 : 0;
 }
 

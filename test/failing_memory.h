@@ -1,9 +1,9 @@
 /* test/failing_memory.h - what every test executable does beside running its tests: run them while memory fails.
- * With TROUPE_FAIL_ALLOCATIONS=SECONDS each test has about so long. It runs once for every n with the n-th allocation
- * failing, where that fits. Else, if the test has one thread, it runs once and forks at every allocation: the fork has the
- * n-th failing and runs on to its end, which mostly comes soon. Else it runs once for each way into the allocator (call
- * stack), or for some of these, evenly spread, and what time is left goes to n evenly spread. What it prints says how many.
- * TROUPE_FAIL_TEST=NAME: only that test.
+ * With TROUPE_FAIL_ALLOCATIONS=SECONDS each test has about so long. If it has one thread, it runs once and forks at every
+ * allocation: the fork has the n-th failing and runs on to its end, which mostly comes soon. Else, or where forks get in
+ * each other's way (by a file, say), it runs once for every n, where that fits. Else it runs once for each way into the
+ * allocator (call stack), or for some of these, evenly spread, and what time is left goes to n evenly spread. What it
+ * prints says how many. TROUPE_FAIL_TEST=NAME: only that test. CHECK_SIZE: where every n would take too long.
  * A run may pass or may fail one of the test's checks, which ends it at once: what a test goes on to do after it was told
  * the truth says nothing. It may not crash, break a promise (TR_ASSERT), hang, or be told of by a sanitizer. Each run is
  * a process forked from one that has run no test and no thread.
@@ -15,6 +15,7 @@
 
 #include <execinfo.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +23,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -34,9 +36,12 @@ enum {
     FAILING_NOTICED = 77, /* exit code: a check of the test failed after the allocation */
     FAILING_EARLY = 78,   /* one failed before it */
     FAILING_LEAKED = 79,
-    FAILING_PATHS = 1 << 14, /* more ways into the allocator are not told apart */
-    FAILING_DEPTH = 14,      /* of call stacks */
-    FAILING_RUN_S = 30       /* a run that takes longer hangs */
+    FAILING_PATHS = 1 << 14,          /* more ways into the allocator are not told apart */
+    FAILING_DEPTH = 14,               /* of call stacks */
+    FAILING_FILES = 32,               /* a run's, that are removed behind it */
+    FAILING_RUN_S = 30,               /* a run that takes longer hangs */
+    FAILING_PATIENCE_NS = 1000000000, /* for what may not come any more */
+    FAILING_SOON_S = 1                /* below, runs of their own are as good as forks */
 };
 
 typedef struct failing_page { /* what a run tells whoever forked it */
@@ -46,6 +51,11 @@ typedef struct failing_page { /* what a run tells whoever forked it */
     uint64_t n_threads;                    /* the most seen at an allocation */
     uint64_t n_forks, n_skipped, n_broken; /* of a run that forks at every allocation */
     bool has_failed;
+    uint64_t failed_ns;            /* 0: it has not */
+    char files[FAILING_FILES][64]; /* made by the run, or by the fork within it */
+    uint32_t n_files;
+    int depth; /* of the stack at the allocation that fails */
+    void *stack[FAILING_DEPTH];
 } failing_page;
 
 static failing_page *failing_shared; /* in a run: not NULL */
@@ -56,6 +66,8 @@ static double failing_until_s;       /* not 0: the run forks at its allocations 
 static const char *failing_name;
 static char failing_where[240];
 static _Thread_local bool failing_not_now; /* the test itself allocates */
+static bool (*failing_asked)(void);        /* at each allocation */
+static bool (*_Atomic failing_also)(void); /* the same, by the test itself */
 
 static inline void *failing_spared(void *memory)
 {
@@ -78,11 +90,15 @@ static inline uint64_t failing_threads(void)
     return stat("/proc/self/task", &tasks) == 0 ? tasks.st_nlink - 2 : UINT64_MAX;
 }
 
-/* Into what a run says: where the allocation fails, for addr2line. */
-static inline void failing_show(void)
+/* Where the allocation fails. Only told of, for addr2line, where the run ends as it may not: to look symbols up takes
+ * longer than most runs, and whoever forked has the same ones. */
+static inline void failing_note(void)
 {
-    void *stack[FAILING_DEPTH];
-    backtrace_symbols_fd(stack, backtrace(stack, FAILING_DEPTH), STDERR_FILENO);
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    failing_shared->failed_ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+    failing_shared->depth = backtrace(failing_shared->stack, FAILING_DEPTH);
+    __atomic_store_n(&failing_shared->has_failed, true, __ATOMIC_RELAXED);
 }
 
 static inline bool failing_collect(void)
@@ -109,16 +125,21 @@ static inline bool failing_meets(void)
         failing_path() != failing_wanted)
         return false;
     if (__atomic_exchange_n(&failing_shared->has_failed, true, __ATOMIC_RELAXED)) return false;
-    failing_show();
+    failing_note();
     return true;
 }
 
 static inline bool failing_is_nth(void)
 {
     if (failing_not_now || __atomic_fetch_sub(&failing_left, 1, __ATOMIC_RELAXED) != 1) return false;
-    __atomic_store_n(&failing_shared->has_failed, true, __ATOMIC_RELAXED);
-    failing_show();
+    failing_note();
     return true;
+}
+
+static inline bool failing_ask(void)
+{
+    bool (*ask)(void) = failing_also, also = ask && ask();
+    return failing_asked() || also;
 }
 
 /* CUnit's own, but in a run: a check that fails there ends it. */
@@ -132,8 +153,19 @@ static inline CU_BOOL failing_check(CU_BOOL value, unsigned line, const char *co
 }
 #define CU_assertImplementation failing_check
 
-/* How long a test waits for what comes at once, unless memory fails. */
-#define CHECK_PATIENCE(milliseconds) (failing_is_on && (milliseconds) > 2000 ? 2000 : (milliseconds))
+/* A size of a test: fewer messages, steps or bytes along the same paths where every n would take hours else. */
+#define CHECK_SIZE(full, while_memory_fails) (failing_shared ? (while_memory_fails) : (full))
+
+/* Whether a test has waited enough for what comes at once, unless memory fails: behind that it waits a second more. */
+static inline bool failing_late(uint64_t end_ns)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    uint64_t now_ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+    uint64_t failed_ns = failing_shared ? __atomic_load_n(&failing_shared->failed_ns, __ATOMIC_RELAXED) : 0;
+    return now_ns >= end_ns || (failed_ns && now_ns >= failed_ns + FAILING_PATIENCE_NS);
+}
+#define CHECK_LATE(end_ns) failing_late(end_ns)
 
 /* What a test takes for itself is there, and so is what a call takes that is no more than the test's own tool. */
 #define CHECK_SPARED(call)                                                                                   \
@@ -161,6 +193,34 @@ static inline void failing_give_up(void)
 #define TR_ASSERT(condition)                                                                                 \
     ((condition) ? (void)0 : (failing_give_up(), tr_assert_failed(#condition, __FILE__, __LINE__)))
 
+/* No run waits for a disk: what is promised of one that loses power is not what fails here. */
+int fsync(int file)
+{
+    return failing_shared ? 0 : (int)syscall(SYS_fsync, file);
+}
+
+/* What a run makes in /tmp and then does not remove, since it ends at its first check that fails. */
+static inline char *failing_makes(char *path)
+{
+    if (path && failing_shared && failing_shared->n_files < FAILING_FILES)
+        snprintf(failing_shared->files[failing_shared->n_files++], sizeof failing_shared->files[0], "%s",
+                 path);
+    return path;
+}
+#define mkdtemp(path) failing_makes(mkdtemp(path))
+
+static inline int failing_remove(const char *path, const struct stat *about, int kind, struct FTW *where)
+{
+    (void)about, (void)kind, (void)where;
+    return remove(path);
+}
+
+static inline void failing_removes(uint32_t n_kept)
+{
+    while (failing_shared->n_files > n_kept)
+        nftw(failing_shared->files[--failing_shared->n_files], failing_remove, 16, FTW_DEPTH | FTW_PHYS);
+}
+
 static inline double failing_now_s(void)
 {
     struct timespec now;
@@ -174,6 +234,9 @@ static inline void failing_tell(const char *name, int output, const char *how)
     fprintf(stderr, "%s: with %s failing it %s:\n", name, failing_where, how);
     lseek(output, 0, SEEK_SET);
     for (ssize_t n; (n = read(output, text, sizeof text)) > 0;) fwrite(text, 1, (size_t)n, stderr);
+    fflush(stderr);
+    if (failing_shared->has_failed)
+        backtrace_symbols_fd(failing_shared->stack, failing_shared->depth, STDERR_FILENO);
     fputs("\n", stderr);
 }
 
@@ -218,18 +281,21 @@ static inline bool failing_forks(void)
     }
     snprintf(failing_where, sizeof failing_where, "allocation %llu",
              (unsigned long long)++failing_shared->n_forks);
+    const uint32_t n_files = failing_shared->n_files;
     int output = memfd_create("output", MFD_CLOEXEC);
     fflush(NULL);
     alarm(0);
     pid_t child = fork();
     if (child == 0) {
         failing_becomes_run(output);
-        failing_shared->has_failed = failing_is_on = true;
-        failing_show();
+        failing_is_on = true;
+        failing_note();
         return true;
     }
     failing_shared->n_broken += !failing_ended_well(failing_name, child, output);
+    failing_removes(n_files);
     failing_shared->has_failed = false;
+    failing_shared->failed_ns = 0;
     close(output);
     alarm(FAILING_RUN_S);
     return false;
@@ -243,10 +309,11 @@ static inline void failing_run(void (*run)(void), int output, uint64_t nth)
     backtrace(warm, 2); /* its first call loads a library */
     failing_left = nth;
     failing_is_on = nth || failing_wanted;
-    tr_memory_ask(nth                    ? failing_is_nth
-                  : failing_wanted       ? failing_meets
-                  : failing_until_s != 0 ? failing_forks
-                                         : failing_collect);
+    failing_asked = nth                    ? failing_is_nth
+                    : failing_wanted       ? failing_meets
+                    : failing_until_s != 0 ? failing_forks
+                                           : failing_collect;
+    tr_memory_ask(failing_ask);
     run();
     tr_memory_ask(NULL);
 #if defined(__SANITIZE_ADDRESS__)
@@ -261,10 +328,12 @@ static inline bool failing_try(const char *name, void (*run)(void), uint64_t nth
     int output = memfd_create("output", MFD_CLOEXEC);
     failing_wanted = path;
     failing_shared->has_failed = false;
+    failing_shared->failed_ns = 0;
     fflush(NULL);
     pid_t child = fork();
     if (child == 0) failing_run(run, output, nth);
     bool well = failing_ended_well(name, child, output);
+    failing_removes(0);
     close(output);
     return well;
 }
@@ -281,10 +350,10 @@ static inline uint64_t failing_every_n(const char *name, void (*run)(void), uint
     }
 }
 
-/* One run that forks at every allocation. false: it did not get to its end, so what it left out must be run otherwise
- * (a file that a fork wrote, say, was in its way). */
-static inline bool failing_fork_at_every(const char *name, void (*run)(void), double until_s,
-                                         uint64_t *n_runs, uint64_t *n_broken)
+/* One run that forks at every allocation. false: it did not get to its end with all of them, so what it left out must be
+ * run otherwise (a file that a fork wrote, say, was in its way). */
+static inline bool failing_fork_at_every(const char *name, void (*run)(void), uint64_t n_allocations,
+                                         double until_s, uint64_t *n_runs, uint64_t *n_broken)
 {
     failing_until_s = until_s;
     failing_name = name;
@@ -296,12 +365,13 @@ static inline bool failing_fork_at_every(const char *name, void (*run)(void), do
     if (child == 0) failing_run(run, silent, 0);
     bool whole =
         child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    failing_removes(0);
     if (failing_shared->n_broken) failing_tell(name, silent, "has the ends that follow");
     close(silent);
     failing_until_s = 0;
     *n_runs += failing_shared->n_forks;
     *n_broken += failing_shared->n_broken;
-    return whole && failing_shared->n_skipped == 0;
+    return whole && failing_shared->n_skipped == 0 && failing_shared->n_forks >= n_allocations;
 }
 
 /* The first allocation of every step-th path. */
@@ -333,27 +403,38 @@ static inline uint64_t failing_spread(const char *name, void (*run)(void), uint6
     return n_broken;
 }
 
-/* All runs of one test; returns how many ended as they may not. */
-static inline uint64_t failing_test(const char *name, void (*run)(void), double seconds)
+/* All runs of one test; returns how many ended as they may not. *each: every n was tried. */
+static inline uint64_t failing_test(const char *name, void (*run)(void), double seconds, bool *each)
 {
     double began_s = failing_now_s();
     uint64_t n_runs = 0, n_broken = 0;
     const char *which = "each";
+    *each = false;
     memset(failing_shared, 0, sizeof *failing_shared);
     snprintf(failing_where, sizeof failing_where, "no allocation");
     if (!failing_try(name, run, 0, 0)) return 1;
     uint64_t n_allocations = failing_shared->n_allocations, n_paths = failing_shared->n_paths;
-    double fit = seconds / (failing_now_s() - began_s);
-    if ((double)n_allocations <= fit) {
-        n_broken = failing_every_n(name, run, n_allocations, &n_runs);
-    } else if (failing_shared->n_threads > 1 ||
-               !failing_fork_at_every(name, run, began_s + seconds / 2, &n_runs, &n_broken)) {
-        uint64_t step = (double)n_paths <= fit ? 1 : (uint64_t)((double)n_paths / (fit > 1 ? fit : 1)) + 1;
+    double took_s = failing_now_s() - began_s, all_s = took_s * (double)n_allocations;
+    bool forks = failing_shared->n_threads <= 1 && all_s > FAILING_SOON_S;
+    *each = forks && failing_fork_at_every(name, run, n_allocations, began_s + seconds, &n_runs, &n_broken);
+    if (!*each && all_s > began_s + seconds - failing_now_s()) { /* to look at each allocation took time */
+        double again_s = failing_now_s();
+        n_broken += !failing_try(name, run, UINT64_MAX, 0);
+        all_s = (failing_now_s() - again_s) * (double)n_allocations;
+    }
+    double left_s = began_s + seconds - failing_now_s();
+    if (!*each && all_s <= left_s) {
+        n_runs = 0;
+        n_broken += failing_every_n(name, run, n_allocations, &n_runs);
+        *each = true;
+    }
+    if (!*each) {
+        uint64_t fit = left_s > took_s ? (uint64_t)(left_s / took_s) : 1, step = n_paths / fit + 1;
         which = step == 1 ? "each path" : "some paths";
         n_broken += failing_paths(name, run, step, &n_runs);
         n_broken += failing_spread(name, run, n_allocations, began_s + seconds, &n_runs);
     }
-    printf("  %s: %llu runs, %s of %llu allocations on %llu paths, %.1f s%s\n", name,
+    printf("  %s: %llu runs, %s of %llu allocations on %llu paths, %.2f s%s\n", name,
            (unsigned long long)n_runs, which, (unsigned long long)n_allocations, (unsigned long long)n_paths,
            failing_now_s() - began_s, n_broken ? ": BROKEN" : "");
     fflush(stdout);
@@ -369,10 +450,14 @@ static inline double failing_seconds(void)
 
 static inline bool failing_begin(void)
 {
+    alarm(0); /* of the tests in an ordinary run; here each run has its own */
     void *page =
         mmap(NULL, sizeof *failing_shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     failing_shared = page == MAP_FAILED ? NULL : page;
     return failing_shared != NULL;
 }
+
+#define tr_memory_ask(must_fail)                                                                             \
+    (failing_shared ? (void)(failing_also = (must_fail)) : tr_memory_ask(must_fail))
 
 #endif

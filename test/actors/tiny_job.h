@@ -309,8 +309,10 @@ static tr_status tiny_run(tiny_job *self, tr_error *err)
                               .transport = "inproc",
                               .stop_actor = tr_role_find(&topology, TR_ROLE_COORDINATOR)};
     tiny_fail_after = self->fail_after;
+    tr_memory_ask(tiny_fail_after ? tiny_must_fail : NULL);
     tr_status status =
         self->starve_monitor ? simulate_starved(&topology, &registry, err) : tr_job_run(&options, err);
+    tr_memory_ask(NULL);
     tiny_fail_after = 0;
     tr_topology_release(&topology);
     CU_ASSERT_EQUAL(self->broken, 0);

@@ -99,7 +99,7 @@ static size_t check_plan(const tr_graph *g, const tr_memory_plan *plan)
 static void no_two_live_values_overlap(void)
 {
     size_t all = 0, planned = 0;
-    for (uint64_t seed = 0; seed < N_SEEDS; seed++) {
+    for (uint64_t seed = 0; seed < CHECK_SIZE(N_SEEDS, 30); seed++) {
         tr_error err = {0};
         tr_graph *g = random_graph(seed);
         tr_memory_plan plan;
@@ -144,7 +144,7 @@ static void blocks_placed_do_not_overlap(void)
  * taken over) gives the same bits; poison shows what is read unwritten. */
 static void planned_memory_gives_the_bits_of_separate_memory(void)
 {
-    for (uint64_t seed = 0; seed < N_SEEDS; seed++) {
+    for (uint64_t seed = 0; seed < CHECK_SIZE(N_SEEDS, 20); seed++) {
         tr_error err = {0};
         graph_case of = {.name = "random", .build = build_random, .context = &seed};
         graph_check planned, separate;

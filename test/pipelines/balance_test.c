@@ -118,14 +118,16 @@ static void no_other_cut_is_much_better(void)
     tr_stage_times units[MOST_LAYERS + 2];
     int32_t layers[MOST_LAYERS], others[MOST_LAYERS];
     for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++)
-        for (int head = 0; head <= 4; head++) {
+        for (int head = CHECK_SIZE(0, 4); head <= 4; head++) {
             tr_training_plan plan = plan_of(layouts[i][0], layouts[i][1], 8);
-            units_of(units, 10, head);
+            const int32_t n_layers = CHECK_SIZE(10, 7);
+            units_of(units, (uint32_t)n_layers, head);
             units[4].ns[TR_PHASE_FORWARD] *=
                 1 + (uint64_t)head % 2; /* and one layer that is unlike the others */
-            CHECK_OK(tr_balance(units, 10, &plan, layers, &err));
-            check_whole(layers, plan.n_stages, 10);
-            uint64_t found = step_of(units, layers, &plan), best = shortest(units, &plan, others, 0, 10);
+            CHECK_OK(tr_balance(units, n_layers, &plan, layers, &err));
+            check_whole(layers, plan.n_stages, n_layers);
+            uint64_t found = step_of(units, layers, &plan),
+                     best = shortest(units, &plan, others, 0, n_layers);
             if (found > best + best / 20)
                 fprintf(stderr, "\n%u x %u, head %d: %llu, but %llu is possible\n", layouts[i][0],
                         layouts[i][1], head, (unsigned long long)found, (unsigned long long)best);
@@ -173,14 +175,14 @@ static void every_unit_is_measured(void)
         CU_ASSERT((units[u].ns[TR_PHASE_BACKWARD] > 0) == (u > 0)); /* nobody wants a gradient of tokens */
     }
     uint64_t failures = 0;
-    for (uint64_t n = 1;; n += 1 + n / 20, failures++) {
+    for (uint64_t n = 1;; n += CHECK_SIZE(1 + n / 20, 1 + n), failures++) {
         tr_memory_fail_after(n);
         tr_status status = tr_measure_units(&model, 1, units, NULL, &err);
         tr_memory_fail_after(0);
         if (!status) break;
         CU_ASSERT_EQUAL(status, TR_ENOMEM);
     }
-    CU_ASSERT(failures > 20);
+    CU_ASSERT(failures > CHECK_SIZE(20, 5));
     tr_model_plan_release(&model);
     tr_recipe_release(&recipe);
 }

@@ -191,7 +191,7 @@ static void damage_file(const char *checkpoint, const char *name)
     char *path = path_in(checkpoint, name), *aside = path_in(home, "aside"), *bytes;
     size_t size;
     CHECK_OK(tr_file_read(path, &bytes, &size, &err));
-    size_t stride = size < 3000 ? 1 : size / 300;
+    size_t stride = CHECK_SIZE(size < 3000 ? 1 : size / 300, size / 3);
     for (size_t at = 0; at < size; at += stride) {
         char kept = bytes[at];
         bytes[at] = (char)(kept ^ 1 << at % 8);
@@ -372,7 +372,7 @@ static void no_memory_publishes_nothing(void)
 {
     enter();
     uint32_t failures = 0;
-    for (uint64_t n = 1;; n++, failures++) {
+    for (uint64_t n = 1;; n += CHECK_SIZE(1, 29), failures++) {
         tr_checkpoint_files *files = new_files(0, NULL);
         tr_memory_fail_after(n);
         tr_status status = write_checkpoint(tr_checkpoint_files_writer(files), 2, 0, &err);
@@ -386,7 +386,7 @@ static void no_memory_publishes_nothing(void)
         if (has_step(2)) CHECK_OK(tr_checkpoint_verify(step, &state, &err));
         tr_free(step);
     }
-    CU_ASSERT(failures > 20);
+    CU_ASSERT(failures > CHECK_SIZE(20, 0));
     CU_ASSERT_EQUAL(found(), 2);
     leave();
 }

@@ -32,13 +32,13 @@ static void pieces_have_the_bits_of_the_whole(void)
 {
     model_run whole, cut;
     for (int c = 0; c < N_CASES; c++)
-        for (int n = 2; n <= 4; n++) {
+        for (int n = CHECK_SIZE(2, 4); n <= 4; n++) {
             run_open(&whole, cases[c], 4, GOLDEN_T, 1);
             run_open(&cut, cases[c], 4, GOLDEN_T, n);
             expect_equal_bits(&whole, &cut, cases[c]);
         }
     for (int c = 0; c < N_VARIANTS; c++)
-        for (int n = 2; n <= 3; n++) {
+        for (int n = CHECK_SIZE(2, 3); n <= 3; n++) {
             tr_loaded_model model;
             fresh_model(&model, variants[c]);
             run_open_model(&whole, &model, 4, GOLDEN_T, 1);
@@ -264,7 +264,7 @@ static void lack_of_memory_is_an_error(void)
     tr_model_values values;
     tr_status status = TR_ENOMEM;
     open_graph(cases[0], &whole, &values);
-    for (uint64_t n = 1; status != TR_OK; n += n < 40 ? 1 : 13) {
+    for (uint64_t n = 1; status != TR_OK; n += CHECK_SIZE(n < 40 ? 1 : 13, 41)) {
         tr_partition partition = {0};
         tr_parameter_use *uses = NULL;
         tr_piece piece = {0};

@@ -258,7 +258,7 @@ static void a_file_with_a_byte_missing_is_never_committed(void)
 static void pieces_in_every_order_complete_a_tensor(void)
 {
     char *directory = enter_directory(), *path = path_in(directory, "x.safetensors");
-    for (unsigned order = 0; order < 120; order++) {
+    for (unsigned order = 0; order < 120; order += CHECK_SIZE(1, 7)) {
         tr_safetensors_writer *writer = NULL;
         tr_shape shape = TR_SHAPE1(5);
         CHECK_OK(tr_safetensors_writer_new(&writer, path, &err));

@@ -13,6 +13,11 @@
 
 enum { SENDERS = 4, EACH = 20000 };
 
+static uint32_t n_each(void)
+{
+    return CHECK_SIZE(EACH, 100);
+}
+
 static tr_message *numbered(uint64_t source, uint32_t sequence)
 {
     tr_error err;
@@ -27,7 +32,7 @@ static tr_mailbox shared;
 
 static void *send_many(void *source)
 {
-    for (uint32_t i = 0; i < EACH; i++) {
+    for (uint32_t i = 0; i < n_each(); i++) {
         tr_message *message = numbered((uint64_t)(size_t)source, i);
         if ((size_t)source % 2)
             tr_mailbox_push(&shared, &message);
@@ -46,7 +51,7 @@ static void each_senders_order_is_kept_under_many(void)
     CHECK_OK(tr_mailbox_init(&shared, SENDERS * EACH, 1, &shown, &err));
     for (size_t i = 0; i < SENDERS; i++) pthread_create(&threads[i], NULL, send_many, (void *)i);
     bool in_order = true;
-    while (received < SENDERS * EACH) {
+    while (received < SENDERS * n_each()) {
         tr_message *message = tr_mailbox_pop(&shared);
         if (!message) message = tr_mailbox_pop_control(&shared);
         if (!message) {

@@ -69,7 +69,8 @@ static inline void on_tick(void *context, uint64_t now_ns)
 {
     stage *self = context;
     self->n_ticks++;
-    if (now_ns < self->deadline_ns) return;
+    (void)now_ns;
+    if (!CHECK_LATE(self->deadline_ns)) return;
     self->timed_out = true;
     stop_all(self);
 }
@@ -86,7 +87,7 @@ static inline void stage_open(stage *self, int n_nodes, int n_threads, const tr_
     memset(self, 0, sizeof *self);
     on_stage = self;
     self->n_nodes = n_nodes;
-    self->deadline_ns = tr_clock_ns() + CHECK_PATIENCE(20000) * 1000000ull;
+    self->deadline_ns = tr_clock_ns() + 20000000000ull;
     tr_topology_init(&self->topology, n_nodes);
     for (int i = 0; i < n_nodes; i++) {
         tr_node_options options = {.node = i,

@@ -2,7 +2,10 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/node_stage.h"
 
-enum { ROUNDS = 20000 };
+static uint32_t n_rounds(void)
+{
+    return CHECK_SIZE(20000, 100);
+}
 
 /* ---- ping and pong ---- */
 
@@ -32,7 +35,7 @@ static void ping_start(tr_actor *self, void *state)
 static void ping_receive(tr_actor *self, void *state, tr_message **message)
 {
     ball *mine = state;
-    if (mine == &balls[0] && ++mine->rounds == ROUNDS) {
+    if (mine == &balls[0] && ++mine->rounds == n_rounds()) {
         tr_actor_finish_job(self);
         return;
     }
@@ -54,8 +57,8 @@ static void ping_pong(int n_nodes, int n_threads)
     stage_edge(&s, "ball", b, a, 2);
     uint64_t begin = tr_clock_ns();
     stage_play(&s);
-    printf(" [%.0f ns a message] ", (double)(tr_clock_ns() - begin) / (2.0 * ROUNDS));
-    CU_ASSERT(s.job_ended && balls[0].rounds == ROUNDS);
+    printf(" [%.0f ns a message] ", (double)(tr_clock_ns() - begin) / (2.0 * n_rounds()));
+    CU_ASSERT(s.job_ended && balls[0].rounds == n_rounds());
     stage_close(&s);
 }
 
@@ -135,7 +138,17 @@ static void a_single_credit_wakes_its_sender(void)
 
 /* ---- many actors, many threads: nothing lost, nothing doubled, order kept on each edge ---- */
 
-enum { CROWD = 100, WALKS = 300, FAN = 3 };
+enum { MOST = 100, FAN = 3 };
+
+static uint32_t n_crowd(void)
+{
+    return CHECK_SIZE(MOST, 10);
+}
+
+static uint32_t n_walks(void)
+{
+    return CHECK_SIZE(300, 9);
+}
 
 typedef struct walker {
     uint32_t out[FAN], in[FAN], sent[FAN], expected[FAN];
@@ -144,7 +157,7 @@ typedef struct walker {
     bool out_of_order;
 } walker;
 
-static walker walkers[CROWD];
+static walker walkers[MOST];
 static _Atomic uint32_t n_walks_done;
 
 static tr_status walk_init(tr_actor *self, void *context, const void *config, size_t config_bytes,
@@ -153,11 +166,11 @@ static tr_status walk_init(tr_actor *self, void *context, const void *config, si
     (void)context, (void)config, (void)config_bytes, (void)err;
     tr_actor_id id = tr_actor_self(self);
     walker *mine = &walkers[id - 1];
-    static const tr_actor_id step[FAN] = {1, 7, 33};
+    const tr_actor_id step[FAN] = {1, 7, CHECK_SIZE(33, 3)};
     *mine = (walker){0};
     for (int i = 0; i < FAN; i++) {
-        mine->out[i] = tr_edge_out(self, "walk", (id - 1 + step[i]) % CROWD + 1);
-        mine->in[i] = tr_edge_in(self, "walk", (id - 1 + CROWD - step[i]) % CROWD + 1);
+        mine->out[i] = tr_edge_out(self, "walk", (id - 1 + step[i]) % n_crowd() + 1);
+        mine->in[i] = tr_edge_in(self, "walk", (id - 1 + n_crowd() - step[i]) % n_crowd() + 1);
     }
     *state = mine;
     return TR_OK;
@@ -174,13 +187,13 @@ static void walk_receive(tr_actor *self, void *state, tr_message **message)
     memcpy(&value, tr_message_bytes(*message), sizeof value);
     mine->sum_received += value;
     mine->n_received++;
-    if (atomic_fetch_add(&n_walks_done, 1) == CROWD * WALKS - 1) tr_actor_finish_job(self);
+    if (atomic_fetch_add(&n_walks_done, 1) == n_crowd() * n_walks() - 1) tr_actor_finish_job(self);
 }
 
 static bool walk_idle(tr_actor *self, void *state)
 {
     walker *mine = state;
-    for (int i = 0; i < FAN && mine->n_sent < WALKS; i++) {
+    for (int i = 0; i < FAN && mine->n_sent < n_walks(); i++) {
         int edge = (int)((mine->n_sent + i) % FAN);
         if (tr_edge_credits(self, mine->out[edge]) == 0) continue;
         tr_buffer *body = NULL;
@@ -204,26 +217,27 @@ static void crowd(int n_nodes, int n_threads)
 {
     stage s;
     char name[32];
+    const uint32_t n_walkers = n_crowd();
     n_walks_done = 0;
     stage_open(&s, n_nodes, n_threads, &walk_registry);
-    for (int i = 0; i < CROWD; i++) {
-        snprintf(name, sizeof name, "walker %d", i);
-        stage_actor(&s, name, "walk", i % n_nodes);
+    for (uint32_t i = 0; i < n_walkers; i++) {
+        snprintf(name, sizeof name, "walker %u", i);
+        stage_actor(&s, name, "walk", (int)i % n_nodes);
     }
-    for (tr_actor_id i = 0; i < CROWD; i++) {
-        stage_edge(&s, "walk", i + 1, (i + 1) % CROWD + 1, 3);
-        stage_edge(&s, "walk", i + 1, (i + 7) % CROWD + 1, 1);
-        stage_edge(&s, "walk", i + 1, (i + 33) % CROWD + 1, 8);
+    for (tr_actor_id i = 0; i < n_walkers; i++) {
+        stage_edge(&s, "walk", i + 1, (i + 1) % n_walkers + 1, 3);
+        stage_edge(&s, "walk", i + 1, (i + 7) % n_walkers + 1, 1);
+        stage_edge(&s, "walk", i + 1, (i + CHECK_SIZE(33, 3)) % n_walkers + 1, 8);
     }
     stage_play(&s);
     uint64_t sent = 0, received = 0, n = 0;
-    for (int i = 0; i < CROWD; i++) {
+    for (uint32_t i = 0; i < n_walkers; i++) {
         sent += walkers[i].sum_sent;
         received += walkers[i].sum_received;
         n += walkers[i].n_received;
         CU_ASSERT(!walkers[i].out_of_order);
     }
-    CU_ASSERT(s.job_ended && n == CROWD * WALKS && sent == received);
+    CU_ASSERT(s.job_ended && n == n_walkers * n_walks() && sent == received);
     stage_close(&s);
 }
 

@@ -217,10 +217,10 @@ static tr_status simulate_school(uint64_t seed, tr_error *err)
 /* With a message that can only come from a failed allocation, or unharmed. */
 static void every_allocation_of_a_job_may_fail(void)
 {
-    for (uint64_t seed = 0; seed < 4; seed++) {
+    for (uint64_t seed = 0; seed < CHECK_SIZE(4, 1); seed++) {
         uint64_t n_failed = 0, n = 0;
         bool reached = true;
-        for (n = 1; reached; n++) {
+        for (n = 1; reached; n += CHECK_SIZE(1, 17)) {
             tr_error err = {0};
             int64_t before = tr_memory_blocks();
             tr_memory_fail_after(n);
@@ -233,7 +233,7 @@ static void every_allocation_of_a_job_may_fail(void)
             CU_ASSERT_EQUAL(tr_memory_blocks(), before);
             n_failed += status != TR_OK;
         }
-        CU_ASSERT(n > 100 && n_failed > 50 && n_failed < n - 1);
+        CU_ASSERT(n > 100 && n_failed > CHECK_SIZE(50, 2) && n_failed < n - 1);
     }
 }
 

@@ -376,7 +376,7 @@ static void *stop_soon(void *argument)
 static void a_stop_reaches_every_thread(void)
 {
     tr_error err;
-    for (size_t i = 0; i < 1000; i++) {
+    for (size_t i = 0; i < CHECK_SIZE(1000, 20); i++) {
         pthread_t stopper;
         open_bench(3, false);
         uint64_t began_ns = tr_clock_ns();

@@ -150,8 +150,8 @@ static inline void progress_all(node **nodes)
 #define PROGRESS_UNTIL(condition, patience_ms, ...)                                                          \
     do {                                                                                                     \
         node *nodes_[] = {__VA_ARGS__, NULL};                                                                \
-        uint64_t end_ns_ = tr_clock_ns() + (uint64_t)CHECK_PATIENCE(patience_ms) * 1000000;                  \
-        while (!(condition) && tr_clock_ns() < end_ns_) progress_all(nodes_);                                \
+        uint64_t end_ns_ = tr_clock_ns() + (uint64_t)(patience_ms)*1000000;                                  \
+        while (!(condition) && !CHECK_LATE(end_ns_)) progress_all(nodes_);                                   \
         CU_ASSERT(condition);                                                                                \
     } while (0)
 
