@@ -244,13 +244,19 @@ static const char *group_of(const char *name)
     return groups[i].group;
 }
 
+/* Others are as fast as memory. */
+static bool is_arithmetic(const char *name)
+{
+    return strncmp(name, "linear", 6) == 0 || strncmp(name, "attention", 9) == 0;
+}
+
 static void print_kernels(const tr_op_time *times, size_t n, double steps)
 {
     printf("| kernel | ms a step | calls | GFLOP each | TFLOP/s |\n|---|---|---|---|---|\n");
     for (size_t i = 0; i < n; i++) {
         double ms = (double)times[i].nanoseconds / 1e6, calls = (double)times[i].calls;
         printf("| %s | %.2f | %.0f |", times[i].name, ms / steps, calls / steps);
-        if (times[i].flops > 1e10) /* less is bytes, not arithmetic */
+        if (times[i].flops > 0 && is_arithmetic(times[i].name))
             printf(" %.1f | %.0f |\n", times[i].flops / 1e9, times[i].flops * calls / ms / 1e9);
         else
             printf(" | |\n");

@@ -102,3 +102,25 @@ if grep -q 12345 "$work/results.md"; then exit 1; fi
 status=0
 "$1/bench/gpu/run" --record "$work/nowhere" --results "$work/results.md" 2>"$work/words" || status=$?
 [ "$status" = 2 ] && grep -q "results.md'" "$work/words"
+
+# On a GPU each model is measured with its peer, and told whether it is so many times as fast as it should be.
+mkdir -p "$work/cuda/bench" "$work/path"
+printf '#!/bin/sh\necho "A GPU, 1.2, 80 MiB"\n' >"$work/path/nvidia-smi"
+cat >"$work/cuda/bench/gpu_step" <<'END'
+#!/bin/sh
+echo "| kernel of $2 | ms |"
+[ "$2" = gpt2-124m ] && rate=1351 || rate=1299
+echo "A GPU, bfloat16, 2 x 4096: 142.28 ms a step, $rate tokens/s, 47.9% of 989 TFLOP/s, 36.8 GiB, loss 12.2 to 7.5"
+END
+cat >"$work/peer.py" <<'END'
+print('words')
+print('{"params": 1, "ms": 9.5, "tok_s": 1000, "tok_s_gpu": 1000, "mfu": 0.4352, "mem_gb": 33.0, "args": {}}')
+END
+chmod +x "$work/path/nvidia-smi" "$work/cuda/bench/gpu_step"
+PATH="$work/path:$PATH" "$1/bench/gpu/run" --build "$work/cuda" --peer "$work/peer.py" --out "$work/gpu" --only measure >"$work/table" 2>"$work/words"
+"$1/bench/gpu/run" --record "$work/gpu" --results "$work/results.md" >/dev/null
+expect '| GPT-2 124M, 32 x 1024 | 1351 | 142.28 | 47.9% | 36.8 | 1000 | 43.5% | 33.0 | 1.35 | 1.35 | yes |'
+expect ' 2 x 4096 | 1299 | 142.28 | 47.9% | 36.8 | 1000 | 43.5% | 33.0 | 1.30 | 1.30 | no |'
+expect '| kernel of llama-1.5b | ms |'
+grep -q 'ours 1.35 times as many' "$work/table"
+[ ! -s "$work/words" ]

@@ -28,6 +28,20 @@ static void fresh_weights_depend_on_seed_and_name_alone(void)
     CU_ASSERT(memcmp(x, y, sizeof x) != 0);
 }
 
+static void fresh_weights_are_the_same_in_pieces(void)
+{
+    tr_model_parameter p = {.name = "a", .shape = TR_SHAPE2(5, 7), .mean = 2.0f, .std = 0.5f};
+    float whole[35], pieces[35];
+    for (int k = 0; k < 2; k++) {
+        tr_weights_initialize(&p, 1, whole);
+        tr_weights_initialize_range(&p, 1, 0, 7, pieces);
+        tr_weights_initialize_range(&p, 1, 7, 1, pieces + 7);
+        tr_weights_initialize_range(&p, 1, 8, 27, pieces + 8);
+        CU_ASSERT(memcmp(whole, pieces, sizeof whole) == 0);
+        p.std = 0.0f;
+    }
+}
+
 /* Of n = 10000 numbers the mean is within 5 sigma / sqrt(n) and the deviation
  * within 5 / sqrt(2 n) of itself. */
 static void fresh_weights_have_their_mean_and_deviation(void)
@@ -176,6 +190,7 @@ static void what_does_not_fit_is_refused_by_name(void)
 
 static const check_test tests[] = {
     CHECK_TEST(fresh_weights_depend_on_seed_and_name_alone),
+    CHECK_TEST(fresh_weights_are_the_same_in_pieces),
     CHECK_TEST(fresh_weights_have_their_mean_and_deviation),
     CHECK_TEST(directory_is_read_bit_for_bit),
     CHECK_TEST(missing_prefix_is_accepted_and_kept_as_source_name),
