@@ -1,9 +1,9 @@
 /* actors/stage_device.c - see stage_device.h. Weights, moments, gradients, stashes and scratch are on the device; what
  * travels goes through pinned memory of the host, so that a copy holds up nobody: what comes is put into one of two places
- * that take turns, what goes is a message's own memory. Everything is queued on one stream, in the order in which it
- * would have been computed, and the host waits only where it needs a result: for what the
- * coordinator is told, and for a place whose last copy is not yet done. The new state is copied to its slot on a stream of
- * its own while the next step computes, which only reads it; it is there before the next READY. Tests run it with the CPU.
+ * that take turns, what goes is a message's own memory. Everything is queued on one stream, in the order in which it would
+ * have been computed, and the host waits only where it needs a result: for what the coordinator is told, and for a place
+ * whose last copy is not yet done. The new state is copied to its slot on a stream of its own while the next step computes,
+ * which only reads it; it is there before the next READY. The CPU is a device too: tests run this with it.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/stage_device.h"
 
