@@ -5,6 +5,7 @@
  * same way. Weight gradients are taken in the order of micro-batches, always: they are a left fold.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/stage_collect.h"
+#include "actors/stage_depart.h"
 
 #include "actors/replay.h"
 #include "actors/roles.h"
@@ -73,15 +74,10 @@ static bool run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
     return true;
 }
 
-static void send_on(tr__stage *self, uint32_t edge, const tr__flight *flight, tr_buffer *body, uint16_t flags)
+static bool send_on(tr__stage *self, uint32_t edge, const tr__flight *flight, tr_buffer *body, uint16_t flags)
 {
-    uint64_t begin = tr_trace_begin(&self->trace);
-    if (!(flags & TR_FRAME_EVALUATION))
-        tr__replay_note_sent(self, edge, body, (uint32_t)body->size_bytes, flight->microbatch);
-    tr_edge_send(self->actor, edge, tr_buffer_retain(body), (uint32_t)body->size_bytes, flight->step,
-                 flight->microbatch, flags);
-    tr_trace_end(&self->trace, TR_SPAN_SENDING, begin, flight->step + !(flags & TR_FRAME_EVALUATION),
-                 flight->microbatch);
+    tr__departure what = {edge, flight->step, flight->microbatch, flags, body};
+    return tr__depart(self, &what);
 }
 
 /* A device has a copy of its own. */
@@ -167,8 +163,8 @@ static bool forward_is_possible(const tr__stage *self)
     if (!input || input->frame.step != self->step) return false;
     if (self->last && !targets) return false;
     if (!is_evaluation(input) && tr__replay_goes_first(self, self->out_activation)) return false;
-    return (self->last || tr_edge_credits(self->actor, self->out_activation) > 0) &&
-           free_flight(self, is_evaluation(input));
+    return (self->last || tr__may_send(self, self->out_activation)) &&
+           free_flight(self, is_evaluation(input)) && tr__may_queue(self, TR_PHASE_FORWARD);
 }
 
 static bool do_forward(tr__stage *self)
@@ -192,8 +188,8 @@ static bool do_forward(tr__stage *self)
     flight->microbatch = frame.microbatch;
     flight->evaluation = evaluation;
     if (!run_phase(self, flight, TR_PHASE_FORWARD)) return false;
-    if (!self->last)
-        send_on(self, self->out_activation, flight, flight->output, evaluation ? TR_FRAME_EVALUATION : 0);
+    uint16_t flags = evaluation ? TR_FRAME_EVALUATION : 0;
+    if (!self->last && !send_on(self, self->out_activation, flight, flight->output, flags)) return false;
     if (evaluation) {
         finish_evaluation(self, flight);
         return true;
@@ -208,9 +204,10 @@ static bool backward_is_possible(const tr__stage *self)
 {
     const tr__flight *flight = oldest_flight(self, TR__FORWARD_DONE);
     if (!flight || tr__replay_is_ahead(self)) return false;
-    if (!self->first && (tr_edge_credits(self->actor, self->out_gradient) == 0 ||
-                         tr__replay_goes_first(self, self->out_gradient)))
+    if (!self->first &&
+        (!tr__may_send(self, self->out_gradient) || tr__replay_goes_first(self, self->out_gradient)))
         return false;
+    if (!tr__may_queue(self, TR_PHASE_BACKWARD)) return false;
     return self->last ? self->tokens[flight->step % self->ring] != 0 : self->gradients.head != NULL;
 }
 
@@ -229,7 +226,7 @@ static bool do_backward(tr__stage *self)
         tr__replay_note_used(self, flight->gradient);
     }
     if (!run_phase(self, flight, TR_PHASE_BACKWARD)) return false;
-    if (!self->first) send_on(self, self->out_gradient, flight, flight->input_gradient, 0);
+    if (!self->first && !send_on(self, self->out_gradient, flight, flight->input_gradient, 0)) return false;
     let_go(self, flight, TR_PHASE_BACKWARD);
     flight->state = TR__BACKWARD_DONE;
     return true;
@@ -255,10 +252,12 @@ static bool do_weight(tr__stage *self)
     return true;
 }
 
-/* The design's classes, the most urgent first. What ends a step is short, and others wait for it. A new state on its way to
+/* The design's classes, the most urgent first. What a device has finished goes at once. What ends a step is short, and others
+ * wait for it. A new state on its way to
  * its slot is published when it has come, and waited for when there is nothing else to do. An exchange between devices, which
  * may never end, is looked at again and again. */
 typedef enum work {
+    DEPART,
     PUBLISH,
     STREAM,
     UPDATE,
@@ -275,15 +274,17 @@ typedef enum work {
 /* The first from `from` on that is possible. */
 static work choose(const tr__stage *self, work from)
 {
+    if (tr__departure_is_ready(self)) return DEPART;
     if (tr__device_has_copied(self)) return PUBLISH;
-    if (from == STREAM && tr__stream_is_possible(self)) return STREAM;
+    if (from <= STREAM && tr__stream_is_possible(self)) return STREAM;
     if (tr__update_is_possible(self)) return UPDATE;
-    if (tr__reduce_is_possible(self)) return REDUCE;
+    if (self->n_departures == 0 && tr__reduce_is_possible(self))
+        return REDUCE; /* it may wait for the device */
     if (tr__replay_is_possible(self)) return REPLAY;
     if (backward_is_possible(self)) return BACKWARD;
     if (forward_is_possible(self)) return FORWARD;
-    if (weight_is_possible(self)) return WEIGHT;
-    if (tr__collect_is_busy(self)) return LOOK;
+    if (weight_is_possible(self) && tr__may_queue(self, TR_PHASE_WEIGHT)) return WEIGHT;
+    if (self->n_departures || tr__collect_is_busy(self)) return LOOK;
     return tr__device_is_copying(self) ? AWAIT : NOTHING;
 }
 
@@ -291,10 +292,11 @@ static bool stage_idle(tr_actor *actor, void *state)
 {
     (void)actor;
     tr__stage *self = state;
-    work next = choose(self, STREAM);
+    work next = choose(self, DEPART);
     if (next == STREAM && tr__stream_advance(self)) return true;
     if (next == STREAM) next = choose(self, UPDATE); /* none of it was ours */
     switch (next) {
+    case DEPART: return tr__depart_ready(self);
     case PUBLISH:
     case AWAIT: return tr__device_end_copy(self) && tr__update_end(self);
     case UPDATE: return tr__update_apply(self);
@@ -303,7 +305,7 @@ static bool stage_idle(tr_actor *actor, void *state)
     case BACKWARD: return do_backward(self);
     case FORWARD: return do_forward(self);
     case WEIGHT: return do_weight(self);
-    case LOOK: return tr__collect_look(self);
+    case LOOK: return !tr__collect_is_busy(self) || tr__collect_look(self);
     default: return false;
     }
 }
@@ -314,7 +316,7 @@ static uint64_t stage_urgency(tr_actor *actor, void *state)
 {
     (void)actor;
     const tr__stage *self = state;
-    work next = choose(self, STREAM);
+    work next = choose(self, DEPART);
     uint64_t step = self->step, microbatch = 0, training = 1;
     switch (next) {
     case BACKWARD: microbatch = oldest_flight(self, TR__FORWARD_DONE)->microbatch; break;
@@ -443,6 +445,7 @@ static void stage_stop(tr_actor *actor, void *state)
         tr_buffer_release(&flight->input_gradient);
         if (!apart) tr_free(flight->stash);
     }
+    for (int i = 0; i < TR__MOST_DEPARTURES; i++) tr_buffer_release(&self->departures[i].body);
     tr__buffers_release(&self->activations);
     tr__buffers_release(&self->input_gradients);
     tr__buffers_release(&self->chunks);
@@ -520,7 +523,7 @@ static tr_status stage_init(tr_actor *actor, void *context, const void *config, 
     tr_program_options options = {.device = spec->device, .n_threads = spec->n_threads};
     if (spec->device != TR_DEVICE_CPU && !status) options.stream = tr__device_stream(self);
     if (!status) status = tr_program_new(&self->program, spec->graph, &options, err);
-    if (!status) status = tr_thread_pool_new(&self->pool, spec->n_threads, err);
+    if (!status) status = tr_thread_pool_new(&self->pool, tr__update_threads(spec), err);
     if (!status) status = find_edges(self, err);
     if (!status) status = tr__stage_allocate(self, err);
     if (!status) status = tr_trace_init(&self->trace, actor, spec->plan.trace, err);

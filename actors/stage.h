@@ -36,7 +36,7 @@ typedef struct tr_stage_parameter {
     uint32_t n_uses;
 } tr_stage_parameter;
 
-enum { TR_BUCKET_ELEMENTS = 16 << 20 };
+enum { TR_BUCKET_ELEMENTS = 40 << 20 };
 
 typedef struct tr_stage_optimizer {
     float beta1, beta2, eps, weight_decay;

@@ -8,6 +8,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/stage_collect_internal.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "ops/update.h"
 
@@ -91,7 +92,7 @@ tr_status tr__collect_init(tr__stage *self, tr_error *err)
     tr__collect *c = self->collect = tr_alloc_zero(1, sizeof *c);
     if (!c) return tr_fail(err, TR_ENOMEM, "no memory for a group of %u replicas", plan->n_replicas);
     tr_device *device = tr_stream_device(tr__device_stream(self));
-    tr_status status = tr_stream_new(&c->stream, device, err);
+    tr_status status = tr_stream_new_urgent(&c->stream, device, err);
     if (!status) status = tr_event_new(&c->produced, device, false, err);
     if (!status) status = tr_event_new(&c->exchanged, device, false, err);
     if (!status) status = find_buckets(self, err);
@@ -154,17 +155,27 @@ static bool bear(tr__stage *self, const tr_error *error)
     return now_ns - c->failed_ns < (uint64_t)GRACE_MS * 1000000 || fail(self, error);
 }
 
+/* What the device computes until its last gradient counts as work, what the exchange takes beyond it does not. */
+static void count_computing(tr__stage *self)
+{
+    tr__collect *c = self->collect;
+    bool done = false;
+    if (!c->computing || (tr_event_done(c->produced, &done, NULL) == TR_OK && !done)) return;
+    c->computing = false;
+    self->busy_ns += tr_clock_ns() - c->queued_ns;
+}
+
 bool tr__collect_look(tr__stage *self)
 {
     tr__collect *c = self->collect;
     tr_error error;
+    count_computing(self);
     bool settled = false, joining = c->state == TR__JOINING;
     tr_status status = self->spec.collectives->settle(c->group, &settled, &error);
     if (!joining && !status) {
         bool done = false;
         status = tr_event_done(c->exchanged, &done, &error);
-        if (status) return fail(self, &error); /* the device itself */
-        return true;
+        return status ? fail(self, &error) : true; /* the device itself */
     }
     if (!joining) return bear(self, &error);
     if (!status && !settled) {
@@ -347,8 +358,16 @@ bool tr__collect_finish(tr__stage *self)
 {
     tr__collect *c = self->collect;
     reduce_until(self, INT32_MAX);
+    c->computing = true;
+    c->queued_ns = tr_clock_ns();
     if (!c->has_failed) c->has_failed = tr_event_record(c->exchanged, c->stream, &c->failure) != TR_OK;
     return !c->has_failed || fail(self, &c->failure);
+}
+
+void tr__collect_take_sum(tr__stage *self)
+{
+    count_computing(self);
+    self->sum = tr_buffer_retain(self->blocks[0].memory);
 }
 
 void tr__collect_end_step(tr__stage *self)

@@ -29,6 +29,7 @@ void tr__collect_overlap(tr__stage *self, tr_bindings *bindings);
 bool tr__collect_has_begun(const tr__stage *self);
 bool tr__collect_finish(tr__stage *self);
 bool tr__collect_is_done(const tr__stage *self); /* the sum is in block 0 */
+void tr__collect_take_sum(tr__stage *self);
 void tr__collect_end_step(tr__stage *self);
 
 /* --- the arithmetic, for tests --- */

@@ -30,6 +30,8 @@ struct tr__collect {
     bool has_failed;                   /* ... then */
     /* a step */
     tr_bucket *buckets;
+    bool computing;              /* what is exchanged has not all been computed ... */
+    uint64_t queued_ns;          /* ... since it was queued */
     uint32_t n_buckets, n_begun; /* of the step */
     int64_t largest;             /* own shard of a bucket, elements */
     float *arrivals;             /* a place for the own shard of each block of the others, on the device */

@@ -1,10 +1,9 @@
 /* actors/stage_device.c - see stage_device.h. Weights, moments, gradients, stashes and scratch are on the device; what
  * travels goes through pinned memory of the host, so that a copy holds up nobody: what comes is put into one of two places
- * that take turns, what goes is a message's own memory. Everything is queued on one stream, in the order in which it
- * would have been computed, and the host waits only where it needs a result: for a message's body, for what the
- * coordinator is told, and for a place whose last copy is not yet done. The new state is copied to its slot on a stream of
- * its own while the next step computes, which only reads it; it is there before the next READY, as recovery wants it.
- * The CPU is a device too: tests run this with it, bit for bit as without.
+ * that take turns, what goes is a message's own memory. Everything is queued on one stream, in the order in which it would
+ * have been computed, and the host waits only where it needs a result: for what the coordinator is told, and for a place
+ * whose last copy is not yet done. The new state is copied to its slot on a stream of its own while the next step computes,
+ * which only reads it; it is there before the next READY. The CPU is a device too: tests run this with it.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/stage_device.h"
 
@@ -34,6 +33,7 @@ struct tr__device {
     tr_stream *stream; /* of all work */
     tr_stream *copier; /* of states on their way to a slot */
     tr_event *updated, *copied;
+    tr_event *marks[TR__MOST_DEPARTURES];
     owned *owned;
     size_t n_owned, owned_capacity;
     /* micro-batches */
@@ -84,11 +84,6 @@ tr_stream *tr__device_stream(const tr__stage *self)
     return self->device->stream;
 }
 
-bool tr__device_is_cuda(const tr__stage *self)
-{
-    return tr_device_kind_of(self->device->device) == TR_DEVICE_CUDA;
-}
-
 tr_status tr__device_open(tr__stage *self, tr_error *err)
 {
     const tr_stage_spec *spec = &self->spec;
@@ -99,6 +94,8 @@ tr_status tr__device_open(tr__stage *self, tr_error *err)
     if (!status) status = tr_stream_new(&d->copier, d->device, err);
     if (!status) status = tr_event_new(&d->updated, d->device, false, err);
     if (!status) status = tr_event_new(&d->copied, d->device, false, err);
+    for (int i = 0; !status && i < TR__MOST_DEPARTURES; i++)
+        status = tr_event_new(&d->marks[i], d->device, false, err);
     return status;
 }
 
@@ -236,6 +233,7 @@ void tr__device_release(tr__stage *self)
     tr_free(d->owned);
     tr_event_destroy(&d->updated);
     tr_event_destroy(&d->copied);
+    for (int i = 0; i < TR__MOST_DEPARTURES; i++) tr_event_destroy(&d->marks[i]);
     tr_stream_destroy(&d->copier);
     tr_stream_destroy(&d->stream);
     tr_device_close(&d->device);
@@ -292,10 +290,45 @@ bool tr__device_bind(tr__stage *self, tr__flight *flight, tr_phase phase)
     return well;
 }
 
+static bool may_enter(const tr__device *d, place p)
+{
+    bool done = true;
+    const landing *at = &d->landings[p][d->turn[p] % TURNS];
+    return d->values[p] == TR_NO_VALUE || tr_event_done(at->copied, &done, NULL) != TR_OK || done;
+}
+
+bool tr__device_may_bind(const tr__stage *self, tr_phase phase)
+{
+    const tr__device *d = self->device;
+    if (phase == TR_PHASE_FORWARD) return may_enter(d, IN) && may_enter(d, TARGETS);
+    return phase != TR_PHASE_BACKWARD || may_enter(d, GRADIENT_IN);
+}
+
 static bool leave(tr__stage *self, const tr__flight *flight, place p, tr_buffer *to)
 {
     tr__device *d = self->device;
-    return copy(self, to->data, d->at[p][index_of(self, flight)], d->bytes[p]) && wait(self);
+    return copy(self, to->data, d->at[p][index_of(self, flight)], d->bytes[p]);
+}
+
+bool tr__device_mark(tr__stage *self, uint32_t mark)
+{
+    tr_error error;
+    return good(self, tr_event_record(self->device->marks[mark], self->device->stream, &error), &error);
+}
+
+bool tr__device_is_past(const tr__stage *self, uint32_t mark)
+{
+    bool done = false;
+    return tr_event_done(self->device->marks[mark], &done, NULL) != TR_OK || done;
+}
+
+bool tr__device_check(tr__stage *self, uint32_t mark)
+{
+    tr_error error;
+    bool done;
+    tr_status status = tr_program_check(self->program, &error);
+    if (!status) status = tr_event_done(self->device->marks[mark], &done, &error);
+    return good(self, status, &error);
 }
 
 bool tr__device_collect(tr__stage *self, tr__flight *flight, tr_phase phase)
@@ -531,8 +564,8 @@ bool tr__device_read_step(tr__stage *self, const double **sums)
 bool tr__device_update(tr__stage *self, const tr_adamw_options *options, int into)
 {
     tr__device *d = self->device;
-    TR_ASSERT(!d->copying); /* else the state would change while it is copied */
     tr_error error;
+    TR_ASSERT(!d->copying); /* else the state would change while it is copied */
     tr_status status = tr_update_apply(d->update, tr__floats(self->sum), options, &error);
     if (status || into == TR__NO_SLOT) return good(self, status, &error);
     if (!status) status = tr_event_record(d->updated, d->stream, &error);

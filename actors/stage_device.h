@@ -22,12 +22,18 @@ void tr__device_release(tr__stage *self); /* after the program; also what open h
 /* Waits for all that was queued: before memory that it uses goes. */
 void tr__device_settle(tr__stage *self);
 tr_stream *tr__device_stream(const tr__stage *self);
-bool tr__device_is_cuda(const tr__stage *self);
 
 /* Brings what has come for the phase to the device, and binds it and all that the phase writes. */
 bool tr__device_bind(tr__stage *self, tr__flight *flight, tr_phase phase);
-/* Behind the phase: brings what others wait for to the host, and waits for it; nothing is waited for where nobody does. */
+/* Could bind do so without waiting for the device? */
+bool tr__device_may_bind(const tr__stage *self, tr_phase phase);
+/* Behind the phase: brings what others wait for to the host. It is there when a mark behind it is past. */
 bool tr__device_collect(tr__stage *self, tr__flight *flight, tr_phase phase);
+
+/* An event behind what has been queued, kept in one of TR__MOST_DEPARTURES places. */
+bool tr__device_mark(tr__stage *self, uint32_t mark);
+bool tr__device_is_past(const tr__stage *self, uint32_t mark); /* or the device has failed */
+bool tr__device_check(tr__stage *self, uint32_t mark);         /* it is past, and all has gone well */
 
 tr_buffer *tr__device_take_flat(tr__stage *self); /* NULL: no memory */
 bool tr__device_clear(tr__stage *self, const tr_buffer *flat);

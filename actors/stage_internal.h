@@ -51,6 +51,16 @@ typedef struct tr__block {
     tr_buffer *memory; /* a flat gradient */
 } tr__block;
 
+/* Messages that may wait at once: one that is computed, and one queued behind it. More would only be decided too early: what
+ * has arrived in the meantime, and comes first, would come after them. */
+enum { TR__MOST_DEPARTURES = 2 };
+
+typedef struct tr__departure {
+    uint32_t edge, step, microbatch;
+    uint16_t flags;
+    tr_buffer *body;
+} tr__departure;
+
 typedef enum tr__phase {
     TR__COMPUTING,  /* micro-batches of this step */
     TR__PASSING,    /* done in an earlier epoch: what was sent then is sent again (replay.h) */
@@ -96,6 +106,8 @@ typedef struct tr__stage {
     tr_message_queue inputs, targets, gradients;
     tr_message_queue scattered, gathered, tied; /* arrived for this step's reduction */
     tr__buffers activations, input_gradients, chunks;
+    tr__departure departures[TR__MOST_DEPARTURES]; /* a ring; see stage_depart.h */
+    uint32_t first_departure, n_departures;
 
     /* micro-batches */
     void **bound; /* by tr_value */
@@ -179,8 +191,9 @@ int64_t tr__rounded_elements(const tr_graph *graph, const tr_stage_parameter *pa
 bool tr__update_report(tr__stage *self); /* square sums to the coordinator; false as above */
 void tr__update_report_again(tr__stage *self, const double *losses, const double *sums);
 bool tr__update_is_possible(const tr__stage *self);
-bool tr__update_apply(tr__stage *self); /* when committed and the other slot is free */
-bool tr__update_end(tr__stage *self);   /* the new state is in its slot: publishes it, votes */
+bool tr__update_apply(tr__stage *self);            /* when committed and the other slot is free */
+int tr__update_threads(const tr_stage_spec *spec); /* of the pool that hashes states, and on a CPU computes */
+bool tr__update_end(tr__stage *self);              /* the new state is in its slot: publishes it, votes */
 bool tr__stream_is_possible(const tr__stage *self);
 bool tr__stream_advance(tr__stage *self); /* one chunk of a wanted checkpoint */
 

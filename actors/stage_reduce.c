@@ -355,7 +355,7 @@ static bool finish_gather(tr__stage *self)
         memcpy(tr__floats(self->reduced) + begin, tr_message_bytes(message), message->frame.body_bytes);
     }
     release_step(self, &self->gathered);
-    if (tr__collect_is_used(self)) self->sum = tr_buffer_retain(self->blocks[0].memory);
+    if (tr__collect_is_used(self)) tr__collect_take_sum(self);
     if (self->device && self->reduced && !tr__device_take_sum(self)) return false;
     return start_tying(self);
 }

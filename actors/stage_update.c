@@ -14,6 +14,7 @@
 #include "ops/optimizer.h"
 
 #include <string.h>
+#include <unistd.h>
 
 enum { N_PARTS = TR_STAGE_SLOT_PARTS };
 
@@ -247,6 +248,17 @@ static void update_parameter(tr__stage *self, uint32_t i, int from, int into)
              tr__stage_part(self, into, 0) + at, tr__stage_part(self, into, 1) + at,
              tr__stage_part(self, into, 2) + at, parameter->rounded, parameter->spec->n_elements, &options,
              self->pool);
+}
+
+/* Where a GPU computes, threads only hash states that are held: as many as get it done within a step, so that nothing waits
+ * for it. */
+int tr__update_threads(const tr_stage_spec *spec)
+{
+    enum { MOST_HASHING = 16 };
+    if (spec->device == TR_DEVICE_CPU) return spec->n_threads;
+    long share = sysconf(_SC_NPROCESSORS_ONLN) / (long)(spec->plan.n_replicas * tr_plan_workers(&spec->plan));
+    if (share > MOST_HASHING) share = MOST_HASHING;
+    return share > spec->n_threads ? (int)share : spec->n_threads;
 }
 
 static void publish(tr__stage *self)

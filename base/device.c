@@ -167,18 +167,28 @@ tr_status tr_device_use(tr_device *self, tr_error *err)
     return self->table->use(self, err);
 }
 
-tr_status tr_stream_new(tr_stream **out, tr_device *device, tr_error *err)
+static tr_status stream_new(tr_stream **out, tr_device *device, bool urgent, tr_error *err)
 {
     tr_stream *self = tr_alloc_zero(1, sizeof *self);
     if (!self) return tr_fail(err, TR_ENOMEM, "no memory for a stream");
     self->device = device;
-    tr_status status = device->table->stream_new(device, &self->native, err);
+    tr_status status = device->table->stream_new(device, urgent, &self->native, err);
     if (status != TR_OK) {
         tr_free(self);
         return status;
     }
     *out = self;
     return TR_OK;
+}
+
+tr_status tr_stream_new(tr_stream **out, tr_device *device, tr_error *err)
+{
+    return stream_new(out, device, false, err);
+}
+
+tr_status tr_stream_new_urgent(tr_stream **out, tr_device *device, tr_error *err)
+{
+    return stream_new(out, device, true, err);
 }
 
 void tr_stream_destroy(tr_stream **self)

@@ -57,6 +57,8 @@ tr_status tr_device_use(tr_device *self, tr_error *err);
 
 /* Work is done in the order in which it is queued. Errors of queued work come from a later call. */
 tr_status tr_stream_new(tr_stream **out, tr_device *device, tr_error *err);
+/* One whose kernels begin before those of other streams, where either could. */
+tr_status tr_stream_new_urgent(tr_stream **out, tr_device *device, tr_error *err);
 void tr_stream_destroy(tr_stream **self); /* waits for its work */
 tr_device *tr_stream_device(const tr_stream *self);
 void *tr_stream_native(const tr_stream *self); /* a cudaStream_t; NULL on the CPU */

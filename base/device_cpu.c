@@ -60,9 +60,9 @@ static tr_status use(tr_device *self, tr_error *err)
     return TR_OK;
 }
 
-static tr_status stream_new(tr_device *self, void **native, tr_error *err)
+static tr_status stream_new(tr_device *self, bool urgent, void **native, tr_error *err)
 {
-    (void)self, (void)err;
+    (void)self, (void)urgent, (void)err;
     *native = NULL;
     return TR_OK;
 }

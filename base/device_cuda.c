@@ -113,13 +113,18 @@ static void unpin(tr_device *self, void *memory)
     if (use(self, NULL) == TR_OK && cudaHostUnregister(memory) != cudaSuccess) cudaGetLastError();
 }
 
-static tr_status stream_new(tr_device *self, void **native, tr_error *err)
+static tr_status stream_new(tr_device *self, bool urgent, void **native, tr_error *err)
 {
     cudaStream_t stream;
+    int least = 0, most = 0;
     tr_status status = use(self, err);
     if (status == TR_OK)
+        status = check(self, cudaDeviceGetStreamPriorityRange(&least, &most),
+                       "cudaDeviceGetStreamPriorityRange", err);
+    if (status == TR_OK)
         status =
-            check(self, cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate", err);
+            check(self, cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, urgent ? most : least),
+                  "cudaStreamCreate", err);
     if (status == TR_OK) *native = stream;
     return status;
 }

@@ -15,7 +15,7 @@ typedef struct tr_device_table {
     tr_status (*pin)(tr_device *self, void *memory, size_t size_bytes, tr_error *err);
     void (*unpin)(tr_device *self, void *memory);
     tr_status (*use)(tr_device *self, tr_error *err);
-    tr_status (*stream_new)(tr_device *self, void **native, tr_error *err);
+    tr_status (*stream_new)(tr_device *self, bool urgent, void **native, tr_error *err);
     void (*stream_destroy)(tr_device *self, void *native);
     tr_status (*copy)(tr_device *self, void *stream, void *to, const void *from, size_t size_bytes,
                       tr_error *err);

@@ -327,13 +327,20 @@ static void mark_time(tr_program *self, int32_t position)
     if (self->between) tr_event_record(self->between[position], self->options.stream, NULL);
 }
 
+tr_status tr_program_check(const tr_program *self, tr_error *err)
+{
+#ifdef TROUPE_CUDA
+    if (self->options.device != TR_DEVICE_CPU) return tr_cuda_context_check(self->device, err);
+#endif
+    (void)self, (void)err;
+    return TR_OK;
+}
+
 tr_status tr_program_synchronize(tr_program *self, tr_error *err)
 {
     if (self->options.device == TR_DEVICE_CPU) return TR_OK;
-#ifdef TROUPE_CUDA
-    tr_status status = tr_cuda_context_check(self->device, err);
+    tr_status status = tr_program_check(self, err);
     if (status != TR_OK) return status;
-#endif
     return tr_stream_synchronize(self->options.stream, err);
 }
 

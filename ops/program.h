@@ -76,6 +76,9 @@ void tr_program_run(tr_program *self, tr_phase phase, const tr_bindings *binding
 /* Waits until all that was queued is done. Errors: TR_EIO (a kernel or a library call failed, named). */
 tr_status tr_program_synchronize(tr_program *self, tr_error *err);
 
+/* The same of what is known to have failed, without waiting. */
+tr_status tr_program_check(const tr_program *self, tr_error *err);
+
 /* Time spent in each operation since the program was made, for `bench`: names and nanoseconds, sorted by time. On
  * a GPU without time_kernels it is the time of queueing; with it, calls of an operation that count other numbers of
  * FLOPs stand apart. */

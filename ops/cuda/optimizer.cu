@@ -127,12 +127,6 @@ __global__ void __launch_bounds__(THREADS) adamw_kernel(const tr_cuda_tensor *te
     for (; i < end; i++) update_pack<1>(t, g, i, u, keep, scale);
 }
 
-__global__ void accumulate_kernel(float *a, const float *b, int64_t n)
-{
-    int64_t i = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * 4;
-    for (int64_t end = i + 4 < n ? i + 4 : n; i < end; i++) a[i] += b[i];
-}
-
 __global__ void round_kernel(const float *from, bf16 *to, int64_t n)
 {
     int64_t i = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * 4;
@@ -278,14 +272,6 @@ tr_status tr_cuda_optimizer_step(tr_cuda_optimizer *self, const tr_cuda_step_opt
     adamw_kernel<<<(unsigned)self->n_items, THREADS, 0, native(self->stream)>>>(self->tensors, self->flat,
                                                                                 self->items, self->norm, u);
     return launched("AdamW", err);
-}
-
-tr_status tr_cuda_accumulate(tr_stream *stream, float *a, const float *b, int64_t n, tr_error *err)
-{
-    tr_status status = tr_device_use(tr_stream_device(stream), err);
-    if (status != TR_OK || n == 0) return status;
-    accumulate_kernel<<<blocks_for(n, THREADS * 4), THREADS, 0, native(stream)>>>(a, b, n);
-    return launched("a sum of gradients", err);
 }
 
 tr_status tr_cuda_round_bf16(tr_stream *stream, const float *from, void *to, int64_t n, tr_error *err)
