@@ -64,7 +64,8 @@ struct tr__replay {
     uint32_t evaluations_left; /* of this step: they go before kept activations */
     contested contested;
     bool forgets;
-    bool reports; /* this life began behind a change of epoch, and has not told yet */
+    bool survivor; /* this process had a life of the stage before */
+    bool reports;  /* this life began behind a change of epoch, and has not told yet */
     uint32_t n_computed[TR_PHASE_COUNT], n_sent_again, n_compared;
 };
 
@@ -175,6 +176,11 @@ static void append(tr__stage *self, uint32_t step, uint32_t edge, kept item)
     at->used = ++at->n;
 }
 
+uint16_t tr__replay_flags(const tr__stage *self)
+{
+    return self->replay && self->replay->survivor ? TR_FRAME_SURVIVOR : 0;
+}
+
 void tr__replay_note_sent(tr__stage *self, uint32_t edge, tr_buffer *body, uint32_t size_bytes,
                           uint32_t index)
 {
@@ -183,13 +189,34 @@ void tr__replay_note_sent(tr__stage *self, uint32_t edge, tr_buffer *body, uint3
            (kept){index, size_bytes, tr_hash64(body ? body->data : NULL, size_bytes), body});
 }
 
-/* Not before all have forgotten, and somebody else has computed it. */
-static void decide(tr__stage *self, const tr_frame *frame, uint64_t third)
+static void differs(tr__stage *self, const tr_message *message, uint64_t first, uint64_t second)
 {
+    const tr_frame *frame = &message->frame;
+    contested *about = &self->replay->contested;
+    if (about->told) return;
+    *about = (contested){true, true, frame->edge, frame->step, frame->microbatch, first, second};
+    tr_packer packer;
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 3);
+    tr_pack_uint(&packer, frame->source);
+    tr_pack_uint(&packer, frame->microbatch);
+    tr_pack_text(&packer, tr_edge_spec_of(self->actor, frame->edge)->name);
+    tr_send_packed(self->actor, self->coordinator, TR_TOPIC_DIFFERS, frame->step, &packer);
+}
+
+/* A third that agrees with the first is right whoever computed it. Any other must be of a process that had no part in the second,
+ * which a death in between may have kept from being replaced: then it is asked for again. */
+static void decide(tr__stage *self, const tr_message *message, uint64_t third)
+{
+    const tr_frame *frame = &message->frame;
     contested *about = &self->replay->contested;
     if (!about->is || about->told || about->edge != frame->edge || about->step != frame->step ||
         about->index != frame->microbatch)
         return;
+    if (third != about->first && (frame->flags & TR_FRAME_SURVIVOR)) {
+        differs(self, message, about->first, third);
+        return;
+    }
     tr_packer packer;
     tr_packer_init(&packer);
     tr_pack_array(&packer, 2);
@@ -210,7 +237,7 @@ void tr__replay_note_used(tr__stage *self, const tr_message *message)
         return;
     }
     uint64_t hash = tr_hash64(tr_message_bytes(message), frame->body_bytes);
-    decide(self, frame, hash);
+    decide(self, message, hash);
     append(self, frame->step, frame->edge, (kept){frame->microbatch, frame->body_bytes, hash, NULL});
 }
 
@@ -326,14 +353,17 @@ tr_status tr__replay_init(tr__stage *self, const void *config, size_t config_byt
     uint64_t hash = tr_hash64(config, config_bytes);
     if (left && serves(left, self, hash)) {
         self->replay = left;
+        left->survivor = true;
         left->n_sent_again = left->n_compared = 0;
         memset(left->n_computed, 0, sizeof left->n_computed);
         take_over(self);
     } else {
         contested about = left && left->config == hash ? left->contested : (contested){0};
+        bool survivor = left != NULL;
         if (left) destroy(left);
         self->replay = tr_alloc_zero(1, sizeof *self->replay);
         if (!self->replay) return tr_fail(err, TR_ENOMEM, "no memory for what a stage keeps");
+        self->replay->survivor = survivor;
         self->replay->config = hash;
         self->replay->contested = about;
     }
@@ -388,21 +418,6 @@ void tr__replay_leave(tr__stage *self)
 }
 
 /* --- messages --- */
-
-static void differs(tr__stage *self, const tr_message *message, uint64_t first, uint64_t second)
-{
-    const tr_frame *frame = &message->frame;
-    contested *about = &self->replay->contested;
-    if (about->told) return;
-    *about = (contested){true, true, frame->edge, frame->step, frame->microbatch, first, second};
-    tr_packer packer;
-    tr_packer_init(&packer);
-    tr_pack_array(&packer, 3);
-    tr_pack_uint(&packer, frame->source);
-    tr_pack_uint(&packer, frame->microbatch);
-    tr_pack_text(&packer, tr_edge_spec_of(self->actor, frame->edge)->name);
-    tr_send_packed(self->actor, self->coordinator, TR_TOPIC_DIFFERS, frame->step, &packer);
-}
 
 bool tr__replay_receive(tr__stage *self, tr_message **message)
 {
@@ -479,7 +494,7 @@ static bool send_again(tr__stage *self, lane *at)
     uint64_t begin = tr_trace_begin(&self->trace);
     tr_actor_activity(self->actor, "sending again", self->step, item->index);
     tr_edge_send(self->actor, at->edge, item->body ? tr_buffer_retain(item->body) : NULL, item->size_bytes,
-                 self->step, item->index, 0);
+                 self->step, item->index, tr__replay_flags(self));
     tr_trace_end(&self->trace, TR_SPAN_SENDING, begin, self->step + 1, item->index);
     at->seen++;
     self->replay->n_sent_again++;

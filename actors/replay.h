@@ -22,6 +22,9 @@ void tr__replay_leave(tr__stage *self);
 bool tr__replay_is_ahead(const tr__stage *self);
 bool tr__replay_has_work(const tr__stage *self); /* micro-batches or gradients were taken over */
 
+/* TR_FRAME_SURVIVOR or 0, for what it sends. */
+uint16_t tr__replay_flags(const tr__stage *self);
+
 /* What is sent, and what is used, for the first time. */
 void tr__replay_note_sent(tr__stage *self, uint32_t edge, tr_buffer *body, uint32_t size_bytes,
                           uint32_t index);

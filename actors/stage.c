@@ -87,7 +87,7 @@ static void send_on(tr__stage *self, uint32_t edge, const tr__flight *flight, tr
     if (!(flags & TR_FRAME_EVALUATION))
         tr__replay_note_sent(self, edge, body, (uint32_t)body->size_bytes, flight->microbatch);
     tr_edge_send(self->actor, edge, tr_buffer_retain(body), (uint32_t)body->size_bytes, flight->step,
-                 flight->microbatch, flags);
+                 flight->microbatch, (uint16_t)(flags | tr__replay_flags(self)));
     tr_trace_end(&self->trace, TR_SPAN_SENDING, begin, flight->step + !(flags & TR_FRAME_EVALUATION),
                  flight->microbatch);
 }
