@@ -79,12 +79,13 @@ static bool take_difference(tr__arbiter *self, const tr_frame *frame, tr_unpacke
     uint32_t index = (uint32_t)tr_unpack_uint(body, UINT32_MAX);
     tr_unpack_text(body, edge, sizeof edge);
     tr_actor_id doubted = stage_beside(self, source);
-    if (body->bad || !doubted) return false;
+    const tr_actor_spec *finder = spec_of(self, frame->source);
+    if (body->bad || !doubted || !finder) return false;
     if (self->doubted) return true; /* one at a time: what others found is seen when all have computed */
     snprintf(text, sizeof text,
              "'%s' was sent the %s %u of step %u by '%s' again, with other bits than the first time: a "
              "processor or memory made a mistake; worker %d is replaced, and all compute the step once more",
-             spec_of(self, frame->source)->name, edge, index, frame->step + 1, spec_of(self, source)->name,
+             finder->name, edge, index, frame->step + 1, spec_of(self, source)->name,
              spec_of(self, doubted)->node);
     note(self, frame->step, "corruption", text);
     self->doubted = doubted;
