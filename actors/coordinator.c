@@ -9,7 +9,6 @@
 #include "base/memory.h"
 #include "ops/optimizer.h"
 
-#include <inttypes.h>
 #include <math.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -18,7 +17,6 @@
 enum { NO_CHECKPOINT = TR__NO_CHECKPOINT };
 
 typedef tr__coordinator coordinator;
-typedef tr__replayed replayed;
 
 static void fail(coordinator *self, tr_status status, const char *text)
 {
@@ -30,12 +28,7 @@ static void fail(coordinator *self, tr_status status, const char *text)
 
 static void note(coordinator *self, const char *kind, const char *text)
 {
-    tr_packer packer;
-    tr_packer_init(&packer);
-    tr_pack_array(&packer, 2);
-    tr_pack_text(&packer, kind);
-    tr_pack_text(&packer, text);
-    tr_send_packed(self->actor, self->monitor, TR_TOPIC_NOTE, self->step, &packer);
+    tr__coordinator_note(self->actor, self->monitor, self->step, kind, text);
 }
 
 /* The last line of the run: everything that was promised has happened. */
@@ -134,22 +127,6 @@ static void write_record(coordinator *self, double loss, double norm, double lr,
     keep_record(self);
 }
 
-/* Each stage has told before its READY. */
-static void note_replay(coordinator *self)
-{
-    const replayed *known = &self->replayed;
-    char text[300];
-    if (known->n_told == 0) return;
-    snprintf(text, sizeof text,
-             "step %u: %u of %u stages kept their work; computed were %" PRIu64 " forwards, %" PRIu64
-             " backwards, %" PRIu64 " weight gradients; %" PRIu64 " messages were sent again, %" PRIu64
-             " compared with the first and found the same",
-             self->step + 1, known->n_kept, self->n_stages_all, known->n_computed[0], known->n_computed[1],
-             known->n_computed[2], known->n_sent, known->n_compared);
-    note(self, "replayed", text);
-    self->replayed = (replayed){0};
-}
-
 static void send_commit(coordinator *self, float scale, double lr)
 {
     bool holds = self->stopping || self->pausing || tr_plan_holds_after(&self->known->plan, self->step + 1);
@@ -217,7 +194,7 @@ static void commit_when_ready(coordinator *self)
     write_record(self, loss, norm, lr,
                  targets); /* before anybody can apply it, or the next head might lack it */
     send_commit(self, scale, lr);
-    note_replay(self);
+    tr__arbiter_commit(&self->arbiter, self->step);
     self->counted[self->step % self->ring] = self->n_counted[self->step % self->ring] = 0;
     begin_step(self);
     self->step++;
@@ -275,17 +252,6 @@ static bool take_ready(coordinator *self, uint32_t n_fields, tr_unpacker *body)
     }
     self->busy_ns += tr_unpack_uint(body, UINT64_MAX);
     self->n_ready++;
-    return true;
-}
-
-static bool take_replayed(coordinator *self, tr_unpacker *body)
-{
-    replayed *known = &self->replayed;
-    known->n_told++;
-    known->n_kept += (uint32_t)tr_unpack_uint(body, 1);
-    for (int i = 0; i < 3; i++) known->n_computed[i] += tr_unpack_uint(body, UINT32_MAX);
-    known->n_sent += tr_unpack_uint(body, UINT32_MAX);
-    known->n_compared += tr_unpack_uint(body, UINT32_MAX);
     return true;
 }
 
@@ -358,7 +324,10 @@ static void coordinator_receive(tr_actor *actor, void *state, tr_message **messa
         good = frame->step == self->step && take_ready(self, n_fields, &body);
         mark(self, self->is_ready, frame->source);
         break;
-    case TR_TOPIC_REPLAYED: good = frame->step == self->step && take_replayed(self, &body); break;
+    case TR_TOPIC_REPLAYED:
+    case TR_TOPIC_DIFFERS:
+    case TR_TOPIC_FORGOTTEN:
+    case TR_TOPIC_VERDICT: good = tr__arbiter_receive(&self->arbiter, frame, &body); break;
     case TR_TOPIC_EVALUATED: good = take_evaluation(self, frame->step, &body); break;
     case TR_TOPIC_CHECKPOINTED: good = take_checkpointed(self, frame->step, &body); break;
     case TR_TOPIC_UPDATED:
@@ -491,6 +460,8 @@ static tr_status coordinator_init(tr_actor *actor, void *context, const void *co
         self->stages[i] = tr_role_find_stage(topology, i / plan->n_stages, i % plan->n_stages);
     self->checkpoint = tr_role_find(topology, TR_ROLE_CHECKPOINT);
     self->monitor = tr_role_find(topology, TR_ROLE_MONITOR);
+    self->arbiter = (tr__arbiter){
+        .actor = actor, .monitor = self->monitor, .stages = self->stages, .n_stages = self->n_stages_all};
     self->step = plan->first_step;
     self->last_checkpoint = NO_CHECKPOINT;
     self->tokens = self->known->tokens_before;

@@ -5,15 +5,10 @@
 #ifndef TROUPE_ACTORS_COORDINATOR_INTERNAL_H
 #define TROUPE_ACTORS_COORDINATOR_INTERNAL_H
 
+#include "actors/arbiter.h"
 #include "actors/coordinator.h"
 
 enum { TR__NO_CHECKPOINT = UINT32_MAX };
-
-/* What the stages said of the first step behind a change of epoch. */
-typedef struct tr__replayed {
-    uint32_t n_told, n_kept;
-    uint64_t n_computed[3], n_sent, n_compared;
-} tr__replayed;
 
 typedef struct tr__coordinator {
     tr_actor *actor;
@@ -34,7 +29,7 @@ typedef struct tr__coordinator {
     bool *is_ready, *has_voted; /* by stage, as in `stages`: for this step, for the one before */
     uint64_t busy_ns, began_ns;
     uint64_t tokens; /* targets seen so far */
-    tr__replayed replayed;
+    tr__arbiter arbiter;
 
     tr_step_record record;  /* of the step committed last, until it is told */
     bool record_held;       /* evaluations of it are awaited */

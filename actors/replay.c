@@ -49,13 +49,23 @@ typedef struct work {
     tr__block blocks[TR_MAX_BLOCKS];
 } work;
 
+/* A message that came twice, with two hashes. The third time decides. */
+typedef struct contested {
+    bool is, told; /* told: in this life */
+    uint32_t edge, step, index;
+    uint64_t first, second;
+} contested;
+
 struct tr__replay {
     uint64_t config; /* hash of what the stage was told: it must be told the same again */
     record records[2];
     work work;
     bool ahead, has_work;
     uint32_t evaluations_left; /* of this step: they go before kept activations */
-    bool reports;              /* this life began behind a change of epoch, and has not told yet */
+    contested contested;
+    bool forgets;
+    bool survivor; /* this process had a life of the stage before */
+    bool reports;  /* this life began behind a change of epoch, and has not told yet */
     uint32_t n_computed[TR_PHASE_COUNT], n_sent_again, n_compared;
 };
 
@@ -166,6 +176,11 @@ static void append(tr__stage *self, uint32_t step, uint32_t edge, kept item)
     at->used = ++at->n;
 }
 
+uint16_t tr__replay_flags(const tr__stage *self)
+{
+    return self->replay && self->replay->survivor ? TR_FRAME_SURVIVOR : 0;
+}
+
 void tr__replay_note_sent(tr__stage *self, uint32_t edge, tr_buffer *body, uint32_t size_bytes,
                           uint32_t index)
 {
@@ -174,18 +189,56 @@ void tr__replay_note_sent(tr__stage *self, uint32_t edge, tr_buffer *body, uint3
            (kept){index, size_bytes, tr_hash64(body ? body->data : NULL, size_bytes), body});
 }
 
+static void differs(tr__stage *self, const tr_message *message, uint64_t first, uint64_t second)
+{
+    const tr_frame *frame = &message->frame;
+    contested *about = &self->replay->contested;
+    if (about->told) return;
+    *about = (contested){true, true, frame->edge, frame->step, frame->microbatch, first, second};
+    tr_packer packer;
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 3);
+    tr_pack_uint(&packer, frame->source);
+    tr_pack_uint(&packer, frame->microbatch);
+    tr_pack_text(&packer, tr_edge_spec_of(self->actor, frame->edge)->name);
+    tr_send_packed(self->actor, self->coordinator, TR_TOPIC_DIFFERS, frame->step, &packer);
+}
+
+/* A third that agrees with the first is right whoever computed it. Any other must be of a process that had no part in the second,
+ * which a death in between may have kept from being replaced: then it is asked for again. */
+static void decide(tr__stage *self, const tr_message *message, uint64_t third)
+{
+    const tr_frame *frame = &message->frame;
+    contested *about = &self->replay->contested;
+    if (!about->is || about->told || about->edge != frame->edge || about->step != frame->step ||
+        about->index != frame->microbatch)
+        return;
+    if (third != about->first && (frame->flags & TR_FRAME_SURVIVOR)) {
+        differs(self, message, about->first, third);
+        return;
+    }
+    tr_packer packer;
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 2);
+    tr_pack_uint(&packer, frame->source);
+    tr_pack_uint(&packer, third == about->first ? 2 : third == about->second ? 1 : 0);
+    tr_send_packed(self->actor, self->coordinator, TR_TOPIC_VERDICT, frame->step, &packer);
+    *about = (contested){0};
+}
+
 void tr__replay_note_used(tr__stage *self, const tr_message *message)
 {
     const tr_frame *frame = &message->frame;
     if (!self->replay || (frame->flags & TR_FRAME_EVALUATION)) return;
     record *of = begin_record(self, frame->step);
     lane *at = find_lane(of, frame->edge);
-    if (at && at->used < at->n)
+    if (at && at->used < at->n) {
         at->used++; /* the reduction is run again, of messages that were compared when they came */
-    else
-        append(self, frame->step, frame->edge,
-               (kept){frame->microbatch, frame->body_bytes,
-                      tr_hash64(tr_message_bytes(message), frame->body_bytes), NULL});
+        return;
+    }
+    uint64_t hash = tr_hash64(tr_message_bytes(message), frame->body_bytes);
+    decide(self, message, hash);
+    append(self, frame->step, frame->edge, (kept){frame->microbatch, frame->body_bytes, hash, NULL});
 }
 
 void tr__replay_note_computed(tr__stage *self, tr_phase phase)
@@ -300,15 +353,21 @@ tr_status tr__replay_init(tr__stage *self, const void *config, size_t config_byt
     uint64_t hash = tr_hash64(config, config_bytes);
     if (left && serves(left, self, hash)) {
         self->replay = left;
+        left->survivor = true;
         left->n_sent_again = left->n_compared = 0;
         memset(left->n_computed, 0, sizeof left->n_computed);
         take_over(self);
     } else {
+        contested about = left && left->config == hash ? left->contested : (contested){0};
+        bool survivor = left != NULL;
         if (left) destroy(left);
         self->replay = tr_alloc_zero(1, sizeof *self->replay);
         if (!self->replay) return tr_fail(err, TR_ENOMEM, "no memory for what a stage keeps");
+        self->replay->survivor = survivor;
         self->replay->config = hash;
+        self->replay->contested = about;
     }
+    self->replay->contested.told = false;
     self->replay->reports = tr_actor_generation(self->actor) != 0;
     return TR_OK;
 }
@@ -345,6 +404,11 @@ void tr__replay_leave(tr__stage *self)
                           .accumulating = self->accumulating};
     memcpy(replay->work.blocks, self->blocks, self->n_blocks * sizeof *self->blocks);
     replay->ahead = replay->has_work = false;
+    if (replay->forgets) {
+        clear_work(&replay->work);
+        for (int i = 0; i < 2; i++) clear_record(&replay->records[i]);
+    }
+    replay->forgets = false;
     self->flights = NULL;
     self->losses = NULL;
     self->accumulating = NULL;
@@ -355,18 +419,6 @@ void tr__replay_leave(tr__stage *self)
 
 /* --- messages --- */
 
-static void fail_for_difference(tr__stage *self, const tr_message *message)
-{
-    const tr_edge_spec *edge = tr_edge_spec_of(self->actor, message->frame.edge);
-    tr_error error;
-    tr_fail(&error, TR_ECORRUPT,
-            "'%s' was sent the %s of step %u, number %u, by '%s' again, and not with the bits of the first "
-            "time: a processor or memory of one of the two made a mistake",
-            tr_actor_name(self->actor), edge->name, message->frame.step + 1, message->frame.microbatch,
-            tr_topology_actor(tr_actor_topology(self->actor), edge->source)->name);
-    tr_actor_fail_job(self->actor, &error);
-}
-
 bool tr__replay_receive(tr__stage *self, tr_message **message)
 {
     const tr_frame *frame = &(*message)->frame;
@@ -376,9 +428,9 @@ bool tr__replay_receive(tr__stage *self, tr_message **message)
     if (!at || at->seen == at->again) return false;
     const kept *first = &at->items[at->seen++];
     self->replay->n_compared++;
-    if (first->index != frame->microbatch || first->size_bytes != frame->body_bytes ||
-        first->hash != tr_hash64(tr_message_bytes(*message), frame->body_bytes))
-        fail_for_difference(self, *message);
+    uint64_t hash = tr_hash64(tr_message_bytes(*message), frame->body_bytes);
+    TR_ASSERT(first->index == frame->microbatch && first->size_bytes == frame->body_bytes);
+    if (first->hash != hash) differs(self, *message, first->hash, hash);
     if (at->reduces && !of->finished) return false;
     tr_edge_release(self->actor, message);
     return true;
@@ -413,7 +465,7 @@ static bool may_send(const tr__stage *self, const lane *at)
 bool tr__replay_is_settled(const tr__stage *self)
 {
     const record *of = self->replay ? record_of(self, self->step) : NULL;
-    if (self->replay && self->replay->evaluations_left) return false;
+    if (self->replay && (self->replay->evaluations_left || self->replay->contested.told)) return false;
     for (uint32_t i = 0; of && i < of->n_lanes; i++)
         if (of->lanes[i].seen < of->lanes[i].again) return false;
     return true;
@@ -442,7 +494,7 @@ static bool send_again(tr__stage *self, lane *at)
     uint64_t begin = tr_trace_begin(&self->trace);
     tr_actor_activity(self->actor, "sending again", self->step, item->index);
     tr_edge_send(self->actor, at->edge, item->body ? tr_buffer_retain(item->body) : NULL, item->size_bytes,
-                 self->step, item->index, 0);
+                 self->step, item->index, tr__replay_flags(self));
     tr_trace_end(&self->trace, TR_SPAN_SENDING, begin, self->step + 1, item->index);
     at->seen++;
     self->replay->n_sent_again++;
@@ -458,6 +510,15 @@ bool tr__replay_advance(tr__stage *self)
     self->phase = TR__COMMITTING;
     tr_actor_activity(self->actor, "waiting for commit", self->step, TR_ACTIVITY_NONE);
     return true;
+}
+
+void tr__replay_forget(tr__stage *self)
+{
+    if (self->replay) self->replay->forgets = true;
+    tr_packer packer;
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 0);
+    tr_send_packed(self->actor, self->coordinator, TR_TOPIC_FORGOTTEN, self->step, &packer);
 }
 
 /* --- the end of a step --- */

@@ -22,6 +22,9 @@ void tr__replay_leave(tr__stage *self);
 bool tr__replay_is_ahead(const tr__stage *self);
 bool tr__replay_has_work(const tr__stage *self); /* micro-batches or gradients were taken over */
 
+/* TR_FRAME_SURVIVOR or 0, for what it sends. */
+uint16_t tr__replay_flags(const tr__stage *self);
+
 /* What is sent, and what is used, for the first time. */
 void tr__replay_note_sent(tr__stage *self, uint32_t edge, tr_buffer *body, uint32_t size_bytes,
                           uint32_t index);
@@ -30,7 +33,7 @@ void tr__replay_note_computed(tr__stage *self, tr_phase phase);
 void tr__replay_note_evaluation(tr__stage *self);
 
 /* A message that has come: true where its content is not needed, since an earlier life has used it; then it is gone. One that
- * differs from the first ends the job. */
+ * differs from the first is told the coordinator (arbiter.h), and the step does not end. */
 bool tr__replay_receive(tr__stage *self, tr_message **message);
 /* Kept messages of this edge go before any new one. */
 bool tr__replay_goes_first(const tr__stage *self, uint32_t edge);
@@ -38,6 +41,8 @@ bool tr__replay_is_possible(const tr__stage *self);
 bool tr__replay_advance(tr__stage *self); /* one kept message, or the report of a step that was finished */
 bool tr__replay_awaits(const tr__stage *self,
                        uint32_t edge); /* something of it is still to be sent, or to come, again */
+void tr__replay_forget(
+    tr__stage *self); /* nothing is left to the next life but what a third computation decides */
 /* All of this step that was there before has been sent again, and come again. */
 bool tr__replay_is_settled(const tr__stage *self);
 

@@ -44,6 +44,13 @@ static void bind_messages(tr__stage *self, tr__flight *flight)
     bind(self, spec->loss, &flight->loss);
 }
 
+/* Chaos: a bit of what is sent next, as a processor that errs would have it; in each epoch another one. */
+static void spoil(const tr__stage *self, const tr__flight *flight, tr_phase phase)
+{
+    const tr_buffer *out = phase == TR_PHASE_FORWARD ? flight->output : flight->input_gradient;
+    if (out) ((uint8_t *)out->data)[out->size_bytes / 2] ^= (uint8_t)(1u << tr_actor_epoch(self->actor) % 8);
+}
+
 /* false: the device has failed, and so will the node. */
 static bool run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
 {
@@ -68,6 +75,7 @@ static bool run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
     if (phase == TR_PHASE_WEIGHT) tr__collect_overlap(self, &bindings);
     tr_program_run(self->program, phase, &bindings);
     if (self->device && !tr__device_collect(self, flight, phase)) return false;
+    if (tr_actor_is_spoiled(self->actor)) spoil(self, flight, phase);
     self->busy_ns += tr_clock_ns() - begin;
     if (!flight->evaluation) tr__replay_note_computed(self, phase);
     trace_phase(self, flight, phase, traced_ns);
@@ -340,6 +348,14 @@ static uint64_t stage_urgency(tr_actor *actor, void *state)
 
 /* --- messages --- */
 
+/* What it sent differs from what was sent before: a third computation, by another process, is to tell who erred. */
+static void end_process(tr__stage *self)
+{
+    tr_error error;
+    tr_fail(&error, TR_ECORRUPT, "what it computed is doubted");
+    tr_actor_fail_node(self->actor, &error);
+}
+
 static void receive_control(tr__stage *self, const tr_message *message)
 {
     tr_unpacker body;
@@ -368,6 +384,8 @@ static void receive_control(tr__stage *self, const tr_message *message)
         self->committed = !body.bad;
         tr__replay_committed(self, step);
         break;
+    case TR_TOPIC_FORGET: tr__replay_forget(self); break;
+    case TR_TOPIC_DOUBTED: end_process(self); break;
     case TR_TOPIC_CHECKPOINT:
         (void)tr_unpack_uint(&body, UINT64_MAX);
         body.bad |= self->n_wanted == TR__MAX_WANTED;

@@ -165,7 +165,7 @@ static void send_floats(tr__stage *self, uint32_t edge, tr_buffer *flat, int64_t
         tr_buffer_retain(flat);
     }
     tr__replay_note_sent(self, edge, body, (uint32_t)size, index);
-    tr_edge_send(self->actor, edge, body, (uint32_t)size, self->step, index, 0);
+    tr_edge_send(self->actor, edge, body, (uint32_t)size, self->step, index, tr__replay_flags(self));
 }
 
 /* Have all slots of these edges come back? They were given back before the commit of the last step, but credits and commits

@@ -38,6 +38,12 @@ enum {
     /* stage -> coordinator, before its first READY behind a change of epoch: [1 where it kept what it had computed, forwards,
      * backwards, weight gradients computed, messages sent again, messages compared with the first]. With replay only. */
     TR_TOPIC_REPLAYED,
+    /* The same two, where a message came again with other bits (arbiter.h). stage -> coordinator: [sender, index, edge] */
+    TR_TOPIC_DIFFERS,
+    TR_TOPIC_FORGET,    /* coordinator -> stages: []: keep nothing for the next epoch */
+    TR_TOPIC_FORGOTTEN, /* stage -> coordinator: [] */
+    TR_TOPIC_DOUBTED,   /* coordinator -> stage: []: end your process */
+    TR_TOPIC_VERDICT, /* stage -> coordinator: [sender, which time it sent what was wrong: 1, 2, or 0: nobody knows] */
     /* Between the replicas of a stage on GPUs: [a word of stage_collect.c, what belongs to it ...] */
     TR_TOPIC_GROUP,
     /* Whoever runs the job -> coordinator, nothing: finish the step at hand, commit no more once all hold its state, and say

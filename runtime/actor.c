@@ -317,6 +317,13 @@ void *tr_actor_take_left(tr_actor *self)
     return keepsakes ? tr_keepsakes_take(keepsakes, self->spec->id) : NULL;
 }
 
+bool tr_actor_is_spoiled(tr_actor *self)
+{
+    bool is = self->is_spoiled;
+    self->is_spoiled = false;
+    return is;
+}
+
 void *tr_actor_slot(tr_actor *self, int slot)
 {
     return self->region ? tr_state_slot(self->region, slot) : NULL;

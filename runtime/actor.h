@@ -149,6 +149,9 @@ void *tr_actor_take_left(tr_actor *self);
 /* What it is doing, for `ps` and for the message when its process dies: `what` is a string constant. */
 void tr_actor_activity(tr_actor *self, const char *what, uint32_t step, uint32_t microbatch);
 
+/* Chaos (chaos.h): what it computes now is to have a wrong bit, so that a test sees who finds it. True once. */
+bool tr_actor_is_spoiled(tr_actor *self);
+
 /* State slots (see runtime/state.h): two, of spec.state_bytes each, kept by the agent through a worker's death. */
 void *tr_actor_slot(tr_actor *self, int slot);
 uint64_t tr_actor_slot_generation(const tr_actor *self, int slot); /* 0: holds nothing valid */

@@ -15,7 +15,8 @@ static int signal_of(const char *name)
     static const struct {
         const char *name;
         int number;
-    } known[] = {{"KILL", SIGKILL}, {"STOP", SIGSTOP}, {"SEGV", SIGSEGV}, {"ABRT", SIGABRT}};
+    } known[] = {
+        {"KILL", SIGKILL}, {"STOP", SIGSTOP}, {"SEGV", SIGSEGV}, {"ABRT", SIGABRT}, {"FLIP", TR_CHAOS_FLIP}};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (strcmp(known[i].name, name) == 0) return known[i].number;
     return 0;

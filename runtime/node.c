@@ -299,6 +299,12 @@ void tr_node_found(tr_node *self, int32_t peer)
     tr__peers_forget(self, peer);
 }
 
+void tr_node_spoil(tr_node *self, tr_actor_id who)
+{
+    tr_actor *actor = tr__actor_here(self->world, who);
+    if (actor) actor->is_spoiled = true;
+}
+
 void tr_node_start_actors(tr_node *self)
 {
     tr__world *world = self->world;

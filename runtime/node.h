@@ -68,6 +68,8 @@ tr_status tr_node_connect(tr_node *self, int32_t peer, const char *control_addre
  * memory is made where needed). */
 tr_status tr_node_load(tr_node *self, const tr_topology *topology, tr_state_region *const *states,
                        tr_error *err);
+void tr_node_spoil(tr_node *self,
+                   tr_actor_id who);      /* from on_activity of that actor: see tr_actor_is_spoiled */
 void tr_node_start_actors(tr_node *self); /* calls start of each */
 
 /* A change of epoch (runtime/head.h): unload, set the epoch, connect anew, load, start.

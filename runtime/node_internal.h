@@ -114,6 +114,7 @@ struct tr_actor {
     bool initialized; /* stop is owed */
     bool started, ended, exiting, failed, shut_down;
     bool start_deferred;
+    bool is_spoiled;      /* by chaos, until it was asked for */
     bool forgotten;       /* ended, and its supervisor will not start it again for now */
     uint32_t incarnation; /* the node's in the upper half, its restarts in the lower */
     tr_elder *elders;     /* whose earlier lives it does not listen to */

@@ -250,7 +250,10 @@ static void on_activity(void *context, tr_actor_id who, const char *what, uint32
     tr_worker *self = context;
     const tr_actor_spec *actor = tr_topology_actor(&self->load.topology, who);
     int signal = actor ? tr_chaos_strikes(&self->chaos, self->epoch, actor->name, what, step) : 0;
-    if (signal) kill(getpid(), signal);
+    if (signal == TR_CHAOS_FLIP)
+        tr_node_spoil(self->node, who);
+    else if (signal)
+        kill(getpid(), signal);
 }
 
 void tr_worker_on_tick(void *context, uint64_t now_ns)

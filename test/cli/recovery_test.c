@@ -41,7 +41,7 @@ static void nor_does_it_where_few_states_are_held(void)
                                            {"supervision.hold_every=64", "checkpoint.every=12"}};
     static const int which[] = {3, 6, 7, 8, 12, 13, 14, 15};
     for (size_t i = 0; i < sizeof which / sizeof *which; i++) {
-        memcpy(more, every[i % 2], sizeof more);
+        memcpy(more, every[i % 2], sizeof every[i % 2]);
         mends(&cases[which[i]], i % 3 ? "ucx" : "zmq");
     }
     memset(more, 0, sizeof more);

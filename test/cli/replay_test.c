@@ -149,6 +149,61 @@ static void the_agents_death_leaves_nothing_to_replay(void)
     tr_free(run);
 }
 
+static bool event_says(const char *run, const char *kind, const char *words)
+{
+    json_t *events = events_of(run), *event;
+    size_t i;
+    bool found = false;
+    json_array_foreach(events, i, event) found =
+        found || (strcmp(json_string_value(json_object_get(event, "event")), kind) == 0 &&
+                  text_has(json_string_value(json_object_get(event, "text")), words));
+    json_decref(events);
+    return found;
+}
+
+/* The erring one computes a gradient that the stage before it has the hash of, or of which it will get another one. */
+static bool finds_the_one_who_erred(const case_ *what, const char *run)
+{
+    bool second = strcmp(what->name, "the second computation") == 0;
+    return event_says(run, "corruption", "'stage 0 of replica 0' was sent the gradient") &&
+           event_says(run, "corruption_decided",
+                      second ? "what 'stage 1 of replica 0' sent the second time"
+                             : "what 'stage 1 of replica 0' sent the first time");
+}
+
+static void a_flipped_bit_is_found_and_changes_none(void)
+{
+    static const case_ flips[] = {
+        {"the second computation",
+         "1/stage 1 of replica 0/waiting for commit/12/KILL,2/stage 1 of replica 0/backward/12/FLIP", 2},
+        {"the first computation",
+         "1/stage 1 of replica 0/backward/12/FLIP,1/stage 1 of replica 0/waiting for commit/12/KILL", 2}};
+    begin(NULL, NULL, NULL);
+    is_as_expected = finds_the_one_who_erred;
+    for (size_t i = 0; i < sizeof flips / sizeof *flips; i++) {
+        mends(&flips[i], "ucx");
+        mends(&flips[i], "zmq");
+    }
+}
+
+static void where_each_computation_errs_the_run_ends(void)
+{
+    char *run = path_in(directory, "run"),
+         *recipe = write_recipe(
+             run, "ucx",
+             "1/stage 1 of replica 0/backward/12/FLIP,1/stage 1 of replica 0/waiting for commit/12/KILL,"
+             "2/stage 1 of replica 0/backward/12/FLIP,3/stage 1 of replica 0/backward/12/FLIP");
+    command_run command;
+    command_start(&command, (const char *const[]){"train", recipe, "recovery=replay", NULL});
+    command_wait(&command, COMMAND_SECONDS);
+    CU_ASSERT(command_ended(&command, 1));
+    CU_ASSERT(text_has(command.err_text, "gave three results: nothing can be trusted here"));
+    command_release(&command);
+    tr_directory_remove_tree(run, NULL);
+    tr_free(recipe);
+    tr_free(run);
+}
+
 static void what_does_not_go_with_it_is_refused_by_name(void)
 {
     static const char *const with[][2] = {{"supervision.hold_every=2", "goes back one step"},
@@ -186,6 +241,8 @@ int main(void)
         CHECK_TEST(also_in_bfloat16_with_dropout),
         CHECK_TEST(also_with_two_pieces_a_worker),
         CHECK_TEST(the_agents_death_leaves_nothing_to_replay),
+        CHECK_TEST(a_flipped_bit_is_found_and_changes_none),
+        CHECK_TEST(where_each_computation_errs_the_run_ends),
         CHECK_TEST(what_does_not_go_with_it_is_refused_by_name),
     };
     int result = check_run("cli/replay", tests, sizeof tests / sizeof *tests);

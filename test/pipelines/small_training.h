@@ -20,7 +20,7 @@ enum { STEPS = 3, MAX_CHECKPOINTS = 4, MAX_EVENTS = 200000 };
 static const char recipe_text[] =
     "model: {family: llama, layers: 4, width: 8, heads: 2, kv_heads: 1, inner: 16, vocabulary: 256, "
     "positions: 8, tie: true}\n"
-    "train: {steps: 3, sequence: 8, microbatch: 1, accumulate: 5, groups: 5, seed: 7}\n"
+    "train: {steps: 3, sequence: 8, microbatch: 1, accumulate: 5, groups: 3, seed: 7}\n"
     "lr: {peak: 1e-2, warmup: 1}\n"
     "optimizer: {clip_norm: 0.5}\n"
     "validate: {every: 2, windows: 3}\n"
