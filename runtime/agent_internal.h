@@ -9,6 +9,7 @@
 #include "runtime/node.h"
 
 struct tr__agent;
+typedef struct tr__agent_hosts tr__agent_hosts;
 
 typedef struct tr__ward { /* one worker in the agent's care */
     struct tr__agent *agent;
@@ -29,6 +30,7 @@ typedef struct tr__agent {
     tr_node *node;   /* NULL while there is no head */
     tr__ward *wards; /* by node; [0] is unused */
     tr_state_region **states;
+    tr__agent_hosts *hosts; /* NULL: all workers are its */
     int32_t n_alive;
     uint32_t epoch;
     bool stopping, head_lost;
