@@ -15,7 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { WINDOW_PARTS = 4, RECONNECT_MS = 500, MIN_BEAT_MS = 100 };
+enum { WINDOW_PARTS = 4, RECONNECT_MS = 500, STUCK_MS = 3000, MIN_BEAT_MS = 100 };
 
 typedef struct stream {
     uint32_t actor, from; /* the receiver's, and whose slots are read */
@@ -23,7 +23,8 @@ typedef struct stream {
     bool goes_on, ended;
     int slot; /* under way; -1: none */
     uint64_t generation, hash, offset_bytes, taken_bytes;
-    uint64_t sent[2]; /* generations, the last one first */
+    uint64_t moved_ns; /* when it last went on */
+    uint64_t sent[2];  /* generations, the last one first */
 } stream;
 
 typedef struct intake { /* by actor */
@@ -99,18 +100,18 @@ void tr__agent_hosts_destroy(tr__agent_hosts **out)
 
 /* --- sending --- */
 
+/* Of two agents the later one connects, so that they do not take each other's place. The earlier one knows that there is a
+ * link when it hears something. */
 static void link_to(hosts *self, int32_t m, uint64_t now_ns)
 {
     tr_error err;
-    if (self->linked[m] || !self->homes.addresses[m][0]) return;
+    int32_t peer = node_of_member(self, m);
+    if (m >= self->me || self->linked[m] || !self->homes.addresses[m][0]) return;
     if (self->unlinked_ns[m] && now_ns < self->unlinked_ns[m] + (uint64_t)RECONNECT_MS * 1000000) return;
-    self->linked[m] = true; /* its end is told otherwise */
-    tr_node_found(self->agent->node, node_of_member(self, m));
-    if (tr_node_connect(self->agent->node, node_of_member(self, m), self->homes.addresses[m], NULL, &err) ==
-        TR_OK)
-        return;
+    tr_node_found(self->agent->node, peer);
+    self->linked[m] = tr_node_connect(self->agent->node, peer, self->homes.addresses[m], NULL, &err) == TR_OK;
+    if (self->linked[m]) return; /* its end is told otherwise */
     tr_log(TR_LOG_WARNING, "cannot reach the agent at %s: %s", self->homes.addresses[m], err.message);
-    self->linked[m] = false;
     self->unlinked_ns[m] = now_ns;
 }
 
@@ -156,6 +157,7 @@ static bool begin_slot(hosts *self, stream *to, const tr_state_region *region)
         to->generation = tr_state_generation(region, to->slot);
         to->hash = tr_state_hash(region, to->slot);
         to->offset_bytes = to->taken_bytes = 0;
+        to->moved_ns = tr_clock_ns();
         return true;
     }
     if (!to->goes_on && !to->ended) {
@@ -208,6 +210,7 @@ static void hear_taken(hosts *self, int32_t member, const tr_slot_part *taken)
         if (to->member != member || to->actor != taken->actor || to->slot < 0 ||
             to->generation != taken->generation)
             continue;
+        to->moved_ns = tr_clock_ns();
         if (!taken->good) { /* it was overwritten while it was read, or damaged on its way */
             begin_again(to);
         } else if (taken->offset_bytes >= slot_bytes(self, to->from)) {
@@ -433,6 +436,10 @@ bool tr__agent_hosts_hear(tr__agent_hosts *self, int32_t peer, const tr_message 
     }
     bool known =
         self->settled && member >= 0 && member < self->homes.n_members && self->homes.addresses[member][0];
+    if (known && !self->linked[member]) {
+        self->linked[member] = true;
+        tr_node_found(self->agent->node, peer);
+    }
     if (!known || (topic != TR_CONTROL_SLOT && topic != TR_CONTROL_SLOT_TAKEN)) return true;
     if (tr_slot_part_decode(&part, tr_message_bytes(message), message->frame.body_bytes, NULL) != TR_OK)
         return true;
@@ -465,20 +472,31 @@ static void refill(hosts *self, uint64_t now_ns)
     self->refilled_ns = now_ns;
 }
 
+static void beat_to(const hosts *self, int32_t peer)
+{
+    tr_node_send_system(self->agent->node, peer, TR_CONTROL_BEAT, NULL, 0);
+}
+
 bool tr__agent_hosts_on_tick(tr__agent_hosts *self, uint64_t now_ns)
 {
     uint32_t silence_ms = self->agent->launch->silence_ms, every_ms = silence_ms / 8;
     if (every_ms < MIN_BEAT_MS) every_ms = MIN_BEAT_MS;
     refill(self, now_ns);
+    for (int32_t m = 0; m < self->homes.n_members; m++) link_to(self, m, now_ns);
     for (size_t i = 0; i < self->n_streams; i++) {
-        link_to(self, self->streams[i].member, now_ns);
-        pump(self, &self->streams[i]);
+        stream *to = &self->streams[i];
+        bool waits = to->slot >= 0 && to->offset_bytes > to->taken_bytes;
+        if (waits && now_ns > to->moved_ns + (uint64_t)STUCK_MS * 1000000)
+            begin_again(to); /* it was not heard */
+        pump(self, to);
     }
-    if (!silence_ms) return true;
     if (now_ns > self->beat_ns + (uint64_t)every_ms * 1000000) {
         self->beat_ns = now_ns;
-        tr_node_send_system(self->agent->node, TR_NODE_HEAD, TR_CONTROL_BEAT, NULL, 0);
+        for (int32_t m = 0; m < self->homes.n_members; m++)
+            if (self->linked[m] && m != self->me) beat_to(self, node_of_member(self, m));
+        if (silence_ms) beat_to(self, TR_NODE_HEAD);
     }
+    if (!silence_ms) return true;
     if (now_ns < self->heard_ns + (uint64_t)silence_ms * 1000000) return true;
     tr_log(TR_LOG_WARNING,
            "nothing was heard of the head for %.1f s: the lease of this host is over, its workers end",

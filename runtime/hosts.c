@@ -267,9 +267,10 @@ static void on_refused(void *context, const char *text)
     tr_head_tell(self->head, TR_JOB_HOST_REFUSED, -1, 0, text);
 }
 
+/* Of those that have to join; -1: none. */
 static int32_t missing_host(const tr_hosts *self)
 {
-    for (int32_t host = 0; host < self->options->count; host++)
+    for (int32_t host = 1; host < self->options->count; host++)
         if (member_of_host(self, host) < 0) return host;
     return -1;
 }
@@ -295,7 +296,8 @@ void tr_hosts_greeted(tr_hosts *self, int32_t peer, const tr_control_hello *hell
     }
     if (self->head->phase == TR_HEAD_ENDING) return;
     bool comes_again = m == 0 && self->all_came && !tr_hosts_are_awaited(self);
-    if (comes_again || (tr_hosts_are_awaited(self) && missing_host(self) < 0)) {
+    bool complete = self->members[0].present && missing_host(self) < 0;
+    if (comes_again || (tr_hosts_are_awaited(self) && complete)) {
         self->all_came = true;
         settle(self);
     }
@@ -468,7 +470,7 @@ void tr_hosts_on_tick(tr_hosts *self, uint64_t now_ns)
     beat(self, now_ns);
     if (self->head->phase == TR_HEAD_ENDING) return;
     look_at_members(self, now_ns);
-    if (!self->all_came && missing_host(self) < 0) {
+    if (!self->all_came && self->members[0].present && missing_host(self) < 0) {
         self->all_came = true;
         settle(self);
     } else if (!self->all_came && !self->awaited_until_ns) {
