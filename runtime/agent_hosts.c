@@ -180,8 +180,9 @@ static void pump(hosts *self, stream *to)
 {
     const tr_state_region *region = self->agent->states[to->from];
     if (!self->linked[to->member] || to->ended) return;
-    if (!region) { /* nothing was ever there: it begins with nothing */
-        if (!to->goes_on) send_part(self, to, &(tr_slot_part){.actor = to->actor});
+    if (!region && to->goes_on) return; /* it is on its way to us */
+    if (!region) {                      /* nothing was ever there: it begins with nothing */
+        send_part(self, to, &(tr_slot_part){.actor = to->actor});
         to->ended = true;
         return;
     }

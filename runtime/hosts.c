@@ -234,6 +234,27 @@ void tr_hosts_call(tr_hosts *self)
     if (!tr_hosts_are_awaited(self)) settle(self);
 }
 
+static void tell_copied(tr_hosts *self)
+{
+    uint64_t least = UINT64_MAX;
+    for (size_t i = 0; i < self->head->topology->n_actors; i++)
+        if (self->copy[i] >= 0 && self->copied[i] < least) least = self->copied[i];
+    if (least == UINT64_MAX || least == self->told || !self->options->told) return;
+    self->told = least;
+    tr_packer packer;
+    void *bytes = NULL;
+    size_t size_bytes = 0;
+    tr_error err;
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 1);
+    tr_pack_uint(&packer, least);
+    if (tr_packer_take(&packer, &bytes, &size_bytes, &err) != TR_OK)
+        tr_node_fail(self->head->node, &err);
+    else
+        tr_node_post(self->head->node, self->options->told, TR_TOPIC_COPIED, bytes, (uint32_t)size_bytes);
+    tr_free(bytes);
+}
+
 /* --- those who come --- */
 
 static tr_status admit(void *context, const tr_join_request *request, tr_launch *launch, tr_error *err)
@@ -300,6 +321,9 @@ void tr_hosts_greeted(tr_hosts *self, int32_t peer, const tr_control_hello *hell
     if (comes_again || (tr_hosts_are_awaited(self) && complete)) {
         self->all_came = true;
         settle(self);
+    } else if (who->host < 0 && self->head->phase == TR_HEAD_RUNNING) {
+        send_homes(self); /* nobody moves, but it may take copies */
+        tell_copied(self);
     }
 }
 
@@ -379,27 +403,6 @@ void tr_hosts_agent_ended(tr_hosts *self)
 }
 
 /* --- what agents say, and the time --- */
-
-static void tell_copied(tr_hosts *self)
-{
-    uint64_t least = UINT64_MAX;
-    for (size_t i = 0; i < self->head->topology->n_actors; i++)
-        if (self->copy[i] >= 0 && self->copied[i] < least) least = self->copied[i];
-    if (least == UINT64_MAX || least == self->told || !self->options->told) return;
-    self->told = least;
-    tr_packer packer;
-    void *bytes = NULL;
-    size_t size_bytes = 0;
-    tr_error err;
-    tr_packer_init(&packer);
-    tr_pack_array(&packer, 1);
-    tr_pack_uint(&packer, least);
-    if (tr_packer_take(&packer, &bytes, &size_bytes, &err) != TR_OK)
-        tr_node_fail(self->head->node, &err);
-    else
-        tr_node_post(self->head->node, self->options->told, TR_TOPIC_COPIED, bytes, (uint32_t)size_bytes);
-    tr_free(bytes);
-}
 
 bool tr_hosts_hear(tr_hosts *self, int32_t peer, const tr_message *message)
 {

@@ -208,6 +208,17 @@ case_a_lost_host_is_taken_over_by_copies() {
     same_bits plain
 }
 
+case_a_slow_copy_holds_the_job_back() { # or there would be no generation that all have
+    lead slow $pipeline supervision.hold_every=1 network.copy_rate=1
+    join 10.77.0.2 slow.joiner
+    wait_for_step 8
+    kill_host
+    same_bits plain
+    local took
+    took=$(head -n 8 slow/log.jsonl | sed 's/.*"step_ms": *\([0-9]*\).*/\1/' | awk "{sum += \$1} END {print int(sum)}")
+    [ "$took" -ge 300 ] || fail "copied more than 1 MiB a second: 8 steps of 100 KiB took $took ms"
+}
+
 case_another_host_replaces_it() {
     lead replaced $pipeline supervision.wait_for_host=30
     join 10.77.0.2 replaced.joiner
@@ -251,9 +262,9 @@ case_the_agent_of_the_heads_host_dies() {
     [ "$(epochs)" = "1 2 " ] || fail "epochs $(epochs)"
 }
 
-case_a_cut_between_hosts() {
+cut_between_hosts() { # key=value...
     local all
-    lead cut $1
+    lead cut "$@"
     join 10.77.0.2 cut.joiner
     wait_for_step 20
     all=$(processes_of "$joiner")
@@ -263,8 +274,34 @@ case_a_cut_between_hosts() {
     grep -q 'lease of this host is over' cut.joiner || fail "it did not end by its lease"
     cable up
 }
+case_a_cut_between_hosts() {
+    cut_between_hosts
+    cut_between_hosts $pipeline
+}
 
-case_one_side_is_deaf() {
+case_a_host_that_comes_back_takes_copies() {
+    local real pid
+    [ -d long ] || "$troupe" train recipe.yaml run=long train.steps=1500 layout.processes=false transport=inproc >/dev/null
+    lead back $pipeline train.steps=1500
+    join 10.77.0.2 back.joiner --stay
+    wait_for_step 20
+    cable down
+    wait_for_event host_lost
+    cable up
+    for _ in $(seq 1000); do
+        [ "$(grep -c host_joined back/events.jsonl)" = 2 ] && break || sleep 0.02
+    done
+    [ "$(grep -c host_joined back/events.jsonl)" = 2 ] || fail "it did not come back"
+    wait_for_step $(($(steps_logged) + 100)) # held and copied several times since
+    real=$(cat "/proc/$head/task/$head/children")
+    real=${real%% *}
+    pid=$(cat "/proc/$real/task/$real/children")
+    kill -KILL ${pid%% *} # the only other one that had a state
+    same_bits long
+    wait "$joiner" || fail "the joiner fails"
+}
+
+side_is_deaf() { # HERE|THERE
     local all
     lead deaf
     join 10.77.0.2 deaf.joiner
@@ -275,6 +312,10 @@ case_one_side_is_deaf() {
     all_end "$all"
     hear_again
     [ "$(epochs)" = "1 2 " ] || fail "epochs $(epochs)"
+}
+case_one_side_is_deaf() {
+    side_is_deaf HERE
+    side_is_deaf THERE
 }
 
 case_a_connection_that_flaps() {
@@ -302,25 +343,11 @@ case_hosts_that_do_not_come() {
     grep -q 'no head at' nobody || fail "does not say that nobody is there"
 }
 
-run() {
-    local began=$SECONDS
-    "case_$1" "${@:2}"
-    echo "ok $* ($((SECONDS - began)) s)"
-}
-if [ $# -gt 0 ]; then
-    run "$@"
-    exit
-fi
-run two_hosts_train_the_bits_of_one
-run who_may_not_join_is_refused
-run a_lost_host_is_taken_over_by_equals
-run a_lost_host_is_taken_over_by_copies
-run another_host_replaces_it
-run a_spare_takes_over
-run the_agent_of_the_heads_host_dies
-run a_cut_between_hosts ""
-run a_cut_between_hosts "$pipeline"
-run one_side_is_deaf HERE
-run one_side_is_deaf THERE
-run a_connection_that_flaps
-run hosts_that_do_not_come
+all="two_hosts_train_the_bits_of_one who_may_not_join_is_refused a_lost_host_is_taken_over_by_equals
+    a_lost_host_is_taken_over_by_copies a_slow_copy_holds_the_job_back another_host_replaces_it a_spare_takes_over the_agent_of_the_heads_host_dies
+    a_cut_between_hosts a_host_that_comes_back_takes_copies one_side_is_deaf a_connection_that_flaps hosts_that_do_not_come"
+for each in ${*:-$all}; do
+    began=$SECONDS
+    "case_$each"
+    echo "ok $each ($((SECONDS - began)) s)"
+done
