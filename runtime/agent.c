@@ -20,7 +20,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { TICK_MS = 50, HOSTED_TICK_MS = 5, STOPPED_MS = 2000, BROKEN_LINK_MS = 2000 };
+enum { TICK_MS = 50, HOSTED_TICK_MS = 10, STOPPED_MS = 2000, BROKEN_LINK_MS = 2000 };
 
 typedef tr__agent agent;
 typedef tr__ward ward;

@@ -92,7 +92,7 @@ processes_of() { # the tree under a process
 kill_host() { # all at once
     local all
     all=$(processes_of "$joiner")
-    kill -KILL $all
+    kill -KILL $all 2>/dev/null || true # some end with another
     wait "$joiner" 2>/dev/null || true
 }
 losses() { sed 's/.*"loss_hex": *"\([^"]*\)".*/\1/' "$1/log.jsonl"; }
