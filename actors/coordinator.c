@@ -9,12 +9,19 @@
 #include "base/memory.h"
 #include "ops/optimizer.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
 enum { NO_CHECKPOINT = UINT32_MAX };
+
+/* What the stages said of the first step behind a change of epoch. */
+typedef struct replayed {
+    uint32_t n_told, n_kept;
+    uint64_t n_computed[3], n_sent, n_compared;
+} replayed;
 
 typedef struct coordinator {
     tr_actor *actor;
@@ -35,6 +42,7 @@ typedef struct coordinator {
     bool *is_ready, *has_voted; /* by stage, as in `stages`: for this step, for the one before */
     uint64_t busy_ns, began_ns;
     uint64_t tokens; /* targets seen so far */
+    replayed replayed;
 
     tr_step_record record;  /* of the step committed last, until it is told */
     bool record_held;       /* evaluations of it are awaited */
@@ -45,14 +53,17 @@ typedef struct coordinator {
 
     /* Generations: the newest that all stages hold or will before anything is held again, and the newest that is on another
      * host as well. A state is overwritten only when a newer one of all stages is there too. */
-    uint64_t held, copied;
+    uint64_t held_generation, copied;
     uint32_t n_updated;       /* votes for the step committed last */
     uint32_t n_checkpoints;   /* asked for and not yet answered */
     uint32_t last_checkpoint; /* updates; NO_CHECKPOINT before the first */
     /* Why the checkpoint that should have been the last could not be written; NULL: it was, or is awaited. */
     char *lost;
     bool stopping, ended;
-    bool again; /* this is not its first life */
+    bool again;           /* this is not its first life */
+    bool pausing, paused; /* wanted; since nobody works towards another state than all hold */
+    bool held;            /* the state after `step` is in slots when all have voted */
+    uint32_t pause_at;    /* not before this step: the one at hand is finished */
 } coordinator;
 
 static void fail(coordinator *self, tr_status status, const char *text)
@@ -171,19 +182,36 @@ static void write_record(coordinator *self, double loss, double norm, double lr,
 
 static bool is_held_next(const coordinator *self)
 {
-    return self->stopping || tr_plan_holds_after(&self->known->plan, self->step + 1);
+    return self->stopping || self->pausing || tr_plan_holds_after(&self->known->plan, self->step + 1);
 }
 
 /* The next state to be held goes into the slot of the older one. */
 static bool waits_for_copies(const coordinator *self)
 {
-    return is_held_next(self) && self->copied < self->held;
+    return is_held_next(self) && self->copied < self->held_generation;
+}
+
+/* Each stage has told before its READY. */
+static void note_replay(coordinator *self)
+{
+    const replayed *known = &self->replayed;
+    char text[300];
+    if (known->n_told == 0) return;
+    snprintf(text, sizeof text,
+             "step %u: %u of %u stages kept their work; computed were %" PRIu64 " forwards, %" PRIu64
+             " backwards, %" PRIu64 " weight gradients; %" PRIu64 " messages were sent again, %" PRIu64
+             " compared with the first and found the same",
+             self->step + 1, known->n_kept, self->n_stages_all, known->n_computed[0], known->n_computed[1],
+             known->n_computed[2], known->n_sent, known->n_compared);
+    note(self, "replayed", text);
+    self->replayed = (replayed){0};
 }
 
 static void send_commit(coordinator *self, float scale, double lr)
 {
     bool holds = is_held_next(self);
-    if (holds) self->held = (uint64_t)self->step + 2;
+    if (holds) self->held_generation = (uint64_t)self->step + 2;
+    self->held = holds;
     for (uint32_t s = 0; s < self->n_stages_all; s++) {
         tr_packer packer;
         tr_packer_init(&packer);
@@ -203,9 +231,28 @@ static void begin_step(coordinator *self)
     self->busy_ns = 0;
 }
 
+/* Where all that was promised of the last step has happened, so that nothing is lost if everybody begins again from here. The
+ * end and a person's wish to stop come first. */
+static void pause_when_whole(coordinator *self)
+{
+    if (!self->pausing || self->paused || self->stopping || self->ended) return;
+    if (self->step < self->pause_at || self->step >= self->known->plan.n_steps || !self->held) return;
+    if (self->record_held || self->n_checkpoints || self->n_updated < self->n_stages_all) return;
+    self->paused = true;
+    self->known->paused(self->known->pausing, self->step);
+}
+
+/* Another checkpoint would put it off, perhaps for ever. */
+static bool must_wait_to_pause(const coordinator *self)
+{
+    return self->paused || (self->pausing && !self->stopping && self->n_checkpoints &&
+                            tr_plan_checkpoint_after(&self->known->plan, self->step + 1));
+}
+
 static void commit_when_ready(coordinator *self)
 {
     const tr_training_plan *plan = &self->known->plan;
+    if (must_wait_to_pause(self)) return;
     if (self->ended || self->n_ready < self->n_stages_all || self->n_losses < plan->n_microbatches) return;
     if (self->stopping && self->step > plan->first_step && self->last_checkpoint == self->step)
         return; /* the last step is done; only its checkpoint is awaited */
@@ -229,6 +276,7 @@ static void commit_when_ready(coordinator *self)
     write_record(self, loss, norm, lr,
                  targets); /* before anybody can apply it, or the next head might lack it */
     send_commit(self, scale, lr);
+    note_replay(self);
     self->counted[self->step % self->ring] = self->n_counted[self->step % self->ring] = 0;
     begin_step(self);
     self->step++;
@@ -286,6 +334,17 @@ static bool take_ready(coordinator *self, uint32_t n_fields, tr_unpacker *body)
     }
     self->busy_ns += tr_unpack_uint(body, UINT64_MAX);
     self->n_ready++;
+    return true;
+}
+
+static bool take_replayed(coordinator *self, tr_unpacker *body)
+{
+    replayed *known = &self->replayed;
+    known->n_told++;
+    known->n_kept += (uint32_t)tr_unpack_uint(body, 1);
+    for (int i = 0; i < 3; i++) known->n_computed[i] += tr_unpack_uint(body, UINT32_MAX);
+    known->n_sent += tr_unpack_uint(body, UINT32_MAX);
+    known->n_compared += tr_unpack_uint(body, UINT32_MAX);
     return true;
 }
 
@@ -358,6 +417,7 @@ static void coordinator_receive(tr_actor *actor, void *state, tr_message **messa
         good = frame->step == self->step && take_ready(self, n_fields, &body);
         mark(self, self->is_ready, frame->source);
         break;
+    case TR_TOPIC_REPLAYED: good = frame->step == self->step && take_replayed(self, &body); break;
     case TR_TOPIC_EVALUATED: good = take_evaluation(self, frame->step, &body); break;
     case TR_TOPIC_CHECKPOINTED: good = take_checkpointed(self, frame->step, &body); break;
     case TR_TOPIC_UPDATED:
@@ -374,12 +434,22 @@ static void coordinator_receive(tr_actor *actor, void *state, tr_message **messa
         self->stopping = true;
         end_when_done(self); /* where the checkpoint of this very step is on the disk already */
         return;
+    case TR_TOPIC_PAUSE:
+        if (!self->pausing) self->pause_at = self->step + 1;
+        self->pausing = self->known->paused != NULL;
+        return;
+    case TR_TOPIC_GO_ON:
+        self->pausing = self->paused = false;
+        commit_when_ready(self);
+        return;
     default: good = false;
     }
-    if (!good || tr_unpacker_done(&body, "control message", NULL))
+    if (!good || tr_unpacker_done(&body, "control message", NULL)) {
         tr_fail_for_topic(actor, *message);
-    else
+    } else {
+        pause_when_whole(self);
         commit_when_ready(self);
+    }
 }
 
 /* --- what it waits for --- */
@@ -400,7 +470,7 @@ static uint32_t coordinator_waits(const tr_actor *actor, const void *state, tr_w
     const coordinator *self = state;
     const tr_training_plan *plan = &self->known->plan;
     uint32_t n = 0;
-    if (self->ended) return 0;
+    if (self->ended || self->paused) return 0;
     for (uint32_t r = 0; self->record_held && r < plan->n_replicas && n < capacity; r++)
         waits[n++] = (tr_wait){.kind = TR_WAIT_WORD,
                                .topic = TR_TOPIC_EVALUATED,
@@ -531,7 +601,7 @@ static tr_status coordinator_init(tr_actor *actor, void *context, const void *co
     begin_step(self);
     self->copied = UINT64_MAX; /* until somebody says that there are copies */
     tr_status status = begin_again(self, err);
-    self->held = (uint64_t)self->step + 1;
+    self->held_generation = (uint64_t)self->step + 1;
     if (status) {
         coordinator_stop(actor, self);
         return status;

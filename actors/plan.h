@@ -29,8 +29,10 @@ typedef struct tr_training_plan {
     uint32_t checkpoint_every;   /* updates; 0: only after the last */
     uint32_t extra_stash;        /* see tr_plan_stash_credits */
     uint32_t hold_every;         /* updates, at most TR_MAX_HOLD_EVERY; see tr_plan_holds_after. 0 is 1 */
-    uint32_t again;  /* 1: first_step was reached before in this run: what is measured then may be missing */
-    uint32_t trace;  /* 1: actors tell the monitor what they did when */
+    uint32_t again; /* 1: first_step was reached before in this run: what is measured then may be missing */
+    uint32_t trace; /* 1: actors tell the monitor what they did when */
+    uint32_t
+        replay; /* 1: stages keep what they send and compute, so that a death does not make all compute again */
     float clip_norm; /* 0: off */
 } tr_training_plan;
 

@@ -4,45 +4,15 @@
  * backward, forward, weight gradients as filler. By `urgency` the pieces that share a worker choose among each other in the
  * same way. Weight gradients are taken in the order of micro-batches, always: they are a left fold.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "actors/stage_device.h"
+#include "actors/stage_collect.h"
 
+#include "actors/replay.h"
 #include "actors/roles.h"
 #include "actors/topics.h"
 #include "base/clock.h"
 #include "base/memory.h"
 
 #include <string.h>
-
-/* --- small parts --- */
-
-tr_buffer *tr__buffers_take(tr__buffers *self)
-{
-    for (size_t i = 0; i < self->n; i++)
-        if (tr_buffer_is_unique(self->all[i])) return tr_buffer_retain(self->all[i]);
-    void *array = self->all;
-    if (tr_array_reserve(&array, &self->capacity, self->n + 1, sizeof *self->all, NULL)) return NULL;
-    self->all = array;
-    tr_buffer *fresh;
-    if (self->device ? tr_device_buffer_new(self->device, self->kind, self->size_bytes, &fresh, NULL)
-                     : tr_buffer_new(&fresh, self->size_bytes, NULL))
-        return NULL;
-    self->all[self->n++] = fresh;
-    return tr_buffer_retain(fresh);
-}
-
-void tr__buffers_release(tr__buffers *self)
-{
-    for (size_t i = 0; i < self->n; i++) tr_buffer_release(&self->all[i]);
-    tr_free(self->all);
-    *self = (tr__buffers){0};
-}
-
-void tr__fail_for_memory(tr__stage *self)
-{
-    tr_error error;
-    tr_fail(&error, TR_ENOMEM, "no memory for a message's buffer");
-    tr_actor_fail(self->actor, &error);
-}
 
 /* --- running phases --- */
 
@@ -94,9 +64,11 @@ static bool run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
                                        .seed = spec->seed,
                                        .step = flight->step,
                                        .microbatch = flight->microbatch}};
+    if (phase == TR_PHASE_WEIGHT) tr__collect_overlap(self, &bindings);
     tr_program_run(self->program, phase, &bindings);
     if (self->device && !tr__device_collect(self, flight, phase)) return false;
     self->busy_ns += tr_clock_ns() - begin;
+    if (!flight->evaluation) tr__replay_note_computed(self, phase);
     trace_phase(self, flight, phase, traced_ns);
     return true;
 }
@@ -104,6 +76,8 @@ static bool run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
 static void send_on(tr__stage *self, uint32_t edge, const tr__flight *flight, tr_buffer *body, uint16_t flags)
 {
     uint64_t begin = tr_trace_begin(&self->trace);
+    if (!(flags & TR_FRAME_EVALUATION))
+        tr__replay_note_sent(self, edge, body, (uint32_t)body->size_bytes, flight->microbatch);
     tr_edge_send(self->actor, edge, tr_buffer_retain(body), (uint32_t)body->size_bytes, flight->step,
                  flight->microbatch, flags);
     tr_trace_end(&self->trace, TR_SPAN_SENDING, begin, flight->step + !(flags & TR_FRAME_EVALUATION),
@@ -118,7 +92,7 @@ static bool is_read_later(const tr__stage *self, tr_value value, tr_phase done)
 
 static void drop_message(tr__stage *self, tr_message **message, tr_value value, tr_phase done)
 {
-    if (*message && !is_read_later(self, value, done)) tr_edge_release(self->actor, message);
+    if (*message && !is_read_later(self, value, done)) tr__release_message(self, message);
 }
 
 static void drop_buffer(tr__stage *self, tr_buffer **buffer, tr_value value, tr_phase done)
@@ -137,8 +111,10 @@ static void let_go(tr__stage *self, tr__flight *flight, tr_phase done)
     drop_buffer(self, &flight->input_gradient, spec->gradient_out, done);
 }
 
-static tr__flight *free_flight(const tr__stage *self)
+/* An evaluation may come while all are taken by what an earlier life had in hand, and would wait for it for ever. */
+static tr__flight *free_flight(const tr__stage *self, bool evaluation)
 {
+    if (evaluation && self->replay) return &self->flights[self->spec.stash_credits];
     for (uint32_t i = 0; i < self->spec.stash_credits; i++)
         if (self->flights[i].state == TR__FREE) return &self->flights[i];
     return NULL;
@@ -177,6 +153,12 @@ static void finish_evaluation(tr__stage *self, tr__flight *flight)
     }
     let_go(self, flight, TR_PHASE_WEIGHT);
     flight->state = TR__FREE;
+    tr__replay_note_evaluation(self);
+}
+
+static bool is_evaluation(const tr_message *input)
+{
+    return (input->frame.flags & TR_FRAME_EVALUATION) != 0;
 }
 
 static bool forward_is_possible(const tr__stage *self)
@@ -184,12 +166,14 @@ static bool forward_is_possible(const tr__stage *self)
     const tr_message *input = self->inputs.head, *targets = self->targets.head;
     if (!input || input->frame.step != self->step) return false;
     if (self->last && !targets) return false;
-    return (self->last || tr_edge_credits(self->actor, self->out_activation) > 0) && free_flight(self);
+    if (!is_evaluation(input) && tr__replay_goes_first(self, self->out_activation)) return false;
+    return (self->last || tr_edge_credits(self->actor, self->out_activation) > 0) &&
+           free_flight(self, is_evaluation(input));
 }
 
 static bool do_forward(tr__stage *self)
 {
-    tr__flight *flight = free_flight(self);
+    tr__flight *flight = free_flight(self, is_evaluation(self->inputs.head));
     if (!self->last && !(flight->output = tr__buffers_take(&self->activations))) {
         tr__fail_for_memory(self);
         return false;
@@ -199,9 +183,11 @@ static bool do_forward(tr__stage *self)
         flight->targets = tr_message_queue_pop(&self->targets);
         TR_ASSERT(flight->targets->frame.step == flight->input->frame.step &&
                   flight->targets->frame.microbatch == flight->input->frame.microbatch);
+        tr__replay_note_used(self, flight->targets);
     }
+    tr__replay_note_used(self, flight->input);
     const tr_frame frame = flight->input->frame;
-    bool evaluation = (frame.flags & TR_FRAME_EVALUATION) != 0;
+    bool evaluation = is_evaluation(flight->input);
     flight->step = frame.step;
     flight->microbatch = frame.microbatch;
     flight->evaluation = evaluation;
@@ -221,8 +207,10 @@ static bool do_forward(tr__stage *self)
 static bool backward_is_possible(const tr__stage *self)
 {
     const tr__flight *flight = oldest_flight(self, TR__FORWARD_DONE);
-    if (!flight) return false;
-    if (!self->first && tr_edge_credits(self->actor, self->out_gradient) == 0) return false;
+    if (!flight || tr__replay_is_ahead(self)) return false;
+    if (!self->first && (tr_edge_credits(self->actor, self->out_gradient) == 0 ||
+                         tr__replay_goes_first(self, self->out_gradient)))
+        return false;
     return self->last ? self->tokens[flight->step % self->ring] != 0 : self->gradients.head != NULL;
 }
 
@@ -238,12 +226,18 @@ static bool do_backward(tr__stage *self)
         flight->gradient = tr_message_queue_pop(&self->gradients);
         TR_ASSERT(flight->gradient->frame.step == flight->step &&
                   flight->gradient->frame.microbatch == flight->microbatch);
+        tr__replay_note_used(self, flight->gradient);
     }
     if (!run_phase(self, flight, TR_PHASE_BACKWARD)) return false;
     if (!self->first) send_on(self, self->out_gradient, flight, flight->input_gradient, 0);
     let_go(self, flight, TR_PHASE_BACKWARD);
     flight->state = TR__BACKWARD_DONE;
     return true;
+}
+
+static bool weight_is_possible(const tr__stage *self)
+{
+    return oldest_flight(self, TR__BACKWARD_DONE) && !tr__replay_is_ahead(self);
 }
 
 static bool do_weight(tr__stage *self)
@@ -262,8 +256,21 @@ static bool do_weight(tr__stage *self)
 }
 
 /* The design's classes, the most urgent first. What ends a step is short, and others wait for it. A new state on its way to
- * its slot is published when it has come, and waited for when there is nothing else to do. */
-typedef enum work { PUBLISH, STREAM, UPDATE, REDUCE, BACKWARD, FORWARD, WEIGHT, AWAIT, NOTHING } work;
+ * its slot is published when it has come, and waited for when there is nothing else to do. An exchange between devices, which
+ * may never end, is looked at again and again. */
+typedef enum work {
+    PUBLISH,
+    STREAM,
+    UPDATE,
+    REDUCE,
+    REPLAY,
+    BACKWARD,
+    FORWARD,
+    WEIGHT,
+    LOOK,
+    AWAIT,
+    NOTHING
+} work;
 
 /* The first from `from` on that is possible. */
 static work choose(const tr__stage *self, work from)
@@ -272,9 +279,11 @@ static work choose(const tr__stage *self, work from)
     if (from == STREAM && tr__stream_is_possible(self)) return STREAM;
     if (tr__update_is_possible(self)) return UPDATE;
     if (tr__reduce_is_possible(self)) return REDUCE;
+    if (tr__replay_is_possible(self)) return REPLAY;
     if (backward_is_possible(self)) return BACKWARD;
     if (forward_is_possible(self)) return FORWARD;
-    if (oldest_flight(self, TR__BACKWARD_DONE)) return WEIGHT;
+    if (weight_is_possible(self)) return WEIGHT;
+    if (tr__collect_is_busy(self)) return LOOK;
     return tr__device_is_copying(self) ? AWAIT : NOTHING;
 }
 
@@ -290,9 +299,11 @@ static bool stage_idle(tr_actor *actor, void *state)
     case AWAIT: return tr__device_end_copy(self) && tr__update_end(self);
     case UPDATE: return tr__update_apply(self);
     case REDUCE: return tr__reduce_advance(self);
+    case REPLAY: return tr__replay_advance(self);
     case BACKWARD: return do_backward(self);
     case FORWARD: return do_forward(self);
     case WEIGHT: return do_weight(self);
+    case LOOK: return tr__collect_look(self);
     default: return false;
     }
 }
@@ -333,6 +344,10 @@ static void receive_control(tr__stage *self, const tr_message *message)
     tr_unpacker_init(&body, tr_message_bytes(message), message->frame.body_bytes);
     (void)tr_unpack_array(&body, UINT32_MAX);
     uint32_t step = message->frame.step;
+    if (message->frame.edge == TR_TOPIC_GROUP) {
+        tr__collect_receive(self, message);
+        return;
+    }
     if (message->frame.edge == TR_TOPIC_TRACED) {
         tr_trace_answered(&self->trace);
         return;
@@ -349,6 +364,7 @@ static void receive_control(tr__stage *self, const tr_message *message)
         self->holds = tr_unpack_uint(&body, 1) != 0;
         body.bad |= !self->device && !self->holds; /* every update goes into a slot */
         self->committed = !body.bad;
+        tr__replay_committed(self, step);
         break;
     case TR_TOPIC_CHECKPOINT:
         (void)tr_unpack_uint(&body, UINT64_MAX);
@@ -387,11 +403,18 @@ static void stage_receive(tr_actor *actor, void *state, tr_message **message)
     }
     tr_message_queue *queue = queue_for(self, (*message)->frame.edge);
     TR_ASSERT(queue);
+    if (tr__replay_receive(self, message)) return;
     tr_message_queue_push(queue, *message);
     *message = NULL;
 }
 
 /* --- beginning and end --- */
+
+static void stage_start(tr_actor *actor, void *state)
+{
+    (void)actor;
+    tr__collect_start(state);
+}
 
 static void empty(tr__stage *self, tr_message_queue *queue)
 {
@@ -405,11 +428,13 @@ static void stage_stop(tr_actor *actor, void *state)
     tr__stage *self = state;
     if (!self) return;
     bool apart = self->device != NULL; /* its memory goes with the device */
+    tr__collect_release(self);
     if (apart) tr__device_settle(self);
     tr_message_queue *queues[] = {&self->inputs,    &self->targets,  &self->gradients,
                                   &self->scattered, &self->gathered, &self->tied};
     for (size_t i = 0; i < sizeof queues / sizeof *queues; i++) empty(self, queues[i]);
-    for (uint32_t i = 0; self->flights && i < self->spec.stash_credits; i++) {
+    tr__replay_leave(self);
+    for (uint32_t i = 0; self->flights && i < self->n_flights; i++) {
         tr__flight *flight = &self->flights[i];
         tr_edge_release(self->actor, &flight->input);
         tr_edge_release(self->actor, &flight->targets);
@@ -468,50 +493,6 @@ static tr_status find_edges(tr__stage *self, tr_error *err)
     return TR_OK;
 }
 
-static size_t value_bytes(const tr_graph *graph, tr_value value)
-{
-    if (value == TR_NO_VALUE) return 0;
-    const tr_value_info *info = tr_graph_value(graph, value);
-    return (size_t)tr_shape_elements(&info->shape) * tr_dtype_bytes(info->dtype);
-}
-
-static tr_status no_memory_for_work(const tr__stage *self, tr_error *err)
-{
-    return tr_fail(err, TR_ENOMEM, "no memory for %u micro-batches of %zu bytes in flight",
-                   self->spec.stash_credits, tr_program_stash_bytes(self->program));
-}
-
-/* In the host's memory, where it computes there. */
-static tr_status allocate_work(tr__stage *self, tr_error *err)
-{
-    self->scratch = tr_alloc_aligned(4096, tr_program_scratch_bytes(self->program));
-    bool good = self->scratch != NULL;
-    for (uint32_t i = 0; good && i < self->spec.stash_credits; i++) {
-        self->flights[i].stash = tr_alloc_aligned(4096, tr_program_stash_bytes(self->program));
-        good = self->flights[i].stash != NULL;
-    }
-    return good ? TR_OK : no_memory_for_work(self, err);
-}
-
-static tr_status allocate(tr__stage *self, tr_error *err)
-{
-    const tr_stage_spec *spec = &self->spec;
-    uint32_t n_values = (uint32_t)tr_graph_value_count(spec->graph);
-    self->bound = tr_alloc_zero(n_values, sizeof *self->bound);
-    self->flights = tr_alloc_zero(spec->stash_credits, sizeof *self->flights);
-    self->losses = tr_alloc_zero(self->microbatches.end - self->microbatches.begin, sizeof *self->losses);
-    self->ring = tr_plan_steps_ahead(&spec->plan);
-    self->tokens = tr_alloc_zero(self->ring, sizeof *self->tokens);
-    if (!self->tokens || !self->bound || !self->flights || !self->losses)
-        return no_memory_for_work(self, err);
-    tr_status status = self->device ? tr__device_allocate_work(self, err) : allocate_work(self, err);
-    if (status) return status;
-    self->activations.size_bytes = value_bytes(spec->graph, spec->activation_out);
-    self->input_gradients.size_bytes = value_bytes(spec->graph, spec->gradient_out);
-    self->chunks.size_bytes = TR_STATE_CHUNK_BYTES;
-    return TR_OK;
-}
-
 static tr_status stage_init(tr_actor *actor, void *context, const void *config, size_t config_bytes,
                             void **state, tr_error *err)
 {
@@ -535,15 +516,18 @@ static tr_status stage_init(tr_actor *actor, void *context, const void *config, 
     /* In slots each update overwrites the state before the last, so one that is held for longer is apart from them. */
     bool apart = spec->device != TR_DEVICE_CPU || spec->apart || spec->plan.hold_every > 1;
     if (apart) status = tr__device_open(self, err);
+    if (!apart && spec->plan.replay) status = tr__replay_init(self, config, config_bytes, err);
     tr_program_options options = {.device = spec->device, .n_threads = spec->n_threads};
     if (spec->device != TR_DEVICE_CPU && !status) options.stream = tr__device_stream(self);
     if (!status) status = tr_program_new(&self->program, spec->graph, &options, err);
     if (!status) status = tr_thread_pool_new(&self->pool, spec->n_threads, err);
     if (!status) status = find_edges(self, err);
-    if (!status) status = allocate(self, err);
+    if (!status) status = tr__stage_allocate(self, err);
     if (!status) status = tr_trace_init(&self->trace, actor, spec->plan.trace, err);
     if (!status) status = tr__reduce_init(self, err);
+    if (!status) status = tr__collect_init(self, err);
     if (!status) status = tr__update_init(self, err);
+    if (!status) tr__replay_bind(self);
     if (status) {
         stage_stop(actor, self);
         return status;
@@ -555,6 +539,7 @@ static tr_status stage_init(tr_actor *actor, void *context, const void *config, 
 
 const tr_behavior tr_stage_behavior = {.name = "stage",
                                        .init = stage_init,
+                                       .start = stage_start,
                                        .receive = stage_receive,
                                        .idle = stage_idle,
                                        .urgency = stage_urgency,

@@ -13,6 +13,7 @@
 #include "base/device.h"
 #include "ops/program.h"
 #include "runtime/actor.h"
+#include "transport/collective.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -35,6 +36,8 @@ typedef struct tr_stage_parameter {
     uint32_t n_uses;
 } tr_stage_parameter;
 
+enum { TR_BUCKET_ELEMENTS = 16 << 20 };
+
 typedef struct tr_stage_optimizer {
     float beta1, beta2, eps, weight_decay;
 } tr_stage_optimizer;
@@ -48,9 +51,11 @@ typedef struct tr_stage_spec {
     int n_threads;          /* of kernels */
     tr_device_kind device;  /* where it computes */
     int32_t device_index;
-    bool apart;    /* on the CPU too its memory is apart from messages and slots, as a GPU's is: for tests */
-    uint64_t seed; /* of what kernels draw: dropout */
-    tr_graph *graph; /* the piece with its backward */
+    bool apart; /* on the CPU too its memory is apart from messages and slots, as a GPU's is: for tests */
+    const tr_collectives *collectives; /* how devices hand gradients to each other; NULL: through the host */
+    int64_t bucket_elements;           /* of a gradient that is handed over at once; 0: TR_BUCKET_ELEMENTS */
+    uint64_t seed;                     /* of what kernels draw: dropout */
+    tr_graph *graph;                   /* the piece with its backward */
     /* Values of the graph, TR_NO_VALUE where this stage has none. */
     tr_value tokens, targets, activation_in, activation_out, gradient_in, gradient_out, factor, loss;
     tr_stage_parameter *parameters; /* in the whole model's order */
@@ -74,12 +79,20 @@ extern const tr_behavior tr_stage_behavior;
 /* Bytes of one state slot for tensors of these sizes.
  * In it: parameters, first moments, second moments, each tensor aligned. */
 uint64_t tr_stage_state_bytes(const int64_t *n_elements, uint32_t n_parameters);
+/* Where tensor `which` of these lies in a slot: of the three parts that follow one another (parameters, first moments, second
+ * moments) each has it at *offset_bytes, and takes *part_bytes. */
+void tr_stage_slot_place(const int64_t *n_elements, uint32_t n_parameters, uint32_t which,
+                         uint64_t *offset_bytes, uint64_t *part_bytes);
+enum { TR_STAGE_SLOT_PARTS = 3 };
 /* Bytes of the rounded copies of those parameters that the graph reads as bfloat16. */
 uint64_t tr_stage_rounded_bytes(const tr_stage_spec *spec);
 /* For a stage on a device: bytes of inputs, outputs and sums there beside what its program, its state and its gradients
  * take, and of the host's memory that they go through. */
 void tr_stage_device_bytes(const tr_stage_spec *spec, const tr_program *program, uint64_t *places,
                            uint64_t *pinned);
+/* With replay: the most that a stage keeps beside the above: the messages of two steps, which are not dropped before the commit
+ * of the second; a place for an evaluation; and what is in hand when an epoch ends, until it is used. */
+uint64_t tr_stage_kept_bytes(const tr_stage_spec *spec, const tr_program *program);
 /* Elements of a stage's flat gradient, every use aligned: what the reduction's edges carry shards of. */
 int64_t tr_stage_gradient_elements(const tr_stage_parameter *parameters, uint32_t n_parameters);
 /* The part of the flat gradient that replica `replica` reduces. Begins at a multiple of 16 elements. */

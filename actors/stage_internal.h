@@ -1,4 +1,4 @@
-/* actors/stage_internal.h - the state of a stage, shared by stage.c (running micro-batches), stage_reduce.c
+/* actors/stage_internal.h - the state of a stage, shared by stage.c (running micro-batches), stage_memory.c, stage_reduce.c
  * (gradients to their sum over the step), stage_update.c (update, state slots, streaming of checkpoints) and
  * stage_device.c (all of it where the memory is a device's).
  * SPDX-License-Identifier: Apache-2.0 */
@@ -53,6 +53,7 @@ typedef struct tr__block {
 
 typedef enum tr__phase {
     TR__COMPUTING,  /* micro-batches of this step */
+    TR__PASSING,    /* done in an earlier epoch: what was sent then is sent again (replay.h) */
     TR__STARTING,   /* own blocks are whole, the slots of the last step's are awaited */
     TR__SCATTERING, /* own blocks are out, those of the others for the own shard are awaited */
     TR__GATHERING,  /* own shard is out, the others' are awaited */
@@ -72,7 +73,9 @@ typedef struct tr__parameter {
     bool shared;        /* some use is in another stage */
 } tr__parameter;
 
-typedef struct tr__device tr__device; /* stage_device.c */
+typedef struct tr__device tr__device;   /* stage_device.c */
+typedef struct tr__collect tr__collect; /* stage_collect.c */
+typedef struct tr__replay tr__replay;   /* replay.c */
 
 typedef struct tr__stage {
     tr_actor *actor;
@@ -80,8 +83,10 @@ typedef struct tr__stage {
     tr_stage_spec spec;
     tr_program *program;
     tr_thread_pool *pool;
-    tr__device *device; /* NULL: it computes in the memory of messages and slots; see stage_device.h */
-    bool first, last;   /* of the pipeline */
+    tr__device *device;   /* NULL: it computes in the memory of messages and slots; see stage_device.h */
+    tr__collect *collect; /* NULL: the gradients of replicas are summed on the host; see stage_collect.h */
+    tr__replay *replay;   /* NULL: nothing is kept for a recovery; see replay.h */
+    bool first, last;     /* of the pipeline */
 
     /* edges */
     tr_actor_id coordinator;
@@ -95,7 +100,8 @@ typedef struct tr__stage {
     /* micro-batches */
     void **bound; /* by tr_value */
     void *scratch;
-    tr__flight *flights; /* spec.stash_credits */
+    tr__flight *flights; /* spec.stash_credits; with replay one more, for evaluations alone */
+    uint32_t n_flights;
     tr_range microbatches;
     uint32_t step;        /* updates done = the step being computed */
     uint32_t next_weight; /* micro-batch whose weight gradient comes next */
@@ -147,6 +153,7 @@ tr_status tr__reduce_init(tr__stage *self, tr_error *err);
 void tr__reduce_release(tr__stage *self);
 /* false: no memory, or the device has failed; so has the actor, or its node. */
 bool tr__reduce_begin_group(tr__stage *self, uint32_t group);
+void tr__reduce_bind_group(tr__stage *self); /* to the gradients of the group at work */
 bool tr__reduce_end_group(tr__stage *self);
 void tr__reduce_start(tr__stage *self); /* all micro-batches of the step are in blocks */
 bool tr__reduce_is_possible(const tr__stage *self);
@@ -160,13 +167,17 @@ const float *tr__tied_use(const tr__stage *self, const tr__parameter *parameter,
 /* stage_waits.c: tr_behavior.waits */
 uint32_t tr__stage_waits(const tr_actor *actor, const void *state, tr_wait *waits, uint32_t capacity);
 
-/* stage.c */
+/* stage_memory.c */
+tr_status tr__stage_allocate(tr__stage *self, tr_error *err); /* what micro-batches need */
 void tr__fail_for_memory(tr__stage *self); /* ends the actor: none for a message's buffer */
+void tr__release_message(tr__stage *self,
+                         tr_message **message); /* also one of an earlier epoch, kept in flight */
 
 /* stage_update.c */
 tr_status tr__update_init(tr__stage *self, tr_error *err);
 int64_t tr__rounded_elements(const tr_graph *graph, const tr_stage_parameter *parameter);
 bool tr__update_report(tr__stage *self); /* square sums to the coordinator; false as above */
+void tr__update_report_again(tr__stage *self, const double *losses, const double *sums);
 bool tr__update_is_possible(const tr__stage *self);
 bool tr__update_apply(tr__stage *self); /* when committed and the other slot is free */
 bool tr__update_end(tr__stage *self);   /* the new state is in its slot: publishes it, votes */

@@ -8,8 +8,9 @@
  * Messages carry flat gradients where they lie; each holds a reference, and a flat gradient is written again only when
  * nobody else holds one.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "actors/stage_device.h"
+#include "actors/stage_collect.h"
 
+#include "actors/replay.h"
 #include "actors/topics.h"
 #include "base/clock.h"
 #include "base/memory.h"
@@ -83,6 +84,17 @@ void tr__reduce_release(tr__stage *self)
 
 /* --- within the replica --- */
 
+void tr__reduce_bind_group(tr__stage *self)
+{
+    float *sums = tr__floats(self->accumulating);
+    for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
+        const tr__parameter *parameter = &self->parameters[i];
+        for (uint32_t u = 0; u < parameter->spec->n_uses; u++)
+            if (parameter->gradients[u] >= 0)
+                self->bound[parameter->spec->uses[u].gradient] = sums + parameter->gradients[u];
+    }
+}
+
 bool tr__reduce_begin_group(tr__stage *self, uint32_t group)
 {
     self->group = group;
@@ -94,20 +106,16 @@ bool tr__reduce_begin_group(tr__stage *self, uint32_t group)
     if (self->device && !tr__device_clear(self, self->accumulating)) return false;
     self->busy_ns += tr_clock_ns() - begin;
     tr_trace_end(&self->trace, TR_SPAN_REDUCE, traced_ns, self->step + 1, 0);
-    for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
-        const tr__parameter *parameter = &self->parameters[i];
-        for (uint32_t u = 0; u < parameter->spec->n_uses; u++)
-            if (parameter->gradients[u] >= 0)
-                self->bound[parameter->spec->uses[u].gradient] = sums + parameter->gradients[u];
-    }
+    tr__reduce_bind_group(self);
     return true;
 }
 
 bool tr__reduce_end_group(tr__stage *self)
 {
-    bool good = true;
     uint64_t begin = tr_clock_ns(), traced_ns = tr_trace_begin(&self->trace);
     tr__block *blocks = self->blocks;
+    bool collected = tr__collect_has_begun(self); /* bucket by bucket, what follows for the whole */
+    bool good = !collected || tr__collect_finish(self);
     TR_ASSERT(self->n_blocks < TR_MAX_BLOCKS);
     blocks[self->n_blocks++] = (tr__block){{self->group, self->group + 1}, self->accumulating};
     self->accumulating = NULL;
@@ -117,7 +125,7 @@ bool tr__reduce_end_group(tr__stage *self)
                             blocks[self->n_blocks - 1].groups)) {
         tr__block *left = &blocks[self->n_blocks - 2], *right = &blocks[self->n_blocks - 1];
         if (self->device)
-            good = good && tr__device_accumulate(self, left->memory, right->memory);
+            good = good && (collected || tr__device_accumulate(self, left->memory, right->memory));
         else
             tr_accumulate(tr__floats(left->memory), tr__floats(right->memory), self->flat, self->pool);
         left->groups.end = right->groups.end;
@@ -156,6 +164,7 @@ static void send_floats(tr__stage *self, uint32_t edge, tr_buffer *flat, int64_t
         }
         tr_buffer_retain(flat);
     }
+    tr__replay_note_sent(self, edge, body, (uint32_t)size, index);
     tr_edge_send(self->actor, edge, body, (uint32_t)size, self->step, index, 0);
 }
 
@@ -183,10 +192,14 @@ void tr__reduce_start(tr__stage *self)
 static bool start_scatter(tr__stage *self)
 {
     uint32_t n_replicas = self->spec.plan.n_replicas;
+    self->n_scatter_awaited = self->n_gather_awaited = 0;
+    if (tr__collect_is_used(self)) {
+        self->phase = TR__GATHERING;
+        return tr__collect_finish(self);
+    }
     if (self->device && !tr__device_blocks_to_host(self)) return false;
     self->reduced = tr__take_host_flat(self);
     if (!self->reduced) return false;
-    self->n_scatter_awaited = self->n_gather_awaited = 0;
     for (uint32_t r = 0; r < n_replicas; r++) {
         if (r == self->spec.replica) continue;
         int64_t begin, end;
@@ -270,10 +283,12 @@ static void release_step(tr__stage *self, tr_message_queue *queue)
 {
     tr_message_queue kept = {0};
     for (tr_message *message; (message = tr_message_queue_pop(queue));) {
-        if (message->frame.step == self->step)
-            tr_edge_release(self->actor, &message);
-        else
+        if (message->frame.step != self->step) {
             tr_message_queue_push(&kept, message);
+            continue;
+        }
+        tr__replay_note_used(self, message);
+        tr_edge_release(self->actor, &message);
     }
     *queue = kept;
 }
@@ -340,6 +355,7 @@ static bool finish_gather(tr__stage *self)
         memcpy(tr__floats(self->reduced) + begin, tr_message_bytes(message), message->frame.body_bytes);
     }
     release_step(self, &self->gathered);
+    if (tr__collect_is_used(self)) self->sum = tr_buffer_retain(self->blocks[0].memory);
     if (self->device && self->reduced && !tr__device_take_sum(self)) return false;
     return start_tying(self);
 }
@@ -390,16 +406,20 @@ bool tr__reduce_is_possible(const tr__stage *self)
 {
     const tr_training_plan *plan = &self->spec.plan;
     switch (self->phase) {
-    case TR__STARTING: return all_back(self, self->out_scatter, plan->n_replicas);
+    case TR__STARTING:
+        return !tr__collect_is_deciding(self) && all_back(self, self->out_scatter, plan->n_replicas);
     case TR__SCATTERING:
         return count_of_step(&self->scattered, self->step) >= self->n_scatter_awaited &&
                all_back(self, self->out_gather, plan->n_replicas);
     case TR__GATHERING:
+        if (tr__collect_is_used(self) && !tr__collect_is_done(self)) return false;
         return count_of_step(&self->gathered, self->step) >= self->n_gather_awaited &&
                all_back(self, self->out_tied, plan->n_stages);
-    case TR__TYING: /* READY says too that the update before is held */
-        return count_of_step(&self->tied, self->step) >= self->n_tied_awaited && !tr__device_is_copying(self);
+    case TR__TYING: /* READY says too that the update before is held, and that all that came again was the same */
+        return count_of_step(&self->tied, self->step) >= self->n_tied_awaited &&
+               !tr__device_is_copying(self) && tr__replay_is_settled(self);
     case TR__COMPUTING:
+    case TR__PASSING:
     case TR__COMMITTING: return false;
     }
     return false;
@@ -414,6 +434,7 @@ static bool advance(tr__stage *self)
     case TR__GATHERING: return finish_gather(self);
     case TR__TYING: return finish_tying(self);
     case TR__COMPUTING:
+    case TR__PASSING:
     case TR__COMMITTING: return false;
     }
     return false;
@@ -433,6 +454,7 @@ void tr__reduce_finish_step(tr__stage *self)
     tr_buffer_release(&self->sum);
     for (uint32_t b = 0; b < self->n_blocks; b++) tr_buffer_release(&self->blocks[b].memory);
     self->n_blocks = 0;
+    tr__collect_end_step(self);
     self->group = tr_plan_groups(&self->spec.plan, self->spec.replica).begin;
     self->next_weight = self->microbatches.begin;
     self->phase = TR__COMPUTING;

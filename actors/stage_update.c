@@ -7,6 +7,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/stage_device.h"
 
+#include "actors/replay.h"
 #include "actors/topics.h"
 #include "base/clock.h"
 #include "base/memory.h"
@@ -14,13 +15,20 @@
 
 #include <string.h>
 
-enum { N_PARTS = 3 };
+enum { N_PARTS = TR_STAGE_SLOT_PARTS };
 
 uint64_t tr_stage_state_bytes(const int64_t *n_elements, uint32_t n_parameters)
 {
     int64_t total = 0;
     for (uint32_t i = 0; i < n_parameters; i++) total += tr__stage_aligned(n_elements[i]);
     return (uint64_t)total * N_PARTS * sizeof(float);
+}
+
+void tr_stage_slot_place(const int64_t *n_elements, uint32_t n_parameters, uint32_t which,
+                         uint64_t *offset_bytes, uint64_t *part_bytes)
+{
+    *offset_bytes = tr_stage_state_bytes(n_elements, which) / N_PARTS;
+    *part_bytes = tr_stage_state_bytes(n_elements, n_parameters) / N_PARTS;
 }
 
 float *tr__stage_part(tr__stage *self, int slot, int part)
@@ -51,7 +59,15 @@ uint64_t tr_stage_rounded_bytes(const tr_stage_spec *spec)
     return (uint64_t)total * sizeof(tr_bf16);
 }
 
-/* The copies of the state just loaded. */
+/* The copies of the state that is computed with. */
+static void fill_rounded(tr__stage *self)
+{
+    for (uint32_t i = 0; i < self->spec.n_parameters; i++)
+        if (self->parameters[i].rounded)
+            tr_round_to_bf16(tr__stage_part(self, self->slot, 0) + self->parameters[i].offset,
+                             self->parameters[i].rounded, self->spec.parameters[i].n_elements, self->pool);
+}
+
 static tr_status make_rounded(tr__stage *self, tr_error *err)
 {
     uint64_t bytes = tr_stage_rounded_bytes(&self->spec);
@@ -65,10 +81,9 @@ static tr_status make_rounded(tr__stage *self, tr_error *err)
         int64_t n = tr__rounded_elements(self->spec.graph, &self->spec.parameters[i]);
         if (n == 0) continue;
         self->parameters[i].rounded = at;
-        tr_round_to_bf16(tr__stage_part(self, self->slot, 0) + self->parameters[i].offset, at,
-                         self->spec.parameters[i].n_elements, self->pool);
         at += n;
     }
+    fill_rounded(self);
     return TR_OK;
 }
 
@@ -81,11 +96,12 @@ static tr_status adopt_slot(tr__stage *self, uint64_t generation, tr_error *err)
     if (self->slot == 2)
         return tr_fail(err, TR_ENOTFOUND, "no state slot holds generation %llu",
                        (unsigned long long)generation);
-    /* What is newer was made before the change and is made again. */
+    /* What is newer was made before the change and is made again, or, with all that it was made of kept, stays. */
     uint64_t other = tr_actor_slot_generation(self->actor, 1 - self->slot);
-    if (other > generation) tr_actor_slot_open(self->actor, 1 - self->slot);
+    bool ahead = tr__replay_is_ahead(self);
+    if (other > generation && !ahead) tr_actor_slot_open(self->actor, 1 - self->slot);
     self->held[self->slot] = (uint32_t)generation - 1;
-    self->held[1 - self->slot] = other && other < generation ? (uint32_t)other - 1 : TR__NOT_HELD;
+    self->held[1 - self->slot] = other && (other < generation || ahead) ? (uint32_t)other - 1 : TR__NOT_HELD;
     return TR_OK;
 }
 
@@ -128,14 +144,13 @@ static const float *total_gradient(const tr__stage *self, const tr__parameter *p
 }
 
 /* Losses of the last stage, in order of micro-batches. */
-static void report_losses(tr__stage *self)
+static void report_losses(tr__stage *self, const double *losses)
 {
     tr_packer packer;
     tr_packer_init(&packer);
     tr_pack_array(&packer, 2);
     tr_pack_uint(&packer, self->microbatches.begin);
-    tr_pack_bytes(&packer, self->losses,
-                  (self->microbatches.end - self->microbatches.begin) * sizeof *self->losses);
+    tr_pack_bytes(&packer, losses, (self->microbatches.end - self->microbatches.begin) * sizeof *losses);
     tr_send_packed(self->actor, self->coordinator, TR_TOPIC_LOSSES, self->step, &packer);
 }
 
@@ -189,6 +204,13 @@ static double *square_sums(tr__stage *self)
     return sums;
 }
 
+void tr__update_report_again(tr__stage *self, const double *losses, const double *sums)
+{
+    tr__replay_report(self);
+    if (self->last) report_losses(self, losses);
+    report_ready(self, sums);
+}
+
 bool tr__update_report(tr__stage *self)
 {
     uint64_t begin = tr_clock_ns();
@@ -197,8 +219,8 @@ bool tr__update_report(tr__stage *self)
     if (self->device && !tr__device_read_step(self, &sums)) return false;
     if (!self->device && !(sums = own = square_sums(self))) return false;
     self->busy_ns += tr_clock_ns() - begin;
-    if (self->last) report_losses(self);
-    report_ready(self, sums);
+    tr__replay_keep_report(self, sums);
+    tr__update_report_again(self, self->losses, sums);
     tr_free(own);
     return true;
 }
@@ -257,12 +279,35 @@ static bool is_wanted(const tr__stage *self, int slot)
 
 bool tr__update_is_possible(const tr__stage *self)
 {
-    return self->committed && !(self->holds && is_wanted(self, 1 - self->slot));
+    bool writes = self->holds && !tr__replay_is_ahead(self);
+    return self->committed && !(writes && is_wanted(self, 1 - self->slot));
+}
+
+/* The state that an earlier life made is in the other slot: it is gone on from. */
+static bool apply_again(tr__stage *self)
+{
+    if (!tr__replay_commit_is_same(self)) {
+        tr_error error;
+        tr_fail(&error, TR_ECORRUPT, "the update of step %u came again with another factor or learning rate",
+                self->step + 1);
+        tr_actor_fail_job(self->actor, &error);
+        return false;
+    }
+    self->tokens[self->step % self->ring] = 0;
+    self->committed = false;
+    self->step++;
+    self->slot = 1 - self->slot;
+    fill_rounded(self);
+    bind_parameters(self);
+    vote(self);
+    tr__replay_pass(self);
+    return true;
 }
 
 bool tr__update_apply(tr__stage *self)
 {
     if (!tr__update_is_possible(self)) return false;
+    if (tr__replay_is_ahead(self)) return apply_again(self);
     int into = 1 - self->slot;
     uint64_t traced_ns = tr_trace_begin(&self->trace);
     tr_actor_activity(self->actor, "update", self->step, TR_ACTIVITY_NONE);
@@ -274,6 +319,7 @@ bool tr__update_apply(tr__stage *self)
         update_parameter(self, i, self->slot, into);
     self->tokens[self->step % self->ring] = 0;
     self->committed = false;
+    tr__replay_finish_step(self);
     self->step++;
     if (self->holds) {
         self->slot = into;

@@ -1,8 +1,10 @@
 /* actors/stage_waits.c - what a stage waits for when it can do nothing: the other side of the conditions in stage.c,
  * stage_reduce.c and stage_update.c. For people and reports of stalls; nothing is decided by it.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "actors/stage_internal.h"
+#include "actors/replay.h"
+#include "actors/stage_collect.h"
 
+#include "actors/roles.h"
 #include "actors/topics.h"
 
 #include <string.h>
@@ -24,6 +26,17 @@ static void add_word(list *self, uint32_t topic)
     if (self->n < self->capacity)
         self->waits[self->n++] =
             (tr_wait){.kind = TR_WAIT_WORD, .topic = topic, .which = (uint32_t)self->stage->coordinator};
+}
+
+/* From replica 0, which waits for one of the others. */
+static void add_word_of_group(list *self)
+{
+    const tr_stage_spec *spec = &self->stage->spec;
+    const tr_topology *topology = tr_actor_topology(self->stage->actor);
+    tr_actor_id from = tr_role_find_stage(topology, spec->replica == 0, spec->stage);
+    if (self->n < self->capacity)
+        self->waits[self->n++] =
+            (tr_wait){.kind = TR_WAIT_WORD, .topic = TR_TOPIC_GROUP, .which = (uint32_t)from};
 }
 
 static void add_message(list *self, const char *edge)
@@ -110,6 +123,21 @@ static void while_computing(list *out)
     add_credit(out, self->out_activation);
 }
 
+/* What was sent before is sent again, and comes again. */
+static void while_passing(list *out)
+{
+    const tr__stage *self = out->stage;
+    const tr_topology *topology = tr_actor_topology(self->actor);
+    for (uint32_t e = 0; e < topology->n_edges; e++) {
+        if (!tr__replay_awaits(self, e)) continue;
+        bool sends = topology->edges[e].source == tr_actor_self(self->actor);
+        if (sends)
+            add_credit(out, e);
+        else
+            add(out, TR_WAIT_MESSAGE, e);
+    }
+}
+
 uint32_t tr__stage_waits(const tr_actor *actor, const void *state, tr_wait *waits, uint32_t capacity)
 {
     (void)actor;
@@ -118,7 +146,13 @@ uint32_t tr__stage_waits(const tr_actor *actor, const void *state, tr_wait *wait
     const tr_training_plan *plan = &self->spec.plan;
     switch (self->phase) {
     case TR__COMPUTING: while_computing(&out); break;
-    case TR__STARTING: add_slots(&out, self->out_scatter, plan->n_replicas); break;
+    case TR__PASSING: while_passing(&out); break;
+    case TR__STARTING:
+        if (tr__collect_is_deciding(self))
+            add_word_of_group(&out);
+        else
+            add_slots(&out, self->out_scatter, plan->n_replicas);
+        break;
     case TR__SCATTERING:
         add_senders(&out, TR_EDGE_SCATTER, &self->scattered, blocks_of);
         add_slots(&out, self->out_gather, plan->n_replicas);

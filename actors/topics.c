@@ -15,7 +15,8 @@ const char *tr_topic_name(uint32_t topic)
                                         [TR_TOPIC_EVALUATED] = "losses of held-out windows",
                                         [TR_TOPIC_CHECKPOINT] = "the wish for a checkpoint",
                                         [TR_TOPIC_CHECKPOINTED] = "word of the checkpoint",
-                                        [TR_TOPIC_RECORDED] = "word that the log has a step"};
+                                        [TR_TOPIC_RECORDED] = "word that the log has a step",
+                                        [TR_TOPIC_GROUP] = "word of the replicas' group"};
     return topic < sizeof names / sizeof *names ? names[topic] : NULL;
 }
 

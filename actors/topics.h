@@ -33,8 +33,17 @@ enum {
     TR_TOPIC_TRACED, /* monitor -> who sent a trace: nothing: it may send another */
     /* checkpoint actor -> monitor: []: all of the checkpoint after so many updates is there; may it get its name? */
     TR_TOPIC_SYNC,
-    TR_TOPIC_SYNCED,  /* monitor -> checkpoint actor: []: yes, the records up to it are on the disk */
-    TR_TOPIC_RECORDED /* monitor -> coordinator: []: the record of so many updates is taken */
+    TR_TOPIC_SYNCED,   /* monitor -> checkpoint actor: []: yes, the records up to it are on the disk */
+    TR_TOPIC_RECORDED, /* monitor -> coordinator: []: the record of so many updates is taken */
+    /* stage -> coordinator, before its first READY behind a change of epoch: [1 where it kept what it had computed, forwards,
+     * backwards, weight gradients computed, messages sent again, messages compared with the first]. With replay only. */
+    TR_TOPIC_REPLAYED,
+    /* Between the replicas of a stage on GPUs: [a word of stage_collect.c, what belongs to it ...] */
+    TR_TOPIC_GROUP,
+    /* Whoever runs the job -> coordinator, nothing: finish the step at hand, commit no more once all hold its state, and say
+     * so (tr_coordinator_context.paused); and: go on. */
+    TR_TOPIC_PAUSE,
+    TR_TOPIC_GO_ON
 };
 
 /* Names of edges. */

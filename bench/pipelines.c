@@ -108,33 +108,58 @@ static tr_stage_times measure_layer(void)
     return layer;
 }
 
-static double foretold(uint32_t n_workers, uint32_t n_pieces, uint32_t n_microbatches,
-                       const tr_stage_times *stages)
+static tr_training_plan plan_of(uint32_t n_workers, uint32_t n_pieces, uint32_t extra_stash)
+{
+    return (tr_training_plan){.n_replicas = 1,
+                              .n_stages = n_workers * n_pieces,
+                              .n_pieces = n_pieces,
+                              .n_microbatches = MICROBATCHES,
+                              .n_groups = 4,
+                              .extra_stash = extra_stash};
+}
+
+static double foretold(const tr_training_plan *plan, const tr_stage_times *stages)
 {
     tr_error err;
     tr_schedule schedule;
-    const tr_training_plan plan = {.n_replicas = 1,
-                                   .n_stages = n_workers * n_pieces,
-                                   .n_pieces = n_pieces,
-                                   .n_microbatches = n_microbatches,
-                                   .n_groups = 4,
-                                   .extra_stash = 1}; /* the default of layout.stash */
-    must(tr_schedule_foretell(&schedule, &plan, 0, stages, &err), &err);
+    must(tr_schedule_foretell(&schedule, plan, 0, stages, &err), &err);
     double idle = 100 * schedule.idle;
     tr_schedule_release(&schedule);
     return idle;
 }
 
-/* Nothing is lost but the time until the last worker has its first input, of P workers with V pieces each. */
-static double floor_of(const tr_stage_times *stage, uint32_t workers, uint32_t pieces,
-                       uint32_t n_microbatches)
+static uint32_t best_stash(const tr_training_plan *plan, const tr_stage_times *stages)
 {
-    double before = (workers - 1.0) * (double)stage->ns[TR_PHASE_FORWARD], busy = 0;
-    for (int phase = 0; phase < TR_PHASE_COUNT; phase++)
-        busy += (double)stage->ns[phase] * pieces * n_microbatches;
-    return 100 * before / (before + busy);
+    tr_error err;
+    uint32_t extra;
+    must(tr_schedule_choose_stash(&extra, plan, 0, stages, &err), &err);
+    return extra;
 }
 
+/* No order of work can idle less, of equal stages. A worker begins when the first input has reached it. With one piece a
+ * worker it can do no more forwards before its first backward, and keep no more weight gradients for the time behind its
+ * last one, than it has credits: P - 1 - s forwards and backwards must have come back to it by then, and s backwards and a
+ * weight gradient follow. */
+static double floor_of(const tr_training_plan *plan, const tr_stage_times *stage)
+{
+    double forward = (double)stage->ns[TR_PHASE_FORWARD], backward = (double)stage->ns[TR_PHASE_BACKWARD];
+    double weight = (double)stage->ns[TR_PHASE_WEIGHT], busy = forward + backward + weight, longest = 0;
+    uint32_t workers = tr_plan_workers(plan);
+    for (uint32_t s = 0; s < workers; s++) {
+        double before = s * forward, behind = 0;
+        if (plan->n_pieces == 1) {
+            double credits = tr_plan_stash_credits(plan, 0, s);
+            double waits = workers * forward + (workers - 1 - s) * backward - credits * forward;
+            if (waits > before) before = waits;
+            behind = s * backward + weight - credits * weight;
+        }
+        double step = before + busy * plan->n_pieces * MICROBATCHES + (behind > 0 ? behind : 0);
+        if (step > longest) longest = step;
+    }
+    return 100 * (1 - busy * plan->n_pieces * MICROBATCHES / longest);
+}
+
+/* With the default of layout.stash, and with the one that `troupe plan --measure` would propose. */
 static void report_schedule(bool json)
 {
     rows_load load = rows_load_begin();
@@ -143,17 +168,25 @@ static void report_schedule(bool json)
         tr_stage_times stages[MOST_STAGES], whole = layer;
         for (int phase = 0; phase < TR_PHASE_COUNT; phase++) whole.ns[phase] = layer.ns[phase] * 4 / pieces;
         for (uint32_t s = 0; s < WORKERS * pieces; s++) stages[s] = whole;
-        const row one = {.name = pieces == 1 ? "idle, 4 stages x 16, one piece, measured layers (schedule)"
-                                             : "idle, 4 workers x 16, two pieces, measured layers (schedule)",
-                         .unit = "%",
-                         .ours = foretold(WORKERS, pieces, MICROBATCHES, stages),
-                         .baseline = 100 * (WORKERS - 1.0) / ((double)pieces * MICROBATCHES + WORKERS - 1),
-                         .baseline_name = pieces == 1 ? "1F1B" : "interleaved 1F1B",
-                         .limit = floor_of(&whole, WORKERS, pieces, MICROBATCHES),
-                         .limit_name = "zero bubble",
-                         .target = pieces == 1 ? 6.5 : 3.5,
-                         .load = rows_load_since(&load)};
-        row_print(&one, json);
+        tr_training_plan plan = plan_of(WORKERS, pieces, 1);
+        for (int planned = 0; planned < 2; planned++) {
+            if (planned) plan.extra_stash = best_stash(&plan, stages);
+            char name[128];
+            snprintf(name, sizeof name, "idle, 4 workers x 16, %s, measured layers, stash: %u%s (schedule)",
+                     pieces == 1 ? "one piece" : "two pieces", plan.extra_stash,
+                     planned ? ", as planned" : "");
+            const row one = {.name = name,
+                             .unit = "%",
+                             .ours = foretold(&plan, stages),
+                             .baseline =
+                                 100 * (WORKERS - 1.0) / ((double)pieces * MICROBATCHES + WORKERS - 1),
+                             .baseline_name = pieces == 1 ? "1F1B" : "interleaved 1F1B",
+                             .limit = floor_of(&plan, &whole),
+                             .limit_name = "any order",
+                             .target = pieces == 1 ? 6.5 : 3.5,
+                             .load = rows_load_since(&load)};
+            row_print(&one, json);
+        }
     }
 }
 
@@ -303,7 +336,8 @@ static void report_idle_of_two(uint32_t pieces, int rounds, bool json)
             for (uint32_t k = 0; k < 2 * pieces; k++)
                 for (int phase = 0; phase < TR_PHASE_COUNT; phase++)
                     stages[k].ns[phase] = (uint64_t)(of->phases[k][phase] * 1e3 / MICROBATCHES);
-            samples_add(&wanted, foretold(2, pieces, MICROBATCHES, stages));
+            const tr_training_plan plan = plan_of(2, pieces, 1); /* the default of layout.stash */
+            samples_add(&wanted, foretold(&plan, stages));
         }
     }
     const row one = {.name = pieces == 1 ? "idle, 2 processes x 16, one piece (trace)"

@@ -1,9 +1,10 @@
 /* bench/recovery.c - what a worker's death costs, on the model of the quickstart.
- * recovery [--kills N] [--seconds S] [--rounds R] [--minutes M] [--every K] [--recipe FILE] [--text FILE]
+ * recovery [--kills N] [--seconds S] [--rounds R] [--minutes M] [--every K] [--recipe FILE] [--text FILE] [--set KEY=VALUE]
  *
- * First times, in one run: N workers drawn by chance are killed (SIGKILL), each some steps after the recovery before. From
- * the kill: until the head has heard of it, until every node is ready again, until a step is finished that was not there
- * before (it takes one step at least, and the one at hand is run again). Median and worst.
+ * First times: N workers drawn by chance are killed (SIGKILL), each some steps after the recovery before. From the kill:
+ * until the head has heard of it, until every node is ready again, until a step is finished that was not there before (it
+ * takes one step at least, and the one at hand is run again). Median and worst. With recovery by step and by replay, ten
+ * kills of each in turns. --set changes the recipe, train.accumulate=32 for instance makes steps long.
  * Then goodput: R rounds of slices of S seconds with a kill every 10 s, and of a minute with one; each kill mended by
  * recovery, and in slices beside them by what there was before: the run ends, and --resume goes on from the newest
  * checkpoint, one every K steps in all of them. Steps that are there at the end, by time, as a share of what the
@@ -16,10 +17,10 @@
 #include "base/file.h"
 #include "base/rng.h"
 
-enum { MOST = 1000, MOST_ROUNDS = 100, PATIENCE_S = 60, TEXT_BYTES = 1 << 20 };
+enum { MOST = 1000, MOST_ROUNDS = 100, PATIENCE_S = 60, TEXT_BYTES = 1 << 20, IN_TURN = 10, N_TIMES = 3 };
 
 typedef struct bench {
-    const char *troupe, *recipe, *text;
+    const char *troupe, *recipe, *text, *set;
     uint32_t kills, rounds, every;
     double seconds, until_s;
     char directory[64];
@@ -59,20 +60,22 @@ static void fail(const watched_run *run, const bench *self, const char *what)
 
 /* --- one run --- */
 
-static void start(const bench *self, watched_run *run, const char *name, bool recovers, bool resume)
+static void start(const bench *self, watched_run *run, const char *name, const char *recovery, bool resume)
 {
     char directory[128], words[7][600];
+    int n = 1;
     snprintf(directory, sizeof directory, "%s/%s", self->directory, name);
     const char *arguments[WATCHED_ARGUMENTS] = {self->recipe};
     snprintf(words[0], sizeof words[0], "run=%s", directory);
     snprintf(words[1], sizeof words[1], "data.text=%s", self->text);
     snprintf(words[2], sizeof words[2], "train.steps=1000000");
     snprintf(words[3], sizeof words[3], "checkpoint.every=%u", self->every);
-    snprintf(words[4], sizeof words[4], "recovery=%s", recovers ? "step" : "off");
+    snprintf(words[4], sizeof words[4], "recovery=%s", recovery);
     snprintf(words[5], sizeof words[5], "supervision.intensity=1000");
     snprintf(words[6], sizeof words[6], "supervision.lease=0"); /* the next run has the machine for itself */
-    for (int i = 0; i < 7; i++) arguments[i + 1] = words[i];
-    if (resume) arguments[8] = "--resume";
+    for (int i = 0; i < 7; i++) arguments[n++] = words[i];
+    if (self->set) arguments[n++] = self->set;
+    if (resume) arguments[n] = "--resume";
     watched_start(run, self->troupe, directory, arguments, self->output);
 }
 
@@ -123,7 +126,7 @@ static void print_times(const char *name, double *values, size_t n)
     printf("  %-44s %8.0f %8.0f\n", name, middle * 1e3, n ? values[n - 1] * 1e3 : 0);
 }
 
-static bool one_time(bench *self, watched_run *run, double out[3])
+static bool one_time(bench *self, watched_run *run, double out[N_TIMES])
 {
     if (!watched_reach(run, run->step + 3, PATIENCE_S)) return false;
     watched_nap_ms(draw(self, 100)); /* somewhere in a step or two */
@@ -141,32 +144,49 @@ static bool one_time(bench *self, watched_run *run, double out[3])
     return true;
 }
 
-static bool times(bench *self)
+typedef struct way {
+    const char *recovery;
+    double values[N_TIMES][MOST];
+    size_t n;
+    double step_s;
+} way;
+
+static bool some_times(bench *self, way *of)
 {
-    static double values[3][MOST];
     watched_run run = {0};
-    size_t n = 0;
-    bool good = true;
-    start(self, &run, "times", true, false);
-    good = watched_reach(&run, 5, PATIENCE_S);
+    size_t until = of->n + IN_TURN < self->kills ? of->n + IN_TURN : self->kills;
+    start(self, &run, "times", of->recovery, false);
+    bool good = watched_reach(&run, 5, PATIENCE_S);
     double since_s = watched_now_s();
     uint32_t from = run.step;
     good = good && watched_reach(&run, from + 20, 2 * PATIENCE_S);
-    double step_s = (watched_now_s() - since_s) / 20;
-    while (good && n < self->kills && watched_now_s() < self->until_s) {
-        double one[3];
+    of->step_s = (watched_now_s() - since_s) / 20;
+    while (good && of->n < until && watched_now_s() < self->until_s) {
+        double one[N_TIMES];
         good = one_time(self, &run, one);
-        for (int i = 0; good && i < 3; i++) values[i][n] = one[i];
-        n += good;
+        for (int i = 0; good && i < N_TIMES; i++) of->values[i][of->n] = one[i];
+        of->n += good;
     }
     if (!good) fail(&run, self, "the times could not be taken");
     end(self, &run, "times");
-    if (!good) return false;
-    printf("from SIGKILL of a worker, %zu times; a step takes %.0f ms here     median    worst\n", n,
-           step_s * 1e3);
-    print_times("to the head's word of it, ms", values[0], n);
-    print_times("to every node ready again, ms", values[1], n);
-    print_times("to the first new step, ms", values[2], n);
+    return good;
+}
+
+static bool times(bench *self)
+{
+    static way ways[] = {{.recovery = "step"}, {.recovery = "replay"}};
+    enum { N_WAYS = sizeof ways / sizeof *ways };
+    while (ways[N_WAYS - 1].n < self->kills && watched_now_s() < self->until_s)
+        for (int i = 0; i < N_WAYS; i++)
+            if (!some_times(self, &ways[i])) return false;
+    for (int i = 0; i < N_WAYS; i++) {
+        way *of = &ways[i];
+        printf("from SIGKILL of a worker, recovery by %s, %zu times, steps of %.0f ms\n  %-44s %8s %8s\n",
+               of->recovery, of->n, of->step_s * 1e3, "", "median", "worst");
+        print_times("to the head's word of it, ms", of->values[0], of->n);
+        print_times("to every node ready again, ms", of->values[1], of->n);
+        print_times("to the first new step, ms", of->values[2], of->n);
+    }
     fflush(stdout);
     return true;
 }
@@ -179,7 +199,7 @@ static double slice(bench *self, const mode *how)
     watched_run run = {0};
     double seconds = how->seconds > 0 ? how->seconds : self->seconds, next_s = how->period_s / 2;
     bool good = true;
-    start(self, &run, "slice", how->recovers, false);
+    start(self, &run, "slice", how->recovers ? "step" : "off", false);
     good = watched_reach(&run, 3, PATIENCE_S);
     double since_s = watched_now_s(), now_s = since_s;
     uint32_t from = run.step;
@@ -190,7 +210,7 @@ static double slice(bench *self, const mode *how)
         }
         bool lives = watched_look(&run);
         if (!lives && how->recovers) good = false;
-        if (!lives && !how->recovers) start(self, &run, "slice", false, true);
+        if (!lives && !how->recovers) start(self, &run, "slice", "off", true);
         watched_nap_ms(2);
     }
     double rate = run.step > from ? (run.step - from) / (now_s - since_s) : 0;
@@ -254,6 +274,8 @@ static bool read_options(bench *self, int argc, char **argv)
             self->recipe = value;
         else if (strcmp(name, "--text") == 0)
             self->text = value;
+        else if (strcmp(name, "--set") == 0)
+            self->set = value;
         else
             return false;
     }
@@ -287,7 +309,7 @@ int main(int argc, char **argv)
     char text[128];
     if (!read_options(&self, argc, argv)) {
         fprintf(stderr, "usage: recovery [--kills N] [--seconds S] [--rounds R] [--minutes M] [--every K] "
-                        "[--recipe FILE] [--text FILE]\n");
+                        "[--recipe FILE] [--text FILE] [--set KEY=VALUE]\n");
         return 2;
     }
     prctl(PR_SET_CHILD_SUBREAPER, 1);

@@ -1,5 +1,5 @@
 /* bench/training.c - what a training step of GPT-2 takes on this machine's processors, beside its limit, and a peer's.
- * training [--rows LIST] [--dtype float32|bfloat16] [--seconds S] [--threads N] [--peer] [--against PROGRAM]
+ * training [--rows LIST] [--dtype float32|bfloat16] [--seconds S] [--threads N] [--peer] [--against PROGRAM] [--llmc DIR[:DIR]]
  *
  * Every contestant is a process of its own that makes a step when told; they take turns, so that whatever else the machine
  * does hits all alike. Medians. "Share" is the limit over what a step took, the limit being the time of the step's products
@@ -9,7 +9,8 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "base/clock.h"
 #include "bench/cpu/limits.h"
-#include "bench/cpu/step.h"
+#include "bench/cpu/llmc.h"
+#include "bench/cpu/report.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -28,19 +29,17 @@ static const struct {
     {{"l6-65", 6, 384, 65, 4, 256}, {520, 330}},
     {{"124m-256", 12, 768, 50257, 4, 256}, {4400, 2500}},
 };
-enum { N_ROWS = sizeof known / sizeof *known, MOST_STEPS = 1000, LEAST_ROUNDS = 3, MOST_LINES = 64 };
+enum { N_ROWS = sizeof known / sizeof *known, MOST_STEPS = 1000, LEAST_ROUNDS = 3, MOST_LLMCS = N_ROWS };
 
 typedef struct settings {
     bool rows[N_ROWS], dtypes[2], peer, json;
     const char *against, *self;
+    const char *llmc_path;
+    llmc llmcs[MOST_LLMCS]; /* those that told their shape */
+    int n_llmcs;
     double seconds;
     int n_threads;
 } settings;
-
-static const char *dtype_name(int dtype)
-{
-    return dtype ? "bfloat16" : "float32";
-}
 
 /* --- the contestant's side --- */
 
@@ -161,10 +160,6 @@ static double machine_busy_ms(void)
            (double)sysconf(_SC_CLK_TCK);
 }
 
-typedef struct limits {
-    double flops[2], bandwidth;
-} limits;
-
 static void measure_limits(limits *best, const settings *s)
 {
     tr_thread_pool *pool;
@@ -182,23 +177,6 @@ static void measure_limits(limits *best, const settings *s)
 }
 
 /* --- a row --- */
-
-enum { OURS, PEER, OTHER, MOST_CONTESTANTS };
-
-typedef struct operation {
-    char name[40];
-    double ms, gflop;
-    unsigned long long calls;
-} operation;
-
-typedef struct result {
-    int row, dtype, n_contestants, n_operations;
-    bool is_there[MOST_CONTESTANTS];
-    double ms[MOST_CONTESTANTS], busy_ms[MOST_CONTESTANTS];
-    double loss, flops, bytes, foreign;
-    int rounds;
-    operation operations[MOST_LINES];
-} result;
 
 /* Where the peer is: beside the sources that this was built from. */
 static const char peer_program[] = TROUPE_SOURCE_DIR "/bench/peers/gpt2_torch.py";
@@ -218,6 +196,15 @@ static bool start_all(contestant *all, const settings *s, int row, int dtype)
     return !s->against || start(&all[OTHER], s->against, other);
 }
 
+/* The one of that shape, started; it computes in float32. NULL: there is none. */
+static llmc *start_llmc(settings *s, int row, int dtype)
+{
+    for (int i = 0; dtype == 0 && i < s->n_llmcs; i++)
+        if (llmc_has_shape(&s->llmcs[i], &known[row].row) && llmc_start(&s->llmcs[i], s->n_threads))
+            return &s->llmcs[i];
+    return NULL;
+}
+
 static void read_operations(contestant *ours, result *out)
 {
     char line[128];
@@ -232,12 +219,13 @@ static void read_operations(contestant *ours, result *out)
     }
 }
 
-static bool measure_row(const settings *s, int row, int dtype, result *out)
+static bool measure_row(settings *s, int row, int dtype, result *out)
 {
     static contestant all[MOST_CONTESTANTS];
     memset(all, 0, sizeof all);
-    *out = (result){.row = row, .dtype = dtype};
+    *out = (result){.row = &known[row].row, .dtype = dtype, .target_ms = known[row].targets_ms[dtype]};
     bool good = start_all(all, s, row, dtype);
+    llmc *of_c = start_llmc(s, row, dtype);
     uint64_t begin_ns = tr_clock_ns();
     double busy_ms = machine_busy_ms();
     for (int round = -1; good && round < MOST_STEPS; round++) { /* the first does not count */
@@ -247,6 +235,8 @@ static bool measure_row(const settings *s, int row, int dtype, result *out)
             good = step(&all[i], round >= 0);
             usleep(20000); /* threads that wait for work by spinning give up */
         }
+        double ms = of_c && good ? llmc_turn(of_c, round >= 0) : 0;
+        if (ms > 0) all[LLMC].cost_ms += ms;
     }
     double wall_ms = (double)(tr_clock_ns() - begin_ns) * 1e-6;
     busy_ms = machine_busy_ms() - busy_ms;
@@ -263,102 +253,15 @@ static bool measure_row(const settings *s, int row, int dtype, result *out)
         out->busy_ms[i] = median(all[i].busy_ms, all[i].n);
         end(&all[i]);
     }
+    if (of_c) {
+        out->is_there[LLMC] = of_c->n > 0;
+        out->ms[LLMC] = median(of_c->ms, of_c->n);
+        llmc_end(of_c);
+    }
     if (!good)
         fprintf(stderr, "training: '%s' in %s: a contestant ended early\n", known[row].row.name,
                 dtype_name(dtype));
     return good && out->n_operations > 0;
-}
-
-/* --- what is printed --- */
-
-static double limit_ms(const result *r, const limits *l)
-{
-    return (r->flops / l->flops[r->dtype] + r->bytes / l->bandwidth) * 1e3;
-}
-
-static void print_operations(const result *r, const limits *l)
-{
-    double sum = 0;
-    for (int i = 0; i < r->n_operations; i++) sum += r->operations[i].ms;
-    printf("\n%s, %s: where a step's time goes\n\n| operation | ms | of the step | calls | GFLOP/s | of the "
-           "peak |\n"
-           "|---|---:|---:|---:|---:|---:|\n",
-           known[r->row].row.name, dtype_name(r->dtype));
-    for (int i = 0; i < r->n_operations; i++) {
-        const operation *o = &r->operations[i];
-        printf("| %s | %.1f | %.1f%% | %llu |", o->name, o->ms, 100 * o->ms / sum, o->calls);
-        if (o->gflop > 0)
-            printf(" %.0f | %.0f%% |\n", o->gflop / o->ms * 1e3,
-                   100 * o->gflop * 1e12 / o->ms / l->flops[r->dtype]);
-        else
-            printf(" | |\n");
-    }
-}
-
-static void print_cell(const result *r, int who, bool busy)
-{
-    if (r->is_there[who])
-        printf(" %.0f |", busy ? r->busy_ms[who] : r->ms[who]);
-    else
-        printf(" |");
-}
-
-static void print_table(const result *all, int n, const limits *l)
-{
-    printf("\noneDNN at best: %.0f GFLOP/s float32, %.0f bfloat16; memory: %.0f GB/s\n\n", l->flops[0] * 1e-9,
-           l->flops[1] * 1e-9, l->bandwidth * 1e-9);
-    printf("| workload | dtype | ms | processor ms | PyTorch ms | processor ms | other build ms | processor "
-           "ms | "
-           "to reach | limit | share | foreign "
-           "|\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n");
-    for (int i = 0; i < n; i++) {
-        const result *r = &all[i];
-        printf("| %s | %s |", known[r->row].row.name, dtype_name(r->dtype));
-        for (int who = 0; who < MOST_CONTESTANTS; who++) {
-            print_cell(r, who, false);
-            print_cell(r, who, true);
-        }
-        printf(" %.0f | %.0f | %.0f%% | %.0f%% |\n", known[r->row].targets_ms[r->dtype], limit_ms(r, l),
-               100 * limit_ms(r, l) / r->ms[OURS], 100 * r->foreign);
-    }
-    printf("\n");
-}
-
-/* One object a row, for programs. */
-static void print_json(const result *r, const limits *l)
-{
-    printf("\n{\"bench\": \"training\", \"row\": \"%s\", \"dtype\": \"%s\", \"ms\": %.3f, \"processor_ms\": "
-           "%.3f, ",
-           known[r->row].row.name, dtype_name(r->dtype), r->ms[OURS], r->busy_ms[OURS]);
-    const char *const names[] = {"", "peer", "other"};
-    for (int who = PEER; who < MOST_CONTESTANTS; who++)
-        if (r->is_there[who])
-            printf("\"%s_ms\": %.3f, \"%s_processor_ms\": %.3f, ", names[who], r->ms[who], names[who],
-                   r->busy_ms[who]);
-    printf("\"target_ms\": %.0f, \"limit_ms\": %.3f, \"share\": %.4f, \"foreign\": %.4f, \"rounds\": %d, "
-           "\"loss\": %.6f, \"gflop\": %.3f, \"peak_gflops\": %.1f, \"memory_gbs\": %.1f, \"operations\": {",
-           known[r->row].targets_ms[r->dtype], limit_ms(r, l), limit_ms(r, l) / r->ms[OURS], r->foreign,
-           r->rounds, r->loss, r->flops * 1e-9, l->flops[r->dtype] * 1e-9, l->bandwidth * 1e-9);
-    for (int i = 0; i < r->n_operations; i++)
-        printf("%s\"%s\": %.3f", i ? ", " : "", r->operations[i].name, r->operations[i].ms);
-    printf("}}\n");
-    fflush(stdout);
-}
-
-/* The form of bench/rows.h, for bench/run. */
-static void print_row(const result *r, const limits *l)
-{
-    printf("{\"row\": \"training step, GPT-2 %s, %s\", \"unit\": \"ms\", \"ours\": %.6g, \"baseline\": ",
-           known[r->row].row.name, dtype_name(r->dtype), r->ms[OURS]);
-    if (r->is_there[PEER])
-        printf("%.6g, \"baseline_name\": \"PyTorch\", ", r->ms[PEER]);
-    else
-        printf("null, \"baseline_name\": \"\", ");
-    printf("\"limit\": %.6g, \"limit_name\": \"products and memory at peak\", \"target\": %.6g, "
-           "\"load\": %.4g}\n",
-           limit_ms(r, l), known[r->row].targets_ms[r->dtype],
-           r->foreign * (double)sysconf(_SC_NPROCESSORS_ONLN));
-    fflush(stdout);
 }
 
 /* --- the command --- */
@@ -367,7 +270,7 @@ static void help(FILE *stream)
 {
     fprintf(stream,
             "usage: training [--rows LIST] [--dtype float32|bfloat16] [--seconds S] [--threads N] [--peer]\n"
-            "                [--against PROGRAM] [--json]\n\n"
+            "                [--against PROGRAM] [--llmc DIR[:DIR]] [--json]\n\n"
             "Milliseconds of a training step of GPT-2 on this machine's processors: where they go, and how "
             "much of\n"
             "the machine's limit they are. Prints tables, and a line of JSON for each row.\n\n"
@@ -381,6 +284,8 @@ static void help(FILE *stream)
         "  --threads N         of ours and of the peer (default: 2)\n"
         "  --peer              PyTorch beside it, step by step (/usr/bin/python3 with torch)\n"
         "  --against PROGRAM   another build of this program beside it, such as one from before a change\n"
+        "  --llmc DIR[:DIR]    llm.c's train_gpt2 beside the row of its shape, built there as its README "
+        "says\n"
         "  --json              a line for bench/run, too\n");
 }
 
@@ -406,6 +311,10 @@ static bool read_pair(settings *s, const char *key, const char *value)
     if (strcmp(key, "--rows") == 0) return choose_rows(s, value);
     if (strcmp(key, "--against") == 0) {
         s->against = value;
+        return true;
+    }
+    if (strcmp(key, "--llmc") == 0) {
+        s->llmc_path = value;
         return true;
     }
     if (strcmp(key, "--seconds") == 0 && (s->seconds = atof(value)) > 0) return true;
@@ -439,13 +348,42 @@ static bool read_arguments(int argc, char **argv, settings *s)
     return true;
 }
 
+/* Each folder of the list is asked for its shape; what is of no row is said, and left out. */
+static bool find_llmcs(settings *s)
+{
+    bool well = true;
+    char list[1024];
+    snprintf(list, sizeof list, "%s", s->llmc_path ? s->llmc_path : "");
+    char *rest = NULL;
+    for (char *at = strtok_r(list, ":", &rest); at && s->n_llmcs < MOST_LLMCS;
+         at = strtok_r(NULL, ":", &rest)) {
+        llmc *found = &s->llmcs[s->n_llmcs];
+        if (!llmc_probe(found, at, s->n_threads)) {
+            well = false;
+            continue;
+        }
+        int row = 0;
+        while (row < N_ROWS && !llmc_has_shape(found, &known[row].row)) row++;
+        if (row < N_ROWS) {
+            s->n_llmcs++;
+            continue;
+        }
+        fprintf(stderr,
+                "training: '%s/train_gpt2' has %d layers of %d, vocabulary %d and %lld activations, which is "
+                "no row's "
+                "shape\n",
+                at, found->layers, found->width, found->vocabulary, (long long)found->activations);
+        well = false;
+    }
+    return well;
+}
+
 int main(int argc, char **argv)
 {
+    static settings s;
     static result results[2 * N_ROWS];
     limits best = {0};
-    settings s;
     int n = 0;
-    bool well = true;
     if (argc == 5 && strcmp(argv[1], "--serve") == 0) return serve(argv[2], argv[3], argv[4]);
     if (argc > 1 && strcmp(argv[1], "--help") == 0) {
         help(stdout);
@@ -453,6 +391,8 @@ int main(int argc, char **argv)
     }
     if (!read_arguments(argc, argv, &s)) return 2;
     signal(SIGPIPE, SIG_IGN);
+    best.n_threads = s.n_threads;
+    bool well = find_llmcs(&s);
     for (int row = 0; row < N_ROWS; row++)
         for (int dtype = 0; dtype < 2; dtype++) {
             if (!s.rows[row] || !s.dtypes[dtype]) continue;
@@ -467,5 +407,6 @@ int main(int argc, char **argv)
         }
     measure_limits(&best, &s);
     print_table(results, n, &best);
+    print_where(results, n, &best);
     return well ? 0 : 1;
 }

@@ -199,29 +199,52 @@ static void join_split(fusion *self, int32_t n, const tr_node *split)
     self->changes[join_at].gone = true;
 }
 
-/* Rows of up to 1024 numbers that 32 lanes share evenly, in packs of eight: what the kernel keeps in registers. */
-static bool has_short_rows(const fusion *self, tr_value x)
+/* A norm's backward and weight gradient, with what both become. */
+typedef struct norm_ops {
+    const char *backward, *weight;
+    const tr_op *backward_sums, *weight_sums;
+    int rstd;     /* which input of the backward it is; the weight's last is the same value */
+    int64_t sums; /* of the weights' gradients */
+} norm_ops;
+
+static const norm_ops norms[] = {
+    {"layernorm_backward", "layernorm_weight", &tr__layernorm_backward_sums_op, &tr__layernorm_weight_sums_op,
+     4, 2},
+    {"rmsnorm_backward", "rmsnorm_weight", &tr__rmsnorm_backward_sums_op, &tr__rmsnorm_weight_sums_op, 3, 1},
+};
+
+static const norm_ops *norm_of(const tr_node *backward)
+{
+    for (size_t i = 0; i < sizeof norms / sizeof *norms; i++)
+        if (is(backward, norms[i].backward)) return &norms[i];
+    return NULL;
+}
+
+/* Rows that lanes, or threads of a block, share evenly in packs of eight and keep in registers. */
+static bool has_kept_rows(const fusion *self, tr_value x)
 {
     int64_t columns = tr_shape_last(&value_of(self, x)->shape);
-    return columns % 256 == 0 && columns <= 1024;
+    return columns % 256 == 0 && columns <= 4096;
 }
 
 static void join_norm_weight(fusion *self, int32_t n, const tr_node *backward)
 {
-    if (!is_bf16(self, backward->inputs[1]) || !has_short_rows(self, backward->inputs[1])) return;
+    const norm_ops *norm = norm_of(backward);
+    if (!norm || !is_bf16(self, backward->inputs[1]) || !has_kept_rows(self, backward->inputs[1])) return;
     for (int32_t i = n + 1; i < self->n_nodes; i++) {
         const tr_node *weight = tr_graph_node(self->graph, i);
-        if (!is(weight, "layernorm_weight") || !is_free(self, i)) continue;
+        if (!is(weight, norm->weight) || !is_free(self, i)) continue;
         if (weight->inputs[0] != backward->inputs[0] || weight->inputs[1] != backward->inputs[1] ||
-            weight->inputs[2] != backward->inputs[3])
+            weight->inputs[weight->n_inputs - 1] != backward->inputs[norm->rstd])
             continue;
         tr_value sums = self->n_values + self->n_added;
-        self->added[self->n_added++] = tr__norm_sums_shape(&value_of(self, backward->inputs[1])->shape);
+        self->added[self->n_added++] =
+            tr__norm_sums_shape(&value_of(self, backward->inputs[1])->shape, norm->sums);
         tr_value outputs[] = {backward->outputs[0], sums};
-        change *c = begin_change(self, n, &tr__layernorm_backward_sums_op, NULL, 0);
+        change *c = begin_change(self, n, norm->backward_sums, NULL, 0);
         set_inputs(c, backward->inputs, backward->n_inputs);
         set_outputs(c, outputs, 2);
-        c = begin_change(self, i, &tr__layernorm_weight_sums_op, NULL, 0);
+        c = begin_change(self, i, norm->weight_sums, NULL, 0);
         set_inputs(c, &sums, 1);
         set_outputs(c, weight->outputs, weight->n_outputs);
         return;
@@ -299,7 +322,7 @@ static void find_patterns(fusion *self)
         if (is(node, "linear_dx")) join_activation_backward(self, n, node);
         if (is(node, "split")) join_split(self, n, node);
         if (is(node, "cross_entropy")) join_loss(self, n, node);
-        if (is(node, "layernorm_backward")) join_norm_weight(self, n, node);
+        join_norm_weight(self, n, node);
     }
 }
 

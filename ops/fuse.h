@@ -1,7 +1,7 @@
 /* ops/fuse.h - puts one node in the place of several where a device does their work in one pass over memory.
  * What is joined: a residual add or an activation into the linear layer before it; an activation's gradient into the
  * input gradient of the linear layer behind it; q, k and v used where the projection left them, and their gradients
- * written there; the sums of a layernorm's weight gradients into its input gradient; the loss and
+ * written there; the sums of a norm's weight gradients into its input gradient; the loss and
  * the gradient of its logits. Only where nobody else reads what
  * then never exists. What is left out is computed as it was.
  * SPDX-License-Identifier: Apache-2.0 */

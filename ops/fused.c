@@ -110,19 +110,33 @@ const tr_op tr__attention_packed_backward_op = {.name = "attention_packed_backwa
                                                 .flops = attention_backward_flops,
                                                 .alias_input = -1};
 
-tr_shape tr__norm_sums_shape(const tr_shape *x)
+tr_shape tr__norm_sums_shape(const tr_shape *x, int64_t sums)
 {
     int64_t slabs = (tr_shape_rows(x) + LEAST_ROWS - 1) / LEAST_ROWS;
-    return TR_SHAPE3(slabs < MOST_SLABS ? slabs : MOST_SLABS, 2, tr_shape_last(x));
+    return TR_SHAPE3(slabs < MOST_SLABS ? slabs : MOST_SLABS, sums, tr_shape_last(x));
+}
+
+static void infer_sums(const tr_graph *graph, const tr_node *node, int64_t sums, tr_value_info *outputs)
+{
+    const tr_shape *x = tr_input_shape(graph, node, 1);
+    outputs[0] = tr_infer_like(graph, node, 1);
+    outputs[1] = (tr_value_info){.dtype = TR_F32, .shape = tr__norm_sums_shape(x, sums)};
 }
 
 static tr_status infer_norm_sums(const tr_graph *graph, const tr_node *node, tr_value_info *outputs,
                                  int *n_outputs, tr_error *err)
 {
     (void)err;
-    outputs[0] = tr_infer_like(graph, node, 1);
-    outputs[1] =
-        (tr_value_info){.dtype = TR_F32, .shape = tr__norm_sums_shape(tr_input_shape(graph, node, 1))};
+    infer_sums(graph, node, 2, outputs);
+    *n_outputs = 2;
+    return TR_OK;
+}
+
+static tr_status infer_rmsnorm_sums(const tr_graph *graph, const tr_node *node, tr_value_info *outputs,
+                                    int *n_outputs, tr_error *err)
+{
+    (void)err;
+    infer_sums(graph, node, 1, outputs);
     *n_outputs = 2;
     return TR_OK;
 }
@@ -136,12 +150,18 @@ static tr_status infer_weight_sums(const tr_graph *graph, const tr_node *node, t
     (void)err;
     const tr_shape *sums = tr_input_shape(graph, node, 0);
     outputs[0] = outputs[1] = (tr_value_info){.dtype = TR_F32, .shape = TR_SHAPE1(tr_shape_last(sums))};
-    *n_outputs = 2;
+    *n_outputs = (int)sums->dims[1];
     return TR_OK;
 }
 
 const tr_op tr__layernorm_weight_sums_op = {
     .name = "layernorm_weight_sums", .infer = infer_weight_sums, .alias_input = -1};
+
+const tr_op tr__rmsnorm_backward_sums_op = {
+    .name = "rmsnorm_backward_sums", .infer = infer_rmsnorm_sums, .alias_input = 4};
+
+const tr_op tr__rmsnorm_weight_sums_op = {
+    .name = "rmsnorm_weight_sums", .infer = infer_weight_sums, .alias_input = -1};
 
 static tr_status infer_slopes(const tr_graph *graph, const tr_node *node, tr_value_info *outputs,
                               int *n_outputs, tr_error *err)

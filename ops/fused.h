@@ -7,6 +7,7 @@
  *   attention_packed_backward   inputs qkv, y, lse, dy: dqkv
  *   layernorm_backward_sums     as layernorm_backward, and sums (S,2,C) f32 of what rows give to dw and db
  *   layernorm_weight_sums       input sums: dw, db are added to
+ *   rmsnorm_backward_sums, rmsnorm_weight_sums   likewise, with sums (S,1,C) for dw
  *   cross_entropy_slopes  inputs logits, targets: dlogits for a factor of 1, and the loss
  *   linear_dx_scaled, linear_dw_scaled   as linear_dx, linear_dw, times a factor (1) f32, the last input
  * Internal to ops/.
@@ -29,11 +30,11 @@ typedef struct linear_activate_attributes {
 
 extern const tr_op tr__linear_add_op, tr__linear_activate_op, tr__linear_dx_activate_op,
     tr__attention_packed_op, tr__attention_packed_backward_op, tr__layernorm_backward_sums_op,
-    tr__layernorm_weight_sums_op, tr__cross_entropy_slopes_op, tr__linear_dx_scaled_op,
-    tr__linear_dw_scaled_op;
+    tr__layernorm_weight_sums_op, tr__rmsnorm_backward_sums_op, tr__rmsnorm_weight_sums_op,
+    tr__cross_entropy_slopes_op, tr__linear_dx_scaled_op, tr__linear_dw_scaled_op;
 
-/* (S,2,C): sums of so many slabs of rows, which the number of rows alone decides. */
-tr_shape tr__norm_sums_shape(const tr_shape *x);
+/* (S,sums,C): sums of so many slabs of rows, which the number of rows alone decides. */
+tr_shape tr__norm_sums_shape(const tr_shape *x, int64_t sums);
 
 #ifdef __cplusplus
 }

@@ -31,6 +31,7 @@ typedef struct tr_call {
     void *device;                  /* the device's stream and library handles; NULL on the CPU */
     tr_thread_pool *pool;          /* may be NULL; how work is cut into tiles must not depend on it */
     const tr_random *random;       /* of the run */
+    bool overwrite; /* gradients of parameters are written, not added to; only to kernels that can */
 } tr_call;
 
 struct tr_op {
@@ -75,6 +76,7 @@ typedef struct tr_kernel {
     tr_status (*prepare)(const tr_graph *graph, const tr_node *node, void *device, void **prepared,
                          tr_error *err);
     void (*release)(void *prepared, void *device);
+    bool overwrites; /* looks at the call's `overwrite`; for others, what they add to is cleared before */
 } tr_kernel;
 
 /* pending + gradient, or the one that is there. For gradient rules. */

@@ -24,6 +24,7 @@ typedef struct node_state {
 
 typedef struct op_clock {
     const tr_op *op;
+    double flops; /* of a call, where calls are told apart by it */
     uint64_t nanoseconds, calls;
 } op_clock;
 
@@ -34,17 +35,21 @@ struct tr_program {
     tr_memory_plan plan;
     int32_t n_nodes;
     node_state *steps; /* by node */
-    op_clock *clocks;  /* one for each operation that occurs */
+    op_clock
+        *clocks; /* one for each operation that occurs, and number of FLOPs where that tells calls apart */
     int32_t n_clocks;
     void *device;       /* of kernels' calls; NULL on the CPU */
     tr_event **between; /* n_nodes + 1, where kernels are timed on a device; else NULL */
 };
 
-static int32_t clock_of(tr_program *self, const tr_op *op)
+static int32_t clock_of(tr_program *self, const tr_node *node)
 {
+    const tr_op *op = node->op;
+    bool apart = self->options.time_kernels && self->options.device != TR_DEVICE_CPU;
+    double flops = apart && op->flops ? op->flops(self->graph, node) : 0;
     for (int32_t i = 0; i < self->n_clocks; i++)
-        if (self->clocks[i].op == op) return i;
-    self->clocks[self->n_clocks] = (op_clock){.op = op};
+        if (self->clocks[i].op == op && self->clocks[i].flops == flops) return i;
+    self->clocks[self->n_clocks] = (op_clock){.op = op, .flops = flops};
     return self->n_clocks++;
 }
 
@@ -122,7 +127,7 @@ static tr_status prepare_steps(tr_program *self, tr_error *err)
     for (int32_t n = 0; n < self->n_nodes; n++) {
         const tr_node *node = tr_graph_node(self->graph, n);
         node_state *step = &self->steps[n];
-        step->clock = clock_of(self, node->op);
+        step->clock = clock_of(self, node);
         tr_status status = self->options.device == TR_DEVICE_CPU ? prepare_on_cpu(self, node, step, err)
                                                                  : prepare_on_device(self, node, step, err);
         if (status != TR_OK) return status;
@@ -246,6 +251,12 @@ bool tr_program_has_phase(const tr_program *self, tr_phase phase)
     return self->plan.phase_start[phase] < self->plan.phase_start[phase + 1];
 }
 
+int32_t tr_program_last_position(const tr_program *self, tr_value value)
+{
+    TR_ASSERT(value >= 0 && value < self->plan.n_values);
+    return self->plan.values[value].last;
+}
+
 static void *address(const tr_program *self, const tr_bindings *bindings, tr_value value)
 {
     if (value == TR_NO_VALUE) return NULL;
@@ -256,6 +267,25 @@ static void *address(const tr_program *self, const tr_bindings *bindings, tr_val
     if (constant) return (void *)constant;
     TR_ASSERT(bindings->values[value]);
     return bindings->values[value];
+}
+
+/* What a node adds to is cleared, unless its kernel can write instead: true then. */
+static bool begin_gradients(const tr_program *self, int32_t n, const tr_call *call)
+{
+    const tr_node *node = call->node;
+    bool any = false, overwrites = self->steps[n].kernel && self->steps[n].kernel->overwrites;
+    for (int i = 0; i < node->n_outputs; i++) {
+        if (!call->outputs[i]) continue;
+        const tr_value_info *value = tr_graph_value(self->graph, node->outputs[i]);
+        if (value->kind != TR_VALUE_GRADIENT) continue;
+        size_t bytes = (size_t)tr_shape_elements(&value->shape) * tr_dtype_bytes(value->dtype);
+        any = true;
+        if (self->options.device == TR_DEVICE_CPU)
+            memset(call->outputs[i], 0, bytes);
+        else if (!overwrites) /* where it fails, the launch that follows does, and is noted */
+            tr_stream_fill(self->options.stream, call->outputs[i], 0, bytes, NULL);
+    }
+    return any && overwrites;
 }
 
 static void run_node(tr_program *self, int32_t n, const tr_bindings *bindings)
@@ -271,6 +301,7 @@ static void run_node(tr_program *self, int32_t n, const tr_bindings *bindings)
     for (int i = 0; i < node->n_inputs; i++) call.inputs[i] = address(self, bindings, node->inputs[i]);
     for (int i = 0; i < node->n_outputs; i++) call.outputs[i] = address(self, bindings, node->outputs[i]);
     if (step->workspace_bytes > 0) call.workspace = (char *)bindings->scratch + self->plan.workspaces[n];
+    if (bindings->begin_gradients) call.overwrite = begin_gradients(self, n, &call);
     op_clock *clock = &self->clocks[step->clock];
     uint64_t start = self->options.clock_ns();
     step->run(&call);
@@ -338,6 +369,7 @@ void tr_program_run(tr_program *self, tr_phase phase, const tr_bindings *binding
     for (int32_t p = self->plan.phase_start[phase]; p < self->plan.phase_start[phase + 1]; p++) {
         run_node(self, self->plan.order[p], bindings);
         mark_time(self, p + 1);
+        if (bindings->behind) bindings->behind(bindings->context, p);
     }
     if (self->between) take_times(self, phase);
 }
@@ -355,7 +387,10 @@ size_t tr_program_times(const tr_program *self, tr_op_time *times, size_t capaci
     size_t kept = 0;
     for (int32_t i = 0; i < self->n_clocks; i++) {
         const op_clock *clock = &self->clocks[i];
-        tr_op_time time = {.name = clock->op->name, .nanoseconds = clock->nanoseconds, .calls = clock->calls};
+        tr_op_time time = {.name = clock->op->name,
+                           .nanoseconds = clock->nanoseconds,
+                           .calls = clock->calls,
+                           .flops = clock->flops};
         size_t at = kept;
         for (; at > 0 && longest_first(&times[at - 1], &time) > 0; at--)
             if (at < capacity) times[at] = times[at - 1];

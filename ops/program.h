@@ -52,6 +52,8 @@ double tr_program_flops(const tr_program *self, tr_phase phase);
 /* The last phase that reads a bound value (its memory must stay as it is until then); FORWARD when none does. */
 tr_phase tr_program_last_reader(const tr_program *self, tr_value value);
 bool tr_program_has_phase(const tr_program *self, tr_phase phase);
+/* The position of the last node that touches a bound value: behind it nothing of a run changes it. -1: none does. */
+int32_t tr_program_last_position(const tr_program *self, tr_value value);
 
 typedef struct tr_bindings {
     void *const *values; /* by tr_value; only bound kinds and outputs are looked at */
@@ -59,6 +61,12 @@ typedef struct tr_bindings {
     void *scratch;       /* cache-line aligned, tr_program_scratch_bytes, likewise */
     tr_thread_pool *pool;
     tr_random random; /* what dropout draws by; the same for all phases of a micro-batch */
+    /* Called behind each node of the phase, which on a GPU has then been queued, with its position. May be NULL. */
+    void (*behind)(void *context, int32_t position);
+    void *context;
+    /* Gradients of parameters begin with this run: they are written, and what they held is not read. Bits are those of
+     * clearing them first, which takes longer. */
+    bool begin_gradients;
 } tr_bindings;
 
 /* Runs all nodes of a phase in order. Every bound value that the phase touches must be bound. On a GPU it queues
@@ -69,10 +77,12 @@ void tr_program_run(tr_program *self, tr_phase phase, const tr_bindings *binding
 tr_status tr_program_synchronize(tr_program *self, tr_error *err);
 
 /* Time spent in each operation since the program was made, for `bench`: names and nanoseconds, sorted by time. On
- * a GPU without time_kernels it is the time of queueing. */
+ * a GPU without time_kernels it is the time of queueing; with it, calls of an operation that count other numbers of
+ * FLOPs stand apart. */
 typedef struct tr_op_time {
     const char *name;
     uint64_t nanoseconds, calls;
+    double flops; /* of one call; 0 but with time_kernels on a GPU */
 } tr_op_time;
 size_t tr_program_times(const tr_program *self, tr_op_time *times, size_t capacity); /* how many there are */
 

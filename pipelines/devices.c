@@ -32,17 +32,37 @@ static bool is_on_gpu(const tr_recipe *recipe, uint32_t stage, int32_t n_gpus)
     return asked == TR_RECIPE_CUDA || (asked == TR_RECIPE_AUTO && n_gpus > 0);
 }
 
+/* The GPU of the turn-th of n workers that want one. Where there are more workers than GPUs neighbours share, so that the
+ * workers of a replica are together and the replicas of a stage apart: they hand gradients to each other. */
+static int32_t gpu_of(int32_t turn, int32_t n_turns, int32_t n_gpus)
+{
+    return n_turns <= n_gpus ? turn : (int32_t)((int64_t)turn * n_gpus / n_turns);
+}
+
+static int32_t count_turns(const tr_recipe *recipe, const tr_training_plan *plan, int32_t n_gpus)
+{
+    int32_t n = 0;
+    for (uint32_t worker = 0; worker < tr_plan_workers(plan); worker++) {
+        bool takes = false;
+        for (uint32_t s = 0; s < plan->n_stages; s++)
+            takes |= tr_plan_worker(plan, s) == worker && is_on_gpu(recipe, s, n_gpus);
+        n += takes;
+    }
+    return n * (int32_t)plan->n_replicas;
+}
+
 /* Workers in their order; those without a stage on a GPU take no turn. */
 static void deal_out(tr_devices *self, const tr_recipe *recipe, const tr_training_plan *plan, int32_t n_gpus)
 {
-    int32_t turn = 0;
+    int32_t turn = 0, n_turns = count_turns(recipe, plan, n_gpus);
     for (uint32_t r = 0; r < plan->n_replicas; r++)
         for (uint32_t worker = 0; worker < tr_plan_workers(plan); worker++) {
             bool took = false;
             for (uint32_t s = 0; s < plan->n_stages; s++) {
                 if (tr_plan_worker(plan, s) != worker || !is_on_gpu(recipe, s, n_gpus)) continue;
                 TR_ASSERT(n_gpus > 0); /* who asks for one by name was refused where there is none */
-                self->stages[r * plan->n_stages + s] = (tr_stage_place){TR_DEVICE_CUDA, turn % n_gpus};
+                self->stages[r * plan->n_stages + s] =
+                    (tr_stage_place){TR_DEVICE_CUDA, gpu_of(turn, n_turns, n_gpus)};
                 took = true;
             }
             turn += took;

@@ -75,6 +75,37 @@ tr_status tr_epoch_log_begin(tr_epoch_log *self, uint32_t epoch, tr_error *err)
     return finish_line(self, fprintf(self->stream, "{\"epoch\":%u}\n", epoch), err);
 }
 
+tr_status tr_epoch_log_begin_in(tr_epoch_log *self, uint32_t epoch, const tr_layout *layout, tr_error *err)
+{
+    return finish_line(self,
+                       fprintf(self->stream, "{\"epoch\":%u,\"data\":%d,\"pipeline\":%d,\"pieces\":%d}\n",
+                               epoch, layout->data, layout->pipeline, layout->pieces),
+                       err);
+}
+
+size_t tr_epoch_log_layouts(const char *path, tr_layout *layouts, size_t most)
+{
+    char *text;
+    size_t size, n = 0;
+    if (!tr_path_exists(path) || tr_file_read(path, &text, &size, NULL)) return 0;
+    for (char *line = text, *end; most && (end = memchr(line, '\n', (size_t)(text + size - line)));
+         line = end + 1) {
+        uint32_t epoch;
+        tr_layout read;
+        *end = 0;
+        if (sscanf(line, "{\"epoch\":%10u,\"data\":%6d,\"pipeline\":%6d,\"pieces\":%6d}", &epoch, &read.data,
+                   &read.pipeline, &read.pieces) != 4 ||
+            read.data < 1 || read.pipeline < 1 || read.pieces < 1)
+            continue;
+        if (n && tr_layout_is_same(&layouts[0], &read)) continue;
+        n += n < most;
+        memmove(layouts + 1, layouts, (n - 1) * sizeof *layouts);
+        layouts[0] = read;
+    }
+    tr_free(text);
+    return n;
+}
+
 tr_status tr_epoch_log_from(tr_epoch_log *self, uint32_t epoch, uint64_t generation, tr_error *err)
 {
     return finish_line(

@@ -42,6 +42,7 @@ static tr_status budget_stage(const tr_job_plan *plan, const tr_stage_spec *spec
         out->gflops += tr_program_flops(program, (tr_phase)phase) * 1e-9;
     bool apart = spec->device != TR_DEVICE_CPU || plan->training.hold_every > 1;
     if (apart) tr_stage_device_bytes(spec, program, &out->places, &out->pinned);
+    if (plan->training.replay) out->kept = tr_stage_kept_bytes(spec, program);
     tr_program_destroy(&program);
 
     int64_t *n_elements = tr_alloc(spec->n_parameters * sizeof *n_elements);

@@ -193,7 +193,8 @@ static tr_status print_cut(const char *name, const tr_stage_times *units, const 
     tr_status status = tr_schedule_foretell(&schedule, plan, 0, stages, err);
     tr_free(stages);
     if (status) return status;
-    fprintf(stream, "%-16s %7.1f%% %11.3f  ", name, 100 * schedule.idle, (double)schedule.end_ns * 1e-6);
+    fprintf(stream, "%-16s %7.1f%% %11.3f %6u  ", name, 100 * schedule.idle, (double)schedule.end_ns * 1e-6,
+            plan->extra_stash);
     print_list(layers, plan->n_stages, stream);
     fputc('\n', stream);
     tr_schedule_release(&schedule);
@@ -209,11 +210,12 @@ static void layers_of(const tr_partition *partition, int32_t n_layers, int32_t *
 }
 
 /* What the plan would be with this cut; its memory is all that people are shown of it. */
-static tr_status print_memory_with(const tr_job_plan *plan, int32_t *layers, tr_model_config *config,
-                                   const tr_data *data, FILE *stream, tr_error *err)
+static tr_status print_memory_with(const tr_job_plan *plan, int32_t *layers, uint32_t stash,
+                                   tr_model_config *config, const tr_data *data, FILE *stream, tr_error *err)
 {
     tr_recipe recipe = *plan->recipe; /* borrows all but the list */
     recipe.layout.stages = (tr_recipe_stage_list){.items = layers, .count = plan->training.n_stages};
+    recipe.layout.stash = (int32_t)stash;
     tr_job_plan balanced;
     tr_status status = tr_job_plan_init(&balanced, &recipe, config, data, &plan->start, err);
     if (status) return status;
@@ -222,19 +224,37 @@ static tr_status print_memory_with(const tr_job_plan *plan, int32_t *layers, tr_
     return TR_OK;
 }
 
+static tr_status choose_stash(const tr_training_plan *plan, const tr_stage_times *units,
+                              const int32_t *layers, uint32_t *out, tr_error *err)
+{
+    *out = plan->extra_stash;
+    if (tr_plan_workers(plan) == 1) return TR_OK; /* alone it holds one, whatever is said */
+    tr_stage_times *stages = tr_alloc_zero(plan->n_stages, sizeof *stages);
+    if (!stages) return tr_fail(err, TR_ENOMEM, "no memory for %u stages", plan->n_stages);
+    tr_balance_stage_times(units, layers, plan->n_stages, stages);
+    tr_status status = tr_schedule_choose_stash(out, plan, 0, stages, err);
+    tr_free(stages);
+    return status;
+}
+
 static tr_status print_cuts(const tr_job_plan *plan, const tr_stage_times *units, int32_t *current,
-                            int32_t *balanced, FILE *stream, tr_error *err)
+                            int32_t *balanced, uint32_t *stash, FILE *stream, tr_error *err)
 {
     const tr_training_plan *training = &plan->training;
-    fprintf(stream, "\n%-16s %8s %11s  %s\n", "cut", "idle", "step, ms", "layers of each stage");
+    fprintf(stream, "\n%-16s %8s %11s %6s  %s\n", "cut", "idle", "step, ms", "stash", "layers of each stage");
     tr_status status = print_cut(plan->recipe->layout.stages.count ? "the recipe's" : "by arithmetic", units,
                                  current, training, stream, err);
     if (!status) status = print_cut("by measure", units, balanced, training, stream, err);
+    if (!status) status = choose_stash(training, units, balanced, stash, err);
+    tr_training_plan with = *training;
+    with.extra_stash = *stash;
+    if (!status && *stash != training->extra_stash)
+        status = print_cut("and its stash", units, balanced, &with, stream, err);
     if (status) return status;
     fprintf(stream, "(foretold: a processor for each kernel thread, and messages that take no time)\n\n"
                     "for the recipe, in layout:\n    stages: ");
     print_list(balanced, training->n_stages, stream);
-    fputc('\n', stream);
+    fprintf(stream, "\n    stash: %u\n", *stash);
     return TR_OK;
 }
 
@@ -242,7 +262,7 @@ tr_status tr_measure_print(const tr_job_plan *plan, tr_model_config *config, con
                            FILE *stream, FILE *progress, tr_error *err)
 {
     int32_t n_layers = plan->model.config.layers;
-    uint32_t n_stages = plan->training.n_stages;
+    uint32_t n_stages = plan->training.n_stages, stash = plan->training.extra_stash;
     tr_stage_times *units = tr_alloc_zero((size_t)n_layers + 2, sizeof *units);
     int32_t *cuts = tr_alloc_zero((size_t)n_stages * 2, sizeof *cuts),
             *balanced = cuts ? cuts + n_stages : NULL;
@@ -253,9 +273,9 @@ tr_status tr_measure_print(const tr_job_plan *plan, tr_model_config *config, con
     if (!status) {
         layers_of(&plan->model.partition, n_layers, cuts);
         print_units(units, n_layers, plan->recipe->layout.threads, stream);
-        status = print_cuts(plan, units, cuts, balanced, stream, err);
+        status = print_cuts(plan, units, cuts, balanced, &stash, stream, err);
     }
-    if (!status) status = print_memory_with(plan, balanced, config, data, stream, err);
+    if (!status) status = print_memory_with(plan, balanced, stash, config, data, stream, err);
     tr_model_config_release(config);
     tr_free(cuts);
     tr_free(units);

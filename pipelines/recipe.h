@@ -19,7 +19,7 @@ typedef enum tr_optimizer_kind { TR_OPTIMIZER_ADAMW } tr_optimizer_kind;
 typedef enum tr_decay { TR_DECAY_COSINE, TR_DECAY_LINEAR, TR_DECAY_CONSTANT } tr_decay;
 typedef enum tr_recipe_dtype { TR_RECIPE_FLOAT32, TR_RECIPE_BFLOAT16 } tr_recipe_dtype;
 typedef enum tr_reduction { TR_REDUCTION_EXACT } tr_reduction;
-typedef enum tr_recovery { TR_RECOVERY_STEP, TR_RECOVERY_OFF } tr_recovery;
+typedef enum tr_recovery { TR_RECOVERY_STEP, TR_RECOVERY_REPLAY, TR_RECOVERY_OFF } tr_recovery;
 typedef enum tr_transport_kind { TR_TRANSPORT_UCX, TR_TRANSPORT_ZMQ, TR_TRANSPORT_INPROC } tr_transport_kind;
 
 typedef struct tr_recipe_numbers {

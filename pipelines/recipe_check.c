@@ -386,6 +386,31 @@ static tr_status check_hosts(const reading *self, tr_error *err)
             "does not go with layout.hosts %d: all hosts end with the head, and --resume goes on "
             "from the newest checkpoint; leave it out",
             recipe->layout.hosts);
+    if (recipe->recovery == TR_RECOVERY_REPLAY)
+        return tr__recipe_refuse(self, line_of(self, "recovery"), "recovery", NULL, err,
+                                 "is for one host, and layout.hosts is %d; give recovery: step",
+                                 recipe->layout.hosts);
+    return TR_OK;
+}
+
+/* What is kept lies in the host's memory, and is of one step. */
+static tr_status check_replay(const reading *self, tr_error *err)
+{
+    const tr_recipe *recipe = &self->recipe;
+    int line = line_of(self, "recovery");
+    if (recipe->recovery != TR_RECOVERY_REPLAY) return TR_OK;
+    if (asks_for_gpus(recipe))
+        return tr__recipe_refuse(self, line, "recovery", NULL, err,
+                                 "is for stages on CPUs; give recovery: step, or device: cpu");
+    if (recipe->supervision.hold_every > 1)
+        return tr__recipe_refuse(self, line, "recovery", NULL, err,
+                                 "goes back one step, and supervision.hold_every %d means more; give "
+                                 "recovery: step, or hold_every: 1",
+                                 recipe->supervision.hold_every);
+    if (!recipe->layout.processes)
+        return tr__recipe_refuse(self, line, "recovery", NULL, err,
+                                 "does not go with layout.processes: false, where a fault ends the run; "
+                                 "leave one of them out");
     return TR_OK;
 }
 
@@ -422,6 +447,7 @@ tr_status tr__recipe_resolve(tr__recipe_reading *self, tr_error *err)
     if (!status) status = check_chaos(self, err);
     if (!status) status = check_network(self, err);
     if (!status) status = check_hosts(self, err);
+    if (!status) status = check_replay(self, err);
     if (!status && recipe->model.preset) status = check_preset(self, err);
     return status;
 }

@@ -19,7 +19,7 @@ static const char *const decays[] = {"cosine", "linear", "constant", NULL};
 const char *const tr__recipe_devices[] = {"cpu", "cuda", "auto", NULL};
 static const char *const dtypes[] = {"float32", "bfloat16", NULL};
 static const char *const reductions[] = {"exact", NULL};
-static const char *const recoveries[] = {"step", "off", NULL};
+static const char *const recoveries[] = {"step", "replay", "off", NULL};
 static const char *const transports[] = {"ucx", "zmq", "inproc", NULL};
 
 #define AT(member) .offset = offsetof(tr_recipe, member)
@@ -105,7 +105,7 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"validate.every", AT(validate.every), .type = TR__INTEGER, UP(0), BY_DEFAULT("0"), .help = "steps; 0: only at the end"},
     {"validate.windows", AT(validate.windows), .type = TR__INTEGER, UP(1), BY_DEFAULT("16"), .help = "held-out windows evaluated while training"},
 
-    {"recovery", AT(recovery), .type = TR__CHOICE, .choices = recoveries, BY_DEFAULT("step"), .help = "after a worker's death: step goes back to the newest state that all hold; off ends the run"},
+    {"recovery", AT(recovery), .type = TR__CHOICE, .choices = recoveries, BY_DEFAULT("step"), .help = "after a worker's death: step goes back to the newest state that all hold; replay does too, but only the lost worker computes; off ends the run"},
     {"supervision.intensity", AT(supervision.intensity), .type = TR__INTEGER, TO(1, 65536), BY_DEFAULT("10"), .help = "deaths that are mended within the period; one more ends the run"},
     {"supervision.period", AT(supervision.period), .type = TR__INTEGER, TO(1, 86400), BY_DEFAULT("60"), .help = "seconds"},
     {"supervision.hung_after", AT(supervision.hung_after), .type = TR__INTEGER, TO(1, 86400), BY_DEFAULT("60"), .help = "seconds without a sign of work after which a worker is killed and replaced"},

@@ -377,6 +377,11 @@ tr_status tr_run_epoch(tr_run *self, uint32_t epoch, tr_error *err)
     return tr_epoch_log_begin(self->epochs, epoch, err);
 }
 
+tr_status tr_run_epoch_in(tr_run *self, uint32_t epoch, const tr_layout *layout, tr_error *err)
+{
+    return tr_epoch_log_begin_in(self->epochs, epoch, layout, err);
+}
+
 tr_status tr_run_epoch_from(tr_run *self, uint32_t epoch, uint64_t generation, tr_error *err)
 {
     return tr_epoch_log_from(self->epochs, epoch, generation, err);
@@ -387,6 +392,15 @@ void tr_run_note(tr_run *self, const char *kind, const char *text)
     write_event(self, event_object(kind, tr_clock_ns(), NULL, text));
     if (strcmp(kind, "checkpoint") == 0 || strcmp(kind, "stopped") == 0)
         return; /* told otherwise, or at the end */
+    say(self, text, true);
+}
+
+void tr_run_note_numbers(tr_run *self, const char *kind, const char *text, const char *const *keys,
+                         const double *values)
+{
+    json_t *object = event_object(kind, tr_clock_ns(), NULL, text);
+    for (int i = 0; object && keys[i]; i++) json_object_set_new(object, keys[i], json_real(values[i]));
+    write_event(self, object);
     say(self, text, true);
 }
 
@@ -407,6 +421,7 @@ void tr_run_event(tr_run *self, const tr_job_event *event)
                                         [TR_JOB_STATE_ROTTEN] = "state_rotten",
                                         [TR_JOB_RECOVERED] = "recovered",
                                         [TR_JOB_READOPTED] = "readopted",
+                                        [TR_JOB_CHANGED] = "changed",
                                         [TR_JOB_HOST_AWAITED] = "host_awaited",
                                         [TR_JOB_HOST_JOINED] = "host_joined",
                                         [TR_JOB_HOST_REFUSED] = "host_refused",
@@ -422,7 +437,7 @@ void tr_run_event(tr_run *self, const tr_job_event *event)
         json_object_set_new(object, "text", json_string(text));
         json_object_set_new(object, "workers", json_integer(event->n_readopted));
     }
-    if (readopted || event->kind == TR_JOB_RECOVERED) {
+    if (readopted || event->kind == TR_JOB_RECOVERED || event->kind == TR_JOB_CHANGED) {
         json_object_set_new(object, "generation", json_integer((json_int_t)event->generation));
         self->recovery = *event;
         add_durations(object, event);

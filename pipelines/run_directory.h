@@ -9,7 +9,7 @@
 #define TROUPE_PIPELINES_RUN_DIRECTORY_H
 
 #include "actors/monitor.h"
-#include "pipelines/recipe.h"
+#include "pipelines/layout.h"
 #include "runtime/job.h"
 
 #ifdef __cplusplus
@@ -46,10 +46,14 @@ void tr_run_sync(tr_run *self);
  * goes on from. The first epoch of this job: one more than any that stands there. */
 uint32_t tr_run_first_epoch(const tr_run *self);
 tr_status tr_run_epoch(tr_run *self, uint32_t epoch, tr_error *err);
+tr_status tr_run_epoch_in(tr_run *self, uint32_t epoch, const tr_layout *layout, tr_error *err);
 tr_status tr_run_epoch_from(tr_run *self, uint32_t epoch, uint64_t generation, tr_error *err);
 
 /* An event, and a line where people should know. */
 void tr_run_note(tr_run *self, const char *kind, const char *text);
+/* The same with numbers: {"event": kind, ..., keys[i]: values[i]}; keys end with NULL. */
+void tr_run_note_numbers(tr_run *self, const char *kind, const char *text, const char *const *keys,
+                         const double *values);
 void tr_run_event(tr_run *self, const tr_job_event *event);
 void tr_run_ended(tr_run *self, const char *how);      /* the last event, for `ps` */
 void tr_run_tick(tr_run *self);                        /* says something when nothing was said for a while */

@@ -134,3 +134,29 @@ void tr_schedule_release(tr_schedule *self)
     tr_free(self->actions);
     *self = (tr_schedule){0};
 }
+
+tr_status tr_schedule_choose_stash(uint32_t *out, const tr_training_plan *plan, uint32_t replica,
+                                   const tr_stage_times *times, tr_error *err)
+{
+    tr_range own = tr_plan_microbatches(plan, replica);
+    uint32_t most = own.end - own.begin; /* nobody holds more */
+    uint64_t best_ns = UINT64_MAX;
+    uint64_t *ends = tr_alloc_zero((size_t)most + 1, sizeof *ends);
+    if (!ends) return tr_fail(err, TR_ENOMEM, "no memory to compare %u stashes", most);
+    tr_status status = TR_OK;
+    for (uint32_t extra = 1; extra <= most && !status; extra++) {
+        tr_schedule schedule;
+        tr_training_plan with = *plan;
+        with.extra_stash = extra;
+        status = tr_schedule_foretell(&schedule, &with, replica, times, err);
+        if (status) break;
+        ends[extra] = schedule.end_ns;
+        if (ends[extra] < best_ns) best_ns = ends[extra];
+        tr_schedule_release(&schedule);
+    }
+    uint32_t chosen = 1;
+    while (!status && chosen < most && ends[chosen] > best_ns + best_ns / 1000 * 3) chosen++;
+    tr_free(ends);
+    if (!status) *out = chosen;
+    return status;
+}

@@ -75,6 +75,7 @@ static tr_status stage_open(void *context, const void *config, size_t config_byt
     spec->device = place->device.kind;
     spec->device_index = place->device.index;
     spec->apart = getenv("TROUPE_STAGE_APART") != NULL;
+    if (spec->device == TR_DEVICE_CUDA) spec->collectives = &tr_nccl;
     spec->private_ = self;
     return TR_OK;
 }

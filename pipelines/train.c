@@ -17,6 +17,7 @@
 #include "pipelines/processes.h"
 #include "pipelines/sources.h"
 #include "pipelines/train_internal.h"
+#include "pipelines/train_scale.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -70,6 +71,7 @@ static void on_tick(void *context)
     char text[2 * TR_ERROR_SIZE];
     tr_run_tick(self->run);
     tr__training_watch_standby(self);
+    if (self->scale) tr__scale_tick(self->scale);
     if (tr_stall_watch_look(&self->watch, &self->plan->topology, self->places, tr_clock_ns(), text,
                             sizeof text))
         tr_run_note(self->run, "stalled", text);
@@ -103,13 +105,14 @@ static void show_processes(const training *self, uint32_t epoch)
 static void on_event(void *context, const tr_job_event *event)
 {
     training *self = context;
-    bool begins =
-        event->kind == TR_JOB_RUNNING || event->kind == TR_JOB_RECOVERED || event->kind == TR_JOB_READOPTED;
+    bool begins = event->kind == TR_JOB_RUNNING || event->kind == TR_JOB_RECOVERED ||
+                  event->kind == TR_JOB_READOPTED || event->kind == TR_JOB_CHANGED;
     tr_run_event(self->run, event);
     self->places = event->places;
     if (begins) tr_stall_watch_begin(&self->watch, tr_clock_ns());
     if (begins || event->kind == TR_JOB_WORKER_STARTED || event->kind == TR_JOB_EPOCH)
         show_processes(self, event->epoch);
+    if (self->scale) tr__scale_event(self->scale, event);
 }
 
 /* --- before anything is created --- */
@@ -151,6 +154,7 @@ static tr_status claim(training *self, tr_error *err)
 {
     tr_status status = compare_with_run(self->recipe, err);
     if (!status && self->lock < 0) status = tr_run_lock(self->recipe->run, false, &self->lock, err);
+    if (!status) status = tr__training_find_layout(self, err);
     if (!status) tr_checkpoint_sweep(self->recipe->run);
     if (!status) status = tr__training_find_orphans(self, err);
     return status;
@@ -206,6 +210,12 @@ static tr_status read_network(training *self, tr_error *err)
 tr_status tr__training_add_plan(tr__training *self, const tr_start *start, tr_model_config *config,
                                 tr_error *err)
 {
+    return tr__training_make_plan(self, self->recipe, start, config, &self->plan, err);
+}
+
+tr_status tr__training_make_plan(tr__training *self, const tr_recipe *recipe, const tr_start *start,
+                                 tr_model_config *config, tr_job_plan **out, tr_error *err)
+{
     tr_job_plan *plan = tr_alloc_zero(1, sizeof *plan);
     tr_status status = tr_array_reserve((void **)&self->plans, &self->plans_capacity, self->n_plans + 1,
                                         sizeof *self->plans, err);
@@ -213,12 +223,12 @@ tr_status tr__training_add_plan(tr__training *self, const tr_start *start, tr_mo
     if (status)
         tr_model_config_release(config);
     else
-        status = tr_job_plan_init(plan, self->recipe, config, self->data, start, err);
+        status = tr_job_plan_init(plan, recipe, config, self->data, start, err);
     if (status) {
         tr_free(plan);
         return status;
     }
-    self->plans[self->n_plans++] = self->plan = plan;
+    self->plans[self->n_plans++] = *out = plan;
     return TR_OK;
 }
 
@@ -239,6 +249,7 @@ static tr_status prepare(training *self, tr_error *err)
 
 static void release(training *self)
 {
+    tr__scale_destroy(&self->scale);
     tr_standby_end(&self->standby); /* while the lock is held that it waits for */
     tr_trace_file_close(&self->trace);
     tr_run_close(&self->run);
@@ -250,6 +261,12 @@ static void release(training *self)
         tr_free(plan);
     }
     tr_free(self->plans);
+    while (self->n_recipes) {
+        tr_recipe *recipe = self->recipes[--self->n_recipes];
+        tr_recipe_release(recipe);
+        tr_free(recipe);
+    }
+    tr_free(self->recipes);
     tr_data_close(&self->data);
     tr_curve_key_wipe(&self->key);
     tr_orphans_destroy(&self->orphans);
@@ -264,7 +281,7 @@ static tr_status open_run(training *self, FILE *progress, tr_error *err)
     const tr_run_beginning beginning = {
         .updates = self->start.updates, .lock = self->lock, .keep = self->orphans != NULL};
     self->lock = -1;
-    return tr_run_open_at(&self->run, self->recipe, &beginning, progress, err);
+    return tr_run_open_at(&self->run, self->given, &beginning, progress, err);
 }
 
 /* --- the run --- */
@@ -303,12 +320,17 @@ void tr__training_tell_coordinator(tr__training *self)
                                                  .tokens_before = self->plan->start.tokens,
                                                  .context = (void *)(uintptr_t)self->recipe,
                                                  .learning_rate = learning_rate,
-                                                 .journal = self->journal};
+                                                 .journal = self->journal,
+                                                 .paused = self->scale ? tr__scale_paused : NULL,
+                                                 .pausing = self->scale};
 }
 
 static tr_status run_job(training *self, tr_error *err)
 {
     const tr_recipe *recipe = self->recipe;
+    tr_job_changes changes;
+    tr_status status = tr__scale_new(&self->scale, self, &changes, err);
+    if (status) return status;
     tr__training_tell_coordinator(self);
     tr_monitor_context monitor = {.context = self,
                                   .record = on_record,
@@ -343,16 +365,19 @@ static tr_status run_job(training *self, tr_error *err)
                               .chaos = {.points = recipe->chaos.at,
                                         .seed = recipe->chaos.seed,
                                         .kills_per_minute = recipe->chaos.kills_per_minute},
+                              .changes = changes,
                               .context = self,
                               .on_event = on_event};
     tr__training_hosts(self, &options.hosts);
-    tr_status status = tr__training_lease(self, &options.lease, err);
-    if (!status) status = tr_run_epoch(self->run, options.recovery.first_epoch, err);
+    const tr_layout layout = tr_layout_of(recipe);
+    status = tr__training_lease(self, &options.lease, err);
+    if (!status) status = tr_run_epoch_in(self->run, options.recovery.first_epoch, &layout, err);
     if (status) return status;
     self->began_ns = tr_clock_ns();
     tr_stall_watch_init(&self->watch, (uint32_t)recipe->supervision.stall_after, self->began_ns);
     show_processes(self, options.recovery.first_epoch);
     status = tr_job_run(&options, err);
+    if (self->scale) tr__scale_end(self->scale, status ? "the run has failed" : "the run has ended");
     self->places = NULL;
     tr_processes_remove(recipe->run);
     return status;
@@ -367,6 +392,11 @@ static void say_beginning(const training *self, FILE *progress)
     fprintf(progress, "%s: %" PRId64 " parameters, %u replicas x %u stages%s, %u steps of %u tokens\n",
             self->recipe->run, tr_model_config_parameter_count(&self->plan->model.config), plan->n_replicas,
             plan->n_stages, pieces, plan->n_steps, plan->n_microbatches * plan->rows * plan->sequence);
+    tr_layout now = tr_layout_of(self->recipe), given = tr_layout_of(self->given);
+    if (!tr_layout_is_same(&now, &given))
+        fprintf(
+            progress,
+            "in the layout that it was scaled to; layout.data and the like of the recipe would be another\n");
     if (self->start.updates && !self->orphans)
         fprintf(progress, "resuming after step %u from %s\n", self->start.updates, self->start.directory);
     fflush(progress);
@@ -407,7 +437,7 @@ static void leave_word(const training *self, tr_status status, const tr_error *e
 
 tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, bool *started, tr_error *err)
 {
-    training self = {.recipe = recipe, .lock = -1, .directory = -1};
+    training self = {.recipe = recipe, .given = recipe, .lock = -1, .directory = -1};
     *started = false;
     bool needed = true;
     tr_status status =
@@ -454,7 +484,7 @@ tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, boo
 
 tr_status tr_plan(const tr_recipe *recipe, bool measure, FILE *stream, FILE *progress, tr_error *err)
 {
-    training self = {.recipe = recipe, .lock = -1, .directory = -1};
+    training self = {.recipe = recipe, .given = recipe, .lock = -1, .directory = -1};
     tr_model_config config = {0};
     tr_status status = start_fresh(&self, err);
     if (!status) status = prepare(&self, err);

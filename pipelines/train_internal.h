@@ -7,6 +7,7 @@
 
 #include "actors/coordinator.h"
 #include "pipelines/checkpoint_files.h"
+#include "pipelines/epoch_log.h"
 #include "pipelines/head_memory.h"
 #include "pipelines/job_plan.h"
 #include "pipelines/processes.h"
@@ -19,8 +20,14 @@
 #include "transport/address.h"
 
 typedef struct tr__training {
-    const tr_recipe *recipe;
-    tr_start start; /* of this process; plan->start is where the job has begun last */
+    const tr_recipe *recipe; /* in the present layout */
+    const tr_recipe *given;  /* as it was asked for: what the run's directory keeps */
+    tr_recipe **recipes;     /* n_recipes, owned: those of layouts that it was scaled to */
+    size_t n_recipes, recipes_capacity;
+    tr_layout layouts[2]; /* the last ones of a run that is gone on with, the newest first */
+    size_t n_layouts;
+    struct tr__scale *scale; /* NULL: the layout stays as it is */
+    tr_start start;          /* of this process; plan->start is where the job has begun last */
     tr_data *data;
     tr_job_plan *plan; /* the latest of `plans` */
     tr_job_plan *
@@ -46,6 +53,12 @@ typedef struct tr__training {
     tr_standby *standby; /* who goes on if this process dies; NULL: nobody */
 } tr__training;
 
+/* Makes the plan of a job that begins at `start`, with a recipe that outlives the training. It is kept until the end, but is
+ * not the latest yet. config is taken over. */
+tr_status tr__training_make_plan(tr__training *self, const tr_recipe *recipe, const tr_start *start,
+                                 tr_model_config *config, tr_job_plan **out, tr_error *err);
+/* train_layout.c. Keeps it until the end, as the last of `recipes`; takes what is in it, also when it fails. */
+tr_status tr__training_keep_recipe(tr__training *self, tr_recipe *recipe, tr_error *err);
 /* Makes the plan of a job that begins at `start`, and makes it the latest. config is taken over. An error leaves the latest
  * plan as it was. */
 tr_status tr__training_add_plan(tr__training *self, const tr_start *start, tr_model_config *config,
@@ -59,6 +72,8 @@ tr_status tr__training_find_orphans(tr__training *self, tr_error *err);
 tr_status tr__training_choose_orphans(tr__training *self, FILE *progress, tr_error *err);
 /* The memory for the journal: theirs, or new. */
 tr_status tr__training_make_memory(tr__training *self, tr_error *err);
+/* The run's, once. Errors: TR_EIO. */
+tr_status tr__training_open_directory(tr__training *self, tr_error *err);
 /* ms 0 where the recipe wants none. The directory is opened. Errors: TR_EIO. */
 tr_status tr__training_lease(tr__training *self, tr_job_lease *lease, tr_error *err);
 

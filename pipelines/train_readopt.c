@@ -3,7 +3,7 @@
  * key, and a log that lacks nothing which cannot be told again. Otherwise they are sent home, and the run goes on from its
  * checkpoint as it always could.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "pipelines/train_internal.h"
+#include "pipelines/train_scale.h"
 
 #include "base/memory.h"
 
@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static tr_status open_directory(tr__training *self, tr_error *err)
+tr_status tr__training_open_directory(tr__training *self, tr_error *err)
 {
     if (self->directory >= 0) return TR_OK;
     self->directory = open(self->recipe->run, O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -26,7 +26,7 @@ static tr_status open_directory(tr__training *self, tr_error *err)
 tr_status tr__training_find_orphans(tr__training *self, tr_error *err)
 {
     tr_error why;
-    tr_status status = open_directory(self, err);
+    tr_status status = tr__training_open_directory(self, err);
     if (status) return status;
     status = tr_orphans_find(&self->orphans, self->directory, &why);
     if (!status || status == TR_ENOTFOUND) return TR_OK;
@@ -74,6 +74,8 @@ tr_status tr__training_choose_orphans(tr__training *self, FILE *progress, tr_err
 {
     tr_error damaged;
     if (!self->orphans) return TR_OK;
+    tr_status status = tr__training_try_layout_before(self, err);
+    if (status) return status;
     const char *why = self->start.updates >= (uint32_t)self->recipe->train.steps ? "the run is done"
                                                                                  : what_is_in_the_way(self);
     if (!why && tr_head_memory_open(&self->memory, self->orphans->kept, &damaged)) why = damaged.message;
@@ -103,7 +105,7 @@ tr_status tr__training_lease(tr__training *self, tr_job_lease *lease, tr_error *
     *lease = (tr_job_lease){.directory = -1, .kept = -1};
     if (!recipe->layout.processes || recipe->recovery == TR_RECOVERY_OFF || !recipe->supervision.lease)
         return TR_OK;
-    tr_status status = open_directory(self, err);
+    tr_status status = tr__training_open_directory(self, err);
     if (status) return status;
     *lease = (tr_job_lease){.ms = (uint32_t)recipe->supervision.lease * 1000,
                             .directory = self->directory,

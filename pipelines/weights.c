@@ -19,13 +19,18 @@ struct tr_weights {
 
 void tr_weights_initialize(const tr_model_parameter *parameter, uint64_t seed, float *out)
 {
-    int64_t n = tr_shape_elements(&parameter->shape);
+    tr_weights_initialize_range(parameter, seed, 0, tr_shape_elements(&parameter->shape), out);
+}
+
+void tr_weights_initialize_range(const tr_model_parameter *parameter, uint64_t seed, int64_t first, int64_t n,
+                                 float *out)
+{
     if (parameter->std == 0.0f) {
         for (int64_t i = 0; i < n; i++) out[i] = parameter->mean;
         return;
     }
     tr_rng_key key = {.seed = seed, .stream = tr_hash64_text(parameter->name)};
-    tr_rng_normal(&key, 0, (uint64_t)n, out);
+    tr_rng_normal(&key, (uint64_t)first, (uint64_t)n, out);
     for (int64_t i = 0; i < n; i++) out[i] = parameter->mean + parameter->std * out[i];
 }
 

@@ -16,6 +16,9 @@ extern "C" {
 
 /* Fills all elements of a parameter. */
 void tr_weights_initialize(const tr_model_parameter *parameter, uint64_t seed, float *out);
+/* Elements first .. first+n-1 of it, so that several threads can fill one. */
+void tr_weights_initialize_range(const tr_model_parameter *parameter, uint64_t seed, int64_t first, int64_t n,
+                                 float *out);
 
 typedef struct tr_weights tr_weights;
 

@@ -302,6 +302,21 @@ void tr_actor_activity(tr_actor *self, const char *what, uint32_t step, uint32_t
     if (options->on_activity) options->on_activity(options->context, self->spec->id, what, step, microbatch);
 }
 
+void tr_actor_leave(tr_actor *self, void *what, void (*destroy)(void *what))
+{
+    tr_keepsakes *keepsakes = self->node->options.keepsakes;
+    if (keepsakes && !self->failed)
+        tr_keepsakes_put(keepsakes, (tr_keepsake){self->spec->id, what, destroy});
+    else
+        destroy(what);
+}
+
+void *tr_actor_take_left(tr_actor *self)
+{
+    tr_keepsakes *keepsakes = self->node->options.keepsakes;
+    return keepsakes ? tr_keepsakes_take(keepsakes, self->spec->id) : NULL;
+}
+
 void *tr_actor_slot(tr_actor *self, int slot)
 {
     return self->region ? tr_state_slot(self->region, slot) : NULL;

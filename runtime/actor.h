@@ -143,6 +143,12 @@ void tr_actor_fail_job(tr_actor *self, const tr_error *error); /* the whole job 
  * if the process had died. */
 void tr_actor_fail_node(tr_actor *self, const tr_error *error);
 
+/* In stop: leaves something to who has this identity in the node that follows this one in the same process, after a change of
+ * epoch; destroyed where nobody follows, and where the actor ends by a failure. */
+void tr_actor_leave(tr_actor *self, void *what, void (*destroy)(void *what));
+/* In init: what was left, now the caller's; NULL: nothing. */
+void *tr_actor_take_left(tr_actor *self);
+
 /* What it is doing, for `ps` and for the message when its process dies: `what` is a string constant. */
 void tr_actor_activity(tr_actor *self, const char *what, uint32_t step, uint32_t microbatch);
 

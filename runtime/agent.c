@@ -52,24 +52,29 @@ bool tr__ward_reap(tr__ward *worker, tr_process_end *end)
     if (worker->agent->node) tr_node_unwatch(worker->agent->node, worker->pidfd);
     close(worker->pidfd);
     worker->pidfd = -1;
+    worker->leaving = false;
     worker->agent->n_alive--;
     if (end->signal) tr_leftovers_remove(worker->pid);
     return true;
 }
+
+static void replace(agent *self, int32_t node);
 
 static void on_worker_end(void *context)
 {
     ward *worker = context;
     agent *self = worker->agent;
     tr_process_end end;
+    bool leaving = worker->leaving;
     if (!tr__ward_reap(worker, &end)) return;
     tr_control_note note = {
         .node = worker->node, .pid = worker->pid, .exit_code = end.exit_code, .signal = end.signal};
     uint64_t last_ns = tr_activity_last_ns(worker->activity);
     note.silent_ns = last_ns ? tr_clock_ns() - last_ns : UINT64_MAX;
-    tr_activity_describe(worker->activity, &self->topology, note.text, sizeof note.text);
+    if (!leaving) tr_activity_describe(worker->activity, &self->topology, note.text, sizeof note.text);
     send_note(self, TR_CONTROL_WORKER_ENDED, &note);
     finish_when_alone(self);
+    if (leaving && worker->node < self->topology.n_nodes) replace(self, worker->node);
 }
 
 /* State T of proc(5): somebody stopped it. What a debugger holds (t) is left in peace. */
@@ -91,7 +96,7 @@ static bool is_stopped(const ward *worker)
 static void watch_over(agent *self, ward *worker, uint64_t now_ns)
 {
     uint64_t limit_ns = (uint64_t)self->launch->hung_after_ms * 1000000;
-    if (worker->pidfd < 0 || worker->is_hung || !limit_ns) return;
+    if (worker->pidfd < 0 || worker->is_hung || worker->leaving || !limit_ns) return;
     uint64_t pulse = tr_activity_pulse(worker->activity);
     uint64_t stuck_ns = tr_activity_stuck_ns(worker->activity, &worker->handlers, now_ns);
     if (pulse != worker->pulse || !worker->moved_ns) {
@@ -118,13 +123,16 @@ static void on_tick(void *context, uint64_t now_ns)
     agent *self = context;
     for (int32_t i = 1; i < self->topology.n_nodes && !self->stopping; i++)
         watch_over(self, &self->wards[i], now_ns);
+    for (int32_t i = 1; i < self->launch->node; i++)
+        if (self->wards[i].leaving && now_ns > self->wards[i].leave_until_ns)
+            tr_process_kill(self->wards[i].pidfd, SIGKILL);
     if (self->hosts && !self->stopping && !tr__agent_hosts_on_tick(self->hosts, now_ns)) {
         self->head_lost = true;
         begin_stop(self, 0);
     }
     if (self->silent_ns && now_ns > self->silent_ns + (uint64_t)BROKEN_LINK_MS * 1000000) begin_stop(self, 0);
     if (!self->stopping || now_ns < self->kill_at_ns) return;
-    for (int32_t i = 1; i < self->topology.n_nodes; i++)
+    for (int32_t i = 1; i < self->launch->node; i++)
         if (self->wards[i].pidfd >= 0) tr_process_kill(self->wards[i].pidfd, SIGKILL);
 }
 
@@ -194,12 +202,11 @@ static int list_memory(const agent *self, const ward *worker, int *descriptors)
     return count;
 }
 
-/* Over which it speaks to a worker while there is no head. *theirs is the caller's. */
-static tr_status make_word(const agent *self, ward *worker, int *theirs, tr_error *err)
+/* Over which it speaks to a worker: of its memory, and while there is no head. *theirs is the caller's. */
+static tr_status make_word(ward *worker, int *theirs, tr_error *err)
 {
     int ends[2];
     *theirs = -1;
-    if (!self->launch->lease_ms) return TR_OK;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
         return tr_fail(err, TR_EIO, "cannot make a pair of sockets: %s", strerror(errno));
     if (worker->word >= 0) close(worker->word);
@@ -217,12 +224,13 @@ static tr_status start_worker(agent *self, int32_t node, tr_error *err)
     launch.role = TR_LAUNCH_WORKER;
     launch.node = node;
     launch.epoch = self->epoch;
+    launch.layout = self->layout;
     launch.n_threads = self->topology.threads_per_node;
     launch.may_spin = tr_worker_may_spin(&self->topology);
     launch.topology = NULL; /* comes from the head */
     launch.topology_bytes = 0;
     tr_status status = make_memory(self, worker, err);
-    if (status == TR_OK) status = make_word(self, worker, &theirs, err);
+    if (status == TR_OK) status = make_word(worker, &theirs, err);
     if (status == TR_OK) {
         int count = list_memory(self, worker, descriptors);
         launch.n_states = count - 1;
@@ -268,12 +276,21 @@ void tr__agent_hosts_start(agent *self)
     if (!self->stopping && replace_dead(self, &err) != TR_OK) tr__agent_tell_failure(self, &err);
 }
 
-/* Those that are dead are replaced; the living hear of the epoch from the head. */
-static void begin_epoch(agent *self, uint32_t epoch)
+/* Somebody left politely: the epoch has begun before that. */
+static void replace(agent *self, int32_t node)
 {
     tr_error err;
-    if (self->stopping || epoch <= self->epoch) return;
-    self->epoch = epoch;
+    if (!self->stopping && !self->head_lost && start_worker(self, node, &err) != TR_OK)
+        tr__agent_tell_failure(self, &err);
+}
+
+/* Those that are dead are replaced; the living hear of the epoch from the head. */
+static void begin_epoch(agent *self, const tr_control_note *note)
+{
+    tr_error err;
+    if (self->stopping || note->epoch <= self->epoch) return;
+    self->epoch = note->epoch;
+    tr__agent_settle(self, note->layout);
     if (replace_dead(self, &err) != TR_OK) tr__agent_tell_failure(self, &err);
 }
 
@@ -289,10 +306,15 @@ static void on_system(void *context, int32_t peer, const tr_message *message)
     const agent *self = context;
     if (self->hosts && peer == TR_NODE_HEAD) tr__agent_hosts_heard(self->hosts);
     if (self->hosts && tr__agent_hosts_hear(self->hosts, peer, message)) return;
-    if (peer != TR_NODE_HEAD || tr_control_read_note(message, &note, NULL) != TR_OK) return;
+    if (peer != TR_NODE_HEAD) return;
+    if (message->frame.edge == TR_CONTROL_PREPARE) {
+        tr__agent_prepare(context, message);
+        return;
+    }
+    if (tr_control_read_note(message, &note, NULL) != TR_OK) return;
     switch (message->frame.edge) {
     case TR_CONTROL_STOP: begin_stop(context, note.grace_ms); break;
-    case TR_CONTROL_EPOCH: begin_epoch(context, note.epoch); break;
+    case TR_CONTROL_EPOCH: begin_epoch(context, &note); break;
     case TR_CONTROL_FENCE: fence(context, note.node); break;
     default: tr_log(TR_LOG_WARNING, "the head sent topic %u, which agents do not know", message->frame.edge);
     }
@@ -330,7 +352,8 @@ static tr_status go_on(agent *self, tr_error *err)
     self->orphaned = self->head_lost = false;
     self->silent_ns = 0;
     tr_status status = connect_head(self, err);
-    for (int32_t i = 1; i < self->topology.n_nodes && status == TR_OK; i++) {
+    tr__agent_drop_prepared(self);
+    for (int32_t i = 1; i < self->launch->node && status == TR_OK; i++) {
         ward *worker = &self->wards[i];
         worker->moved_ns = 0;
         worker->handlers = (tr_activity_watch){0};
@@ -342,11 +365,14 @@ static tr_status go_on(agent *self, tr_error *err)
 
 static tr_status start_all(agent *self, tr_error *err)
 {
-    size_t n_nodes = (size_t)self->topology.n_nodes;
+    size_t n_nodes = (size_t)self->launch->node;
+    if (self->topology.n_nodes > self->launch->node)
+        return tr_fail(err, TR_ECORRUPT, "agent %d has to care for %d nodes", self->launch->node,
+                       self->topology.n_nodes);
     self->wards = tr_alloc_zero(n_nodes, sizeof *self->wards);
     self->states = tr_alloc_zero(self->topology.n_actors, sizeof *self->states);
     if (!self->wards || !self->states)
-        return tr_fail(err, TR_ENOMEM, "no memory to watch %zu workers", n_nodes - 1);
+        return tr_fail(err, TR_ENOMEM, "no memory to watch %d workers", self->topology.n_nodes - 1);
     for (size_t i = 0; i < n_nodes; i++)
         self->wards[i] =
             (ward){.agent = self, .node = (int32_t)i, .pidfd = -1, .word = -1, .activity_descriptor = -1};
@@ -361,7 +387,8 @@ static void release(agent *self)
 {
     tr_node_destroy(&self->node);
     tr__agent_hosts_destroy(&self->hosts);
-    for (int32_t i = 1; self->wards && i < self->topology.n_nodes; i++) {
+    tr__agent_drop_prepared(self);
+    for (int32_t i = 1; self->wards && i < self->launch->node; i++) {
         if (self->wards[i].activity_descriptor >= 0) close(self->wards[i].activity_descriptor);
         if (self->wards[i].word >= 0) close(self->wards[i].word);
         tr_activity_page_unmap(&self->wards[i].activity);

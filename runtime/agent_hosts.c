@@ -54,7 +54,7 @@ typedef tr__agent_hosts hosts;
 
 static int32_t node_of_member(const hosts *self, int32_t m)
 {
-    return self->agent->topology.n_nodes + m;
+    return self->agent->launch->node - self->me + m;
 }
 
 static const tr_actor_spec *actor_at(const hosts *self, uint32_t i)
@@ -451,7 +451,7 @@ bool tr__agent_hosts_hear(tr__agent_hosts *self, int32_t peer, const tr_message 
 {
     tr_slot_part part;
     uint32_t topic = message->frame.edge;
-    int32_t member = peer - self->agent->topology.n_nodes;
+    int32_t member = peer - node_of_member(self, 0);
     if (peer == TR_NODE_HEAD) {
         if (topic == TR_CONTROL_HOMES) take_homes(self, message);
         return topic == TR_CONTROL_HOMES || topic == TR_CONTROL_BEAT;
@@ -474,7 +474,7 @@ bool tr__agent_hosts_hear(tr__agent_hosts *self, int32_t peer, const tr_message 
 
 void tr__agent_hosts_lost_link(tr__agent_hosts *self, int32_t peer)
 {
-    int32_t m = peer - self->agent->topology.n_nodes;
+    int32_t m = peer - node_of_member(self, 0);
     if (m < 0 || m >= TR_MAX_MEMBERS) return;
     self->linked[m] = false;
     self->unlinked_ns[m] = tr_clock_ns();

@@ -5,6 +5,7 @@
 #define TROUPE_RUNTIME_AGENT_INTERNAL_H
 
 #include "runtime/activity.h"
+#include "runtime/change.h"
 #include "runtime/launch.h"
 #include "runtime/node.h"
 
@@ -20,7 +21,9 @@ typedef struct tr__ward { /* one worker in the agent's care */
     tr_activity_page *activity;
     uint64_t pulse, moved_ns; /* as last seen to change, and when */
     tr_activity_watch handlers;
-    bool is_hung; /* told */
+    bool is_hung;            /* told */
+    bool leaving;            /* was told to end, by a change of the layout; another one may follow */
+    uint64_t leave_until_ns; /* then it is killed */
 } tr__ward;
 
 typedef struct tr__agent {
@@ -28,9 +31,11 @@ typedef struct tr__agent {
     tr_launch taken; /* of a later head; launch points to it then */
     tr_topology topology;
     tr_node *node;   /* NULL while there is no head */
-    tr__ward *wards; /* by node; [0] is unused */
-    tr_state_region **states;
-    tr__agent_hosts *hosts; /* NULL: all workers are its */
+    tr__ward *wards; /* by node, as many as a layout may have: the agent's own number; [0] is unused */
+    tr_state_region **states;      /* by actor */
+    uint32_t layout;               /* see tr_control_note */
+    struct tr__prepared *prepared; /* a change that may come; NULL: none */
+    tr__agent_hosts *hosts;        /* NULL: all workers are its */
     int32_t n_alive;
     uint32_t epoch;
     bool stopping, head_lost;
@@ -45,6 +50,12 @@ typedef struct tr__agent {
 
 /* Has it ended? Then it is reaped, and what it left is removed. */
 bool tr__ward_reap(tr__ward *worker, tr_process_end *end);
+
+/* agent_change.c. */
+void tr__agent_prepare(tr__agent *self, const tr_message *message); /* and answers */
+/* The epoch that begins is of this layout: the change is made, or dropped. */
+void tr__agent_settle(tr__agent *self, uint32_t layout);
+void tr__agent_drop_prepared(tr__agent *self);
 
 /* agent_lease.c. Takes the inherited descriptors, listens, and finds the head. Errors: TR_ECLOSED: the head is gone
  * already; TR_EIO. */

@@ -65,7 +65,7 @@ static tr_status write_offer(const tr__agent *self, int *descriptor, tr_error *e
     offer.workers = tr_alloc_zero((size_t)self->topology.n_nodes, sizeof *offer.workers);
     if (!offer.workers) return tr_fail(err, TR_ENOMEM, "no memory for an offer");
     for (int32_t i = 1; i < self->topology.n_nodes; i++)
-        if (self->wards[i].pidfd >= 0)
+        if (self->wards[i].pidfd >= 0 && !self->wards[i].leaving)
             offer.workers[i] = tr_place_of(self->wards[i].pid, TR_LAUNCH_FIRST_INHERITED);
     tr_status status = tr_lease_offer_write(&offer, descriptor, err);
     tr_free(offer.workers); /* the topology is ours */
@@ -165,7 +165,7 @@ static void tell_workers(tr__agent *self, const tr_lease_word *word)
 {
     for (int32_t i = 1; i < self->topology.n_nodes; i++) {
         const tr__ward *worker = &self->wards[i];
-        if (worker->pidfd >= 0 && !tr_lease_tell(worker->word, word) && word->epoch)
+        if (worker->pidfd >= 0 && !worker->leaving && !tr_lease_tell(worker->word, word) && word->epoch)
             tr_process_kill(worker->pidfd, SIGKILL); /* it would never hear of its head */
     }
 }
@@ -173,7 +173,7 @@ static void tell_workers(tr__agent *self, const tr_lease_word *word)
 static void reap_all(tr__agent *self)
 {
     tr_process_end end;
-    for (int32_t i = 1; i < self->topology.n_nodes; i++)
+    for (int32_t i = 1; i < self->launch->node; i++)
         if (self->wards[i].pidfd >= 0) tr__ward_reap(&self->wards[i], &end);
 }
 
@@ -181,12 +181,12 @@ static void reap_all(tr__agent *self)
 static void send_workers_home(tr__agent *self)
 {
     uint64_t kill_at_ns = tr_clock_ns() + (uint64_t)LEAVE_MS * 1000000;
-    for (int32_t i = 1; i < self->topology.n_nodes; i++) {
+    for (int32_t i = 1; i < self->launch->node; i++) {
         if (self->wards[i].word >= 0) close(self->wards[i].word);
         self->wards[i].word = -1;
     }
     for (reap_all(self); self->n_alive > 0; reap_all(self)) {
-        for (int32_t i = 1; i < self->topology.n_nodes && tr_clock_ns() > kill_at_ns; i++)
+        for (int32_t i = 1; i < self->launch->node && tr_clock_ns() > kill_at_ns; i++)
             if (self->wards[i].pidfd >= 0) tr_process_kill(self->wards[i].pidfd, SIGKILL);
         poll(NULL, 0, 5);
     }
@@ -241,7 +241,7 @@ static outcome wait_for_somebody(waiting *self, struct pollfd *polled)
     uint64_t told_ns = 0;
     while (so_far == WAITING) {
         nfds_t n = FIXED;
-        for (int32_t i = 1; i < agent->topology.n_nodes; i++)
+        for (int32_t i = 1; i < agent->launch->node; i++)
             if (agent->wards[i].pidfd >= 0)
                 polled[n++] = (struct pollfd){.fd = agent->wards[i].pidfd, .events = POLLIN};
         if (!told_ns || tr_clock_ns() > told_ns + (uint64_t)agent->launch->lease_ms * 250000) {
@@ -253,14 +253,25 @@ static outcome wait_for_somebody(waiting *self, struct pollfd *polled)
     return so_far;
 }
 
+/* They were on their way out when the head died, and may not have heard of it. */
+static void dismiss_leaving(tr__agent *self)
+{
+    for (int32_t i = 1; i < self->launch->node; i++) {
+        if (!self->wards[i].leaving) continue;
+        close(self->wards[i].word);
+        self->wards[i].word = -1;
+    }
+}
+
 bool tr__agent_await_head(tr__agent *self)
 {
     waiting wait = {.agent = self,
                     .connection = -1,
                     .until_ns = self->lost_ns + (uint64_t)self->launch->lease_ms * 1000000};
     outcome how = OVER;
-    struct pollfd *polled = tr_alloc_zero((size_t)self->topology.n_nodes + FIXED, sizeof *polled);
+    struct pollfd *polled = tr_alloc_zero((size_t)self->launch->node + FIXED, sizeof *polled);
     wait.signals = catch_signals();
+    dismiss_leaving(self);
     tr_log(TR_LOG_WARNING, "the head is gone; %d workers wait %g s for another (`kill %d` ends them)",
            self->n_alive, self->launch->lease_ms * 1e-3, getpid());
     if (polled) {

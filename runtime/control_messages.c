@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { NOTE_FIELDS = 10, HELLO_FIELDS = 9, LOAD_FIELDS = 3 };
+enum { NOTE_FIELDS = 11, HELLO_FIELDS = 9, LOAD_FIELDS = 3 };
 
 void tr_control_send_note(tr_node *node, int32_t peer, tr_control_topic topic, const tr_control_note *note)
 {
@@ -22,6 +22,7 @@ void tr_control_send_note(tr_node *node, int32_t peer, tr_control_topic topic, c
     tr_pack_int(&packer, note->signal);
     tr_pack_uint(&packer, note->grace_ms);
     tr_pack_uint(&packer, note->epoch);
+    tr_pack_uint(&packer, note->layout);
     tr_pack_uint(&packer, note->silent_ns);
     tr_pack_uint(&packer, note->actor);
     tr_pack_uint(&packer, note->status);
@@ -49,6 +50,7 @@ tr_status tr_control_read_note(const tr_message *message, tr_control_note *note,
     read.signal = (int32_t)tr_unpack_int(&unpacker, 0, INT32_MAX);
     read.grace_ms = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
     read.epoch = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
+    read.layout = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
     read.silent_ns = tr_unpack_uint(&unpacker, UINT64_MAX);
     read.actor = tr_unpack_uint(&unpacker, UINT64_MAX);
     read.status = (tr_status)tr_unpack_uint(&unpacker, TR_ESTOPPED);

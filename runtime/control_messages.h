@@ -19,6 +19,12 @@
  *     |                     |------ FENCE ----> |      one that does not answer any more is killed, which is told as above
  *     | <------ EPOCH ------|------ EPOCH ----> |      the living begin anew, the dead are replaced: from HELLO on
  *
+ * A change of the layout (change.h), when everybody holds one state and nobody works on the next:
+ *     |---- LEAVING ------> |                   |      or a person wants it
+ *     |                     |------ PREPARE --> |      it deals the state out
+ *     |                     | <--- PREPARED ----|      now the epoch is recorded
+ *     | <-- EPOCH or STOP --|------ EPOCH ----> |      it starts who is new; what a worker holds now comes from its agent
+ *
  * Bodies are MessagePack; decoders refuse what is damaged (TR_ECORRUPT).
  * Threads: plain data.
  * SPDX-License-Identifier: Apache-2.0 */
@@ -43,9 +49,12 @@ typedef enum tr_control_topic {
     TR_CONTROL_WORKER_STARTED,
     TR_CONTROL_WORKER_ENDED,
     TR_CONTROL_FAREWELL,
-    TR_CONTROL_EPOCH, /* to workers and agent: note.epoch begins */
-    TR_CONTROL_FENCE, /* to the agent: kill worker note.node */
-    TR_CONTROL_HUNG,  /* from the agent: worker note.node gives no sign of work; the text says of what */
+    TR_CONTROL_EPOCH,   /* to workers and agent: note.epoch begins */
+    TR_CONTROL_FENCE,   /* to the agent: kill worker note.node */
+    TR_CONTROL_HUNG,    /* from the agent: worker note.node gives no sign of work; the text says of what */
+    TR_CONTROL_LEAVING, /* from a worker: somebody wants it to end (SIGTERM) */
+    TR_CONTROL_PREPARE, /* to the agent: runtime/change.h */
+    TR_CONTROL_PREPARED, /* from it: the state of note.layout is dealt, or note.status and text why not; nothing has changed */
     /* Several hosts (host_messages.h): */
     TR_CONTROL_HOMES, /* from the head to all agents, in place of EPOCH: who starts which workers, with what state */
     TR_CONTROL_BEAT,       /* between head and agents: only that it lives */
@@ -60,6 +69,7 @@ typedef struct tr_control_note {
     int32_t exit_code, signal; /* how a process ended */
     uint32_t grace_ms;         /* STOP */
     uint32_t epoch;            /* EPOCH */
+    uint32_t layout;           /* EPOCH, PREPARED: the epoch that the layout is of; 0: the job's first */
     uint64_t silent_ns; /* WORKER_ENDED: how long ago its last sign of life was; UINT64_MAX: gave none */
     tr_actor_id actor;
     tr_status status; /* TR_OK: ready, or ended well */

@@ -160,6 +160,7 @@ static tr_status make(tr_crew **out, const tr_crew_options *options, tr_error *e
     if (!self) return tr_fail(err, TR_ENOMEM, "no memory for a crew");
     self->options = *options;
     self->n_nodes = options->topology->n_nodes;
+    if (options->max_nodes > self->n_nodes) self->n_nodes = options->max_nodes;
     self->descriptor = -1;
     self->members = tr_alloc_zero((size_t)self->n_nodes, sizeof *self->members);
     if (!self->members) {
@@ -255,6 +256,11 @@ void tr_crew_remove_worker(tr_crew *self, int32_t node)
 {
     if (self->members[node].pidfd >= 0) close(self->members[node].pidfd);
     self->members[node].pidfd = -1;
+}
+
+void tr_crew_change_topology(tr_crew *self, const tr_topology *topology)
+{
+    self->options.topology = topology;
 }
 
 void tr_crew_kill_agent(tr_crew *self)

@@ -20,6 +20,7 @@ typedef struct tr_crew_options {
     const tr_topology *topology;
     const tr_registry *registry; /* threads only: a process has its own */
     bool processes;
+    int32_t max_nodes;         /* that the topology, or a later one, may have; 0: as it has */
     tr_launch launch;          /* what every child must know; the crew adds role, node and topology */
     const tr_job_lease *lease; /* where launch.lease_ms is not 0 */
 } tr_crew_options;
@@ -43,6 +44,7 @@ void tr_crew_remove_worker(tr_crew *self, int32_t node);       /* the agent reap
 /* After the agent ended: its workers end with it, and are reaped here; a new one starts new workers, in this epoch. Their
  * state is lost. */
 tr_status tr_crew_replace_agent(tr_crew *self, uint32_t epoch, tr_error *err);
+void tr_crew_change_topology(tr_crew *self, const tr_topology *topology); /* of a new agent, from now on */
 void tr_crew_kill_agent(tr_crew *self);
 /* Kills and reaps what is left of processes, waiting at most 500 ms for each;
  * joins threads, however long they take. */

@@ -23,7 +23,7 @@ enum {
 
 void tr_head_tell(tr_head *self, tr_job_event_kind kind, int32_t node, int32_t pid, const char *text)
 {
-    bool recovered = kind == TR_JOB_RECOVERED || kind == TR_JOB_READOPTED;
+    bool recovered = kind == TR_JOB_RECOVERED || kind == TR_JOB_READOPTED || kind == TR_JOB_CHANGED;
     const tr_job_event event = {.kind = kind,
                                 .monotonic_ns = tr_node_now_ns(self->node),
                                 .node = node,
@@ -51,8 +51,7 @@ static void send_stop(tr_head *self, uint32_t grace_ms)
     const tr_control_note note = {.grace_ms = grace_ms};
     for (int32_t i = 1; i < self->topology->n_nodes; i++)
         if (self->workers[i].greeted) tr_control_send_note(self->node, i, TR_CONTROL_STOP, &note);
-    if (tr_crew_agent_pid(self->crew))
-        tr_control_send_note(self->node, self->topology->n_nodes, TR_CONTROL_STOP, &note);
+    if (tr_crew_agent_pid(self->crew)) tr_control_send_note(self->node, self->agent, TR_CONTROL_STOP, &note);
     if (self->hosts) tr_hosts_stop(self->hosts, &note);
     uint64_t deadline_ns = tr_node_now_ns(self->node) + (uint64_t)(grace_ms + AGENT_GRACE_MS) * 1000000;
     if (self->deadline_ns == 0 || deadline_ns < self->deadline_ns) self->deadline_ns = deadline_ns;
@@ -135,12 +134,13 @@ static void start(tr_head *self)
         snprintf(text, sizeof text, "epoch %u goes on from generation %llu, %.0f ms after it began",
                  self->epoch, (unsigned long long)self->generation,
                  (double)(tr_node_now_ns(self->node) - self->changed_ns) * 1e-6);
-        tr_head_tell(self, TR_JOB_RECOVERED, -1, 0, text);
+        tr_head_tell(self, self->changing ? TR_JOB_CHANGED : TR_JOB_RECOVERED, -1, 0, text);
     } else {
         tr_head_tell(self, TR_JOB_RUNNING, -1, 0, "every node is ready");
     }
     self->lost_ns = self->detected_ns = 0;
     self->n_readopted = 0;
+    self->changing = false;
     tr_node_start_actors(self->node);
     if (self->hosts) tr_hosts_started(self->hosts);
     if (self->signals > 0 &&
@@ -218,7 +218,7 @@ static void greeted(tr_head *self, int32_t node, const tr_message *message)
         return;
     }
     if (message->frame.epoch != self->epoch) { /* it began before the last change, and has to hear of that */
-        const tr_control_note note = {.epoch = self->epoch};
+        const tr_control_note note = {.epoch = self->epoch, .layout = self->layout};
         tr_node_found(self->node, node);
         tr_control_send_note(self->node, node, TR_CONTROL_EPOCH, &note);
         return;
@@ -277,7 +277,7 @@ static bool explains(const tr_head *self, const tr_control_note *note)
 /* Of several deaths on the way the first is what the job recovers from. */
 static void note_death(tr_head *self, uint64_t silent_ns)
 {
-    if (self->detected_ns) return;
+    if (self->detected_ns && !self->changing) return;
     self->detected_ns = tr_node_now_ns(self->node);
     self->lost_ns = silent_ns < self->detected_ns ? self->detected_ns - silent_ns : 0;
 }
@@ -286,7 +286,9 @@ static void worker_ended(tr_head *self, const tr_control_note *note)
 {
     char text[LINE_BYTES], how[128];
     tr_crew_remove_worker(self->crew, note->node);
-    if (!explains(self, note)) return;
+    bool left = self->workers[note->node].leaving || note->node >= self->topology->n_nodes;
+    self->workers[note->node].leaving = false;
+    if (left || !explains(self, note)) return;
     self->death_told = true;
     note_death(self, note->silent_ns);
     if (note->signal)
@@ -365,17 +367,20 @@ static bool have_all_left(const tr_head *self)
 
 static void note_from_agent(tr_head *self, int32_t peer, uint32_t topic, const tr_control_note *note)
 {
-    int32_t member = peer - self->topology->n_nodes;
+    int32_t member = peer - self->agent;
     bool a_worker = note->node >= 1 && note->node < self->topology->n_nodes &&
                     (!self->hosts || tr_hosts_is_home(self->hosts, note->node, member));
+    bool was_one = note->node >= 1 && note->node < self->agent && (!self->hosts || member == 0);
     if (topic == TR_CONTROL_WORKER_STARTED && a_worker)
         worker_started(self, note);
-    else if (topic == TR_CONTROL_WORKER_ENDED && a_worker)
+    else if (topic == TR_CONTROL_WORKER_ENDED && was_one)
         worker_ended(self, note);
     else if (topic == TR_CONTROL_HUNG && a_worker)
         tr_head_fence(self, note->node, note->text);
     else if (topic == TR_CONTROL_JOB_ENDED)
         job_ended(self, note);
+    else if (topic == TR_CONTROL_PREPARED)
+        tr_head_prepared(self, note);
     else if (topic == TR_CONTROL_FAREWELL && member == 0)
         self->farewell_heard = true;
     if (have_all_left(self) && self->crew_ended_ns) quit(self);
@@ -387,6 +392,7 @@ static void note_from_worker(tr_head *self, int32_t peer, uint32_t topic, const 
     case TR_CONTROL_READY: worker_ready(self, peer, note); break;
     case TR_CONTROL_ACTOR_ENDED: actor_ended(self, peer, note); break;
     case TR_CONTROL_JOB_ENDED: job_ended(self, note); break;
+    case TR_CONTROL_LEAVING: tr_head_leaving(self, peer); break;
     case TR_CONTROL_PEER_LOST:
         if (note->node >= 1 && note->node < self->topology->n_nodes) suspect(self, note->node, note->text);
         break;
@@ -399,9 +405,10 @@ void tr_head_on_system(void *context, int32_t peer, const tr_message *message)
     tr_head *self = context;
     tr_control_note note;
     tr_error err = {0};
-    bool from_own = peer == self->topology->n_nodes, from_agent = peer >= self->topology->n_nodes;
+    bool from_own = peer == self->agent, from_agent = peer >= self->agent;
     bool greets = message->frame.edge == TR_CONTROL_HELLO;
-    if (peer < 1 || (from_agent && !from_own && !self->hosts)) return;
+    if (peer < 1 || (peer >= self->topology->n_nodes && !from_agent)) return;
+    if (from_agent && !from_own && !self->hosts) return;
     if (from_agent && !greets && self->hosts && !tr_hosts_is_agent(self->hosts, peer))
         return; /* it is lost */
     if (from_own && message->frame.epoch < self->agent_epoch)
@@ -425,11 +432,12 @@ void tr_head_on_peer_lost(void *context, int32_t peer, bool control, const char 
 {
     (void)control;
     tr_head *self = context;
-    if (self->hosts && peer > self->topology->n_nodes) {
+    if (self->hosts && peer > self->agent) {
         tr_hosts_lost_link(self->hosts, peer, reason);
         return;
     }
     bool a_worker = peer >= 1 && peer < self->topology->n_nodes;
+    if (!a_worker && peer != self->agent) return; /* it left */
     /* Before it greets, it is the last word of its life in an epoch before; in the first epoch there was none. */
     bool here = a_worker ? self->workers[peer].greeted || !self->changed_ns : self->agent_is_here;
     if (!here) return;
@@ -466,6 +474,7 @@ static void agent_ended(tr_head *self, const char *text)
     if (self->phase == TR_HEAD_ENDING) return;
     self->agent_is_here = false;
     self->agent_epoch = self->epoch;
+    for (int32_t i = 1; i < self->topology->n_nodes; i++) self->workers[i].leaving = false; /* all did */
     tr_status status = tr_crew_replace_agent(self->crew, self->epoch, &err);
     if (status == TR_OK)
         status = tr_node_watch(self->node, tr_crew_descriptor(self->crew), tr_head_on_crew, self, &err);

@@ -30,6 +30,7 @@ typedef enum tr_head_phase {
 
 typedef struct tr_head_worker {
     int32_t pid;
+    bool leaving;        /* was told to end: that it does is no death */
     bool greeted, ready; /* in this epoch */
     bool fenced;         /* and is to be killed */
     tr_control_hello hello;
@@ -39,6 +40,10 @@ typedef struct tr_head {
     const tr_job_options *options;
     const tr_topology *topology;
     uint32_t epoch;
+    int32_t agent;           /* its node: behind all that workers may have */
+    uint32_t layout;         /* see tr_control_note */
+    const tr_change *change; /* that the agent prepares; NULL: none */
+    bool changing;           /* this epoch began with one, and nobody died since */
     tr_node *node;
     tr_crew *crew;          /* NULL: every actor is on the head */
     struct tr_hosts *hosts; /* NULL: this one alone */
@@ -88,6 +93,8 @@ void tr_head_fence(tr_head *self, int32_t node, const char *text);
 bool tr_head_can_recover(const tr_head *self);
 tr_status tr_head_begin_again(tr_head *self, tr_error *err); /* all have greeted: from where? */
 void tr_head_strike(tr_head *self, uint64_t now_ns);         /* chaos by chance */
+/* In self->epoch, which is recorded: everybody begins anew, for the reason in the text. */
+void tr_head_begin_epoch(tr_head *self, const char *text);
 void tr_head_check_rejoin(tr_head *self, uint64_t now_ns);
 
 /* head_checks.c, with each tick: who did not greet, whose link broke, what waited for an explanation. */
@@ -99,6 +106,10 @@ void tr_head_check_held(tr_head *self, uint64_t now_ns);
 void tr_head_tell_agent_of(tr_head *self, int32_t node, tr_control_topic topic, const tr_control_note *note);
 /* hosts.c has found that a host is gone, with the workers that it had; heard_ns: its last sign of life. */
 void tr_head_lost_host(tr_head *self, uint64_t heard_ns, const char *text);
+/* head_change.c */
+void tr_head_prepared(tr_head *self, const tr_control_note *note); /* by the agent, or it could not */
+void tr_head_leaving(tr_head *self, int32_t node);                 /* a worker is asked to end */
+void tr_head_forget_change(tr_head *self);                         /* somebody died on the way */
 
 /* readopt.c. The crew was taken over from a head that died: this epoch begins where that one's state is. */
 void tr_head_readopt(tr_head *self, const struct tr_orphans *orphans);

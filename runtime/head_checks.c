@@ -27,7 +27,7 @@ void tr_head_check_greeting(tr_head *self, uint64_t now_ns)
 /* Its death ends the workers too, and brings on_crew. */
 static void fence_agent(tr_head *self, const char *text)
 {
-    tr_head_tell(self, TR_JOB_WORKER_FENCED, self->topology->n_nodes, tr_crew_agent_pid(self->crew), text);
+    tr_head_tell(self, TR_JOB_WORKER_FENCED, self->agent, tr_crew_agent_pid(self->crew), text);
     tr_crew_kill_agent(self->crew);
 }
 
@@ -36,7 +36,7 @@ void tr_head_check_suspect(tr_head *self, uint64_t now_ns)
     char text[LINE_BYTES];
     if (!self->suspect || now_ns < self->suspect_since_ns + (uint64_t)SUSPICION_MS * 1000000) return;
     int32_t node = self->suspect;
-    bool is_agent = node == self->topology->n_nodes;
+    bool is_agent = node == self->agent;
     snprintf(text, sizeof text, "%s %d does not answer any more%s", is_agent ? "the agent, node" : "worker",
              node, tr_head_can_recover(self) ? "" : ", though its process lives");
     if (tr_head_can_recover(self)) {

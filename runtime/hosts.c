@@ -47,6 +47,12 @@ static int32_t n_nodes(const tr_hosts *self)
     return self->head->topology->n_nodes;
 }
 
+/* Member 0's node. */
+static int32_t first_agent(const tr_hosts *self)
+{
+    return self->head->agent;
+}
+
 static const tr_actor_spec *actor_at(const tr_hosts *self, size_t i)
 {
     return &self->head->topology->actors[i];
@@ -80,13 +86,13 @@ static void describe(const tr_hosts *self, int32_t m, char text[LINE_BYTES])
 
 bool tr_hosts_is_agent(const tr_hosts *self, int32_t peer)
 {
-    int32_t m = peer - n_nodes(self);
+    int32_t m = peer - first_agent(self);
     return m >= 0 && m < self->n_members && (m == 0 || self->members[m].present);
 }
 
 int32_t tr_hosts_agent_of(const tr_hosts *self, int32_t node)
 {
-    return self->home[node] < 0 ? -1 : n_nodes(self) + self->home[node];
+    return self->home[node] < 0 ? -1 : first_agent(self) + self->home[node];
 }
 
 bool tr_hosts_is_home(const tr_hosts *self, int32_t node, int32_t m)
@@ -212,7 +218,7 @@ static void send_homes(tr_hosts *self)
     if (status == TR_OK) status = tr_homes_encode(&homes, &bytes, &size_bytes, &err);
     for (int32_t m = 0; status == TR_OK && m < self->n_members; m++)
         if (self->members[m].present)
-            tr_node_send_system(self->head->node, n_nodes(self) + m, TR_CONTROL_HOMES, bytes,
+            tr_node_send_system(self->head->node, first_agent(self) + m, TR_CONTROL_HOMES, bytes,
                                 (uint32_t)size_bytes);
     tr_free(bytes);
     tr_free(homes.addresses);
@@ -273,7 +279,7 @@ static tr_status admit(void *context, const tr_join_request *request, tr_launch 
     snprintf(self->members[m].name, TR_HOST_NAME_CHARS, "%s", request->name);
     *launch = self->launch;
     launch->topology = topology;
-    launch->node = n_nodes(self) + m;
+    launch->node = first_agent(self) + m;
     launch->member = m;
     launch->incarnation = launch->epoch = self->head->epoch;
     launch->silence_ms = self->options->silence_ms;
@@ -298,7 +304,7 @@ static int32_t missing_host(const tr_hosts *self)
 
 void tr_hosts_greeted(tr_hosts *self, int32_t peer, const tr_control_hello *hello)
 {
-    int32_t m = peer - n_nodes(self);
+    int32_t m = peer - first_agent(self);
     if (m < 0 || m >= self->n_members || (m > 0 && self->members[m].present)) return;
     member *who = &self->members[m];
     if (snprintf(who->address, TR_BIND_CHARS, "%s", hello->control_address) >= TR_BIND_CHARS) return;
@@ -352,7 +358,7 @@ static void cut_off(tr_hosts *self, int32_t m)
         self->head->places[node] = (tr_place_seen){.descriptor = -1};
         self->home[node] = -1;
     }
-    tr_node_disconnect(self->head->node, n_nodes(self) + m);
+    tr_node_disconnect(self->head->node, first_agent(self) + m);
 }
 
 static void forget_states(tr_hosts *self, int32_t m)
@@ -390,7 +396,7 @@ static void lose(tr_hosts *self, int32_t m, const char *why)
 
 void tr_hosts_lost_link(tr_hosts *self, int32_t peer, const char *reason)
 {
-    int32_t m = peer - n_nodes(self);
+    int32_t m = peer - first_agent(self);
     if (m < 1 || m >= self->n_members || !self->members[m].present || self->members[m].broken_ns) return;
     tr_log(TR_LOG_INFO, "the link to the agent of host %d broke: %s", self->members[m].host, reason);
     self->members[m].broken_ns = tr_node_now_ns(self->head->node);
@@ -407,7 +413,7 @@ void tr_hosts_agent_ended(tr_hosts *self)
 bool tr_hosts_hear(tr_hosts *self, int32_t peer, const tr_message *message)
 {
     tr_slot_part held;
-    int32_t m = peer - n_nodes(self);
+    int32_t m = peer - first_agent(self);
     self->members[m].heard_ns = tr_node_now_ns(self->head->node);
     if (message->frame.edge == TR_CONTROL_FAREWELL) self->members[m].has_left = true;
     if (message->frame.edge == TR_CONTROL_BEAT) return true;
@@ -435,7 +441,7 @@ static void beat(tr_hosts *self, uint64_t now_ns)
     self->beat_ns = now_ns;
     for (int32_t m = 1; m < self->n_members; m++)
         if (self->members[m].present)
-            tr_node_send_system(self->head->node, n_nodes(self) + m, TR_CONTROL_BEAT, NULL, 0);
+            tr_node_send_system(self->head->node, first_agent(self) + m, TR_CONTROL_BEAT, NULL, 0);
 }
 
 static void look_at_members(tr_hosts *self, uint64_t now_ns)
@@ -486,7 +492,7 @@ void tr_hosts_stop(tr_hosts *self, const tr_control_note *note)
 {
     for (int32_t m = 1; m < self->n_members; m++)
         if (self->members[m].present)
-            tr_control_send_note(self->head->node, n_nodes(self) + m, TR_CONTROL_STOP, note);
+            tr_control_send_note(self->head->node, first_agent(self) + m, TR_CONTROL_STOP, note);
 }
 
 bool tr_hosts_have_left(const tr_hosts *self)

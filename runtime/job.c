@@ -64,6 +64,13 @@ static void on_signal(void *context)
         tr_head_on_signal(&self->head, (int)info.ssi_signo);
 }
 
+static void on_changes(void *context)
+{
+    job *self = context;
+    const tr_job_options *options = self->head.options;
+    options->changes.on_ready(options->context, &self->head);
+}
+
 /* Before any thread is made, so that all of them inherit the mask and the signal waits for the signalfd. */
 static tr_status catch_signals(job *self, tr_error *err)
 {
@@ -112,6 +119,8 @@ static tr_status make_node(job *self, tr_error *err)
     memcpy(node.job_key, self->key, sizeof self->key);
     tr_status status = tr_node_new(&head->node, &node, err);
     if (status == TR_OK) status = tr_node_watch(head->node, self->signals, on_signal, self, err);
+    if (status == TR_OK && options->changes.max_nodes && options->changes.descriptor >= 0)
+        status = tr_node_watch(head->node, options->changes.descriptor, on_changes, self, err);
     return status;
 }
 
@@ -119,8 +128,10 @@ static tr_status make_crew(job *self, tr_error *err)
 {
     tr_head *head = &self->head;
     const tr_job_options *options = head->options;
-    tr_crew_options crew = {
-        .topology = head->topology, .registry = options->registry, .processes = options->processes};
+    tr_crew_options crew = {.topology = head->topology,
+                            .registry = options->registry,
+                            .processes = options->processes,
+                            .max_nodes = head->agent};
     crew.launch.incarnation = head->epoch;
     crew.launch.epoch = head->epoch;
     crew.launch.hung_after_ms = options->recovery.max_restarts ? options->recovery.hung_after_ms : 0;
@@ -155,10 +166,11 @@ static tr_status set_up(job *self, tr_error *err)
     if (status != TR_OK) return status;
     if (getrandom(self->key, sizeof self->key, 0) != (ssize_t)sizeof self->key)
         return tr_fail(err, TR_EIO, "cannot get random bytes for the job's key: %s", strerror(errno));
-    head->workers = tr_alloc_zero((size_t)head->topology->n_nodes, sizeof *head->workers);
+    size_t n_nodes = (size_t)head->agent;
+    head->workers = tr_alloc_zero(n_nodes, sizeof *head->workers);
     head->restarts_ns =
         tr_alloc_zero((size_t)head->options->recovery.max_restarts + 1, sizeof *head->restarts_ns);
-    head->places = tr_alloc_zero((size_t)head->topology->n_nodes, sizeof *head->places);
+    head->places = tr_alloc_zero(n_nodes, sizeof *head->places);
     if (!head->workers || !head->restarts_ns || !head->places)
         return tr_fail(err, TR_ENOMEM, "no memory for %d workers", head->topology->n_nodes - 1);
     status = tr_activity_page_new(&head->activity, &self->activity_descriptor, err);
@@ -187,7 +199,11 @@ tr_status tr_job_run(const tr_job_options *options, tr_error *err)
     tr_status status = check(options, err);
     if (status != TR_OK) return status;
     uint32_t first_epoch = options->recovery.first_epoch ? options->recovery.first_epoch : 1;
-    job self = {.head = {.options = options, .topology = options->topology, .epoch = first_epoch},
+    bool changes = options->processes && options->changes.max_nodes > options->topology->n_nodes;
+    job self = {.head = {.options = options,
+                         .topology = options->topology,
+                         .epoch = first_epoch,
+                         .agent = changes ? options->changes.max_nodes : options->topology->n_nodes},
                 .signals = -1,
                 .activity_descriptor = -1};
     status = set_up(&self, err);
@@ -206,6 +222,19 @@ tr_status tr_job_run(const tr_job_options *options, tr_error *err)
 bool tr_job_is_child(int argc, char **argv)
 {
     return argc >= 2 && strncmp(argv[1], TR_LAUNCH_ARGUMENT, strlen(TR_LAUNCH_ARGUMENT)) == 0;
+}
+
+/* SIGTERM asks a worker to leave. Before any thread is made; 0: it is ignored, as it was. */
+static int catch_leave(void)
+{
+    sigset_t caught;
+    sigemptyset(&caught);
+    sigaddset(&caught, SIGTERM);
+    if (pthread_sigmask(SIG_BLOCK, &caught, NULL) != 0) return 0;
+    signal(SIGTERM, SIG_DFL); /* what is ignored is not pending either */
+    int made = signalfd(-1, &caught, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (made < 0) signal(SIGTERM, SIG_IGN);
+    return made < 0 ? 0 : made;
 }
 
 static tr_status run_worker(const tr_launch *launch, const tr_registry *registry, tr_error *err)
@@ -227,11 +256,14 @@ static tr_status run_worker(const tr_launch *launch, const tr_registry *registry
                                  .activity = activity,
                                  .first_state_descriptor = TR_LAUNCH_FIRST_INHERITED + 1,
                                  .n_states = launch->n_states,
+                                 .layout = launch->layout,
                                  .lease_ms = launch->lease_ms,
                                  .lease_socket = TR_LAUNCH_FIRST_INHERITED + 1 + launch->n_states,
                                  .chaos = launch->chaos};
     memcpy(options.job_key, launch->job_key, sizeof options.job_key);
+    options.leave_descriptor = catch_leave();
     status = tr_worker_run(&options, err);
+    if (options.leave_descriptor > 0) close(options.leave_descriptor);
     tr_activity_page_unmap(&activity);
     return status;
 }

@@ -10,6 +10,7 @@
 #define TROUPE_RUNTIME_JOB_H
 
 #include "runtime/actor.h"
+#include "runtime/change.h"
 #include "runtime/look.h"
 #include "transport/curve.h"
 
@@ -28,6 +29,7 @@ typedef enum tr_job_event_kind {
     TR_JOB_STATE_ROTTEN, /* a state slot no longer held what had been published, and is not used */
     TR_JOB_RECOVERED,    /* every node is ready again */
     TR_JOB_READOPTED,    /* the same, and some had lost their head before */
+    TR_JOB_CHANGED,      /* the same, in another layout (tr_job_changes), where nobody died */
     TR_JOB_HOST_AWAITED, /* one is missing, for the reason in the text */
     TR_JOB_HOST_JOINED,
     TR_JOB_HOST_REFUSED,
@@ -65,7 +67,7 @@ typedef struct tr_job_event {
     uint32_t epoch;
     const char *text;            /* one line */
     const tr_place_seen *places; /* by node: where its actors can be seen now */
-    uint64_t generation;         /* TR_JOB_RECOVERED, TR_JOB_READOPTED: that it goes on from */
+    uint64_t generation;         /* TR_JOB_RECOVERED, _READOPTED, _CHANGED: that it goes on from */
     int32_t n_readopted;         /* TR_JOB_READOPTED: how many workers were taken over, */
     uint32_t former_epoch;       /* and from which epoch */
     /* TR_JOB_RECOVERED and TR_JOB_READOPTED, monotonic: the last sign of life of the first that died (0: not known), when its death was heard of,
@@ -74,6 +76,28 @@ typedef struct tr_job_event {
 } tr_job_event;
 
 struct tr_orphans;
+struct tr_head;
+
+/* How the layout changes while the job runs: tr_job_change. All are called on the head's thread. Only with processes, and
+ * where a death is mended (a change is a new epoch). */
+typedef struct tr_job_changes {
+    int32_t max_nodes; /* of any layout, the head's with them; 0: there are no changes */
+    int descriptor;    /* on_ready is called whenever it is readable; -1: never */
+    void (*on_ready)(void *context, struct tr_head *job);
+    void (*on_leaving)(void *context, struct tr_head *job,
+                       int32_t node); /* somebody wants its process to end */
+    /* All is dealt out: the epoch is to be recorded, durably, with the layout that it has; the new topology holds from
+     * here on. An error: nothing has changed. */
+    tr_status (*begin)(void *context, uint32_t epoch, tr_error *err);
+    void (*on_refused)(void *context, struct tr_head *job, const tr_error *why); /* nothing has changed */
+} tr_job_changes;
+
+/* Within those callbacks. Change the layout, once nobody works on anything that rests on a later generation: answers with
+ * begin, or with on_refused. What is in *change stays until then. Errors (nothing begins): TR_EEXIST: a change is under way,
+ * or an epoch has not quite begun; TR_EINVAL; TR_ENOMEM. */
+tr_status tr_job_change(struct tr_head *job, const tr_change *change, tr_error *err);
+void tr_job_post(struct tr_head *job, tr_actor_id to, uint32_t topic); /* without a body */
+bool tr_job_is_stopping(const struct tr_head *job);
 
 /* How agent and workers outlive the head: they wait for another one, and keep the state. Only with processes. */
 typedef struct tr_job_lease {
@@ -124,6 +148,7 @@ typedef struct tr_job_options {
     tr_actor_id stop_actor;
     tr_job_recovery recovery;
     tr_job_lease lease;
+    tr_job_changes changes;
     tr_job_chaos chaos;
     tr_job_hosts hosts;
     void *context;

@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { FIELDS = 23, MAX_LAUNCH_BYTES = 1 << 30, MAX_INHERITED = 4096 };
+enum { FIELDS = 24, MAX_LAUNCH_BYTES = 1 << 30, MAX_INHERITED = 4096 };
 
 extern char **environ;
 
@@ -38,6 +38,7 @@ tr_status tr__launch_encode(const tr_launch *self, void **bytes, size_t *size_by
     tr_pack_int(&packer, self->n_states);
     tr_pack_uint(&packer, self->hung_after_ms);
     tr_pack_uint(&packer, self->lease_ms);
+    tr_pack_uint(&packer, self->layout);
     tr_pack_uint(&packer, self->may_spin);
     tr_pack_int(&packer, self->member);
     tr_pack_uint(&packer, self->hosted);
@@ -70,6 +71,7 @@ tr_status tr__launch_decode(tr_launch *self, const void *bytes, size_t size_byte
     self->n_states = (int32_t)tr_unpack_int(&unpacker, 0, INT32_MAX);
     self->hung_after_ms = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
     self->lease_ms = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
+    self->layout = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
     self->may_spin = tr_unpack_uint(&unpacker, 1) == 1;
     self->member = (int32_t)tr_unpack_int(&unpacker, 0, INT32_MAX);
     self->hosted = tr_unpack_uint(&unpacker, 1) == 1;

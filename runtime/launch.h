@@ -25,14 +25,15 @@ typedef enum tr_launch_role { TR_LAUNCH_AGENT = 1, TR_LAUNCH_WORKER } tr_launch_
 typedef struct tr_launch {
     tr_launch_role role;
     int32_t parent_pid;
-    int32_t node; /* the agent's is the first number behind the workers' */
+    int32_t node; /* the agent's is the first number behind those that workers may have in any layout */
     uint32_t incarnation, epoch;
     int32_t n_threads;
     uint32_t hung_after_ms; /* the agent's: see watchdog in agent.c; 0: never */
     /* How long agent and workers wait for another head when theirs is gone (runtime/lease.h); 0: they end with it. Otherwise
-     * an agent inherits the directory where it can be found and the memory that it keeps for the head, and a worker, as the
-     * last, the socket over which its agent speaks. */
+     * an agent inherits the directory where it can be found and the memory that it keeps for the head. A worker inherits, as
+     * the last, the socket over which its agent speaks. */
     uint32_t lease_ms;
+    uint32_t layout;  /* of which a worker's state regions are; see tr_control_note */
     int32_t n_states; /* state regions among the inherited descriptors, behind the activity page */
     bool may_spin;
     int32_t member; /* which agent it is, or is of: host_messages.h; 0 on one host */

@@ -16,7 +16,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { OFFER_FIELDS = 8, WORD_FIELDS = 3, MAX_OFFER_BYTES = 1 << 30, BACKLOG = 8 };
+enum { OFFER_FIELDS = 8, WORD_FIELDS = 3, MEMORY_FIELDS = 4, MAX_OFFER_BYTES = 1 << 30, BACKLOG = 8 };
 
 /* --- the offer --- */
 
@@ -215,35 +215,96 @@ bool tr_lease_receive(int connection, tr_lease_kind *kind, int descriptors[2])
 
 /* --- agent and worker --- */
 
+static bool send_with(int socket, void *bytes, size_t size_bytes, const int *descriptors, int32_t count)
+{
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(TR_LEASE_MEMORY_MAX * sizeof(int))];
+    } control = {0};
+    struct iovec part = {bytes, size_bytes};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    TR_ASSERT(count >= 0 && count <= TR_LEASE_MEMORY_MAX);
+    if (count) {
+        message.msg_control = control.bytes;
+        message.msg_controllen = CMSG_SPACE((size_t)count * sizeof(int));
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN((size_t)count * sizeof(int));
+        memcpy(CMSG_DATA(header), descriptors, (size_t)count * sizeof(int));
+    }
+    return sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)size_bytes;
+}
+
 bool tr_lease_tell(int socket, const tr_lease_word *word)
 {
     tr_packer packer;
     void *bytes = NULL;
     size_t size_bytes = 0;
     tr_packer_init(&packer);
-    tr_pack_array(&packer, WORD_FIELDS);
-    tr_pack_uint(&packer, word->epoch);
-    tr_pack_bytes(&packer, word->job_key, sizeof word->job_key);
-    tr_pack_text(&packer, word->head_address);
+    if (word->layout) {
+        tr_pack_array(&packer, MEMORY_FIELDS);
+        tr_pack_uint(&packer, word->layout);
+        tr_pack_uint(&packer, word->keeps);
+        tr_pack_uint(&packer, word->may_spin);
+        tr_pack_uint(&packer, word->n_states);
+    } else {
+        tr_pack_array(&packer, WORD_FIELDS);
+        tr_pack_uint(&packer, word->epoch);
+        tr_pack_bytes(&packer, word->job_key, sizeof word->job_key);
+        tr_pack_text(&packer, word->head_address);
+    }
     if (tr_packer_take(&packer, &bytes, &size_bytes, NULL) != TR_OK) return false;
-    bool told = send(socket, bytes, size_bytes, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)size_bytes;
+    bool told = send_with(socket, bytes, size_bytes, word->descriptors, word->n_descriptors);
     explicit_bzero(bytes, size_bytes);
     tr_free(bytes);
     return told;
+}
+
+/* Its descriptors are the word's. */
+static ssize_t receive_with(int socket, void *bytes, size_t capacity, tr_lease_word *word)
+{
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(TR_LEASE_MEMORY_MAX * sizeof(int))];
+    } control = {0};
+    struct iovec part = {bytes, capacity};
+    struct msghdr message = {.msg_iov = &part,
+                             .msg_iovlen = 1,
+                             .msg_control = control.bytes,
+                             .msg_controllen = sizeof control.bytes};
+    *word = (tr_lease_word){0};
+    ssize_t n = recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (n <= 0) return n;
+    for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
+        if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+        size_t size_bytes = header->cmsg_len - CMSG_LEN(0);
+        memcpy(word->descriptors, CMSG_DATA(header), size_bytes);
+        word->n_descriptors = (int32_t)(size_bytes / sizeof(int));
+    }
+    return n;
 }
 
 bool tr_lease_hear(int socket, tr_lease_word *word, bool *gone)
 {
     unsigned char bytes[TR_ADDRESS_CHARS + 64];
     *gone = false;
-    ssize_t n = recv(socket, bytes, sizeof bytes, MSG_DONTWAIT);
+    ssize_t n = receive_with(socket, bytes, sizeof bytes, word);
     if (n <= 0) {
         *gone = n == 0 || (errno != EAGAIN && errno != EINTR);
         return false;
     }
     tr_unpacker unpacker;
     tr_unpacker_init(&unpacker, bytes, (size_t)n);
-    if (tr_unpack_array(&unpacker, WORD_FIELDS) != WORD_FIELDS) unpacker.bad = true;
+    uint32_t n_fields = tr_unpack_array(&unpacker, MEMORY_FIELDS);
+    if (n_fields == MEMORY_FIELDS) {
+        word->layout = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
+        word->keeps = tr_unpack_uint(&unpacker, 1) != 0;
+        word->may_spin = tr_unpack_uint(&unpacker, 1) != 0;
+        word->n_states = (uint32_t)tr_unpack_uint(&unpacker, INT32_MAX);
+        return tr_unpacker_done(&unpacker, "word", NULL) == TR_OK && word->layout;
+    }
+    if (n_fields != WORD_FIELDS) unpacker.bad = true;
     word->epoch = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
     size_t key_bytes;
     const void *key = tr_unpack_bytes(&unpacker, &key_bytes);

@@ -57,11 +57,20 @@ bool tr_lease_send(int connection, tr_lease_kind kind, const int *descriptors, i
  * Descriptors that did not come are -1. */
 bool tr_lease_receive(int connection, tr_lease_kind *kind, int descriptors[2]);
 
-/* From agent to worker: whom to greet, in which epoch. */
+/* At most so many descriptors go with one word; more state regions than that take several. */
+enum { TR_LEASE_MEMORY_MAX = 64 };
+
+/* From agent to worker: whom to greet, in which epoch; or, beside a head as well, which memory it has from a layout on. */
 typedef struct tr_lease_word {
     uint32_t epoch; /* 0: no head yet, wait on */
     uint8_t job_key[TR_JOB_KEY_BYTES];
     char head_address[TR_ADDRESS_CHARS];
+    uint32_t layout;   /* not 0: it is about memory, and the above says nothing */
+    bool keeps;        /* the regions that it has, as they are */
+    bool may_spin;     /* see tr_worker_may_spin */
+    uint32_t n_states; /* else so many, of which these are the next */
+    int32_t n_descriptors;
+    int descriptors[TR_LEASE_MEMORY_MAX]; /* of who hears it */
 } tr_lease_word;
 
 bool tr_lease_tell(int socket, const tr_lease_word *word); /* false: it could not be told */

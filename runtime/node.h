@@ -8,6 +8,7 @@
 #define TROUPE_RUNTIME_NODE_H
 
 #include "runtime/actor.h"
+#include "runtime/keepsake.h"
 #include "runtime/state.h"
 #include "transport/transport.h"
 
@@ -36,6 +37,7 @@ typedef struct tr_node_options {
     /* Simulation (runtime/simulation.h): a clock that somebody else moves on, and the networks of transport "sim". */
     const uint64_t *virtual_ns; /* NULL: the monotonic clock */
     struct tr_sim_network *data_network, *control_network;
+    tr_keepsakes *keepsakes; /* what actors leave to the node that follows this one; NULL: nothing */
     /* Called when an actor says what it does (tr_actor_activity), on its thread. NULL: not. */
     void (*on_activity)(void *context, tr_actor_id who, const char *what, uint32_t step, uint32_t microbatch);
     /* Called with each message that an actor takes from its lanes, and after each opening (generation 0) or publication of a

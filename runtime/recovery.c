@@ -38,25 +38,30 @@ static bool too_often(tr_head *self, uint64_t now_ns)
 
 static void call_everybody(tr_head *self)
 {
-    const tr_control_note note = {.epoch = self->epoch};
+    const tr_control_note note = {.epoch = self->epoch, .layout = self->layout};
     for (int32_t i = 1; i < self->topology->n_nodes; i++)
-        if (!self->hosts || tr_hosts_agent_of(self->hosts, i) >= 0)
+        if (!self->workers[i].leaving && (!self->hosts || tr_hosts_agent_of(self->hosts, i) >= 0))
             tr_control_send_note(self->node, i, TR_CONTROL_EPOCH, &note);
     if (self->hosts)
         tr_hosts_call(self->hosts);
     else
-        tr_control_send_note(self->node, self->topology->n_nodes, TR_CONTROL_EPOCH, &note);
+        tr_control_send_note(self->node, self->agent, TR_CONTROL_EPOCH, &note);
 }
 
 void tr_head_tell_agent_of(tr_head *self, int32_t node, tr_control_topic topic, const tr_control_note *note)
 {
-    int32_t agent = self->hosts ? tr_hosts_agent_of(self->hosts, node) : self->topology->n_nodes;
+    int32_t agent = self->hosts ? tr_hosts_agent_of(self->hosts, node) : self->agent;
     if (agent >= 0) tr_control_send_note(self->node, agent, topic, note);
 }
 
-static void begin_epoch(tr_head *self)
+void tr_head_begin_epoch(tr_head *self, const char *text)
 {
+    uint64_t now_ns = tr_node_now_ns(self->node);
     tr_error err;
+    self->changed_ns = now_ns;
+    tr_head_tell(self, TR_JOB_EPOCH, -1, 0, text);
+    self->greeting_until_ns = now_ns + (self->greeting_until_ns - self->greeted_from_ns);
+    self->greeted_from_ns = now_ns;
     for (int32_t i = 0; i < self->topology->n_nodes; i++)
         self->workers[i].greeted = self->workers[i].ready = self->workers[i].fenced = false;
     self->workers[TR_NODE_HEAD].greeted = true;
@@ -75,6 +80,7 @@ void tr_head_recover(tr_head *self, const char *text)
     char line[LINE_BYTES];
     tr_error err;
     uint64_t now_ns = tr_node_now_ns(self->node);
+    tr_head_forget_change(self);
     if (!tr_head_can_recover(self)) {
         tr_head_end_because(self, TR_ECLOSED, text);
         return;
@@ -98,11 +104,7 @@ void tr_head_recover(tr_head *self, const char *text)
         return;
     }
     self->epoch = next; /* not before it is recorded, or the next run might use it again */
-    self->changed_ns = now_ns;
-    tr_head_tell(self, TR_JOB_EPOCH, -1, 0, text);
-    self->greeting_until_ns = now_ns + (self->greeting_until_ns - self->greeted_from_ns);
-    self->greeted_from_ns = now_ns;
-    begin_epoch(self);
+    tr_head_begin_epoch(self, text);
 }
 
 void tr_head_fence(tr_head *self, int32_t node, const char *text)

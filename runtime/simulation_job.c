@@ -282,7 +282,7 @@ static tr_status make_head(tr__simulated_job *self, tr_error *err)
                                .on_actor_end = tr_head_on_actor_end,
                                .on_job_end = tr_head_on_job_end};
     tr_head *head = &self->head;
-    *head = (tr_head){.options = job, .topology = job->topology, .epoch = 1};
+    *head = (tr_head){.options = job, .topology = job->topology, .epoch = 1, .agent = job->topology->n_nodes};
     self->base.node_weights[0] = 1 + (uint32_t)tr__simulation_draw(&self->base, 4);
     head->workers = tr_alloc_zero((size_t)job->topology->n_nodes, sizeof *head->workers);
     head->restarts_ns = tr_alloc_zero(job->recovery.max_restarts + 1, sizeof *head->restarts_ns);

@@ -256,6 +256,15 @@ void tr_state_copy(tr_state_region *self, const tr_state_region *from)
     }
 }
 
+int tr_state_find_whole(const tr_state_region *self, uint64_t generation)
+{
+    for (int slot = 0; slot < 2 && generation; slot++)
+        if (tr_state_generation(self, slot) == generation &&
+            self->header->hash[slot] == hash_of(self, slot, generation, NULL))
+            return slot;
+    return -1;
+}
+
 void tr_state_publish(tr_state_region *self, int slot, uint64_t generation, tr_thread_pool *pool)
 {
     TR_ASSERT((slot == 0 || slot == 1) && generation >= 1);

@@ -47,6 +47,8 @@ void tr_state_copy(tr_state_region *self, const tr_state_region *from);
 /* Before a state is taken over from a writer that is gone. What is not what was published counts as not held from then on.
  * Returns how many slots that were. */
 int tr_state_discard_rotten(tr_state_region *self);
+/* The slot that holds this generation, and still the bytes that were published; -1: none does. */
+int tr_state_find_whole(const tr_state_region *self, uint64_t generation);
 /* The agent, before somebody else opens the region: where the header has rotted it is written anew, and both slots are
  * empty. True: it had. */
 bool tr_state_mend_header(tr_state_region *self);

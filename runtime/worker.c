@@ -10,26 +10,33 @@
 #include "runtime/chaos.h"
 #include "runtime/control_messages.h"
 #include "runtime/lease.h"
+#include "runtime/worker_memory.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/signalfd.h>
 #include <unistd.h>
+
+enum { MEMORY_MS = 10000 };
 
 struct tr_worker {
     const tr_worker_options *options;
     tr_node *node;
     tr_control_load load;       /* what actors' ends need is there before an actor starts */
-    tr_state_region **regions;  /* of this node's actors, in the topology's order */
+    tr__worker_memory memory;   /* of this node's actors */
     tr_state_region **states;   /* the same by actor */
     uint32_t epoch, next_epoch; /* 0: the job ends */
     tr_chaos chaos;
+    tr_keepsakes keepsakes; /* of actors to their next lives */
     bool heard_load, loaded;
-    bool head_lost; /* and nobody will follow */
-    bool waits;     /* it is gone, another one may come */
-    bool stopped;   /* by it: the job has ended */
+    bool head_lost;        /* and nobody will follow */
+    bool waits;            /* it is gone, another one may come */
+    bool stopped;          /* by it: the job has ended, or goes on without this worker */
+    bool leaves;           /* somebody wants it to end: another one is to take its place */
+    uint32_t needs_layout; /* from the next epoch on: see tr__worker_memory */
     tr_lease_word head;
 };
 
@@ -86,24 +93,6 @@ static void on_job_end(void *context, const tr_error *error)
     tr_control_send_note(self->node, TR_NODE_HEAD, TR_CONTROL_JOB_ENDED, &note);
 }
 
-/* They stay mapped from one epoch to the next. */
-static tr_status open_regions(tr_worker *self, tr_error *err)
-{
-    const tr_worker_options *options = self->options;
-    if (options->n_states == 0) return TR_OK;
-    self->regions = tr_alloc_zero((size_t)options->n_states, sizeof *self->regions);
-    if (!self->regions) return tr_fail(err, TR_ENOMEM, "no memory for %d state regions", options->n_states);
-    for (int32_t i = 0; i < options->n_states; i++) {
-        if (options->regions) {
-            self->regions[i] = options->regions[i];
-            continue;
-        }
-        tr_status status = tr_state_region_open(&self->regions[i], options->first_state_descriptor + i, err);
-        if (status != TR_OK) return status;
-    }
-    return TR_OK;
-}
-
 /* Which region is whose. */
 static tr_status assign_regions(tr_worker *self, tr_error *err)
 {
@@ -111,9 +100,15 @@ static tr_status assign_regions(tr_worker *self, tr_error *err)
     int32_t next = 0;
     self->states = tr_alloc_zero(topology->n_actors, sizeof *self->states);
     if (!self->states) return tr_fail(err, TR_ENOMEM, "no memory for %zu state regions", topology->n_actors);
-    for (size_t i = 0; i < topology->n_actors && next < self->options->n_states; i++) {
+    for (size_t i = 0; i < topology->n_actors && next < self->memory.n_states; i++) {
         const tr_actor_spec *actor = &topology->actors[i];
-        if (actor->node == self->options->node && actor->state_bytes) self->states[i] = self->regions[next++];
+        if (actor->node != self->options->node || !actor->state_bytes) continue;
+        tr_state_region *region = self->memory.regions[next++];
+        if (tr_state_region_slot_bytes(region) != actor->state_bytes)
+            return tr_fail(err, TR_ECORRUPT, "the state memory of '%s' has slots of %llu bytes, not %llu",
+                           actor->name, (unsigned long long)tr_state_region_slot_bytes(region),
+                           (unsigned long long)actor->state_bytes);
+        self->states[i] = region;
     }
     return TR_OK;
 }
@@ -143,10 +138,26 @@ static void load(tr_worker *self, const tr_message *message)
     if (status == TR_OK) status = assign_regions(self, &err);
     if (status == TR_OK) tr_node_set_epoch(self->node, self->epoch, self->load.generation);
     if (status == TR_OK) status = tr_node_load(self->node, &self->load.topology, self->states, &err);
+    tr_keepsakes_clear(&self->keepsakes); /* of who lives elsewhere now */
     self->loaded = status == TR_OK;
     tr_control_note note = {.node = self->options->node, .pid = getpid(), .status = status};
     memcpy(note.text, err.message, sizeof note.text);
     tr_control_send_note(self->node, TR_NODE_HEAD, TR_CONTROL_READY, &note);
+}
+
+static void ask_to_leave(tr_worker *self)
+{
+    const tr_control_note note = {.node = self->options->node, .pid = getpid()};
+    tr_control_send_note(self->node, TR_NODE_HEAD, TR_CONTROL_LEAVING, &note);
+}
+
+/* SIGTERM. It goes on until the head says stop: then another one stands by. */
+static void on_leave(void *context)
+{
+    tr_worker *self = context;
+    struct signalfd_siginfo info;
+    while (read(self->options->leave_descriptor, &info, sizeof info) == sizeof info) self->leaves = true;
+    if (self->leaves) ask_to_leave(self);
 }
 
 static void on_system(void *context, int32_t peer, const tr_message *message)
@@ -158,6 +169,7 @@ static void on_system(void *context, int32_t peer, const tr_message *message)
     case TR_CONTROL_LOAD: load(self, message); break;
     case TR_CONTROL_START:
         if (self->loaded) tr_node_start_actors(self->node);
+        if (self->leaves) ask_to_leave(self);
         break;
     case TR_CONTROL_STOP:
         self->stopped = true;
@@ -168,6 +180,7 @@ static void on_system(void *context, int32_t peer, const tr_message *message)
         if (tr_control_read_note(message, &note, NULL) != TR_OK || note.epoch <= self->epoch) break;
         if (note.epoch < self->next_epoch) break; /* of a head that is dead */
         self->next_epoch = note.epoch;
+        self->needs_layout = note.layout;
         tr_node_stop(self->node);
         break;
     case TR_CONTROL_ACTOR_ENDED:
@@ -184,20 +197,29 @@ static void hear_agent(tr_worker *self)
     tr_lease_word word;
     bool gone = false;
     while (tr_lease_hear(self->options->lease_socket, &word, &gone)) {
-        if (word.epoch == 0) {
+        if (word.layout) {
+            tr__worker_memory_hear(&self->memory, &word);
+        } else if (word.epoch == 0) {
             self->waits = true;
             self->next_epoch = 0;
         } else if (word.epoch > self->epoch) {
             self->head = word;
             self->next_epoch = word.epoch;
+            self->needs_layout = 0; /* what there is has come before */
             self->waits = false;
         }
     }
     if (self->stopped) self->waits = false;
     if (self->stopped || gone) self->next_epoch = 0;
-    if (!gone) return;
+    if (!gone || !self->options->lease_ms) return; /* without a lease the kernel ends it with its agent */
     self->head_lost = true;
     self->waits = false;
+}
+
+/* From an epoch that has hardly begun. */
+static bool is_called_away(const tr_worker *self)
+{
+    return self->waits || self->head_lost || self->next_epoch;
 }
 
 static void on_word(void *context)
@@ -256,7 +278,8 @@ static tr_status greet(tr_worker *self, tr_error *err)
                             .key = options->key,
                             .registry = options->registry,
                             .activity = options->activity,
-                            .may_spin = options->may_spin,
+                            .keepsakes = &self->keepsakes,
+                            .may_spin = self->memory.may_spin,
                             .context = self,
                             .on_system = on_system,
                             .on_peer_lost = on_peer_lost,
@@ -275,14 +298,16 @@ static tr_status greet(tr_worker *self, tr_error *err)
     tr_status status = tr_node_new(&self->node, &node, err);
     if (status == TR_OK && options->lease_ms)
         status = tr_node_watch(self->node, options->lease_socket, on_word, self, err);
+    if (status == TR_OK && options->leave_descriptor > 0)
+        status = tr_node_watch(self->node, options->leave_descriptor, on_leave, self, err);
     if (status == TR_OK)
         status = tr_node_connect(self->node, TR_NODE_HEAD, self->head.head_address, NULL, err);
     if (status != TR_OK) return status;
     tr_control_hello hello = {
-        .epoch = self->epoch, .member = options->member, .has_state = options->n_states > 0};
-    for (int32_t i = 0; i < options->n_states; i++)
-        hello.n_rotten += (uint32_t)tr_state_discard_rotten(self->regions[i]);
-    tr_state_common_generations(self->regions, (size_t)options->n_states, hello.generations);
+        .epoch = self->epoch, .member = self->options->member, .has_state = self->memory.n_states > 0};
+    for (int32_t i = 0; i < self->memory.n_states; i++)
+        hello.n_rotten += (uint32_t)tr_state_discard_rotten(self->memory.regions[i]);
+    tr_state_common_generations(self->memory.regions, (size_t)self->memory.n_states, hello.generations);
     return tr_control_send_hello(self->node, TR_NODE_HEAD, &hello, err);
 }
 
@@ -290,17 +315,37 @@ tr_status tr_worker_new(tr_worker **out, const tr_worker_options *options, tr_er
 {
     tr_worker *self = tr_alloc_zero(1, sizeof *self);
     if (!self) return tr_fail(err, TR_ENOMEM, "no memory for worker %d", options->node);
+    tr_keepsakes_init(&self->keepsakes);
     self->options = options;
     self->next_epoch = options->epoch;
     memcpy(self->head.job_key, options->job_key, sizeof self->head.job_key);
     snprintf(self->head.head_address, sizeof self->head.head_address, "%s", options->head_address);
     tr_status status = tr_chaos_parse(&self->chaos, options->chaos, err);
-    if (status == TR_OK) status = open_regions(self, err);
+    if (status == TR_OK)
+        status = tr__worker_memory_open(&self->memory, options->first_state_descriptor, options->n_states,
+                                        options->regions, options->may_spin, err);
+    self->memory.layout = options->layout;
     if (status == TR_OK)
         *out = self;
     else
         tr_worker_destroy(&self);
     return status;
+}
+
+/* In another layout its agent sends its memory, which may take until then. Without a head nobody is to be greeted. */
+static tr_status take_memory(tr_worker *self, tr_error *err)
+{
+    struct pollfd word = {.fd = self->options->lease_socket, .events = POLLIN};
+    if (word.fd <= 0) return TR_OK; /* it has no agent */
+    while (hear_agent(self),
+           !is_called_away(self) && !tr__worker_memory_has(&self->memory, self->needs_layout)) {
+        int n = poll(&word, 1, MEMORY_MS);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0)
+            return tr_fail(err, TR_ETIMEDOUT, "the agent did not send the state of layout %u",
+                           self->needs_layout);
+    }
+    return is_called_away(self) ? TR_OK : tr__worker_memory_take(&self->memory, err);
 }
 
 tr_status tr_worker_begin_epoch(tr_worker *self, tr_error *err)
@@ -309,7 +354,10 @@ tr_status tr_worker_begin_epoch(tr_worker *self, tr_error *err)
     self->next_epoch = 0;
     self->waits = false;
     if (self->options->activity) tr_activity_clear(self->options->activity); /* its actors are gone */
-    return greet(self, err);
+    uint32_t layout = self->memory.layout;
+    tr_status status = take_memory(self, err);
+    if (self->memory.layout != layout) tr_keepsakes_clear(&self->keepsakes); /* its actors are others now */
+    return status == TR_OK && !is_called_away(self) ? greet(self, err) : status;
 }
 
 tr_node *tr_worker_node(const tr_worker *self)
@@ -317,7 +365,8 @@ tr_node *tr_worker_node(const tr_worker *self)
     return self->node;
 }
 
-/* Nothing of one epoch is there in the next but the state's memory: no actor, no link, no message. */
+/* Nothing of one epoch is there in the next but the state's memory and what actors left to their next lives, which nobody
+ * reads before those begin: no actor, no link, no message under way. */
 bool tr_worker_end_epoch(tr_worker *self)
 {
     tr_node_destroy(&self->node);
@@ -338,9 +387,8 @@ void tr_worker_destroy(tr_worker **out)
     tr_worker *self = *out;
     if (!self) return;
     (void)tr_worker_end_epoch(self);
-    for (int32_t i = 0; self->regions && !self->options->regions && i < self->options->n_states; i++)
-        tr_state_region_destroy(&self->regions[i]);
-    tr_free(self->regions);
+    tr_keepsakes_release(&self->keepsakes);
+    tr__worker_memory_release(&self->memory);
     explicit_bzero(&self->head, sizeof self->head);
     tr_free(self);
     *out = NULL;
@@ -353,8 +401,8 @@ tr_status tr_worker_run(const tr_worker_options *options, tr_error *err)
     if (status != TR_OK) return status;
     for (bool goes_on = true; goes_on;) {
         status = tr_worker_begin_epoch(self, err);
-        if (status == TR_OK) tr_node_run(self->node, TR_WORKER_TICK_MS, tr_worker_on_tick);
-        if (status == TR_OK) status = tr_node_failure(self->node, err);
+        if (status == TR_OK && self->node) tr_node_run(self->node, TR_WORKER_TICK_MS, tr_worker_on_tick);
+        if (status == TR_OK && self->node) status = tr_node_failure(self->node, err);
         if (status == TR_OK && self->head_lost) status = tr_fail(err, TR_ECLOSED, "the head is gone");
         goes_on = tr_worker_end_epoch(self) && status == TR_OK;
         if (status == TR_OK && self->waits) goes_on = (status = await_head(self, err)) == TR_OK;

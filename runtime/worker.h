@@ -26,11 +26,13 @@ typedef struct tr_worker_options {
     tr_activity_page *activity;
     const bool *must_stop; /* atomic, may be NULL: true stops it also where no message comes through */
     const char *chaos;     /* points, NULL: none */
+    uint32_t layout;       /* of which its state regions are; see tr_control_note */
     int first_state_descriptor,
         n_states; /* of its actors with state, in the topology's order; 0: in own memory */
     /* When the head is gone it waits so long for word of another (tr_lease_tell); 0: it ends. Every word renews that. */
     uint32_t lease_ms;
-    int lease_socket; /* with a lease */
+    int lease_socket;     /* over which its agent speaks */
+    int leave_descriptor; /* a signalfd: who signals wants the worker to leave; 0: nobody can */
     /* Simulation (runtime/simulation_job.h): regions that are mapped already, the caller's, in place of descriptors; and
      * what its nodes get beside the above. NULL: neither. */
     tr_state_region *const *regions;

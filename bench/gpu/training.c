@@ -11,6 +11,9 @@
 
 enum { MOST_MICROBATCHES = 64 };
 
+/* What is timed beside the graph lies between two of them. */
+enum { UPDATING, NORM_THERE, UPDATED, N_MARKS };
+
 typedef struct parameter {
     tr_value value;
     int64_t n;
@@ -34,11 +37,13 @@ struct gpu_training {
     parameter *parameters;
     void **bound;
     void *stash, *scratch;
-    char *gradients; /* all of them, in one piece, so that one fill clears them */
+    char *gradients; /* all of them, in one piece */
     size_t gradient_bytes, device_bytes;
     float *factor;
     double *losses; /* of a step's micro-batches */
     int n_microbatches;
+    tr_event *marks[N_MARKS]; /* with time_kernels */
+    gpu_training_times times;
 };
 
 static tr_status allocate(gpu_training *self, size_t bytes, void **out, tr_error *err)
@@ -155,6 +160,26 @@ static tr_status place_rest(gpu_training *self, tr_error *err)
     return status;
 }
 
+static tr_status make_marks(gpu_training *self, tr_error *err)
+{
+    tr_status status = TR_OK;
+    for (int i = 0; self->options.time_kernels && status == TR_OK && i < N_MARKS; i++)
+        status = tr_event_new(&self->marks[i], self->device, true, err);
+    return status;
+}
+
+static void mark(gpu_training *self, int which)
+{
+    if (self->marks[which]) tr_event_record(self->marks[which], self->stream, NULL);
+}
+
+static double between(const gpu_training *self, int first, int last)
+{
+    double ms = 0;
+    tr_event_elapsed_ms(self->marks[first], self->marks[last], &ms, NULL);
+    return ms;
+}
+
 static tr_status make_optimizer(gpu_training *self, tr_error *err)
 {
     size_t n = self->model->parameters.count;
@@ -195,6 +220,7 @@ tr_status gpu_training_new(gpu_training **out, tr_device *device, const tr_loade
     if (status == TR_OK) status = place_gradients(self, err);
     if (status == TR_OK) status = place_rest(self, err);
     if (status == TR_OK) status = make_optimizer(self, err);
+    if (status == TR_OK) status = make_marks(self, err);
     if (status != TR_OK) {
         gpu_training_destroy(&self);
         return status;
@@ -230,6 +256,7 @@ void gpu_training_destroy(gpu_training **self)
     free_device(t, t->scratch);
     free_device(t, t->factor);
     free_device(t, t->losses);
+    for (int i = 0; i < N_MARKS; i++) tr_event_destroy(&t->marks[i]);
     tr_stream_destroy(&t->stream);
     tr_graph_destroy(&t->graph);
     tr_free(t->parameters);
@@ -243,10 +270,7 @@ tr_status gpu_training_microbatch(gpu_training *self, const int32_t *tokens, con
 {
     size_t bytes = (size_t)self->options.batch * (size_t)self->options.sequence * sizeof(int32_t);
     tr_status status = TR_OK;
-    if (first) {
-        self->n_microbatches = 0;
-        status = tr_stream_fill(self->stream, self->gradients, 0, self->gradient_bytes, err);
-    }
+    if (first) self->n_microbatches = 0;
     TR_ASSERT(self->n_microbatches < MOST_MICROBATCHES);
     self->bound[self->values.loss] = self->losses + self->n_microbatches++;
     if (status == TR_OK)
@@ -255,7 +279,8 @@ tr_status gpu_training_microbatch(gpu_training *self, const int32_t *tokens, con
         status = tr_stream_copy(self->stream, self->bound[self->values.targets], targets, bytes, err);
     if (status == TR_OK) status = tr_stream_copy(self->stream, self->factor, &factor, sizeof factor, err);
     if (status != TR_OK) return status;
-    tr_bindings bindings = {.values = self->bound, .stash = self->stash, .scratch = self->scratch};
+    tr_bindings bindings = {
+        .values = self->bound, .stash = self->stash, .scratch = self->scratch, .begin_gradients = first};
     for (int phase = 0; phase < TR_PHASE_COUNT; phase++)
         tr_program_run(self->program, (tr_phase)phase, &bindings);
     return TR_OK;
@@ -271,12 +296,16 @@ tr_status gpu_training_update(gpu_training *self, double lr, uint32_t step, tr_e
                                     .clip_norm = o->clip_norm,
                                     .step = step};
     tr_status status = TR_OK;
+    mark(self, UPDATING);
     for (size_t i = 0; i < self->model->parameters.count; i++)
         for (int use = 0; status == TR_OK && use < self->parameters[i].n_other_uses; use++)
             status = tr_cuda_accumulate(self->stream, self->parameters[i].gradient,
                                         self->parameters[i].other_uses[use], self->parameters[i].n, err);
     if (status == TR_OK) status = tr_cuda_optimizer_norm(self->optimizer, err);
-    return status == TR_OK ? tr_cuda_optimizer_step(self->optimizer, &options, err) : status;
+    mark(self, NORM_THERE);
+    if (status == TR_OK) status = tr_cuda_optimizer_step(self->optimizer, &options, err);
+    mark(self, UPDATED);
+    return status;
 }
 
 tr_status gpu_training_read(gpu_training *self, double *loss, double *norm, tr_error *err)
@@ -288,6 +317,10 @@ tr_status gpu_training_read(gpu_training *self, double *loss, double *norm, tr_e
             tr_stream_copy(self->stream, norm, tr_cuda_optimizer_norm_at(self->optimizer), sizeof *norm, err);
     if (status == TR_OK) status = tr_program_synchronize(self->program, err);
     if (status != TR_OK) return status;
+    if (self->options.time_kernels) {
+        self->times.norm += between(self, UPDATING, NORM_THERE);
+        self->times.adamw += between(self, NORM_THERE, UPDATED);
+    }
     for (int i = 0; i < self->n_microbatches; i++) sum += losses[i];
     *loss = sum;
     return TR_OK;
@@ -298,6 +331,11 @@ tr_status gpu_training_weights(gpu_training *self, size_t index, float *out, tr_
     const parameter *p = &self->parameters[index];
     tr_status status = tr_stream_copy(self->stream, out, p->master, (size_t)p->n * sizeof(float), err);
     return status == TR_OK ? tr_stream_synchronize(self->stream, err) : status;
+}
+
+gpu_training_times gpu_training_other_times(const gpu_training *self)
+{
+    return self->times;
 }
 
 size_t gpu_training_device_bytes(const gpu_training *self)

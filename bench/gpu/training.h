@@ -36,6 +36,13 @@ tr_status gpu_training_read(gpu_training *self, double *loss, double *norm, tr_e
 /* Waits. Master of parameter `index`. */
 tr_status gpu_training_weights(gpu_training *self, size_t index, float *out, tr_error *err);
 
+/* What a step does beside its graph, with time_kernels: ms since it was made, as of the last gpu_training_read. */
+typedef struct gpu_training_times {
+    double norm; /* with the sums of several uses */
+    double adamw;
+} gpu_training_times;
+gpu_training_times gpu_training_other_times(const gpu_training *self);
+
 size_t gpu_training_device_bytes(const gpu_training *self); /* that it allocated */
 const tr_program *gpu_training_program(const gpu_training *self);
 tr_stream *gpu_training_stream(gpu_training *self);

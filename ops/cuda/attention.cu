@@ -131,8 +131,11 @@ template <typename T> __global__ void __launch_bounds__(WARPS *WARP) delta_kerne
 template <typename T> __global__ void __launch_bounds__(THREADS) packed_delta_kernel(attention_arguments a)
 {
     int lanes = a.head_size / PACK<T>; // divides a warp
-    int64_t at = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * PACK<T>, i = at / a.head_size;
-    bool there = i < a.batch * a.time * a.heads;
+    int64_t at = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * PACK<T>;
+    uint32_t heads = (uint32_t)a.heads, time = (uint32_t)a.time;
+    uint32_t i =
+        blockIdx.x * (uint32_t)(THREADS / lanes) + threadIdx.x / (uint32_t)lanes; // memory holds no 2^32
+    bool there = i < (uint32_t)a.batch * time * heads;
     float y[PACK<T>] = {}, dy[PACK<T>] = {}, sum = 0;
     if (there) {
         load<PACK<T>>((const T *)a.y + at, y);
@@ -141,8 +144,8 @@ template <typename T> __global__ void __launch_bounds__(THREADS) packed_delta_ke
 #pragma unroll
     for (int j = 0; j < PACK<T>; j++) sum += y[j] * dy[j];
     for (int step = lanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
-    int64_t h = i % a.heads, t = i / a.heads % a.time, b = i / a.heads / a.time;
-    if (there && threadIdx.x % lanes == 0) a.delta[(b * a.heads + h) * a.time + t] = sum;
+    uint32_t h = i % heads, t = i / heads % time, b = i / heads / time;
+    if (there && threadIdx.x % lanes == 0) a.delta[((int64_t)b * heads + h) * time + t] = sum;
 }
 
 // dq = scale * sum over keys of p * (dy . v - delta) * k

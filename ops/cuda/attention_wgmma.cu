@@ -15,8 +15,8 @@ namespace troupe {
 namespace {
 
 // How a kernel is cut: so many warpgroups a block, tiles of N rows of the other side, so many blocks a multiprocessor.
-template <int D_, int GROUPS_, int N_, int BLOCKS_> struct cut {
-    static constexpr int D = D_, GROUPS = GROUPS_, N = N_, BLOCKS = BLOCKS_, STAGES = 4;
+template <int D_, int GROUPS_, int N_, int BLOCKS_, int STAGES_ = 4> struct cut {
+    static constexpr int D = D_, GROUPS = GROUPS_, N = N_, BLOCKS = BLOCKS_, STAGES = STAGES_;
     static constexpr int THREADS = GROUPS * GROUP_THREADS, ROWS = GROUPS * GROUP_ROWS;
     static constexpr int TILE = N * D, OWN = ROWS * D; // elements
     static constexpr size_t shared_bytes(int own_tiles, size_t more)
@@ -33,7 +33,7 @@ template <typename C>
 __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) forward_kernel(attention_arguments a)
 {
 #if TR_WARPGROUPS
-    constexpr int D = C::D, N = C::N, THREADS = C::THREADS, STAGES = C::STAGES;
+    constexpr int D = C::D, N = C::N, THREADS = C::THREADS, STAGES = C::STAGES, AHEAD = STAGES - 2;
     extern __shared__ unsigned char shared[];
     bf16 *queries = aligned_shared(shared), *tiles = queries + C::OWN;
     int group = __shfl_sync(0xffffffffu, threadIdx.x / GROUP_THREADS, 0),
@@ -56,21 +56,21 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) forward_kernel(attentio
     };
     copier<D, C::ROWS, THREADS>(p.q_stride)
         .copy(queries, (const bf16 *)a.q + p.q_at, p.q_stride, begin, time);
-    for (int n = 0; n < STAGES - 2; n++) fetch_keys(n);
+    for (int n = 0; n < AHEAD; n++) fetch_keys(n);
     const bf16 *my_queries = queries + group * GROUP_ROWS * PANEL;
     float s[N / 8][4], y[D / 8][4] = {}, most[2] = {-INFINITY, -INFINITY}, sum[2] = {},
                              scale = a.scale * LOG2_E;
     fragment w[N / 16];
     auto begin_round = [&](int n) {
-        await_fetches<STAGES - 3>();
+        await_fetches<AHEAD - 1>();
         show_to_products();
         __syncthreads();
-        fetch_keys(n + STAGES - 2);
     };
     auto begin_scores = [&](int n) {
         settle(s);
         products_begin();
-        times_rows<D, N>(s, my_queries, C::ROWS * 128, tiles + n % STAGES * 2 * C::TILE);
+        const bf16 *here = tiles + n % STAGES * 2 * C::TILE;
+        times_rows<D, N>(s, my_queries, C::ROWS * 128, here);
         products_end();
     };
     auto begin_sums = [&](int n) {
@@ -109,6 +109,7 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) forward_kernel(attentio
     int n = 0;
     begin_round(n);
     begin_scores(n);
+    fetch_keys(n + AHEAD);
     await_products<0>();
     weigh(0, keep);
     round_all<N>(w, s);
@@ -118,6 +119,7 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) forward_kernel(attentio
         settle(y);
         begin_scores(n);
         begin_sums(n - 1);
+        fetch_keys(n + AHEAD);
         await_products<1>();
         weigh(n * N, keep);
         await_products<0>();
@@ -135,7 +137,10 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) forward_kernel(attentio
     begin_sums(n - 1);
     await_products<0>();
     settle(y);
-    for (; n < n_tiles; n++) begin_round(n); // of other warpgroups
+    for (; n < n_tiles; n++) { // of other warpgroups
+        begin_round(n);
+        fetch_keys(n + AHEAD);
+    }
     sum[0] = row_sum(sum[0]);
     sum[1] = row_sum(sum[1]);
     for (int half = 0; half < 2; half++)
@@ -152,7 +157,8 @@ template <typename C, bool OVERLAP>
 __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) dq_kernel(attention_arguments a)
 {
 #if TR_WARPGROUPS
-    constexpr int D = C::D, N = C::N, THREADS = C::THREADS, STAGES = C::STAGES;
+    constexpr int D = C::D, N = C::N, THREADS = C::THREADS, STAGES = C::STAGES,
+                  AHEAD = OVERLAP ? STAGES - 2 : STAGES - 1;
     extern __shared__ unsigned char shared[];
     bf16 *queries = aligned_shared(shared), *dys = queries + C::OWN, *tiles = dys + C::OWN;
     int group = __shfl_sync(0xffffffffu, threadIdx.x / GROUP_THREADS, 0),
@@ -176,7 +182,7 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) dq_kernel(attention_arg
     copier<D, C::ROWS, THREADS>(p.q_stride)
         .copy(queries, (const bf16 *)a.q + p.q_at, p.q_stride, begin, time);
     copier<D, C::ROWS, THREADS>(p.y_stride).copy(dys, (const bf16 *)a.dy + p.y_at, p.y_stride, begin, time);
-    for (int n = 0; n < STAGES - 2; n++) fetch_keys(n);
+    for (int n = 0; n < AHEAD; n++) fetch_keys(n);
     const bf16 *my_queries = queries + group * GROUP_ROWS * PANEL, *my_dys = dys + group * GROUP_ROWS * PANEL;
     float s[N / 8][4], dp[N / 8][4], dq[D / 8][4] = {}, lse[2], delta[2], scale = a.scale * LOG2_E;
     fragment w[N / 16];
@@ -186,10 +192,9 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) dq_kernel(attention_arg
         delta[half] = there ? a.delta[p.row_at + row + 8 * half] : 0;
     }
     auto begin_round = [&](int n) {
-        await_fetches<STAGES - 3>();
+        await_fetches<AHEAD - 1>();
         show_to_products();
         __syncthreads();
-        fetch_keys(n + STAGES - 2);
     };
     auto begin_scores = [&](int n) {
         const bf16 *here = tiles + n % STAGES * 2 * C::TILE;
@@ -236,6 +241,7 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) dq_kernel(attention_arg
     int n = 0;
     begin_round(n);
     begin_scores(n);
+    fetch_keys(n + AHEAD);
     await_products<1>();
     weigh(0);
     await_products<0>();
@@ -249,6 +255,7 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) dq_kernel(attention_arg
             settle(dq);
             begin_scores(n);
             begin_sums(n - 1);
+            fetch_keys(n + AHEAD);
             await_products<2>();
             weigh(n * N);
             await_products<1>();
@@ -259,6 +266,7 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) dq_kernel(attention_arg
             round_all<N>(w, s);
         } else {
             begin_scores(n);
+            fetch_keys(n + AHEAD);
             await_products<1>();
             weigh(n * N);
             await_products<0>();
@@ -268,17 +276,22 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) dq_kernel(attention_arg
         }
     }
     if (OVERLAP) finish_sums(n - 1);
-    for (; n < n_tiles; n++) begin_round(n); // of other warpgroups
+    for (; n < n_tiles; n++) { // of other warpgroups
+        begin_round(n);
+        fetch_keys(n + AHEAD);
+    }
     write_rows<D>((bf16 *)a.out + p.q_at, p.q_stride, mine + 16 * warp, time, dq, a.scale, a.scale);
 #endif
 }
 
-// dv = sum over queries of p * dy, dk = scale * sum of p * (dy . v - delta) * q, over a group's heads in order.
-template <typename C>
+// dv = sum over queries of p * dy, dk = scale * sum of p * (dy . v - delta) * q, over a group's heads in order. OVERLAP: as
+// for dq.
+template <typename C, bool OVERLAP>
 __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) dkv_kernel(attention_arguments a)
 {
 #if TR_WARPGROUPS
-    constexpr int D = C::D, N = C::N, THREADS = C::THREADS, STAGES = C::STAGES;
+    constexpr int D = C::D, N = C::N, THREADS = C::THREADS, STAGES = C::STAGES,
+                  AHEAD = OVERLAP ? STAGES - 2 : STAGES - 1;
     extern __shared__ unsigned char shared[];
     bf16 *keys = aligned_shared(shared), *values = keys + C::OWN, *tiles = values + C::OWN;
     float *rows = (float *)(tiles + STAGES * 2 * C::TILE); // lse and delta of the tiles' queries
@@ -291,19 +304,24 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) dkv_kernel(attention_ar
     head_place p = place_of(a, blockIdx.z, blockIdx.y * heads);
     float scale = a.scale * LOG2_E;
     copier<D, N, THREADS> copier_of_queries(p.q_stride), copier_of_dys(p.y_stride);
+    int next_first = from, next_head = 0; // of the tile that is fetched next
     auto fetch_queries = [&](int n) {
-        bf16 *to = tiles + n % STAGES * 2 * C::TILE;
         if (n < n_tiles) {
-            head_place of = place_of(a, blockIdx.z, blockIdx.y * heads + n / each);
-            int first = from + n % each * N;
-            copier_of_queries.copy(to, (const bf16 *)a.q + of.q_at, of.q_stride, first, time);
-            copier_of_dys.copy(to + C::TILE, (const bf16 *)a.dy + of.y_at, of.y_stride, first, time);
-            float *numbers = rows + n % STAGES * 2 * N;
-            for (int i = threadIdx.x; i < N; i += THREADS) {
-                bool there = first + i < time;
-                numbers[i] = there ? a.lse[of.row_at + first + i] * LOG2_E : 0;
-                numbers[N + i] = there ? a.delta[of.row_at + first + i] : 0;
+            bf16 *to = tiles + n % STAGES * 2 * C::TILE;
+            copier_of_queries.copy(to, (const bf16 *)a.q + p.q_at + next_head * D, p.q_stride, next_first,
+                                   time);
+            copier_of_dys.copy(to + C::TILE, (const bf16 *)a.dy + p.y_at + next_head * D, p.y_stride,
+                               next_first, time);
+            const float *lse = a.lse + p.row_at + (int64_t)next_head * time,
+                        *delta = a.delta + p.row_at + (int64_t)next_head * time;
+            uint32_t numbers = shared_address(rows + n % STAGES * 2 * N);
+#pragma unroll
+            for (int i = threadIdx.x; i < 2 * N; i += THREADS) {
+                int of = next_first + i % N;
+                fetch_number(numbers + i * 4, (i < N ? lse : delta) + (of < time ? of : 0), of < time);
             }
+            next_first += N;
+            if (next_first >= time) next_first = from, next_head++;
         }
         fetches_end();
     };
@@ -311,16 +329,16 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) dkv_kernel(attention_ar
         .copy(keys, (const bf16 *)a.k + p.kv_at, p.kv_stride, begin, time);
     copier<D, C::ROWS, THREADS>(p.kv_stride)
         .copy(values, (const bf16 *)a.v + p.kv_at, p.kv_stride, begin, time);
-    for (int n = 0; n < STAGES - 2; n++) fetch_queries(n);
+    for (int n = 0; n < AHEAD; n++) fetch_queries(n);
     const bf16 *my_keys = keys + group * GROUP_ROWS * PANEL, *my_values = values + group * GROUP_ROWS * PANEL;
     float s[N / 8][4], dp[N / 8][4], dk[D / 8][4] = {}, dv[D / 8][4] = {};
     fragment w[N / 16], dw[N / 16];
+    int first = from; // query of the tile that is worked on
     auto begin_scores = [&](int n) {
         const bf16 *here = tiles + n % STAGES * 2 * C::TILE;
-        await_fetches<STAGES - 3>();
+        await_fetches<AHEAD - 1>();
         show_to_products();
         __syncthreads();
-        fetch_queries(n + STAGES - 2);
         settle(s);
         settle(dp);
         products_begin();
@@ -336,7 +354,6 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) dkv_kernel(attention_ar
         products_end();
     };
     auto weigh = [&](int n) {
-        int first = from + n % each * N;
         const float *lse = rows + n % STAGES * 2 * N;
         // Queries behind the end are zeros and give nothing.
         bool edge = first < mine + GROUP_ROWS - 1;
@@ -344,13 +361,18 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) dkv_kernel(attention_ar
 #pragma unroll
         for (int j = 0; j < N / 8; j++) {
             float2 shift = *reinterpret_cast<const float2 *>(lse + 8 * j + 2 * t);
+            shift.x *= LOG2_E;
+            shift.y *= LOG2_E;
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                bool hidden = edge && first + 8 * j + 2 * t + i % 2 < row + i / 2 * 8;
-                float weight = power_of_2(fmaf(s[j][i], scale, -(i % 2 ? shift.y : shift.x)));
-                s[j][i] = hidden ? 0.0f : weight;
-            }
+            for (int i = 0; i < 4; i++)
+                s[j][i] = power_of_2(fmaf(s[j][i], scale, -(i % 2 ? shift.y : shift.x)));
         }
+        if (!edge) return;
+#pragma unroll
+        for (int j = 0; j < N / 8; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                if (first + 8 * j + 2 * t + i % 2 < row + i / 2 * 8) s[j][i] = 0;
     };
     auto times_slopes = [&](int n) {
         const float *delta = rows + n % STAGES * 2 * N + N;
@@ -361,42 +383,58 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) dkv_kernel(attention_ar
 #pragma unroll
             for (int i = 0; i < 4; i++) dp[j][i] = s[j][i] * (dp[j][i] - (i % 2 ? shift.y : shift.x));
         }
+        first += N;
+        if (first >= time) first = from;
+    };
+    auto settle_sums = [&] {
+        settle(dk);
+        settle(dv);
+        settle(w);
+        settle(dw);
+    };
+    auto finish_sums = [&](int n) {
+        settle_sums();
+        products_begin();
+        begin_sums(n);
+        await_products<0>();
+        settle_sums();
     };
     begin_scores(0);
+    fetch_queries(AHEAD);
     await_products<1>();
     weigh(0);
     await_products<0>();
     times_slopes(0);
     round_all<N>(w, s);
     round_all<N>(dw, dp);
+    if (!OVERLAP) finish_sums(0);
     for (int n = 1; n < n_tiles; n++) {
-        settle(w);
-        settle(dw);
-        settle(dk);
-        settle(dv);
-        begin_scores(n);
-        begin_sums(n - 1);
-        await_products<2>();
-        weigh(n);
-        await_products<1>();
-        times_slopes(n);
-        await_products<0>();
-        settle(dk);
-        settle(dv);
-        settle(w);
-        settle(dw);
-        round_all<N>(w, s);
-        round_all<N>(dw, dp);
+        if (OVERLAP) {
+            settle_sums();
+            begin_scores(n);
+            begin_sums(n - 1);
+            fetch_queries(n + AHEAD);
+            await_products<2>();
+            weigh(n);
+            await_products<1>();
+            times_slopes(n);
+            await_products<0>();
+            settle_sums();
+            round_all<N>(w, s);
+            round_all<N>(dw, dp);
+        } else {
+            begin_scores(n);
+            fetch_queries(n + AHEAD);
+            await_products<1>();
+            weigh(n);
+            await_products<0>();
+            times_slopes(n);
+            round_all<N>(w, s);
+            round_all<N>(dw, dp);
+            finish_sums(n);
+        }
     }
-    settle(w);
-    settle(dw);
-    settle(dk);
-    settle(dv);
-    products_begin();
-    begin_sums(n_tiles - 1);
-    await_products<0>();
-    settle(dk);
-    settle(dv);
+    if (OVERLAP) finish_sums(n_tiles - 1);
     write_rows<D>((bf16 *)a.dk + p.kv_at, p.kv_stride, mine + 16 * warp, time, dk, a.scale, a.scale);
     write_rows<D>((bf16 *)a.dv + p.kv_at, p.kv_stride, mine + 16 * warp, time, dv, 1.0f, 1.0f);
 #endif
@@ -424,9 +462,9 @@ template <typename C, bool OVERLAP> void launch_dq(const attention_arguments &a,
     launch<C>(dq_kernel<C, OVERLAP>, a, a.heads, C::shared_bytes(2, 0), stream);
 }
 
-template <typename C> void launch_dkv(const attention_arguments &a, cudaStream_t stream)
+template <typename C, bool OVERLAP> void launch_dkv(const attention_arguments &a, cudaStream_t stream)
 {
-    launch<C>(dkv_kernel<C>, a, a.kv_heads, C::shared_bytes(2, 2 * C::N * sizeof(float)), stream);
+    launch<C>(dkv_kernel<C, OVERLAP>, a, a.kv_heads, C::shared_bytes(2, 2 * C::N * sizeof(float)), stream);
 }
 
 // Only code for this very generation has warpgroup products.
@@ -449,7 +487,7 @@ bool attention_on_warpgroups(const attention_arguments &a, cudaStream_t stream)
     if (a.head_size == 64)
         launch_forward<cut<64, 2, 64, 2>>(a, stream);
     else
-        launch_forward<cut<128, 2, 64, 1>>(a, stream);
+        launch_forward<cut<128, 1, 64, 2, 3>>(a, stream);
     return true;
 }
 
@@ -457,11 +495,11 @@ bool attention_backward_on_warpgroups(const attention_arguments &a, cudaStream_t
 {
     if (!served(a)) return false;
     if (a.head_size == 64) {
-        launch_dq<cut<64, 2, 64, 2>, false>(a, stream);
-        launch_dkv<cut<64, 1, 64, 2>>(a, stream);
+        launch_dq<cut<64, 1, 64, 4, 3>, false>(a, stream);
+        launch_dkv<cut<64, 1, 64, 3, 3>, false>(a, stream);
     } else {
         launch_dq<cut<128, 2, 64, 1>, true>(a, stream);
-        launch_dkv<cut<128, 2, 64, 1>>(a, stream);
+        launch_dkv<cut<128, 2, 64, 1>, true>(a, stream);
     }
     return true;
 }

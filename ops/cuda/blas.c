@@ -184,7 +184,8 @@ static cublasStatus_t launch(const tr_matmul_plan *self, const tr_cuda_context *
 {
     static const float numbers[2] = {0, 1};
     const float *from = self->scaled ? context->numbers : numbers;
-    const float *alpha = self->scaled ? o->factor : &numbers[1], *beta = from + (self->accumulate ? 1 : 0);
+    bool adds = self->accumulate && o->pending;
+    const float *alpha = self->scaled && o->factor ? o->factor : from + 1, *beta = from + (adds ? 1 : 0);
     cublasStatus_t code = CUBLAS_STATUS_SUCCESS;
     if (self->has_bias)
         code = lt.desc_set(self->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &o->bias, sizeof o->bias);
@@ -192,31 +193,54 @@ static cublasStatus_t launch(const tr_matmul_plan *self, const tr_cuda_context *
         code = lt.desc_set(self->desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &o->aux, sizeof o->aux);
     if (code != CUBLAS_STATUS_SUCCESS) return code;
     return lt.matmul(context->blas, self->desc, alpha, o->b, self->a, o->a, self->b, beta,
-                     self->accumulate ? o->pending : o->c, self->c, o->c, self->c, algorithm,
-                     context->workspace, context->workspace_bytes, context->native);
+                     adds ? o->pending : o->c, self->c, o->c, self->c, algorithm, context->workspace,
+                     context->workspace_bytes, context->native);
 }
 
-/* Median of several runs in ms; negative where it does not run. */
+/* One run in ms; negative where it does not run. */
 static float time_of(const tr_matmul_plan *self, const tr_cuda_context *context,
                      const cublasLtMatmulAlgo_t *algorithm, const tr_matmul_operands *o,
                      cudaEvent_t events[2])
 {
-    enum { RUNS = 7 };
-    float times[RUNS];
-    if (launch(self, context, algorithm, o) != CUBLAS_STATUS_SUCCESS) return -1;
-    for (int i = 0; i < RUNS; i++) {
-        float ms = -1;
-        cudaEventRecord(events[0], context->native);
-        cublasStatus_t code = launch(self, context, algorithm, o);
-        cudaEventRecord(events[1], context->native);
-        if (code != CUBLAS_STATUS_SUCCESS || cudaEventSynchronize(events[1]) != cudaSuccess ||
-            cudaEventElapsedTime(&ms, events[0], events[1]) != cudaSuccess)
-            return -1;
-        int at = i;
-        for (; at > 0 && times[at - 1] > ms; at--) times[at] = times[at - 1];
-        times[at] = ms;
+    float ms = -1;
+    cudaEventRecord(events[0], context->native);
+    cublasStatus_t code = launch(self, context, algorithm, o);
+    cudaEventRecord(events[1], context->native);
+    if (code != CUBLAS_STATUS_SUCCESS || cudaEventSynchronize(events[1]) != cudaSuccess ||
+        cudaEventElapsedTime(&ms, events[0], events[1]) != cudaSuccess)
+        return -1;
+    return ms;
+}
+
+enum { MOST_CANDIDATES = 16 };
+
+/* The fastest by the median of rounds in which all that are left run in turn, so that a clock that drifts is the same for
+ * all; after the first rounds those far behind are. -1: none runs. */
+static int fastest(const tr_matmul_plan *self, const tr_cuda_context *context,
+                   const cublasLtMatmulHeuristicResult_t *results, int found, const tr_matmul_operands *o,
+                   cudaEvent_t events[2])
+{
+    enum { FIRST = 4, ROUNDS = 13 }; /* the first round warms up */
+    float times[MOST_CANDIDATES][ROUNDS];
+    bool left[MOST_CANDIDATES];
+    int best = -1;
+    for (int i = 0; i < found; i++) left[i] = true;
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int i = 0; i < found; i++) {
+            float ms = left[i] ? time_of(self, context, &results[i].algo, o, events) : -1;
+            left[i] = ms >= 0;
+            int at = round > 0 ? round - 1 : 0; /* sorted */
+            for (; round > 0 && at > 0 && times[i][at - 1] > ms; at--) times[i][at] = times[i][at - 1];
+            times[i][at] = ms;
+        }
+        if (round == 0) continue;
+        best = -1;
+        for (int i = 0; i < found; i++)
+            if (left[i] && (best < 0 || times[i][round / 2] < times[best][round / 2])) best = i;
+        for (int i = 0; i < found && round >= FIRST - 1; i++)
+            left[i] = left[i] && times[i][round / 2] <= 1.1f * times[best][round / 2];
     }
-    return times[RUNS / 2];
+    return best;
 }
 
 static size_t matrix_bytes(int64_t rows, int64_t columns, tr_dtype dtype)
@@ -224,9 +248,32 @@ static size_t matrix_bytes(int64_t rows, int64_t columns, tr_dtype dtype)
     return (size_t)rows * (size_t)columns * tr_dtype_bytes(dtype);
 }
 
+/* Numbers between -1 and 1 in either dtype, since constants cost less power than numbers and are multiplied faster. */
+static bool fill(void *memory, size_t bytes, cudaStream_t stream)
+{
+    enum { BLOCK = 60006 }; /* no multiple of a row: rows differ */
+    uint16_t block[BLOCK / 2];
+    uint32_t state = 1;
+    for (size_t i = 0; i < BLOCK / 2; i++) {
+        state = state * 1664525u + 1013904223u;
+        block[i] = (uint16_t)((state >> 31) << 15 | (0x3c00 + (state >> 16) % 0x380));
+    }
+    size_t there = bytes < BLOCK ? bytes : BLOCK;
+    bool done = cudaMemcpyAsync(memory, block, there, cudaMemcpyHostToDevice, stream) == cudaSuccess &&
+                cudaStreamSynchronize(stream) == cudaSuccess;
+    while (done && there < bytes) {
+        size_t more = there < bytes - there ? there : bytes - there;
+        done = cudaMemcpyAsync((char *)memory + there, memory, more, cudaMemcpyDeviceToDevice, stream) ==
+               cudaSuccess;
+        there += more;
+    }
+    return done;
+}
+
 /* The fastest of the candidates on memory of its own; false where that cannot be had. */
 static bool measure(const tr_matmul_plan *self, const tr_cuda_context *context, const tr_matmul_shape *s,
-                    const cublasLtMatmulHeuristicResult_t *results, int found, cublasLtMatmulAlgo_t *best)
+                    const cublasLtMatmulHeuristicResult_t *results, int found,
+                    cublasLtMatmulAlgo_t *algorithm)
 {
     size_t bytes[5] = {matrix_bytes(s->m, s->k, s->ab), matrix_bytes(s->k, s->n, s->ab),
                        matrix_bytes(s->m, s->n, s->c), self->has_aux ? matrix_bytes(s->m, s->n, s->c) : 0,
@@ -234,12 +281,10 @@ static bool measure(const tr_matmul_plan *self, const tr_cuda_context *context, 
     void *memory[5] = {NULL};
     cudaEvent_t events[2] = {NULL, NULL};
     bool there = cudaEventCreate(&events[0]) == cudaSuccess && cudaEventCreate(&events[1]) == cudaSuccess;
-    for (int i = 0; there && i < 5; i++) {
-        if (bytes[i] == 0) continue;
-        there = cudaMalloc(&memory[i], bytes[i]) == cudaSuccess &&
-                cudaMemsetAsync(memory[i], 0x3c, bytes[i], context->native) == cudaSuccess;
-    }
-    float least = -1;
+    for (int i = 0; there && i < 5; i++)
+        if (bytes[i] > 0)
+            there =
+                cudaMalloc(&memory[i], bytes[i]) == cudaSuccess && fill(memory[i], bytes[i], context->native);
     tr_matmul_operands o = {.a = memory[0],
                             .b = memory[1],
                             .bias = memory[4],
@@ -247,18 +292,14 @@ static bool measure(const tr_matmul_plan *self, const tr_cuda_context *context, 
                             .factor = context->numbers + 1,
                             .aux = memory[3],
                             .c = memory[2]};
-    for (int i = 0; there && i < found; i++) {
-        float ms = time_of(self, context, &results[i].algo, &o, events);
-        if (ms < 0 || (least >= 0 && ms >= least)) continue;
-        least = ms;
-        *best = results[i].algo;
-    }
+    int best = there ? fastest(self, context, results, found, &o, events) : -1;
+    if (best >= 0) *algorithm = results[best].algo;
     cudaStreamSynchronize(context->native);
     for (int i = 0; i < 5; i++) cudaFree(memory[i]);
     for (int i = 0; i < 2; i++)
         if (events[i]) cudaEventDestroy(events[i]);
     cudaGetLastError(); /* what could not be allocated is no fault of the program's */
-    return least >= 0;
+    return best >= 0;
 }
 
 static void name_product(const tr_matmul_shape *s, char name[TR_PRODUCT_NAME_BYTES])
@@ -282,8 +323,7 @@ static tr_status remember(tr_product_choices *choices, const char *name,
 
 static cublasStatus_t choose(tr_matmul_plan *self, const tr_cuda_context *context, const tr_matmul_shape *s)
 {
-    enum { MOST = 16 };
-    cublasLtMatmulHeuristicResult_t results[MOST];
+    cublasLtMatmulHeuristicResult_t results[MOST_CANDIDATES];
     char name[TR_PRODUCT_NAME_BYTES];
     int found = 0;
     name_product(s, name);
@@ -293,7 +333,7 @@ static cublasStatus_t choose(tr_matmul_plan *self, const tr_cuda_context *contex
         return lt.check(context->blas, self->desc, self->a, self->b, self->c, self->c, &self->algorithm,
                         &results[0]);
     }
-    cublasStatus_t code = candidates(self, context, results, context->choices ? MOST : 1, &found);
+    cublasStatus_t code = candidates(self, context, results, context->choices ? MOST_CANDIDATES : 1, &found);
     if (code != CUBLAS_STATUS_SUCCESS) return code;
     self->algorithm = results[0].algo;
     if (context->choices && measure(self, context, s, results, found, &self->algorithm) &&

@@ -33,7 +33,7 @@ typedef struct tr_matmul_shape {
     int64_t m, n, k;
     bool a_transposed, b_transposed;
     bool accumulate;
-    bool scaled;   /* A B is multiplied by a number on the device */
+    bool scaled;   /* A B is multiplied by a number on the device, or by 1 that is read there */
     bool has_bias; /* (n), added to every row in the product's epilogue */
     tr_epilogue epilogue;
     tr_dtype ab, c; /* F32 or BF16; C is F32 or as A and B */
@@ -50,8 +50,9 @@ void tr__matmul_plan_destroy(tr_matmul_plan *self); /* NULL-safe */
 
 typedef struct tr_matmul_operands {
     const void *a, *b, *bias;
-    const void *pending; /* what is accumulated onto; may be c; not read where the plan does not accumulate */
-    const float *factor; /* on the device; read where the plan scales */
+    const void
+        *pending; /* what is accumulated onto; may be c; NULL: nothing, also where the plan accumulates */
+    const float *factor; /* on the device; read where the plan scales; NULL: 1 */
     void *aux;           /* of the epilogue, or NULL */
     void *c;
 } tr_matmul_operands;

@@ -201,30 +201,32 @@ tr_matmul_shape dw_shape(const tr_graph *graph, const tr_node *node)
     return shape;
 }
 
+// Whether it is added to is then a number on the device: told by the host that it is not, the library takes kernels that are
+// slower here.
 tr_status dw_prepare(const tr_graph *graph, const tr_node *node, void *device, void **prepared, tr_error *err)
-{
-    return plan_new(prepared, device, dw_shape(graph, node), err);
-}
-
-void dw_run(const tr_call *call)
-{
-    bool turned = !in_out(call->node);
-    multiply(call, call->inputs[turned ? 0 : 1], call->inputs[turned ? 1 : 0], NULL, call->outputs[0], NULL);
-}
-
-// The same, times a factor.
-tr_status dw_scaled_prepare(const tr_graph *graph, const tr_node *node, void *device, void **prepared,
-                            tr_error *err)
 {
     tr_matmul_shape shape = dw_shape(graph, node);
     shape.scaled = true;
     return plan_new(prepared, device, shape, err);
 }
 
+// What a gradient of a weight is added to.
+const void *sum_of(const tr_call *call)
+{
+    return call->overwrite ? NULL : call->outputs[0];
+}
+
+void dw_run(const tr_call *call)
+{
+    bool turned = !in_out(call->node);
+    multiply(call, call->inputs[turned ? 0 : 1], call->inputs[turned ? 1 : 0], NULL, sum_of(call), NULL);
+}
+
+// The same, times a factor.
 void dw_scaled_run(const tr_call *call)
 {
     bool turned = !in_out(call->node);
-    multiply(call, call->inputs[turned ? 0 : 1], call->inputs[turned ? 1 : 0], NULL, call->outputs[0], NULL,
+    multiply(call, call->inputs[turned ? 0 : 1], call->inputs[turned ? 1 : 0], NULL, sum_of(call), NULL,
              call->inputs[2]);
 }
 
@@ -271,8 +273,8 @@ extern "C" const tr_kernel tr__cuda_linear_kernels[] = {
     {"linear_dx_activate", troupe::dx_activate_run, NULL, troupe::dx_activate_prepare, troupe::release},
     {"linear_dx", troupe::dx_run, NULL, troupe::dx_prepare, troupe::release},
     {"linear_dx_scaled", troupe::dx_scaled_run, NULL, troupe::dx_scaled_prepare, troupe::release},
-    {"linear_dw_scaled", troupe::dw_scaled_run, NULL, troupe::dw_scaled_prepare, troupe::release},
-    {"linear_dw", troupe::dw_run, NULL, troupe::dw_prepare, troupe::release},
+    {"linear_dw_scaled", troupe::dw_scaled_run, NULL, troupe::dw_prepare, troupe::release, true},
+    {"linear_dw", troupe::dw_run, NULL, troupe::dw_prepare, troupe::release, true},
     {"linear_db", troupe::db_run, troupe::db_workspace},
     {},
 };

@@ -1,5 +1,6 @@
 // ops/cuda/norm.cu - layernorm and rmsnorm, forward and backward: a warp a row.
-// A row is read again rather than kept: it is in the first-level cache. Sums of columns for the weights are in
+// A row is read again rather than kept: it is in the first-level cache; the forward of bfloat16 rows of 256 to 2048 columns,
+// which is nothing but reading and writing, keeps it. Sums of columns for the weights are in
 // ops/cuda/columns.cuh.
 // Sources: Ba et al., 2016; Zhang and Sennrich, 2019.
 // SPDX-License-Identifier: Apache-2.0
@@ -52,6 +53,47 @@ __global__ void __launch_bounds__(WARPS *WARP) norm_kernel(norm_rows n)
 #pragma unroll
         for (int j = 0; j < V; j++) v[j] = (v[j] - mean) * rstd * w[j] + (CENTRED ? b[j] : 0.0f);
         store<V>(y + c, v);
+    }
+    if (lane == 0) {
+        if (CENTRED) n.mean[row] = mean;
+        n.rstd[row] = rstd;
+    }
+}
+
+// The same of rows of N packs a lane.
+template <bool CENTRED, int N> __global__ void __launch_bounds__(WARPS *WARP) kept_norm_kernel(norm_rows n)
+{
+    constexpr int V = PACK<bf16>, C = N * V * WARP;
+    int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / WARP;
+    int lane = threadIdx.x % WARP;
+    if (row >= n.rows) return;
+    const bf16 *x = (const bf16 *)n.x + row * C + lane * V;
+    bf16 *y = (bf16 *)n.y + row * C + lane * V;
+    pack<V, bf16> kept[N];
+    float mean = 0, squares = 0;
+#pragma unroll
+    for (int p = 0; p < N; p++) kept[p] = *reinterpret_cast<const pack<V, bf16> *>(x + p * V * WARP);
+    if (CENTRED) {
+#pragma unroll
+        for (int p = 0; p < N; p++)
+#pragma unroll
+            for (int j = 0; j < V; j++) mean += (float)kept[p].at[j];
+        mean = warp_sum(mean) / (float)C;
+    }
+#pragma unroll
+    for (int p = 0; p < N; p++)
+#pragma unroll
+        for (int j = 0; j < V; j++) squares += ((float)kept[p].at[j] - mean) * ((float)kept[p].at[j] - mean);
+    float rstd = 1.0f / sqrtf(warp_sum(squares) / (float)C + n.eps);
+#pragma unroll
+    for (int p = 0; p < N; p++) {
+        float w[V], b[V], v[V];
+        load<V>(n.w + p * V * WARP + lane * V, w);
+        if (CENTRED) load<V>(n.b + p * V * WARP + lane * V, b);
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            v[j] = ((float)kept[p].at[j] - mean) * rstd * w[j] + (CENTRED ? b[j] : 0.0f);
+        store<V>(y + p * V * WARP, v);
     }
     if (lane == 0) {
         if (CENTRED) n.mean[row] = mean;
@@ -117,6 +159,20 @@ template <bool CENTRED, bool BACKWARD, typename T> void launch(const tr_call *ca
         launch_packed<CENTRED, BACKWARD, 1, T>(call, n);
 }
 
+template <bool CENTRED> bool launch_kept(const tr_call *call, const norm_rows &n)
+{
+    typedef void (*kernel)(norm_rows);
+    static const kernel kernels[] = {kept_norm_kernel<CENTRED, 1>, kept_norm_kernel<CENTRED, 2>,
+                                     kept_norm_kernel<CENTRED, 3>, kept_norm_kernel<CENTRED, 4>,
+                                     kept_norm_kernel<CENTRED, 5>, kept_norm_kernel<CENTRED, 6>,
+                                     kept_norm_kernel<CENTRED, 7>, kept_norm_kernel<CENTRED, 8>};
+    constexpr int64_t EACH = PACK<bf16> * WARP;
+    if (!is_bf16(call, 0) || n.columns % EACH != 0 || n.columns > 8 * EACH) return false;
+    kernels[n.columns / EACH - 1]<<<blocks_for(n.rows, WARPS), WARPS * WARP, 0, tr_cuda_stream(call)>>>(n);
+    tr_cuda_launched(call);
+    return true;
+}
+
 norm_rows rows_of(const tr_call *call, int x)
 {
     norm_rows n = {};
@@ -135,7 +191,7 @@ void run_layernorm(const tr_call *call)
     n.mean = (float *)call->outputs[1];
     n.rstd = (float *)call->outputs[2];
     n.eps = ((const layernorm_attributes *)tr_node_attributes(call->node))->eps;
-    TR_BY_STORAGE(call, 0, (launch<true, false, T>(call, n)));
+    if (!launch_kept<true>(call, n)) TR_BY_STORAGE(call, 0, (launch<true, false, T>(call, n)));
 }
 
 void run_layernorm_backward(const tr_call *call)
@@ -155,7 +211,7 @@ void run_rmsnorm(const tr_call *call)
     n.w = (const float *)call->inputs[1];
     n.rstd = (float *)call->outputs[1];
     n.eps = ((const rmsnorm_attributes *)tr_node_attributes(call->node))->eps;
-    TR_BY_STORAGE(call, 0, (launch<false, false, T>(call, n)));
+    if (!launch_kept<false>(call, n)) TR_BY_STORAGE(call, 0, (launch<false, false, T>(call, n)));
 }
 
 void run_rmsnorm_backward(const tr_call *call)

@@ -44,6 +44,7 @@ __global__ void __launch_bounds__(THREADS)
     int64_t end = begin + TR_NORM_BLOCK < n ? begin + TR_NORM_BLOCK : n;
     double sum = 0;
     int64_t i = begin + (int64_t)threadIdx.x * 4;
+#pragma unroll 8 // so many loads on their way at once
     for (; i + 4 <= end; i += THREADS * 4) {
         float x[4];
         load<4>(g + i, x);
@@ -64,8 +65,13 @@ __global__ void __launch_bounds__(1024) norm_kernel(const double *sums, int64_t 
         __syncthreads();
         if (first + threadIdx.x < n) tile[threadIdx.x] = sums[first + threadIdx.x];
         __syncthreads();
-        if (threadIdx.x == 0)
-            for (int64_t i = 0; i < 1024 && first + i < n; i++) sum += tile[i];
+        if (threadIdx.x != 0) continue;
+        if (first + 1024 <= n) {
+#pragma unroll 32 // so that nothing but additions waits for one another
+            for (int i = 0; i < 1024; i++) sum += tile[i];
+        } else {
+            for (int i = 0; first + i < n; i++) sum += tile[i];
+        }
     }
     if (threadIdx.x == 0) *norm = sqrt(sum);
 }

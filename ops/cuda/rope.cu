@@ -78,29 +78,46 @@ tr_status prepare(const tr_graph *graph, const tr_node *node, void *device, void
     return TR_OK;
 }
 
-// A thread a pair (i, i + D/2) of a head. y may be x.
-template <bool INVERSE, typename T>
-__global__ void __launch_bounds__(THREADS) rope_kernel(const T *x, const float *table, T *y, int64_t n_pairs,
-                                                       int64_t time, int64_t heads, int64_t half)
+// A thread V pairs (i, i + D/2) of a head, one behind the other. y may be x.
+template <bool INVERSE, int V, typename T>
+__global__ void __launch_bounds__(THREADS) rope_kernel(const T *x, const float *table, T *y, uint32_t n_packs,
+                                                       uint32_t time, uint32_t heads, uint32_t half)
 {
-    int64_t p = (int64_t)blockIdx.x * THREADS + threadIdx.x;
-    if (p >= n_pairs) return;
-    int64_t i = p % half, head = p / half, t = head / heads % time, at = head * 2 * half + i;
-    float cosine = table[(t * half + i) * 2], sine = table[(t * half + i) * 2 + 1];
-    if (INVERSE) sine = -sine;
-    float a = (float)x[at], b = (float)x[at + half];
-    y[at] = (T)(a * cosine - b * sine);
-    y[at + half] = (T)(b * cosine + a * sine);
+    uint32_t p = blockIdx.x * THREADS + threadIdx.x, packs = half / V; // of a head
+    if (p >= n_packs) return;
+    uint32_t i = p % packs * V, head = p / packs, t = head / heads % time;
+    int64_t at = (int64_t)head * 2 * half + i;
+    float turns[2 * V], a[V], b[V], c[V], d[V];
+    load<2 * V>(table + ((int64_t)t * half + i) * 2, turns);
+    load<V>(x + at, a);
+    load<V>(x + at + half, b);
+#pragma unroll
+    for (int j = 0; j < V; j++) {
+        float cosine = turns[2 * j], sine = INVERSE ? -turns[2 * j + 1] : turns[2 * j + 1];
+        c[j] = a[j] * cosine - b[j] * sine;
+        d[j] = b[j] * cosine + a[j] * sine;
+    }
+    store<V>(y + at, c);
+    store<V>(y + at + half, d);
+}
+
+template <bool INVERSE, int V, typename T> void launch_packed(const tr_call *call, const float *table)
+{
+    const tr_shape *x = input_shape(call, X);
+    uint32_t half = (uint32_t)((const rope_attributes *)tr_node_attributes(call->node))->head_size / 2;
+    int64_t n_packs = tr_shape_elements(x) / (2 * V); // a GPU's memory holds no 2^32 of them
+    rope_kernel<INVERSE, V, T><<<blocks_for(n_packs, THREADS), THREADS, 0, tr_cuda_stream(call)>>>(
+        (const T *)call->inputs[X], table, (T *)call->outputs[0], (uint32_t)n_packs, (uint32_t)x->dims[1],
+        (uint32_t)x->dims[2] / (2 * half), half);
 }
 
 template <bool INVERSE, typename T> void launch(const tr_call *call, const float *table)
 {
-    const tr_shape *x = input_shape(call, X);
-    int64_t half = ((const rope_attributes *)tr_node_attributes(call->node))->head_size / 2;
-    int64_t n_pairs = tr_shape_elements(x) / 2;
-    rope_kernel<INVERSE, T><<<blocks_for(n_pairs, THREADS), THREADS, 0, tr_cuda_stream(call)>>>(
-        (const T *)call->inputs[X], table, (T *)call->outputs[0], n_pairs, x->dims[1],
-        x->dims[2] / (2 * half), half);
+    int32_t half = ((const rope_attributes *)tr_node_attributes(call->node))->head_size / 2;
+    if (half % PACK<T> == 0)
+        launch_packed<INVERSE, PACK<T>, T>(call, table);
+    else
+        launch_packed<INVERSE, 1, T>(call, table);
 }
 
 template <bool INVERSE> void run(const tr_call *call)

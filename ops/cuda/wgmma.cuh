@@ -117,6 +117,12 @@ __device__ inline void fetch(uint32_t to, const bf16 *from, bool there)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from), "r"(there ? 16 : 0));
 }
 
+// 4 bytes likewise.
+__device__ inline void fetch_number(uint32_t to, const float *from, bool there)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(to), "l"(from), "r"(there ? 4 : 0));
+}
+
 // A thread's share of copying N rows of D columns into panels: a piece of every so many rows, whose place in the tile is
 // the same but for whole rows of eight.
 template <int D, int N, int THREADS> struct copier {

@@ -40,6 +40,7 @@ typedef struct tiny_job {
     uint32_t n_synced;                    /* of the records */
     char notes[MOST_NOTES][64];
     uint32_t n_notes;
+    char reduction[256]; /* the last note of that kind */
     /* checkpoints */
     float *state[3 * N_TINY]; /* of the last one committed or at work, by 3 * parameter + part */
     uint8_t *written[3 * N_TINY];
@@ -75,8 +76,8 @@ static void on_sync(void *context)
 static void on_note(void *context, const char *kind, const char *text)
 {
     tiny_job *self = context;
-    (void)text;
     TR_ASSERT(self->n_notes < MOST_NOTES);
+    if (strcmp(kind, "reduction") == 0) snprintf(self->reduction, sizeof self->reduction, "%s", text);
     snprintf(self->notes[self->n_notes++], sizeof self->notes[0], "%s", kind);
 }
 

@@ -33,6 +33,10 @@ typedef struct tiny_config {
 static const tr_stage_optimizer tiny_optimizer = {
     .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-6f, .weight_decay = 0.1f};
 
+/* How stages hand gradients to each other, and in which pieces. */
+static const tr_collectives *tiny_collectives;
+static int64_t tiny_bucket_elements;
+
 static tr_device_kind tiny_device(void)
 {
     const char *name = getenv("TROUPE_TEST_DEVICE");
@@ -253,6 +257,8 @@ static tr_status tiny_stage_open(void *context, const void *config, size_t confi
                             .n_threads = 1,
                             .device = tiny_device(),
                             .apart = getenv("TROUPE_STAGE_APART") != NULL,
+                            .collectives = tiny_collectives,
+                            .bucket_elements = tiny_bucket_elements,
                             .tokens = TR_NO_VALUE,
                             .targets = TR_NO_VALUE,
                             .activation_in = TR_NO_VALUE,

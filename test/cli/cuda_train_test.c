@@ -4,69 +4,9 @@
  * Skipped (exit 77) where there is no GPU.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "base/device.h"
-#include "command.h"
+#include "cuda_runs.h"
 
 #include <math.h>
-
-enum { STEPS = 30 };
-
-static char *directory;
-
-typedef struct kind {
-    const char *name, *model, *dtype;
-} kind;
-
-static const kind llama = {
-    "llama", "{family: llama, layers: 4, width: 64, heads: 4, kv_heads: 2, vocabulary: 256, tie: true}",
-    "float32"};
-static const kind gpt2 = {"gpt2", "{family: gpt2, layers: 4, width: 64, heads: 4, vocabulary: 256}",
-                          "float32"};
-static const kind rounded = {
-    "rounded", "{family: llama, layers: 4, width: 64, heads: 4, kv_heads: 2, vocabulary: 256, tie: true}",
-    "bfloat16"};
-
-static char *recipe_of(const kind *what)
-{
-    char *text = path_in(directory, "words.txt"), *path = tr_format("%s/%s.yaml", directory, what->name);
-    char *yaml =
-        tr_format("run: unused\nmodel: %s\ndata: {text: %s, holdout: 0.1}\ndtype: %s\n"
-                  "train: {steps: %d, sequence: 32, microbatch: 2, accumulate: 4, groups: 4, seed: 7}\n"
-                  "lr: {peak: 3e-3, warmup: 2}\noptimizer: {clip_norm: 0.5}\n"
-                  "validate: {every: 6, windows: 5}\ncheckpoint: {every: 6, keep: 0}\n",
-                  what->model, text, what->dtype, STEPS);
-    write_text(path, yaml);
-    tr_free(yaml);
-    tr_free(text);
-    return path;
-}
-
-/* Trains `what` into DIRECTORY/NAME, which is returned, with up to four more arguments. */
-static char *train(const kind *what, const char *name, const char *const more[4])
-{
-    char *recipe = recipe_of(what), *run = tr_format("%s/%s-%s", directory, what->name, name),
-         *run_key = tr_format("run=%s", run);
-    const char *arguments[16] = {"train", recipe, run_key};
-    for (int i = 0; i < 4 && more[i]; i++) arguments[3 + i] = more[i];
-    bool good = command_succeeds(arguments);
-    if (!good) fprintf(stderr, "\n%s failed\n", run);
-    CU_ASSERT(good);
-    tr_free(run_key);
-    tr_free(recipe);
-    return run;
-}
-
-static bool same_run(const char *reference, const char *run)
-{
-    static const char *const files[] = {"model.safetensors", "trainer/optimizer.safetensors"};
-    json_t *left = log_of(reference), *right = log_of(run);
-    bool same = log_is_complete(right, STEPS) && logs_agree(left, right);
-    for (int step = 6; step <= STEPS; step += 6)
-        for (size_t f = 0; f < 2; f++) same &= checkpoints_agree(reference, run, step, files[f]);
-    json_decref(left);
-    json_decref(right);
-    if (!same) fprintf(stderr, "\n%s is not what %s is\n", run, reference);
-    return same;
-}
 
 static double number(const json_t *log, size_t i, const char *key)
 {
@@ -89,21 +29,6 @@ static void expect_close(const char *reference, const char *run, double loss, do
     CU_ASSERT(worst_loss > 0 && number(left, STEPS - 1, "loss") < number(left, 0, "loss") - 0.3);
     json_decref(left);
     json_decref(right);
-}
-
-static bool has_event(const char *run, const char *kind_, const char *words)
-{
-    bool found = false;
-    json_t *events = events_of(run), *event;
-    size_t i;
-    json_array_foreach(events, i, event)
-    {
-        const char *text = json_string_value(json_object_get(event, "text"));
-        found |= strcmp(json_string_value(json_object_get(event, "event")), kind_) == 0 && text &&
-                 strstr(text, words);
-    }
-    json_decref(events);
-    return found;
 }
 
 /* --- what they promise --- */

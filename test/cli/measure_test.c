@@ -78,14 +78,20 @@ static void measure(const char *pieces, int n_stages)
     }
     char *list = proposal(command.out_text);
     check_list(list, n_stages);
+    const char *stash = strstr(command.out_text, "\n    stash: ");
+    CU_ASSERT_PTR_NOT_NULL_FATAL(stash);
+    char *stash_key = tr_format("layout.stash=%d", atoi(stash + strlen("\n    stash: ")));
+    CU_ASSERT(atoi(stash + strlen("\n    stash: ")) >= 1);
     CU_ASSERT_EQUAL(count_entries(), 2); /* text and recipe, as before */
     command_release(&command);
 
     char *stages_key = tr_format("layout.stages=%s", list);
-    command_start(&command, (const char *const[]){"plan", recipe, "--measure", pieces_key, stages_key, NULL});
+    command_start(&command, (const char *const[]){"plan", recipe, "--measure", pieces_key, stages_key,
+                                                  stash_key, NULL});
     CU_ASSERT(command_wait(&command, COMMAND_SECONDS) == 0);
     CU_ASSERT(text_has(command.out_text, "the recipe's") && text_has(command.out_text, list));
     command_release(&command);
+    tr_free(stash_key);
     tr_free(stages_key);
     tr_free(list);
     tr_free(pieces_key);

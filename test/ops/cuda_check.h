@@ -49,6 +49,8 @@ typedef struct side {
     float **results;   /* by value, in host memory as float32; NULL where none */
     uint64_t n_intact; /* guards that stayed whole */
     void *stash, *scratch;
+    bool begin;     /* gradients of parameters are NaN and begin with the run */
+    bool from_zero; /* they are 0 and added to */
 } side;
 
 static size_t bytes_of(const tr_value_info *value)
@@ -202,6 +204,8 @@ static void run_side(side *s, const op_case *c)
         size_t bytes = bytes_of(tr_graph_value(s->graph, v));
         void *begin = malloc(bytes);
         fill(c, s->graph, v, begin);
+        if (tr_graph_value(s->graph, v)->kind == TR_VALUE_GRADIENT && (s->begin || s->from_zero))
+            memset(begin, s->begin ? 0xff : 0, bytes);
         CHECK_OK(tr_stream_copy(s->stream, s->bound[v], begin, bytes, &err));
         CHECK_OK(tr_stream_synchronize(s->stream, &err));
         free(begin);
@@ -209,7 +213,8 @@ static void run_side(side *s, const op_case *c)
     tr_bindings bindings = {.values = s->bound,
                             .stash = s->stash,
                             .scratch = s->scratch,
-                            .random = {.training = true, .seed = 3, .step = 2, .microbatch = 1}};
+                            .random = {.training = true, .seed = 3, .step = 2, .microbatch = 1},
+                            .begin_gradients = s->begin};
     for (int phase = 0; phase < TR_PHASE_COUNT; phase++)
         tr_program_run(s->program, (tr_phase)phase, &bindings);
     CHECK_OK(tr_program_synchronize(s->program, &err));
@@ -256,6 +261,40 @@ static bool same_bits(const side *s, float **before)
     return same;
 }
 
+/* They are the caller's then. */
+static float **take_results(side *s)
+{
+    float **results = calloc((size_t)s->n_values, sizeof *results);
+    memcpy(results, s->results, (size_t)s->n_values * sizeof *results);
+    memset(s->results, 0, (size_t)s->n_values * sizeof *results);
+    return results;
+}
+
+static void free_results(const side *s, float **results)
+{
+    for (tr_value v = 0; v < s->n_values; v++) free(results[v]);
+    free(results);
+}
+
+/* Gradients that begin with a run have the bits of those that are added to zeros. */
+static inline void check_beginning(const op_case *c)
+{
+    for (int k = 0; k < 2; k++) {
+        side got;
+        if (!open_side(&got, c, k == 0 ? TR_F32 : TR_BF16, device, stream, true)) continue;
+        got.from_zero = true;
+        run_side(&got, c);
+        float **added = take_results(&got);
+        got.from_zero = false;
+        got.begin = true;
+        run_side(&got, c);
+        if (!same_bits(&got, added)) fprintf(stderr, "%s: begun gradients have other bits\n", c->name);
+        CU_ASSERT(same_bits(&got, added));
+        free_results(&got, added);
+        close_side(&got);
+    }
+}
+
 static void check_case(const op_case *c, bool backward)
 {
     if (short_run && c->d[0] * c->d[1] * (c->d[2] > 0 ? c->d[2] : 1) * (c->d[4] > 0 ? c->d[4] : 1) > 150000)
@@ -274,14 +313,11 @@ static void check_case(const op_case *c, bool backward)
         if (!open_side(&got, c, dtype, device, stream, backward)) continue;
         run_side(&got, c);
         compare(c, &right, &got, dtype);
-        float **first = calloc((size_t)got.n_values, sizeof *first);
-        memcpy(first, got.results, (size_t)got.n_values * sizeof *first);
-        memset(got.results, 0, (size_t)got.n_values * sizeof *first);
+        float **first = take_results(&got);
         run_side(&got, c);
         if (!same_bits(&got, first)) fprintf(stderr, "%s: the second run has other bits\n", c->name);
         CU_ASSERT(same_bits(&got, first));
-        for (tr_value v = 0; v < got.n_values; v++) free(first[v]);
-        free(first);
+        free_results(&got, first);
         close_side(&got);
     }
     close_side(&right);

@@ -80,28 +80,38 @@ static int build_norm(tr_graph *g, const op_case *c, tr_dtype dtype, tr_value *o
 {
     tr_value x = tr_graph_input(g, "x", dtype, TR_SHAPE2(c->d[0], c->d[1]));
     tr_value w = tr_graph_parameter(g, "w", TR_F32, TR_SHAPE1(c->d[1]));
-    tr_value b = tr_graph_parameter(g, "b", TR_F32, TR_SHAPE1(c->d[1]));
-    tr_value y = tr_layernorm(g, x, w, b, 1e-5f);
+    tr_value b = c->d[3] ? TR_NO_VALUE : tr_graph_parameter(g, "b", TR_F32, TR_SHAPE1(c->d[1]));
+    tr_value y = c->d[3] ? tr_rmsnorm(g, x, w, 1e-5f) : tr_layernorm(g, x, w, b, 1e-5f);
     outputs[0] = c->d[2] ? tr_add(g, x, y) : y; /* so that something is pending for x, or nothing */
     return 1;
 }
 
-static void layernorms_that_lanes_keep(void)
+/* By lanes or by the threads of a block. */
+static void norms_whose_rows_are_kept(void)
 {
-    static const int64_t sizes[][2] = {{1, 256}, {9, 512}, {300, 256}, {70, 768}, {5, 1024}, {2100, 256}};
+    static const int64_t sizes[][2] = {{1, 256},  {9, 512},   {300, 256}, {70, 768},    {5, 1024},
+                                       {3, 1280}, {37, 2048}, {2, 4096},  {1100, 1280}, {2100, 256}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-        for (int pending = 0; pending < 2; pending++)
-            check_case(&(op_case){"layernorm", build_norm, {sizes[i][0], sizes[i][1], pending}, 0}, true);
+        for (int kind = 0; kind < 4; kind++)
+            check_case(&(op_case){"norm", build_norm, {sizes[i][0], sizes[i][1], kind % 2, kind / 2}, 0},
+                       true);
+}
+
+static void gradients_begin_with_a_run(void)
+{
+    check_beginning(&(op_case){"feed forward", build_feed_forward, {65, 24, 40}, 0});
+    check_beginning(&(op_case){"classifier", build_classifier, {33, 24, 0}, 320});
+    for (int kind = 0; kind < 4; kind++)
+        check_beginning(&(op_case){"norm", build_norm, {70, kind < 2 ? 768 : 2048, kind % 2, kind / 2}, 0});
 }
 
 static const check_test tests[] = {
-    CHECK_TEST(layers_with_gelu_and_a_residual),
-    CHECK_TEST(losses_of_classifiers),
-    CHECK_TEST(attention_on_parts_of_one_array),
-    CHECK_TEST(layernorms_that_lanes_keep),
+    CHECK_TEST(layers_with_gelu_and_a_residual), CHECK_TEST(losses_of_classifiers),
+    CHECK_TEST(gradients_begin_with_a_run),      CHECK_TEST(attention_on_parts_of_one_array),
+    CHECK_TEST(norms_whose_rows_are_kept),
 };
 
 int main(int argc, char **argv)
 {
-    return check_on_gpu(argc, argv, "ops/cuda_fused", tests, sizeof tests / sizeof *tests, 2);
+    return check_on_gpu(argc, argv, "ops/cuda_fused", tests, sizeof tests / sizeof *tests, 3);
 }

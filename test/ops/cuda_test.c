@@ -38,7 +38,8 @@ static int build_norm(tr_graph *g, const op_case *c, tr_dtype dtype, tr_value *o
 
 static void layernorm_and_rmsnorm(void)
 {
-    static const int64_t sizes[][2] = {{1, 2}, {5, 7}, {33, 64}, {70, 33}, {513, 768}, {4, 5000}, {5000, 12}};
+    static const int64_t sizes[][2] = {{1, 2},    {5, 7},      {33, 64},  {70, 33},  {513, 768},
+                                       {9, 1536}, {130, 2048}, {4, 5000}, {5000, 12}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (int kind = 0; kind < 2; kind++)
             check_case(

@@ -18,6 +18,7 @@ typedef struct block_case {
     bool watch_scores;   /* q is an output: somebody else reads it */
     bool watch_residual; /* what the first residual is added to is read once more */
     bool forward_only;
+    bool rms; /* rmsnorm instead of layernorm */
 } block_case;
 
 enum { BATCH = 2, TIME = 8, WIDTH = 256, HEADS = 4, VOCABULARY = 40 };
@@ -30,9 +31,10 @@ static tr_value layer(tr_graph *g, tr_value x, const char *name, int64_t in, int
     return tr_linear(g, x, w, tr_graph_parameter(g, bias, TR_F32, TR_SHAPE1(out)), TR_WEIGHT_IN_OUT);
 }
 
-static tr_value norm(tr_graph *g, tr_value x, const char *name)
+static tr_value norm(tr_graph *g, tr_value x, const char *name, bool rms)
 {
     char bias[32];
+    if (rms) return tr_rmsnorm(g, x, tr_graph_parameter(g, name, TR_F32, TR_SHAPE1(WIDTH)), 1e-5f);
     snprintf(bias, sizeof bias, "%s.b", name);
     return tr_layernorm(g, x, tr_graph_parameter(g, name, TR_F32, TR_SHAPE1(WIDTH)),
                         tr_graph_parameter(g, bias, TR_F32, TR_SHAPE1(WIDTH)), 1e-5f);
@@ -48,12 +50,12 @@ static tr_graph *build(const block_case *c)
     tr_value parts[3], none = TR_NO_VALUE;
     CHECK_OK(tr_graph_new(&g, &err));
     tr_value x = tr_graph_input(g, "x", c->dtype, TR_SHAPE3(BATCH, TIME, WIDTH));
-    tr_split(g, layer(g, norm(g, x, "norm1"), "qkv", WIDTH, 3 * WIDTH), widths, 3, parts);
+    tr_split(g, layer(g, norm(g, x, "norm1", c->rms), "qkv", WIDTH, 3 * WIDTH), widths, 3, parts);
     if (c->watch_scores) tr_graph_mark_output(g, parts[0]);
     tr_value y = layer(g, tr_attention(g, parts[0], parts[1], parts[2], &options), "proj", WIDTH, WIDTH);
     tr_value middle = tr_add(g, x, y);
     if (c->watch_residual) middle = tr_add(g, middle, y);
-    y = tr_activate(g, layer(g, norm(g, middle, "norm2"), "up", WIDTH, c->hidden), c->activation);
+    y = tr_activate(g, layer(g, norm(g, middle, "norm2", c->rms), "up", WIDTH, c->hidden), c->activation);
     y = tr_add(g, middle, layer(g, y, "down", c->hidden, WIDTH));
     tr_value head = tr_graph_parameter(g, "head", c->dtype, TR_SHAPE2(VOCABULARY, WIDTH));
     tr_value logits = tr_linear(g, y, head, TR_NO_VALUE, TR_WEIGHT_OUT_IN);
@@ -168,6 +170,23 @@ static void other_activations_and_widths_stay(void)
     }
 }
 
+static void an_rmsnorm_is_joined_as_a_layernorm_is(void)
+{
+    block_case c = usual;
+    c.rms = true;
+    tr_graph *g = fused(&c);
+    CU_ASSERT_EQUAL(count(g, "rmsnorm_backward_sums"), 1);
+    CU_ASSERT_EQUAL(count(g, "rmsnorm_weight_sums"), 1);
+    CU_ASSERT_EQUAL(count(g, "rmsnorm_backward"), 0);
+    CU_ASSERT_EQUAL(count(g, "rmsnorm_weight"), 1); /* of the first, whose input wants no gradient */
+    tr_graph_destroy(&g);
+    c.dtype = TR_F32;
+    g = fused(&c);
+    CU_ASSERT_EQUAL(count(g, "rmsnorm_backward"), 1);
+    CU_ASSERT_EQUAL(count(g, "rmsnorm_weight"), 2);
+    tr_graph_destroy(&g);
+}
+
 /* Without a backward nothing is kept for it, and the loss is only a loss. */
 static void a_forward_alone_is_joined(void)
 {
@@ -188,6 +207,7 @@ static const check_test tests[] = {
     CHECK_TEST(a_block_is_joined_wherever_it_can_be),
     CHECK_TEST(what_somebody_else_reads_stays),
     CHECK_TEST(other_activations_and_widths_stay),
+    CHECK_TEST(an_rmsnorm_is_joined_as_a_layernorm_is),
     CHECK_TEST(a_forward_alone_is_joined),
 };
 CHECK_MAIN("fuse", tests)

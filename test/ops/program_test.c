@@ -267,6 +267,42 @@ static void a_program_only_planned_has_the_same_sizes(void)
     }
 }
 
+/* dw and db of y = x w + b, begun twice over what is no number, and then added to. */
+static void gradients_begin_with_a_run(void)
+{
+    tr_error err = {0};
+    tr_graph *g = NULL;
+    tr_program *program = NULL;
+    float x[2] = {3, 5}, w[1] = {2}, b[1] = {1}, dy[2] = {1, 10}, y[2], dw[1] = {NAN}, db[1] = {NAN};
+    CHECK_OK(tr_graph_new(&g, &err));
+    tr_value in = tr_graph_input(g, "x", TR_F32, TR_SHAPE2(2, 1)),
+             weight = tr_graph_parameter(g, "w", TR_F32, TR_SHAPE2(1, 1)),
+             bias = tr_graph_parameter(g, "b", TR_F32, TR_SHAPE1(1)),
+             out = tr_linear(g, in, weight, bias, TR_WEIGHT_IN_OUT), slope, none = TR_NO_VALUE, gone;
+    slope = tr_graph_input(g, "dy", TR_F32, TR_SHAPE2(2, 1));
+    tr_graph_mark_output(g, out);
+    CHECK_OK(tr_autodiff(g, &out, &slope, 1, &none, &gone, 0, &err));
+    CHECK_OK(tr_program_new(&program, g, &(tr_program_options){.n_threads = 1}, &err));
+    void *bound[16] = {NULL}, *stash = tr_alloc_zero(1, tr_program_stash_bytes(program) + 64),
+         *scratch = tr_alloc_zero(1, tr_program_scratch_bytes(program) + 64);
+    bound[in] = x, bound[weight] = w, bound[bias] = b, bound[out] = y, bound[slope] = dy;
+    for (tr_value v = 0; v < tr_graph_value_count(g); v++)
+        if (tr_graph_value(g, v)->kind == TR_VALUE_GRADIENT)
+            bound[v] = tr_graph_value(g, v)->parameter == weight ? dw : db;
+    for (int run = 0; run < 3; run++)
+        for (int phase = 0; phase < TR_PHASE_COUNT; phase++)
+            tr_program_run(
+                program, (tr_phase)phase,
+                &(tr_bindings){
+                    .values = bound, .stash = stash, .scratch = scratch, .begin_gradients = run < 2});
+    CU_ASSERT_EQUAL(dw[0], 2 * 53.0f);
+    CU_ASSERT_EQUAL(db[0], 2 * 11.0f);
+    tr_free(stash);
+    tr_free(scratch);
+    tr_program_destroy(&program);
+    tr_graph_destroy(&g);
+}
+
 static uint64_t seven_more(void)
 {
     static uint64_t now;
@@ -333,6 +369,7 @@ static const check_test tests[] = {
     CHECK_TEST(running_allocates_nothing),
     CHECK_TEST(a_program_knows_its_phases_readers_and_times),
     CHECK_TEST(a_program_only_planned_has_the_same_sizes),
+    CHECK_TEST(gradients_begin_with_a_run),
     CHECK_TEST(times_are_by_the_clock_that_was_given),
     CHECK_TEST(what_cannot_run_is_refused),
     CHECK_TEST(failing_allocations_are_reported),

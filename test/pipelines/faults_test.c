@@ -11,7 +11,7 @@
 static outcome expected;
 static bool is_expected;
 static tr_job_simulation_counters seen; /* of all seeds together */
-static uint64_t n_again, n_saved_again;
+static uint64_t n_again, n_saved_again, n_replayed, n_kept, n_compared;
 
 typedef struct training {
     outcome out;
@@ -75,6 +75,9 @@ static void add_up(const tr_job_simulation_counters *one, const outcome *out)
     seen.epoch += one->epoch - 1;
     n_again += out->n_again;
     n_saved_again += out->n_saved_again;
+    n_replayed += out->n_replayed;
+    n_kept += out->n_kept;
+    n_compared += out->n_compared;
 }
 
 static bool whoever_dies_training_gives_the_same_bits(uint64_t seed, FILE *trace)
@@ -101,11 +104,13 @@ static int report(void)
 {
     printf("%u deaths, %u of them within an activation, %u while no epoch ran; %u slots spoiled; %u stopped, "
            "%u cuts, %u zombies, %u starved; %u changes of epoch; %" PRIu64 " records and %" PRIu64
-           " checkpoints came again; %" PRIu64 " events\n",
+           " checkpoints came again; %" PRIu64 " steps replayed, in which %" PRIu64
+           " stages kept their work and %" PRIu64 " messages were compared; %" PRIu64 " events\n",
            seen.n_deaths, seen.n_within, seen.n_between_epochs, seen.n_spoiled, seen.n_stops, seen.n_cuts,
-           seen.n_zombies, seen.n_starved, seen.epoch, n_again, n_saved_again, seen.n_events);
+           seen.n_zombies, seen.n_starved, seen.epoch, n_again, n_saved_again, n_replayed, n_kept, n_compared,
+           seen.n_events);
     bool each = seen.n_within && seen.n_between_epochs && seen.n_spoiled && seen.n_stops && seen.n_cuts &&
-                seen.n_zombies && seen.n_starved && n_again;
+                seen.n_zombies && seen.n_starved && n_again && n_replayed && n_kept && n_compared;
     if (seen.n_deaths < 1000 || each) return 0;
     fprintf(stderr, "some kind of fault never came\n");
     return 1;

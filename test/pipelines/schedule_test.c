@@ -45,6 +45,11 @@ static const durations fused = {{1000, 2000, 0}, {1000, 2000, 0}, {1000, 2000, 0
 static const durations uneven = {{1009, 1213, 907}, {1511, 1733, 1319}, {701, 811, 653}, {1901, 2203, 1607}};
 static const durations slow_first = {
     {3001, 3203, 2801}, {1009, 1103, 907}, {1013, 1109, 911}, {1019, 1117, 919}};
+/* As layers on CPUs take it: weight gradients are too short for one more credit to fill the gaps with. */
+static const durations short_weights = {
+    {1000, 1100, 620}, {1000, 1100, 620}, {1000, 1100, 620}, {1000, 1100, 620}};
+static const durations short_halves = {{500, 550, 310}, {500, 550, 310}, {500, 550, 310}, {500, 550, 310},
+                                       {500, 550, 310}, {500, 550, 310}, {500, 550, 310}, {500, 550, 310}};
 /* Two pieces for each worker: half as long, or of any length. */
 static const durations equal_halves = {{500, 500, 500}, {500, 500, 500}, {500, 500, 500}, {500, 500, 500},
                                        {500, 500, 500}, {500, 500, 500}, {500, 500, 500}, {500, 500, 500}};
@@ -494,11 +499,35 @@ static void pieces_that_share_a_worker_choose_as_one(void)
     }
 }
 
+/* Nothing is lost but the time until the last worker has its first input: 3 forwards of a stage. */
+static void expect_chosen(const job *self)
+{
+    tr_stage_times times[MOST_STAGES];
+    uint32_t extra = 0;
+    tr_error err;
+    for (uint32_t s = 0; s < self->n_stages; s++)
+        for (int k = 0; k < KINDS; k++) times[s].ns[k] = (*self->takes)[s][k];
+    tr_training_plan plan = self->plan.training;
+    plan.extra_stash = 7; /* says nothing */
+    CHECK_OK(tr_schedule_choose_stash(&extra, &plan, 0, times, &err));
+    CU_ASSERT_EQUAL(extra, self->extra);
+    expect_rule(self);
+}
+
+static void the_stash_that_is_chosen_from_times_fills_the_gaps(void)
+{
+    with(&equal, 1, 1, "equal stages, chosen", 3.0 / 51, expect_chosen);
+    with(&short_weights, 1, 4, "short weight gradients, chosen", 3.0 / (3 + 16 * 2.72), expect_chosen);
+    with(&short_halves, 2, 4, "two pieces of short weight gradients, chosen", 1.5 / (1.5 + 16 * 2.72),
+         expect_chosen);
+}
+
 static const check_test tests[] = {
     CHECK_TEST(credits_of_the_distance_to_the_end_and_a_fused_backward_are_1f1b),
     CHECK_TEST(weight_gradients_fill_the_gaps_of_equal_stages),
     CHECK_TEST(weight_gradients_fill_the_gaps_of_uneven_stages),
     CHECK_TEST(two_pieces_of_a_worker_halve_what_is_left),
     CHECK_TEST(pieces_that_share_a_worker_choose_as_one),
+    CHECK_TEST(the_stash_that_is_chosen_from_times_fills_the_gaps),
 };
 CHECK_MAIN("schedule", tests)

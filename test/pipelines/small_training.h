@@ -27,14 +27,18 @@ static const char recipe_text[] =
     "checkpoint: {every: 2}\n";
 
 static const struct {
-    const char *data, *pipeline, *pieces, *hold; /* the last: NULL, every state is held */
+    const char *data, *pipeline, *pieces, *more; /* the last may be NULL: by step, every state is held */
 } layouts[] = {{"layout.data=1", "layout.pipeline=1", "layout.pieces=1", NULL},
                {"layout.data=1", "layout.pipeline=3", "layout.pieces=1", NULL},
                {"layout.data=3", "layout.pipeline=1", "layout.pieces=1", NULL},
                {"layout.data=2", "layout.pipeline=2", "layout.pieces=1", NULL},
                {"layout.data=2", "layout.pipeline=3", "layout.pieces=1", "supervision.hold_every=3"},
                {"layout.data=1", "layout.pipeline=2", "layout.pieces=2", NULL},
-               {"layout.data=2", "layout.pipeline=2", "layout.pieces=2", "supervision.hold_every=2"}};
+               {"layout.data=2", "layout.pipeline=2", "layout.pieces=2", "supervision.hold_every=2"},
+               {"layout.data=1", "layout.pipeline=3", "layout.pieces=1", "recovery=replay"},
+               {"layout.data=3", "layout.pipeline=1", "layout.pieces=1", "recovery=replay"},
+               {"layout.data=2", "layout.pipeline=2", "layout.pieces=1", "recovery=replay"},
+               {"layout.data=2", "layout.pipeline=2", "layout.pieces=2", "recovery=replay"}};
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
 
 static struct {
@@ -56,6 +60,9 @@ typedef struct outcome {
     } checkpoints[MAX_CHECKPOINTS];
     struct saved writing;
     uint32_t n_again, n_saved_again; /* records and checkpoints that came once more */
+    /* Of steps behind a change of epoch, with replay: told of, stages that kept their work, messages compared. */
+    uint32_t n_replayed, n_kept, n_compared;
+    uint32_t n_forwards; /* computed in them */
 } outcome;
 
 /* What must not depend on the seed; says on stderr what does. */
@@ -89,11 +96,11 @@ static inline void prepare(void)
     snprintf(override, sizeof override, "data={text: %s, holdout: 0.03}", text_path);
     for (size_t i = 0; i < LAYOUTS; i++) {
         const char *overrides[] = {override,          layouts[i].data, layouts[i].pipeline,
-                                   layouts[i].pieces, "run=none",      layouts[i].hold};
+                                   layouts[i].pieces, "run=none",      layouts[i].more};
         tr_model_config config = {0};
         const tr_start start = {0};
         MUST(tr_recipe_parse(&jobs[i].recipe, recipe_text, sizeof recipe_text - 1, "recipe", overrides,
-                             layouts[i].hold ? 6 : 5, err));
+                             layouts[i].more ? 6 : 5, err));
         MUST(tr_model_config_from_recipe(&config, &jobs[i].recipe, err));
         MUST(tr_data_open(&jobs[i].data, &jobs[i].recipe, config.vocabulary, err));
         MUST(tr_job_plan_init(&jobs[i].plan, &jobs[i].recipe, &config, jobs[i].data, &start, err));
@@ -190,9 +197,21 @@ static inline void abandon_checkpoint(void *context)
     (void)context;
 }
 
-static inline void ignore_note(void *context, const char *kind, const char *text)
+static inline void on_note(void *context, const char *kind, const char *text)
 {
-    (void)context, (void)kind, (void)text;
+    outcome *self = context;
+    uint32_t kept, forwards, compared;
+    if (strcmp(kind, "replayed") != 0) return;
+    int n =
+        sscanf(text,
+               "step %*u: %u of %*u stages kept their work; computed were %u forwards, %*u backwards, %*u "
+               "weight gradients; %*u messages were sent again, %u compared",
+               &kept, &forwards, &compared);
+    if (n != 3) fprintf(stderr, "not to be read: %s\n", text), abort();
+    self->n_replayed++;
+    self->n_kept += kept;
+    self->n_forwards += forwards;
+    self->n_compared += compared;
 }
 
 static inline void ignore_tick(void *context)
@@ -220,7 +239,7 @@ static inline void cast_init(cast *self, size_t layout, outcome *out, tr_coordin
                                    .context = &jobs[layout].recipe,
                                    .learning_rate = learning_rate,
                                    .journal = journal},
-                   .monitor = {.context = out, .record = on_record, .note = ignore_note, .tick = ignore_tick},
+                   .monitor = {.context = out, .record = on_record, .note = on_note, .tick = ignore_tick},
                    .writer = {.context = out,
                               .total_bytes = 3 * sizeof(float) * n_elements,
                               .begin = begin_checkpoint,

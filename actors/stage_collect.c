@@ -1,0 +1,357 @@
+/* actors/stage_collect.c - see stage_collect.h. The reduction of stage_reduce.c with the same tree, hence the same bits, but
+ * without messages: every shard of a bucket goes from device to device to its owner (all-to-all), is summed there in the
+ * fixed order, and goes to all (all-gather). All of it is queued on a stream of its own, which the stage's stream never
+ * waits for: when a replica dies the others' exchanges stay unfinished, and a handler must never wait for those. It asks
+ * whether they are done, and goes on when they are.
+ * One order for all members: a worker has one stage, a stage one group, and its buckets go in the order of the program, which
+ * is the same for all replicas. So no other sequencer is needed.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "actors/stage_collect_internal.h"
+
+#include "base/log.h"
+#include "ops/update.h"
+
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { GRACE_MS = 5000, JOIN_MS = 60000 };
+
+/* --- arithmetic --- */
+
+uint32_t tr_buckets_of(const tr_bucket_part *parts, uint32_t n_parts, int64_t bucket, tr_bucket *buckets)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < n_parts; i++) {
+        tr_bucket *last = n ? &buckets[n - 1] : NULL;
+        if (last && parts[i].end - last->begin <= bucket) {
+            last->end = parts[i].end;
+            if (parts[i].position > last->position) last->position = parts[i].position;
+        } else {
+            buckets[n++] = (tr_bucket){parts[i].begin, parts[i].end, parts[i].position};
+        }
+    }
+    for (uint32_t i = 1; i < n;
+         i++) { /* by position, equals as they were: few, and nearly in order or nearly reversed */
+        tr_bucket moved = buckets[i];
+        uint32_t at = i;
+        for (; at > 0 && buckets[at - 1].position > moved.position; at--) buckets[at] = buckets[at - 1];
+        buckets[at] = moved;
+    }
+    return n;
+}
+
+static void shard_of(const tr__stage *self, const tr_bucket *bucket, uint32_t replica, int64_t *begin,
+                     int64_t *end)
+{
+    tr_stage_shard(bucket->end - bucket->begin, self->spec.plan.n_replicas, replica, begin, end);
+    *begin += bucket->begin;
+    *end += bucket->begin;
+}
+
+/* --- beginning and end --- */
+
+static tr_status find_buckets(tr__stage *self, tr_error *err)
+{
+    tr__collect *c = self->collect;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < self->spec.n_parameters; i++) n += self->spec.parameters[i].n_uses;
+    tr_bucket_part *parts = tr_alloc_zero((size_t)n + 1, sizeof *parts);
+    c->buckets = tr_alloc_zero((size_t)n + 1, sizeof *c->buckets);
+    if (!parts || !c->buckets) {
+        tr_free(parts);
+        return tr_fail(err, TR_ENOMEM, "no memory for the buckets of %u gradients", n);
+    }
+    n = 0;
+    for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
+        const tr__parameter *parameter = &self->parameters[i];
+        for (uint32_t u = 0; u < parameter->spec->n_uses; u++) {
+            int64_t at = parameter->gradients[u];
+            if (at < 0) continue;
+            parts[n++] =
+                (tr_bucket_part){at, at + tr__stage_aligned(parameter->spec->n_elements),
+                                 tr_program_last_position(self->program, parameter->spec->uses[u].gradient)};
+        }
+    }
+    int64_t most = self->spec.bucket_elements ? self->spec.bucket_elements : TR_BUCKET_ELEMENTS;
+    c->n_buckets = tr_buckets_of(parts, n, most, c->buckets);
+    tr_free(parts);
+    for (uint32_t b = 0; b < c->n_buckets; b++) {
+        int64_t begin, end;
+        shard_of(self, &c->buckets[b], self->spec.replica, &begin, &end);
+        if (end - begin > c->largest) c->largest = end - begin;
+    }
+    return TR_OK;
+}
+
+tr_status tr__collect_init(tr__stage *self, tr_error *err)
+{
+    const tr_training_plan *plan = &self->spec.plan;
+    if (plan->n_replicas < 2 || plan->n_pieces > 1 || !self->spec.collectives || !self->device) return TR_OK;
+    tr__collect *c = self->collect = tr_alloc_zero(1, sizeof *c);
+    if (!c) return tr_fail(err, TR_ENOMEM, "no memory for a group of %u replicas", plan->n_replicas);
+    tr_device *device = tr_stream_device(tr__device_stream(self));
+    tr_status status = tr_stream_new(&c->stream, device, err);
+    if (!status) status = tr_event_new(&c->produced, device, false, err);
+    if (!status) status = tr_event_new(&c->exchanged, device, false, err);
+    if (!status) status = find_buckets(self, err);
+    c->all_can = true;
+    c->devices = tr_alloc_zero(plan->n_replicas, sizeof *c->devices);
+    c->transfers = tr_alloc_zero((size_t)plan->n_replicas * 2 * TR_MAX_GROUPS, sizeof *c->transfers);
+    if (!status && (!c->devices || !c->transfers))
+        status = tr_fail(err, TR_ENOMEM, "no memory for a group of %u replicas", plan->n_replicas);
+    return status;
+}
+
+void tr__collect_release(tr__stage *self)
+{
+    tr__collect *c = self->collect;
+    tr_error error;
+    if (!c) return;
+    if (self->spec.collectives->leave(&c->group, &error)) {
+        /* The device goes on with memory that would be freed now: only the end of the process frees it safely. */
+        tr_log(TR_LOG_ERROR, "%s: %s; this worker ends, to be replaced", tr_actor_name(self->actor),
+               error.message);
+        kill(getpid(), SIGKILL);
+    }
+    tr_event_destroy(&c->produced);
+    tr_event_destroy(&c->exchanged);
+    tr_stream_destroy(&c->stream);
+    tr_free(c->buckets);
+    tr_free(c->devices);
+    tr_free(c->transfers);
+    tr_free(c);
+    self->collect = NULL;
+}
+
+/* --- what is under way --- */
+
+bool tr__collect_is_done(const tr__stage *self)
+{
+    bool done = false;
+    return tr_event_done(self->collect->exchanged, &done, NULL) == TR_OK && done;
+}
+
+bool tr__collect_is_busy(const tr__stage *self)
+{
+    const tr__collect *c = self->collect;
+    if (!c) return false;
+    return c->state == TR__JOINING || (c->n_begun > 0 && self->phase == TR__GATHERING);
+}
+
+static bool fail(tr__stage *self, const tr_error *error)
+{
+    tr_actor_fail_node(self->actor, error);
+    return false;
+}
+
+/* A group breaks when a member dies, which is the supervisor's to handle: it has some time to. */
+static bool bear(tr__stage *self, const tr_error *error)
+{
+    tr__collect *c = self->collect;
+    uint64_t now_ns = tr_actor_clock_ns(self->actor);
+    if (c->failed_ns == 0) c->failed_ns = now_ns;
+    return now_ns - c->failed_ns < (uint64_t)GRACE_MS * 1000000 || fail(self, error);
+}
+
+bool tr__collect_look(tr__stage *self)
+{
+    tr__collect *c = self->collect;
+    tr_error error;
+    bool settled = false, joining = c->state == TR__JOINING;
+    tr_status status = self->spec.collectives->settle(c->group, &settled, &error);
+    if (!joining && !status) {
+        bool done = false;
+        status = tr_event_done(c->exchanged, &done, &error);
+        if (status) return fail(self, &error); /* the device itself */
+        return true;
+    }
+    if (!joining) return bear(self, &error);
+    if (!status && !settled) {
+        if (tr_actor_clock_ns(self->actor) - c->began_ns < (uint64_t)JOIN_MS * 1000000) return true;
+        status = tr_fail(&error, TR_EIO, "the replicas' devices did not find each other within %d s",
+                         JOIN_MS / 1000);
+    }
+    c->state = TR__JOINED;
+    tr__group_answer(self, !status, status ? error.message : "");
+    return true;
+}
+
+/* --- a step --- */
+
+/* The blocks of a replica in the order of its messages, the last one still without its sums with those before it. */
+static uint32_t own_blocks(const tr__stage *self, tr__block blocks[TR_MAX_BLOCKS + 1])
+{
+    uint32_t n = self->n_blocks;
+    memcpy(blocks, self->blocks, n * sizeof *blocks);
+    if (self->accumulating) blocks[n++] = (tr__block){{self->group, self->group + 1}, self->accumulating};
+    return n;
+}
+
+/* Within the replica: what tr__reduce_end_group does to whole blocks, for one bucket. */
+static tr_status merge(tr__stage *self, const tr_bucket *bucket, tr__block *blocks, uint32_t *n,
+                       tr_error *err)
+{
+    tr_status status = TR_OK;
+    while (!status && *n >= 2 &&
+           tr_tree_siblings(self->spec.plan.n_groups, blocks[*n - 2].groups, blocks[*n - 1].groups)) {
+        status = tr_update_accumulate(
+            self->collect->stream, self->pool, tr__floats(blocks[*n - 2].memory) + bucket->begin,
+            tr__floats(blocks[*n - 1].memory) + bucket->begin, bucket->end - bucket->begin, err);
+        blocks[*n - 2].groups.end = blocks[*n - 1].groups.end;
+        --*n;
+    }
+    return status;
+}
+
+static void add(tr__collect *c, size_t *n, uint32_t peer, bool sends, float *memory, int64_t n_elements)
+{
+    if (n_elements > 0)
+        c->transfers[(*n)++] = (tr_transfer){peer, sends, memory, (size_t)n_elements * sizeof(float)};
+}
+
+/* A node of the tree that is there, as it is in the own shard. */
+typedef struct leaf {
+    tr_range groups;
+    float *data;
+} leaf;
+
+/* All-to-all: of each own block the others' shards go out, of each of theirs the own comes in. */
+static tr_status scatter(tr__stage *self, const tr_bucket *bucket, const tr__block *blocks, uint32_t n_blocks,
+                         leaf *leaves, uint32_t *n_leaves, tr_error *err)
+{
+    tr__collect *c = self->collect;
+    size_t n = 0;
+    int64_t own, own_end;
+    float *place = c->arrivals;
+    *n_leaves = 0;
+    shard_of(self, bucket, self->spec.replica, &own, &own_end);
+    for (uint32_t r = 0; r < self->spec.plan.n_replicas; r++) {
+        tr_range theirs[TR_MAX_BLOCKS];
+        int64_t begin, end;
+        uint32_t n_theirs = tr_plan_blocks(&self->spec.plan, r, theirs);
+        shard_of(self, bucket, r, &begin, &end);
+        if (r == self->spec.replica) {
+            TR_ASSERT(n_theirs == n_blocks);
+            for (uint32_t b = 0; b < n_blocks; b++)
+                leaves[(*n_leaves)++] = (leaf){blocks[b].groups, tr__floats(blocks[b].memory) + own};
+            continue;
+        }
+        for (uint32_t b = 0; b < n_blocks; b++)
+            add(c, &n, r, true, tr__floats(blocks[b].memory) + begin, end - begin);
+        for (uint32_t b = 0; b < n_theirs; b++, place += c->largest) {
+            leaves[(*n_leaves)++] = (leaf){theirs[b], place};
+            add(c, &n, r, false, place, own_end - own);
+        }
+    }
+    return self->spec.collectives->exchange(c->group, c->transfers, n, err);
+}
+
+/* Sums a node of the tree in place, left and right part in that order; *out is where. */
+static tr_status sum_node(tr__stage *self, const leaf *leaves, uint32_t n_leaves, tr_range node, int64_t n,
+                          float **out, tr_error *err)
+{
+    for (uint32_t i = 0; i < n_leaves; i++)
+        if (leaves[i].groups.begin == node.begin && leaves[i].groups.end == node.end) {
+            *out = leaves[i].data;
+            return TR_OK;
+        }
+    uint32_t split = tr_tree_split(node);
+    float *left, *right;
+    tr_status status = sum_node(self, leaves, n_leaves, (tr_range){node.begin, split}, n, &left, err);
+    if (!status) status = sum_node(self, leaves, n_leaves, (tr_range){split, node.end}, n, &right, err);
+    if (!status) status = tr_update_accumulate(self->collect->stream, self->pool, left, right, n, err);
+    if (!status) *out = left;
+    return status;
+}
+
+/* All-gather, of what is in the place of block 0. */
+static tr_status gather(tr__stage *self, const tr_bucket *bucket, float *flat, tr_error *err)
+{
+    tr__collect *c = self->collect;
+    size_t n = 0;
+    int64_t own, own_end;
+    shard_of(self, bucket, self->spec.replica, &own, &own_end);
+    for (uint32_t r = 0; r < self->spec.plan.n_replicas; r++) {
+        int64_t begin, end;
+        if (r == self->spec.replica) continue;
+        shard_of(self, bucket, r, &begin, &end);
+        add(c, &n, r, true, flat + own, own_end - own);
+        add(c, &n, r, false, flat + begin, end - begin);
+    }
+    return self->spec.collectives->exchange(c->group, c->transfers, n, err);
+}
+
+static tr_status reduce_bucket(tr__stage *self, const tr_bucket *bucket, tr_error *err)
+{
+    tr__collect *c = self->collect;
+    tr__block blocks[TR_MAX_BLOCKS + 1];
+    leaf leaves[TR_MAX_GROUPS];
+    uint32_t n_blocks = own_blocks(self, blocks), n_leaves;
+    int64_t begin, end;
+    float *flat = tr__floats(blocks[0].memory), *sum = NULL;
+    shard_of(self, bucket, self->spec.replica, &begin, &end);
+    tr_status status = tr_event_record(c->produced, tr__device_stream(self), err);
+    if (!status) status = tr_stream_wait(c->stream, c->produced, err);
+    if (!status) status = merge(self, bucket, blocks, &n_blocks, err);
+    if (!status) status = scatter(self, bucket, blocks, n_blocks, leaves, &n_leaves, err);
+    if (!status && end > begin)
+        status =
+            sum_node(self, leaves, n_leaves, (tr_range){0, self->spec.plan.n_groups}, end - begin, &sum, err);
+    if (!status && end > begin && sum != flat + begin)
+        status = tr_stream_copy(c->stream, flat + begin, sum, (size_t)(end - begin) * sizeof *sum, err);
+    return status ? status : gather(self, bucket, flat, err);
+}
+
+/* Once, when it is known that the group is used. */
+static tr_status make_arrivals(tr__stage *self, tr_error *err)
+{
+    tr__collect *c = self->collect;
+    uint32_t n = 0;
+    for (uint32_t r = 0; r < self->spec.plan.n_replicas; r++)
+        if (r != self->spec.replica) n += tr_plan_blocks(&self->spec.plan, r, NULL);
+    if (c->arrivals) return TR_OK;
+    return tr__device_memory(self, TR_MEMORY_DEVICE, (size_t)n * (size_t)c->largest * sizeof(float) + 1,
+                             (void **)&c->arrivals, err);
+}
+
+static void reduce_until(tr__stage *self, int32_t position)
+{
+    tr__collect *c = self->collect;
+    while (!c->has_failed && c->n_begun < c->n_buckets && c->buckets[c->n_begun].position <= position) {
+        tr_status status = make_arrivals(self, &c->failure);
+        if (!status) status = reduce_bucket(self, &c->buckets[c->n_begun], &c->failure);
+        c->has_failed = status != TR_OK;
+        c->n_begun++;
+    }
+}
+
+static void behind(void *context, int32_t position)
+{
+    reduce_until(context, position);
+}
+
+void tr__collect_overlap(tr__stage *self, tr_bindings *bindings)
+{
+    if (!tr__collect_is_used(self) || self->next_weight + 1 != self->microbatches.end) return;
+    bindings->behind = behind;
+    bindings->context = self;
+}
+
+bool tr__collect_has_begun(const tr__stage *self)
+{
+    return self->collect && self->collect->n_begun > 0;
+}
+
+bool tr__collect_finish(tr__stage *self)
+{
+    tr__collect *c = self->collect;
+    reduce_until(self, INT32_MAX);
+    if (!c->has_failed) c->has_failed = tr_event_record(c->exchanged, c->stream, &c->failure) != TR_OK;
+    return !c->has_failed || fail(self, &c->failure);
+}
+
+void tr__collect_end_step(tr__stage *self)
+{
+    if (self->collect) self->collect->n_begun = 0;
+}

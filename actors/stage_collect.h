@@ -1,0 +1,50 @@
+/* actors/stage_collect.h - the gradients of replicas on devices that can hand memory to each other, summed there and not on the
+ * host. Internal to the stage. `self->collect` is NULL where that is out of the question: the CPU, one replica, several
+ * pieces on a worker (two groups on a device would need one order for both).
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_ACTORS_STAGE_COLLECT_H
+#define TROUPE_ACTORS_STAGE_COLLECT_H
+
+#include "actors/stage_device.h"
+
+/* After tr__reduce_init and the program. */
+tr_status tr__collect_init(tr__stage *self, tr_error *err);
+/* Ends what is under way on the device: before anything waits for the device, or frees what is on it. */
+void tr__collect_release(tr__stage *self);
+
+/* Who could join is asked, and all join, or all stay with the host. Until then the first reduction waits. */
+void tr__collect_start(tr__stage *self);
+void tr__collect_receive(tr__stage *self, const tr_message *message); /* TR_TOPIC_GROUP */
+bool tr__collect_is_deciding(const tr__stage *self);
+bool tr__collect_is_used(const tr__stage *self);
+
+/* Something is under way that tells of its end only when asked; one look. false: the node has failed. */
+bool tr__collect_is_busy(const tr__stage *self);
+bool tr__collect_look(tr__stage *self);
+
+/* For the weight gradients of the replica's last micro-batch: what is final is sent while the rest is computed. */
+void tr__collect_overlap(tr__stage *self, tr_bindings *bindings);
+/* What has not been sent is, and the reduction is queued to its end. In tr__reduce_end_group it takes the place of sums on
+ * the device where some of it has begun. false: the node has failed. */
+bool tr__collect_has_begun(const tr__stage *self);
+bool tr__collect_finish(tr__stage *self);
+bool tr__collect_is_done(const tr__stage *self); /* the sum is in block 0 */
+void tr__collect_end_step(tr__stage *self);
+
+/* --- the arithmetic, for tests --- */
+
+/* Flat gradients are sent in buckets, in the order in which they become final: ranges [begin, end) of elements, of about
+ * `bucket` each, behind the position at which the last of it is final. */
+typedef struct tr_bucket {
+    int64_t begin, end;
+    int32_t position;
+} tr_bucket;
+typedef struct tr_bucket_part { /* the gradient of one use of a parameter */
+    int64_t begin, end;
+    int32_t position;
+} tr_bucket_part;
+/* Parts are neighbours in memory, in order. Neighbours that end within `bucket` elements are joined. Returns how many;
+ * buckets has room for n_parts. */
+uint32_t tr_buckets_of(const tr_bucket_part *parts, uint32_t n_parts, int64_t bucket, tr_bucket *buckets);
+
+#endif

@@ -1,0 +1,148 @@
+/* test/actors/collect_test.c - replicas on devices that hand gradients to each other: the bits of one replica, in buckets of any
+ * size, and the host where the devices cannot. On the CPU as a device, over transport/fake_nccl.c.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "actors/stage_collect.h"
+#include "tiny_job.h"
+
+static void run_well(tiny_job *job)
+{
+    tr_error err = {0};
+    tr_status status = tiny_run(job, &err);
+    if (status) fprintf(stderr, "%s\n", err.message);
+    CU_ASSERT_EQUAL(status, TR_OK);
+    CU_ASSERT_EQUAL(job->n_records, job->config.plan.n_steps);
+}
+
+static void expect_same_bits(const tiny_job *a, const tiny_job *b)
+{
+    CU_ASSERT_EQUAL_FATAL(a->n_records, b->n_records);
+    for (uint32_t i = 0; i < a->n_records; i++) {
+        CU_ASSERT(memcmp(&a->records[i].loss, &b->records[i].loss, sizeof a->records[i].loss) == 0);
+        CU_ASSERT(memcmp(&a->records[i].grad_norm, &b->records[i].grad_norm, sizeof(double)) == 0);
+    }
+    for (uint32_t i = 0; i < 3 * N_TINY; i++)
+        CU_ASSERT(
+            memcmp(a->state[i], b->state[i], (size_t)tiny_elements(&a->config, i / 3) * sizeof(float)) == 0);
+}
+
+static tiny_job job_of(uint32_t replicas, uint32_t stages, uint32_t microbatches, uint32_t groups, bool large)
+{
+    tiny_job job = tiny_new(replicas, stages, microbatches, groups, 4);
+    if (large) job.config.vocabulary = 503, job.config.width = 65;
+    return job;
+}
+
+/* --- arithmetic --- */
+
+static void neighbours_share_a_bucket_until_it_is_full(void)
+{
+    const tr_bucket_part parts[] = {{0, 100, 9}, {100, 130, 7}, {130, 160, 8}, {160, 400, 3}, {400, 401, 3}};
+    tr_bucket buckets[5];
+    CU_ASSERT_EQUAL_FATAL(tr_buckets_of(parts, 5, 60, buckets), 4);
+    static const tr_bucket wanted[] = {{160, 400, 3}, {400, 401, 3}, {100, 160, 8}, {0, 100, 9}};
+    for (int i = 0; i < 4; i++) {
+        CU_ASSERT(buckets[i].begin == wanted[i].begin && buckets[i].end == wanted[i].end);
+        CU_ASSERT_EQUAL(buckets[i].position, wanted[i].position);
+    }
+    CU_ASSERT_EQUAL(tr_buckets_of(parts, 5, 1000, buckets), 1);
+    CU_ASSERT(buckets[0].begin == 0 && buckets[0].end == 401 && buckets[0].position == 9);
+    CU_ASSERT_EQUAL(tr_buckets_of(parts, 0, 1000, buckets), 0);
+}
+
+static void buckets_cover_every_element_once_in_the_order_of_the_program(void)
+{
+    for (uint32_t seed = 0; seed < 200; seed++) {
+        tr_rng_key key = {seed, 1, 0, 0};
+        tr_bucket_part parts[40];
+        tr_bucket buckets[40];
+        uint32_t n = 1 + (uint32_t)(tr_rng_u64(&key, 0) % 40), covered = 0;
+        int64_t at = 0, total = 0, bucket = (int64_t)(tr_rng_u64(&key, 1) % 300);
+        for (uint32_t i = 0; i < n; i++) {
+            int64_t size = 16 * (1 + (int64_t)(tr_rng_u64(&key, 2 + 2 * i) % 9));
+            parts[i] = (tr_bucket_part){at, at + size, (int32_t)(tr_rng_u64(&key, 3 + 2 * i) % 50)};
+            at += size;
+        }
+        uint32_t n_buckets = tr_buckets_of(parts, n, bucket, buckets);
+        for (uint32_t b = 0; b < n_buckets; b++) {
+            total += buckets[b].end - buckets[b].begin;
+            CU_ASSERT(b == 0 || buckets[b].position >= buckets[b - 1].position);
+            for (uint32_t i = 0; i < n; i++) {
+                if (parts[i].begin < buckets[b].begin || parts[i].begin >= buckets[b].end) continue;
+                CU_ASSERT(parts[i].end <= buckets[b].end && parts[i].position <= buckets[b].position);
+                covered++;
+            }
+        }
+        CU_ASSERT(covered == n && total == at);
+    }
+}
+
+/* --- runs --- */
+
+/* First: what has been loaded stays. */
+static void without_the_library_the_host_sums(void)
+{
+    tiny_job alone = job_of(1, 1, 4, 4, false), job = job_of(2, 1, 4, 4, false);
+    setenv("TROUPE_NCCL", "/nowhere/libnccl.so.2", 1);
+    run_well(&alone);
+    run_well(&job);
+    CU_ASSERT(strstr(job.reduction, "stage 0: gradients are summed by the host: NCCL is not here") != NULL);
+    CU_ASSERT_EQUAL(notes_of(&alone, "reduction"), 0);
+    expect_same_bits(&alone, &job);
+    tiny_release(&alone);
+    tiny_release(&job);
+    setenv("TROUPE_NCCL", FAKE_NCCL, 1);
+}
+
+static void no_layout_and_no_bucket_changes_a_bit(void)
+{
+    static const uint32_t layouts[][2] = {{2, 1}, {3, 1}, {2, 2}, {3, 3}, {4, 1}};
+    static const uint32_t steps[][2] = {{5, 4}, {6, 6}, {8, 5}};
+    static const int64_t sizes[] = {1, 40, 1 << 20};
+    for (size_t s = 0; s < sizeof steps / sizeof *steps; s++) {
+        tiny_job alone = job_of(1, 1, steps[s][0], steps[s][1], s == 1);
+        run_well(&alone);
+        for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
+            tiny_job job = job_of(layouts[i][0], layouts[i][1], steps[s][0], steps[s][1], s == 1);
+            tiny_bucket_elements = sizes[(i + s) % 3];
+            run_well(&job);
+            CU_ASSERT_EQUAL(notes_of(&job, "reduction"), layouts[i][1]);
+            CU_ASSERT(strstr(job.reduction, "gradients are summed on the devices: NCCL 2.20.0") != NULL);
+            expect_same_bits(&alone, &job);
+            tiny_release(&job);
+        }
+        tiny_release(&alone);
+    }
+    tiny_bucket_elements = 0;
+}
+
+static void one_that_cannot_join_keeps_all_with_the_host(void)
+{
+    for (int who = 0; who < 2; who++) {
+        tiny_job alone = job_of(1, 1, 4, 4, false), job = job_of(3, 1, 4, 4, false);
+        run_well(&alone);
+        setenv("FAKE_NCCL_REFUSES", who ? "2" : "0", 1);
+        run_well(&job);
+        unsetenv("FAKE_NCCL_REFUSES");
+        CU_ASSERT(strstr(job.reduction, "by the host: NCCL: ncclCommInitRankConfig failed") != NULL);
+        expect_same_bits(&alone, &job);
+        tiny_release(&alone);
+        tiny_release(&job);
+    }
+}
+
+static const check_test tests[] = {
+    CHECK_TEST(neighbours_share_a_bucket_until_it_is_full),
+    CHECK_TEST(buckets_cover_every_element_once_in_the_order_of_the_program),
+    CHECK_TEST(without_the_library_the_host_sums),
+    CHECK_TEST(no_layout_and_no_bucket_changes_a_bit),
+    CHECK_TEST(one_that_cannot_join_keeps_all_with_the_host),
+};
+
+int main(void)
+{
+    setenv("TROUPE_STAGE_APART", "1", 1);
+    unsetenv("TROUPE_TEST_DEVICE"); /* the library is a fake */
+    tiny_collectives = &tr_nccl;
+    alarm(250);
+    return check_run("actors/collect", tests, sizeof tests / sizeof *tests);
+}

@@ -1,0 +1,111 @@
+/* test/cli/cuda_replicas_test.c - replicas on GPUs of their own hand gradients to each other (NCCL): the bits of one GPU in every
+ * layout, over the host where the library is missing or replicas share a GPU, and after deaths in an exchange.
+ * Skipped (exit 77) where there is no GPU; with one GPU replicas share it, and that is what is looked at.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "cuda_runs.h"
+
+#include <stdlib.h>
+
+static int32_t n_gpus;
+
+static const char *expected_way(int replicas)
+{
+    return n_gpus >= replicas ? "on the devices: NCCL" : "by the host: replicas share a GPU";
+}
+
+static void expect_run(const kind *what, const char *name, const char *const more[4], const char *way)
+{
+    char *alone = tr_format("%s/%s-1x1", directory, what->name), *run = train(what, name, more);
+    bool went = has_event(run, "reduction", way);
+    if (!went) fprintf(stderr, "\n%s: gradients were not summed %s\n", run, way);
+    CU_ASSERT(went);
+    CU_ASSERT(same_run(alone, run));
+    tr_free(run);
+    tr_free(alone);
+}
+
+static void no_layout_changes_a_bit(void)
+{
+    const kind *kinds[] = {&llama, &rounded, &gpt2};
+    for (int k = 0; k < 3; k++) {
+        tr_free(train(kinds[k], "1x1", (const char *const[4]){"device=cuda"}));
+        expect_run(kinds[k], "2x1", (const char *const[4]){"device=cuda", "layout={data: 2}"},
+                   expected_way(2));
+        expect_run(kinds[k], "2x2", (const char *const[4]){"device=cuda", "layout={data: 2, pipeline: 2}"},
+                   expected_way(2));
+    }
+    expect_run(&llama, "threads", (const char *const[4]){"device=cuda", "layout={data: 2, processes: false}"},
+               expected_way(2));
+    expect_run(&llama, "uneven", (const char *const[4]){"device=cuda", "layout={data: 3}"}, expected_way(3));
+}
+
+static void several_pieces_stay_with_the_host(void)
+{
+    char *alone = path_in(directory, "llama-1x1");
+    char *run = train(&llama, "pieces",
+                      (const char *const[4]){"device=cuda", "layout={data: 2, pipeline: 2, pieces: 2}"});
+    CU_ASSERT(same_run(alone, run));
+    CU_ASSERT(!has_event(run, "reduction", "on the devices"));
+    tr_free(run);
+    tr_free(alone);
+}
+
+static void without_the_library_the_host_sums(void)
+{
+    setenv("TROUPE_NCCL", "/nowhere/libnccl.so.2", 1);
+    expect_run(&llama, "host", (const char *const[4]){"device=cuda", "layout={data: 2}"},
+               "by the host: NCCL is not here");
+    expect_run(&rounded, "host", (const char *const[4]){"device=cuda", "layout={data: 2, pipeline: 2}"},
+               "by the host: NCCL is not here");
+    unsetenv("TROUPE_NCCL");
+}
+
+/* The replica that lives waits in an exchange that cannot end. */
+static void a_death_in_an_exchange_changes_no_bit(void)
+{
+    static const struct {
+        const char *name, *at, *layout;
+    } cases[] = {{"reduce", "chaos.at=1/stage 0 of replica 1/reduce/15/KILL", "layout={data: 2}"},
+                 {"first", "chaos.at=1/stage 0 of replica 0/reduce/12/KILL", "layout={data: 2}"},
+                 {"weight", "chaos.at=1/stage 0 of replica 1/weight/17/KILL", "layout={data: 2}"},
+                 {"pipe", "chaos.at=1/stage 1 of replica 0/reduce/14/KILL", "layout={data: 2, pipeline: 2}"}};
+    const kind *kinds[] = {&llama, &rounded};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *name = tr_format("death-%s", cases[i].name);
+        const kind *what = kinds[i % 2];
+        expect_run(what, name,
+                   (const char *const[4]){"device=cuda", cases[i].layout, cases[i].at,
+                                          i % 2 ? "transport=zmq" : "transport=ucx"},
+                   expected_way(2));
+        char *run = tr_format("%s/%s-%s", directory, what->name, name);
+        CU_ASSERT_EQUAL(count_events(run, "worker_died"), 1); /* and nobody with it */
+        CU_ASSERT_EQUAL(count_events(run, "recovered"), 1);
+        tr_free(run);
+        tr_free(name);
+    }
+}
+
+int main(void)
+{
+    tr_error err = {0};
+    if (tr_device_count(TR_DEVICE_CUDA, &n_gpus, &err) != TR_OK) {
+        printf("not run: %s\n", err.message);
+        return err.status == TR_EUNSUPPORTED || err.status == TR_ENOTFOUND ? 77 : 1; /* CTest: skipped */
+    }
+    printf("%d GPU%s\n", n_gpus, n_gpus == 1 ? "" : "s");
+    unsetenv("TROUPE_TEST_DEVICE"); /* runs here say theirs */
+    directory = enter_directory();
+    char *text = path_in(directory, "words.txt");
+    write_words(text, 4000);
+    tr_free(text);
+    /* Later ones look at the runs of earlier ones. */
+    static const check_test tests[] = {
+        CHECK_TEST(no_layout_changes_a_bit),
+        CHECK_TEST(several_pieces_stay_with_the_host),
+        CHECK_TEST(without_the_library_the_host_sums),
+        CHECK_TEST(a_death_in_an_exchange_changes_no_bit),
+    };
+    int result = check_run("cli/cuda_replicas", tests, sizeof tests / sizeof *tests);
+    leave_directory(directory);
+    return result;
+}

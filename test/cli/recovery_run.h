@@ -1,0 +1,130 @@
+/* test/cli/recovery_run.h - a training whose workers die at moments that a test names, and what must be as in one whose
+ * workers do not: the losses of all steps, and the bytes of checkpoints.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_TEST_CLI_RECOVERY_RUN_H
+#define TROUPE_TEST_CLI_RECOVERY_RUN_H
+
+#include "command.h"
+
+enum { STEPS = 24, AT = 12 };
+
+typedef struct case_ {
+    const char *name, *points;
+    int deaths;
+} case_;
+
+static const case_ cases[] = {
+    {"reading", "1/data shard 1/reading/12/KILL", 1},
+    {"forward", "1/stage 0 of replica 1/forward/12/KILL", 1},
+    {"backward", "1/stage 1 of replica 0/backward/12/KILL", 1},
+    {"weight", "1/stage 1 of replica 1/weight/12/SEGV", 1},
+    {"reduce", "1/stage 0 of replica 0/reduce/12/KILL", 1},
+    {"vote of the gradients", "1/stage 1 of replica 0/waiting for commit/12/KILL", 1},
+    {"update", "1/stage 1 of replica 1/update/12/ABRT", 1},
+    {"vote of the update", "1/stage 0 of replica 0/voting/12/KILL", 1},
+    {"checkpointing", "1/stage 1 of replica 0/saving/12/KILL", 1},
+    {"measuring", "1/stage 1 of replica 0/evaluation/12/KILL", 1},
+    {"stopped by somebody", "1/stage 1 of replica 0/forward/12/STOP", 1},
+    {"three at once",
+     "1/stage 0 of replica 0/forward/12/KILL,1/stage 1 of replica 0/forward/12/KILL,"
+     "1/stage 0 of replica 1/forward/12/KILL",
+     3},
+    {"during the recovery, twice",
+     "1/stage 1 of replica 0/forward/12/KILL,2/stage 0 of replica 1/restoring/any/KILL,"
+     "3/stage 1 of replica 0/restoring/any/KILL",
+     3},
+    {"the first step", "1/stage 1 of replica 0/backward/0/KILL", 1},
+    {"the last update", "1/stage 1 of replica 0/voting/23/KILL", 1},
+    {"long after a checkpoint", "1/stage 0 of replica 1/backward/22/KILL", 1},
+};
+
+static char *directory, *undisturbed;
+static const char *dtype = "float32", *more[4]; /* overrides; NULL: none */
+/* Looks at what a run with deaths has left behind, beside that it has the bits; NULL: nobody does. */
+static bool (*is_as_expected)(const case_ *what, const char *run);
+
+static inline char *write_recipe(const char *run, const char *transport, const char *points)
+{
+    char *text = path_in(directory, "words.txt"), *recipe = tr_format("%s.yaml", run);
+    char *yaml = tr_format(
+        "run: %s\n"
+        "model: {family: llama, layers: 2, width: 32, heads: 2, vocabulary: 256, tie: true}\n"
+        "data: {text: %s}\n"
+        "train: {steps: %d, sequence: 32, microbatch: 2, accumulate: 4}\n"
+        "lr: {peak: 1e-3}\n"
+        "layout: {data: 2, pipeline: 2}\n"
+        "transport: %s\n"
+        "validate: {every: 6}\n"
+        "checkpoint: {every: 4, keep: 0}\n"
+        "dtype: %s\n"
+        "%s%s%s\n",
+        run, text, STEPS, transport, dtype, *points ? "chaos: {at: '" : "", points, *points ? "'}" : "");
+    write_text(recipe, yaml);
+    tr_free(yaml);
+    tr_free(text);
+    return recipe;
+}
+
+static inline int32_t parent_of_worker(const char *run)
+{
+    int32_t pid = 0, parent = 0;
+    json_t *events = events_of(run), *event;
+    size_t i;
+    json_array_foreach(events, i, event)
+    {
+        if (strcmp(json_string_value(json_object_get(event, "event")), "worker_started") == 0)
+            pid = (int32_t)json_integer_value(json_object_get(event, "pid"));
+    }
+    json_decref(events);
+    char path[64], line[512] = "";
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    FILE *stream = fopen(path, "re");
+    CU_ASSERT_FATAL(stream && fgets(line, sizeof line, stream));
+    fclose(stream);
+    CU_ASSERT_FATAL(sscanf(strrchr(line, ')') + 1, " %*c %d", &parent) == 1 && parent > 1);
+    return parent;
+}
+
+static inline bool same_run(const char *run)
+{
+    json_t *left = log_of(undisturbed), *right = log_of(run);
+    bool same = log_is_complete(right, STEPS) && logs_agree(left, right);
+    json_decref(left);
+    json_decref(right);
+    for (int step = AT; step <= STEPS; step += STEPS - AT) {
+        same = checkpoints_agree(undisturbed, run, step, "model.safetensors") && same;
+        same = checkpoints_agree(undisturbed, run, step, "trainer/optimizer.safetensors") && same;
+    }
+    return same;
+}
+
+static inline void say_what_happened(const case_ *what, const char *run, const char *transport, int deaths)
+{
+    fprintf(stderr, "\nin %s over %s: %d deaths\n", what->name, transport, deaths);
+    json_t *events = events_of(run), *event;
+    size_t i;
+    json_array_foreach(events, i, event)
+        fprintf(stderr, "    %.3f %s: %s\n", json_real_value(json_object_get(event, "monotonic_s")),
+                json_string_value(json_object_get(event, "event")),
+                json_string_value(json_object_get(event, "text")));
+    json_decref(events);
+}
+
+static inline void mends(const case_ *what, const char *transport)
+{
+    char *run = path_in(directory, "run"), *recipe = write_recipe(run, transport, what->points);
+    bool good =
+        command_succeeds((const char *const[]){"train", recipe, more[0], more[1], more[2], more[3], NULL});
+    good = good && same_run(run);
+    good = good && (!is_as_expected || is_as_expected(what, run));
+    int deaths = good ? count_events(run, "worker_died") : -1;
+    if (!good || deaths < 1 || deaths > what->deaths) say_what_happened(what, run, transport, deaths);
+    CU_ASSERT(good);
+    CU_ASSERT(deaths >= 1 && deaths <= what->deaths);
+    CU_ASSERT(!good || count_events(run, "recovered") >= 1);
+    tr_directory_remove_tree(run, NULL);
+    tr_free(recipe);
+    tr_free(run);
+}
+
+#endif

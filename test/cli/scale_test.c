@@ -1,0 +1,492 @@
+/* test/cli/scale_test.c - a run whose layout changes while it goes on has the bits of one that was left alone: losses, weights
+ * and moments, over both transports and in both dtypes, whoever dies on the way. Who stays is not restarted.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "command.h"
+
+enum { STEPS = 900, MOST_NODES = 16 };
+
+static char *directory, *undisturbed[2]; /* by dtype */
+
+typedef struct job {
+    char *run, *recipe;
+    const char *dtype;
+    command_run command;
+} job;
+
+static void write_recipe(job *self, const char *transport, const char *more)
+{
+    char *text = path_in(directory, "words.txt");
+    char *yaml =
+        tr_format("run: %s\n"
+                  "model: {family: llama, layers: 2, width: 32, heads: 2, vocabulary: 256, tie: true}\n"
+                  "data: {text: %s}\n"
+                  "train: {steps: %d, sequence: 16, microbatch: 1, accumulate: 4}\n"
+                  "lr: {peak: 1e-3}\n"
+                  "transport: %s\n"
+                  "validate: {every: 150, windows: 2}\n"
+                  "checkpoint: {every: 100, keep: 0}\n"
+                  "supervision: {intensity: 50}\n"
+                  "dtype: %s\n"
+                  "%s",
+                  self->run, text, STEPS, transport, self->dtype, more);
+    self->recipe = tr_format("%s.yaml", self->run);
+    write_text(self->recipe, yaml);
+    tr_free(yaml);
+    tr_free(text);
+}
+
+/* key: an override, or NULL. */
+static void begin(job *self, const char *transport, const char *dtype, const char *more, const char *key)
+{
+    *self = (job){.run = path_in(directory, "run"), .dtype = dtype};
+    write_recipe(self, transport, more);
+    command_start(&self->command, (const char *const[]){"train", self->recipe, key, NULL});
+}
+
+static void resume(job *self)
+{
+    command_release(&self->command);
+    command_start(&self->command, (const char *const[]){"train", self->recipe, "--resume", NULL});
+}
+
+static void end(job *self)
+{
+    command_release(&self->command);
+    tr_directory_remove_tree(self->run, NULL);
+    tr_free(self->recipe);
+    tr_free(self->run);
+}
+
+static size_t n_logged(const job *self)
+{
+    json_t *log = log_of(self->run);
+    size_t n = json_array_size(log);
+    json_decref(log);
+    return n;
+}
+
+static bool makes_steps(const job *self, size_t n)
+{
+    return wait_for_steps(&self->command, self->run, n_logged(self) + n);
+}
+
+/* `what` is in what it says. */
+static bool scale(const job *self, const char *a, const char *b, int code, const char *what)
+{
+    command_run command;
+    command_start(&command, (const char *const[]){"scale", self->run, a, b, NULL});
+    command_wait(&command, COMMAND_SECONDS);
+    bool good = command_ended(&command, code) && text_has(code ? command.err_text : command.out_text, what);
+    command_release(&command);
+    return good;
+}
+
+/* How many processes a node has had, and the last one. */
+static int lives_of(const job *self, int node, int32_t *pid)
+{
+    int n = 0;
+    json_t *events = events_of(self->run), *event;
+    size_t i;
+    *pid = 0;
+    json_array_foreach(events, i, event)
+    {
+        if (strcmp(json_string_value(json_object_get(event, "event")), "worker_started") != 0 ||
+            json_integer_value(json_object_get(event, "node")) != node)
+            continue;
+        *pid = (int32_t)json_integer_value(json_object_get(event, "pid"));
+        n++;
+    }
+    json_decref(events);
+    return n;
+}
+
+static bool lives(int32_t pid)
+{
+    char path[64], line[512] = "";
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    FILE *stream = pid ? fopen(path, "re") : NULL;
+    const char *behind = stream && fgets(line, sizeof line, stream) ? strrchr(line, ')') : NULL;
+    if (stream) fclose(stream);
+    return behind && behind[2] != 'Z' && behind[2] != 'X';
+}
+
+static bool is_gone_within(int32_t pid, double seconds)
+{
+    double until = command_now_s() + seconds;
+    while (lives(pid) && command_now_s() < until) command_nap_ms(2);
+    return !lives(pid);
+}
+
+static int32_t head_of(const job *self)
+{
+    char *path = path_in(self->run, "processes.json");
+    json_t *processes = json_load_file(path, 0, NULL);
+    json_t *head = json_array_get(json_object_get(processes, "nodes"), 0);
+    int32_t pid = (int32_t)json_integer_value(json_object_get(head, "pid"));
+    json_decref(processes);
+    tr_free(path);
+    return pid;
+}
+
+static void say_what_happened(const job *self)
+{
+    json_t *events = events_of(self->run), *event;
+    size_t i;
+    json_array_foreach(events, i, event)
+        fprintf(stderr, "    %.3f %s: %s\n", json_real_value(json_object_get(event, "monotonic_s")),
+                json_string_value(json_object_get(event, "event")),
+                json_string_value(json_object_get(event, "text")));
+    json_decref(events);
+}
+
+/* It ends, with the undisturbed run's bits. */
+static bool ends_the_same(job *self)
+{
+    const char *other = undisturbed[strcmp(self->dtype, "float32") != 0];
+    command_wait(&self->command, COMMAND_SECONDS);
+    bool same = command_ended(&self->command, 0);
+    json_t *left = log_of(other), *right = log_of(self->run);
+    same = same && log_is_complete(right, STEPS) && logs_agree(left, right);
+    json_decref(left);
+    json_decref(right);
+    for (int step = 100; same && step <= STEPS; step += 100) {
+        same = checkpoints_agree(other, self->run, step, "model.safetensors");
+        same = same && checkpoints_agree(other, self->run, step, "trainer/optimizer.safetensors");
+    }
+    for (int node = 1; node < MOST_NODES; node++) {
+        int32_t pid;
+        (void)lives_of(self, node, &pid);
+        if (same && lives(pid)) fprintf(stderr, "\nworker %d (pid %d) was left behind\n", node, pid);
+        same = same && !lives(pid);
+    }
+    char *socket = path_in(self->run, "scale.sock");
+    same = same && !tr_path_exists(socket);
+    tr_free(socket);
+    if (!same) say_what_happened(self);
+    return same;
+}
+
+/* --- the bits --- */
+
+static void goes_up_and_down(const char *transport, const char *dtype)
+{
+    job one;
+    int32_t first, now, second;
+    begin(&one, transport, dtype, "", NULL);
+    CU_ASSERT_FATAL(makes_steps(&one, 20));
+    CU_ASSERT(lives_of(&one, 1, &first) == 1);
+    CU_ASSERT(scale(&one, "data=2", NULL, 0, ": 1 -> 2 replicas, 1 worker new, "));
+    CU_ASSERT(makes_steps(&one, 20));
+    CU_ASSERT(lives_of(&one, 2, &second) == 1 && lives(second));
+    CU_ASSERT(scale(&one, "data=4", NULL, 0, ": 2 -> 4 replicas, 2 workers new, "));
+    CU_ASSERT(makes_steps(&one, 20));
+    CU_ASSERT(scale(&one, "pipeline=2", "data=1", 0,
+                    ": 4 -> 1 replicas, 1 -> 2 workers a replica, 2 workers less, "));
+    CU_ASSERT(makes_steps(&one, 20));
+    CU_ASSERT(lives(second)); /* it has another part of the model now, and is the same process */
+    CU_ASSERT(scale(&one, "data=3", NULL, 0, ": 1 -> 3 replicas, 4 workers new, "));
+    CU_ASSERT(makes_steps(&one, 20));
+    CU_ASSERT(scale(&one, "pipeline=1", "pieces=2", 0,
+                    ": 2 -> 1 workers a replica, 1 -> 2 pieces a worker, 3 workers less, "));
+    CU_ASSERT(makes_steps(&one, 20));
+    CU_ASSERT(
+        scale(&one, "pieces=1", "data=1", 0, ": 3 -> 1 replicas, 2 -> 1 pieces a worker, 2 workers less, "));
+    CU_ASSERT(ends_the_same(&one));
+    CU_ASSERT(lives_of(&one, 1, &now) == 1 && now == first);
+    CU_ASSERT(count_events(one.run, "scaled") == 6);
+    CU_ASSERT(count_events(one.run, "worker_died") == 0 && count_events(one.run, "recovered") == 0);
+    CU_ASSERT(count_events(one.run, "worker_fenced") == 0);
+    end(&one);
+}
+
+static void layouts_that_change_change_no_bit_over_zmq(void)
+{
+    goes_up_and_down("zmq", "float32");
+}
+
+static void layouts_that_change_change_no_bit_over_ucx(void)
+{
+    goes_up_and_down("ucx", "float32");
+}
+
+static void nor_do_they_in_bfloat16(void)
+{
+    goes_up_and_down("zmq", "bfloat16");
+    goes_up_and_down("ucx", "bfloat16");
+}
+
+/* The state is in slots every few steps only, and elsewhere in between. */
+static void nor_where_few_states_are_held(void)
+{
+    job one;
+    begin(&one, "zmq", "float32", "layout: {data: 2, pipeline: 2}\n", "supervision.hold_every=7");
+    CU_ASSERT_FATAL(makes_steps(&one, 23));
+    CU_ASSERT(scale(&one, "pipeline=1", NULL, 0, "workers a replica"));
+    CU_ASSERT(makes_steps(&one, 23));
+    CU_ASSERT(scale(&one, "data=4", NULL, 0, "replicas"));
+    CU_ASSERT(ends_the_same(&one));
+    CU_ASSERT(count_events(one.run, "recovered") == 0);
+    end(&one);
+}
+
+/* --- what is asked --- */
+
+static void what_cannot_be_is_refused_with_one_line(void)
+{
+    job one;
+    command_run command;
+    begin(&one, "zmq", "float32", "", NULL);
+    CU_ASSERT_FATAL(makes_steps(&one, 5));
+    CU_ASSERT(scale(&one, "data=5", NULL, 2, "layout.data '5' is more replicas than reduction groups (4)"));
+    CU_ASSERT(scale(&one, "pipeline=3", NULL, 2, "layout.pipeline '3'"));
+    CU_ASSERT(scale(&one, "data=0", NULL, 2, "data '0' is not a whole number from 1 to 65536"));
+    CU_ASSERT(scale(&one, "data=2x", NULL, 2, "'data=2x' is not data=N, pipeline=N or pieces=N"));
+    CU_ASSERT(scale(&one, "steps=2", NULL, 2, "'steps' cannot be scaled; data, pipeline and pieces can"));
+    CU_ASSERT(scale(&one, "data=2", "data=4", 2, "data is given twice"));
+    CU_ASSERT(scale(&one, NULL, NULL, 2, "scale to what?"));
+    CU_ASSERT(scale(&one, "data=1", "pipeline=1", 0, "it has that layout already"));
+    CU_ASSERT(makes_steps(&one, 5)); /* and goes on */
+    struct stat info;
+    char *socket = path_in(one.run, "scale.sock");
+    CU_ASSERT(stat(socket, &info) == 0 && (info.st_mode & 0777) == 0600);
+    tr_free(socket);
+    CU_ASSERT(ends_the_same(&one));
+    CU_ASSERT(count_events(one.run, "epoch") == 0);
+    CU_ASSERT(scale(&one, "data=2", NULL, 2, "is not running"));
+    command_start(&command, (const char *const[]){"scale", "/no/such/run", "data=2", NULL});
+    command_wait(&command, COMMAND_SECONDS);
+    CU_ASSERT(command_ended(&command, 2) && text_has(command.err_text, "there is no run '/no/such/run'"));
+    command_release(&command);
+    end(&one);
+}
+
+static void put_file(const job *self, const char *text)
+{
+    char *path = path_in(self->run, "scale.json"), *other = path_in(self->run, "scale.json.new");
+    write_text(other, text);
+    CU_ASSERT(rename(other, path) == 0);
+    double until = command_now_s() + 20;
+    while (tr_path_exists(path) && command_now_s() < until) command_nap_ms(5);
+    CU_ASSERT(!tr_path_exists(path));
+    tr_free(path);
+    tr_free(other);
+}
+
+static bool event_comes(const job *self, const char *kind, int n)
+{
+    double until = command_now_s() + 20;
+    while (count_events(self->run, kind) < n && command_now_s() < until) command_nap_ms(5);
+    return count_events(self->run, kind) == n;
+}
+
+static void a_file_asks_as_well(void)
+{
+    job one;
+    begin(&one, "zmq", "float32", "", NULL);
+    CU_ASSERT_FATAL(makes_steps(&one, 5));
+    put_file(&one, "{\"data\": 2}");
+    CU_ASSERT(event_comes(&one, "scaled", 1));
+    kill(one.command.pid, SIGINT); /* the file is looked for once a second: the rest would take long */
+    command_wait(&one.command, COMMAND_SECONDS);
+    CU_ASSERT(command_ended(&one.command, 1));
+    end(&one);
+    begin(&one, "zmq", "float32", "", NULL);
+    CU_ASSERT_FATAL(makes_steps(&one, 5));
+    put_file(&one, "{\"data\": 99}");
+    CU_ASSERT(event_comes(&one, "scale_refused", 1));
+    CU_ASSERT(ends_the_same(&one));
+    end(&one);
+}
+
+/* --- who leaves --- */
+
+static void a_worker_that_is_asked_to_leave_hands_over(void)
+{
+    job one;
+    int32_t pid, next, other, same;
+    begin(&one, "ucx", "float32", "layout: {data: 2}\n", NULL);
+    CU_ASSERT_FATAL(makes_steps(&one, 20));
+    CU_ASSERT(lives_of(&one, 2, &pid) == 1 && lives_of(&one, 1, &other) == 1);
+    kill(pid, SIGTERM);
+    CU_ASSERT(event_comes(&one, "workers_replaced", 1));
+    CU_ASSERT(is_gone_within(pid, 5));
+    CU_ASSERT(lives_of(&one, 2, &next) == 2 && next != pid && lives(next));
+    CU_ASSERT(makes_steps(&one, 20));
+    kill(other, SIGTERM); /* the one that streams the checkpoints */
+    kill(next, SIGTERM);
+    CU_ASSERT(is_gone_within(other, 20) && is_gone_within(next, 20));
+    CU_ASSERT(ends_the_same(&one));
+    CU_ASSERT(lives_of(&one, 1, &same) == 2);
+    CU_ASSERT(count_events(one.run, "worker_died") == 0 && count_events(one.run, "recovered") == 0);
+    end(&one);
+}
+
+/* To the whole group, as a supervisor of processes sends it, it is the run's end and nobody's replacement. */
+static void sigterm_to_all_ends_the_run(void)
+{
+    job one;
+    int32_t pid;
+    begin(&one, "zmq", "float32", "layout: {data: 2}\n", NULL);
+    CU_ASSERT_FATAL(makes_steps(&one, 10));
+    kill(one.command.pid, SIGTERM);
+    for (int node = 1; node <= 2; node++) {
+        (void)lives_of(&one, node, &pid);
+        if (pid) kill(pid, SIGTERM);
+    }
+    command_wait(&one.command, COMMAND_SECONDS);
+    CU_ASSERT(command_ended(&one.command, 1));
+    CU_ASSERT(text_has(one.command.err_text, "as asked; --resume goes on from there"));
+    CU_ASSERT(count_events(one.run, "worker_died") == 0);
+    end(&one);
+}
+
+/* --- who dies --- */
+
+/* In the epoch of the change, as they take their state over. */
+static void a_death_in_the_change_is_mended(void)
+{
+    static const char *const points[] = {
+        "2/stage 0 of replica 1/restoring/any/KILL", /* one that is new */
+        "2/stage 0 of replica 0/restoring/any/KILL", /* one that stays */
+        "2/stage 1 of replica 1/restoring/any/KILL,3/stage 0 of replica 0/restoring/any/KILL",
+    };
+    for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
+        job one;
+        char *more = tr_format("chaos: {at: '%s'}\n", points[i]);
+        begin(&one, i % 2 ? "ucx" : "zmq", "float32", more, NULL);
+        tr_free(more);
+        CU_ASSERT_FATAL(makes_steps(&one, 20));
+        CU_ASSERT(scale(&one, "data=2", "pipeline=2", 0, "(with a death on the way)"));
+        CU_ASSERT(makes_steps(&one, 5));
+        CU_ASSERT(scale(&one, "data=1", NULL, 0, ": 2 -> 1 replicas, 2 workers less, "));
+        CU_ASSERT(ends_the_same(&one));
+        CU_ASSERT(count_events(one.run, "worker_died") >= 1);
+        CU_ASSERT(count_events(one.run, "from_disk") == 0);
+        end(&one);
+    }
+}
+
+/* At some moment of the change: before it, while state is dealt out, when it is recorded, in the new epoch. The one that
+ * follows goes on with the workers in whatever layout they are, or from the newest checkpoint. */
+static void the_heads_death_in_the_change_is_mended(void)
+{
+    for (int i = 0; i < 8; i++) {
+        job one;
+        command_run command;
+        char *wish[] = {"data=4", "pipeline=2"};
+        begin(&one, i % 2 ? "ucx" : "zmq", "float32", "layout: {data: 2}\n", NULL);
+        CU_ASSERT_FATAL(makes_steps(&one, 15));
+        int32_t head = head_of(&one);
+        command_start(&command,
+                      (const char *const[]){"scale", one.run, wish[0], i % 3 ? wish[1] : NULL, NULL});
+        command_nap_ms(6 * i);
+        kill(head, SIGKILL);
+        command_wait(&command, COMMAND_SECONDS);
+        command_wait(&one.command, COMMAND_SECONDS);
+        CU_ASSERT(command_ended(&one.command, COMMAND_KILLED + SIGKILL));
+        command_release(&command);
+        resume(&one);
+        CU_ASSERT(makes_steps(&one, 5));
+        CU_ASSERT(scale(&one, "data=3", NULL, 0, "-> 3 replicas, "));
+        CU_ASSERT(ends_the_same(&one));
+        CU_ASSERT(count_events(one.run, "readopted") == 1);
+        end(&one);
+    }
+}
+
+/* With the agent goes all state: the newest checkpoint is gone on from, in the new layout. */
+static void the_agents_death_after_it_is_mended(void)
+{
+    job one;
+    int32_t pid;
+    char path[64], line[512] = "";
+    begin(&one, "zmq", "float32", "", NULL);
+    CU_ASSERT_FATAL(makes_steps(&one, 120));
+    CU_ASSERT(scale(&one, "data=2", "pipeline=2", 0, ": 1 -> 2 replicas"));
+    CU_ASSERT(makes_steps(&one, 10));
+    (void)lives_of(&one, 1, &pid);
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    FILE *stream = fopen(path, "re");
+    int32_t agent = 0;
+    CU_ASSERT_FATAL(stream && fgets(line, sizeof line, stream));
+    fclose(stream);
+    CU_ASSERT_FATAL(sscanf(strrchr(line, ')') + 1, " %*c %d", &agent) == 1 && agent > 1);
+    kill(agent, SIGKILL);
+    CU_ASSERT(event_comes(&one, "from_disk", 1));
+    CU_ASSERT(makes_steps(&one, 5));
+    CU_ASSERT(scale(&one, "data=1", NULL, 0, ": 2 -> 1 replicas, 2 workers less, "));
+    CU_ASSERT(ends_the_same(&one));
+    end(&one);
+}
+
+/* --- afterwards --- */
+
+static bool begins_with(job *self, const char *words)
+{
+    command_wait(&self->command, COMMAND_SECONDS);
+    return text_has(self->command.out_text, words);
+}
+
+static void a_resumed_run_keeps_its_layout(void)
+{
+    job one;
+    begin(&one, "zmq", "float32", "", NULL);
+    CU_ASSERT_FATAL(makes_steps(&one, 20));
+    CU_ASSERT(scale(&one, "data=2", "pipeline=2", 0, ": 1 -> 2 replicas"));
+    kill(one.command.pid, SIGINT);
+    command_wait(&one.command, COMMAND_SECONDS);
+    CU_ASSERT(command_ended(&one.command, 1));
+    resume(&one);
+    CU_ASSERT(makes_steps(&one, 5));
+    kill(one.command.pid, SIGINT);
+    CU_ASSERT(begins_with(&one, " 2 replicas x 2 stages"));
+    command_release(&one.command); /* who asks for another one gets it, and it stays */
+    command_start(&one.command,
+                  (const char *const[]){"train", one.recipe, "--resume", "layout.data=4", NULL});
+    CU_ASSERT(makes_steps(&one, 5));
+    kill(one.command.pid, SIGINT);
+    CU_ASSERT(begins_with(&one, " 4 replicas x 1 stages"));
+    command_release(&one.command);
+    command_start(&one.command,
+                  (const char *const[]){"train", one.recipe, "--resume", "layout.data=4", NULL});
+    CU_ASSERT(ends_the_same(&one));
+    CU_ASSERT(text_has(one.command.out_text, " 4 replicas x 1 stages"));
+    end(&one);
+}
+
+static bool make_undisturbed(int i, const char *dtype)
+{
+    job one = {.run = path_in(directory, dtype), .dtype = dtype};
+    write_recipe(&one, "zmq", "");
+    bool good = command_succeeds((const char *const[]){"train", one.recipe, NULL});
+    undisturbed[i] = one.run;
+    tr_free(one.recipe);
+    return good;
+}
+
+int main(void)
+{
+    directory = enter_directory();
+    char *text = path_in(directory, "words.txt");
+    write_words(text, 4000);
+    tr_free(text);
+    if (!make_undisturbed(0, "float32") || !make_undisturbed(1, "bfloat16")) return 1;
+    static const check_test tests[] = {
+        CHECK_TEST(layouts_that_change_change_no_bit_over_zmq),
+        CHECK_TEST(layouts_that_change_change_no_bit_over_ucx),
+        CHECK_TEST(nor_do_they_in_bfloat16),
+        CHECK_TEST(nor_where_few_states_are_held),
+        CHECK_TEST(what_cannot_be_is_refused_with_one_line),
+        CHECK_TEST(a_file_asks_as_well),
+        CHECK_TEST(a_worker_that_is_asked_to_leave_hands_over),
+        CHECK_TEST(sigterm_to_all_ends_the_run),
+        CHECK_TEST(a_death_in_the_change_is_mended),
+        CHECK_TEST(the_heads_death_in_the_change_is_mended),
+        CHECK_TEST(the_agents_death_after_it_is_mended),
+        CHECK_TEST(a_resumed_run_keeps_its_layout),
+    };
+    int result = check_run("cli/scale", tests, sizeof tests / sizeof *tests);
+    for (int i = 0; i < 2; i++) tr_free(undisturbed[i]);
+    leave_directory(directory);
+    return result;
+}
