@@ -1,6 +1,7 @@
 /* cli/main.c - the `troupe` command: finds the subcommand. Agent and workers of a job are the same program,
  * called with an argument that only the head gives.
  * SPDX-License-Identifier: Apache-2.0 */
+#include "base/crash.h"
 #include "cli/command.h"
 #include "pipelines/train.h"
 #include "runtime/job.h"
@@ -122,6 +123,7 @@ static int finish_output(int code)
 int main(int argc, char **argv)
 {
     guard_streams();
+    tr_crash_report();
     if (tr_job_is_child(argc, argv)) return tr_job_child_main(argc, argv, &tr_training_registry);
     if (argc < 2) {
         print_help(stderr);

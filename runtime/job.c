@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/job.h"
 
+#include "base/crash.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "runtime/activity.h"
@@ -274,6 +275,7 @@ int tr_job_child_main(int argc, char **argv, const tr_registry *registry)
     tr_error err = {0};
     tr_launch launch;
     tr_log_set_role(argv[1] + strlen(TR_LAUNCH_ARGUMENT));
+    tr_crash_report();
     tr_status status = tr_launch_receive(&launch, &err);
     if (status == TR_OK)
         status = launch.role == TR_LAUNCH_AGENT ? tr_agent_run(&launch, &err)
