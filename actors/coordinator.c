@@ -127,9 +127,21 @@ static void write_record(coordinator *self, double loss, double norm, double lr,
     keep_record(self);
 }
 
+static bool is_held_next(const coordinator *self)
+{
+    return self->stopping || self->pausing || tr_plan_holds_after(&self->known->plan, self->step + 1);
+}
+
+/* The next state to be held goes into the slot of the older one. */
+static bool waits_for_copies(const coordinator *self)
+{
+    return is_held_next(self) && self->copied < self->held_generation;
+}
+
 static void send_commit(coordinator *self, float scale, double lr)
 {
-    bool holds = self->stopping || self->pausing || tr_plan_holds_after(&self->known->plan, self->step + 1);
+    bool holds = is_held_next(self);
+    if (holds) self->held_generation = (uint64_t)self->step + 2;
     self->held = holds;
     for (uint32_t s = 0; s < self->n_stages_all; s++) {
         tr_packer packer;
@@ -176,6 +188,7 @@ static void commit_when_ready(coordinator *self)
     if (self->stopping && self->step > plan->first_step && self->last_checkpoint == self->step)
         return; /* the last step is done; only its checkpoint is awaited */
     if (self->n_untold >= TR_COORDINATOR_UNTOLD) return;
+    if (waits_for_copies(self)) return;
     uint64_t targets = self->counted[self->step % self->ring];
     double loss = sum_losses(self) / (double)targets, norm = norm_of_gradient(self);
     if (!isfinite(loss) || !isfinite(norm)) {
@@ -339,6 +352,7 @@ static void coordinator_receive(tr_actor *actor, void *state, tr_message **messa
         good = self->n_untold > 0;
         self->n_untold -= good;
         break;
+    case TR_TOPIC_COPIED: self->copied = tr_unpack_uint(&body, UINT64_MAX); break;
     case TR_TOPIC_STOP_REQUESTED:
         self->stopping = true;
         end_when_done(self); /* where the checkpoint of this very step is on the disk already */
@@ -466,7 +480,9 @@ static tr_status coordinator_init(tr_actor *actor, void *context, const void *co
     self->last_checkpoint = NO_CHECKPOINT;
     self->tokens = self->known->tokens_before;
     begin_step(self);
+    self->copied = UINT64_MAX; /* until somebody says that there are copies */
     tr_status status = begin_again(self, err);
+    self->held_generation = (uint64_t)self->step + 1;
     if (status) {
         coordinator_stop(actor, self);
         return status;

@@ -38,6 +38,9 @@ typedef struct tr__coordinator {
     uint64_t *evaluated_tokens;
     uint32_t n_evaluated;
 
+    /* Generations: the newest that all stages hold or will before anything is held again, and the newest that is on another
+     * host as well. A state is overwritten only when a newer one of all stages is there too. */
+    uint64_t held_generation, copied;
     uint32_t n_updated;       /* votes for the step committed last */
     uint32_t n_checkpoints;   /* asked for and not yet answered */
     uint32_t last_checkpoint; /* updates; TR__NO_CHECKPOINT before the first */

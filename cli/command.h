@@ -15,7 +15,7 @@ typedef struct command {
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 extern const command command_train, command_plan, command_sample, command_eval, command_keygen, command_ps,
-    command_top, command_scale;
+    command_top, command_scale, command_worker;
 
 /* "--name VALUE" or "--name=VALUE" at *at: sets *value and moves *at to the last argument taken. A missing value is told. */
 bool command_option(const char *name, int n_arguments, char **arguments, int *at, const char **value,

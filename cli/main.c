@@ -16,8 +16,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const command *const commands[] = {&command_train,  &command_plan, &command_sample, &command_eval,
-                                          &command_keygen, &command_ps,   &command_top,    &command_scale};
+static const command *const commands[] = {&command_train, &command_plan,   &command_sample,
+                                          &command_eval,  &command_keygen, &command_worker,
+                                          &command_ps,    &command_top,    &command_scale};
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 static void print_help(FILE *stream)

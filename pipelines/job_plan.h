@@ -86,12 +86,26 @@ typedef struct tr_job_plan {
     tr_devices devices;
     tr_topology topology;
     int64_t *n_elements; /* of each parameter of the model */
+    int32_t *host_of;    /* by node: see tr_job_hosts */
+    uint32_t *equals;    /* by actor: the same */
 } tr_job_plan;
 
 /* config is taken over. recipe must outlive the plan. Errors: TR_EINVAL, TR_ENOMEM. */
 tr_status tr_job_plan_init(tr_job_plan *self, const tr_recipe *recipe, tr_model_config *config,
                            const tr_data *data, const tr_start *start, tr_error *err);
 void tr_job_plan_release(tr_job_plan *self);
+/* job_hosts.c. The host of a node as the plan has it: whole replicas stay together where there are as many as hosts, else
+ * neighbours of a pipeline. 0, the head's own, where the job has but one. */
+int32_t tr_job_host_of(const tr_recipe *recipe, int32_t node);
+/* The node of a replica's data shard: that of its first stage, or one of the head's host where that is elsewhere, so that only
+ * that host needs the data. */
+int32_t tr_job_shard_node(const tr_recipe *recipe, const tr_training_plan *plan, uint32_t replica);
+/* Fills in host_of and equals. Errors: TR_ENOMEM. */
+tr_status tr_job_plan_spread(tr_job_plan *self, tr_error *err);
+/* Who is where, and how the loss of a host is survived; nothing where there is but one. */
+void tr_job_plan_print_hosts(const tr_job_plan *self, FILE *stream);
+/* By which a host may ask for this plan and no other (`troupe worker --plan`). */
+tr_status tr_job_plan_hash(const tr_job_plan *self, char hex[17], tr_error *err);
 /* Of the stage that is this actor; NULL: it is none. */
 const tr_stage_budget *tr_job_plan_budget(const tr_job_plan *self, tr_actor_id id);
 /* What it takes of its device's memory, 0 for the CPU, and of the host's. */

@@ -126,6 +126,7 @@ void tr_job_plan_print(const tr_job_plan *self, FILE *stream)
         fputc('\n', stream);
     }
     tr_job_plan_print_memory(self, stream);
+    tr_job_plan_print_hosts(self, stream);
     fprintf(stream, "\n%-12s %-24s %-24s %6s %12s\n", "edge", "from", "to", "slots", "bytes each");
     for (size_t e = 0; e < self->topology.n_edges; e++) {
         const tr_edge_spec *edge = &self->topology.edges[e];

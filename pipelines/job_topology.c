@@ -82,8 +82,11 @@ static tr_status add_placed(tr_job_plan *self, const char *name, const char *beh
     tr_status status = tr_place_pack(self, replica, stage, &config, &config_bytes, err);
     if (status) return status;
     tr_actor_id id;
-    status = tr_topology_add_actor(&self->topology, name, behavior, node_of(&self->training, replica, stage),
-                                   config, config_bytes, state_bytes, &id, err);
+    bool is_shard = state_bytes == 0;
+    int32_t node = is_shard ? tr_job_shard_node(self->recipe, &self->training, replica)
+                            : node_of(&self->training, replica, stage);
+    status = tr_topology_add_actor(&self->topology, name, behavior, node, config, config_bytes, state_bytes,
+                                   &id, err);
     tr_free(config);
     return status;
 }
@@ -305,6 +308,7 @@ tr_status tr_job_plan_init(tr_job_plan *self, const tr_recipe *recipe, tr_model_
     if (!status) status = for_each_stage(self, false, err);
     if (!status) status = add_actors(self, err);
     if (!status) status = for_each_stage(self, true, err);
+    if (!status) status = tr_job_plan_spread(self, err);
     if (!status) {
         budget_edges(self);
         status = check_gpus(self, err);
@@ -318,6 +322,8 @@ void tr_job_plan_release(tr_job_plan *self)
     tr_topology_release(&self->topology);
     tr_free(self->budgets);
     tr_free(self->n_elements);
+    tr_free(self->host_of);
+    tr_free(self->equals);
     tr_devices_release(&self->devices);
     tr_model_plan_release(&self->model);
     *self = (tr_job_plan){0};

@@ -82,6 +82,7 @@ typedef struct tr_recipe {
         int32_t pieces;         /* stages of each worker: worker p has p, p + pipeline, p + 2 pipeline, ... */
         bool processes;         /* a process for each actor; false: one process */
         int32_t threads;        /* of each worker's pool */
+        int32_t hosts;          /* that the workers are spread over; the others join */
         tr_recipe_stage_list stages; /* none: balanced by cost */
         int32_t stash;               /* stash credits of a stage beyond those of 1F1B */
     } layout;
@@ -89,9 +90,12 @@ typedef struct tr_recipe {
     tr_recipe_dtype dtype;
     tr_reduction reduction;
     tr_transport_kind transport;
-    struct {           /* with transport zmq */
-        char *address; /* of this machine, where processes listen; NULL: unseen by other machines */
-        char *key;     /* a file of `troupe keygen`; NULL only where the address is of loopback */
+    struct {               /* with transport zmq */
+        char *address;     /* of this machine, where processes listen; NULL: unseen by other machines */
+        char *key;         /* a file of `troupe keygen`; NULL only where the address is of loopback */
+        int32_t port;      /* at that address, where other hosts knock */
+        int32_t wait;      /* seconds that they have to come at the beginning */
+        int32_t copy_rate; /* MiB/s of state copies at most, of each host; 0: no bound */
     } network;
     bool trace; /* writes RUN/trace.json */
     tr_recovery recovery;
@@ -100,6 +104,9 @@ typedef struct tr_recipe {
         int32_t hung_after;        /* seconds */
         int32_t stall_after;       /* the same */
         int32_t hold_every;        /* see tr_plan_holds_after */
+        int32_t silence;           /* seconds, of a host */
+        int32_t wait_for_host;     /* seconds, behind the loss of one */
+        bool copies;               /* of states on other hosts */
         int32_t lease;             /* the same; 0: agent and workers end with the head. See tr_job_lease */
     } supervision;
     struct {

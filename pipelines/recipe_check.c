@@ -169,8 +169,11 @@ static void fill_dependent(reading *self)
         recipe->layout.stages.count ? (int64_t)recipe->layout.stages.count : recipe->layout.pieces;
     int64_t pipeline = stages / recipe->layout.pieces;
     fill_integer(self, "layout.pipeline", &recipe->layout.pipeline, pipeline > 0 ? pipeline : 1);
+    bool is_spread = recipe->layout.hosts > 1;
+    bool copies = is_spread && recipe->supervision.copies && recipe->layout.data == 1;
     fill_integer(self, "supervision.hold_every", &recipe->supervision.hold_every,
-                 asks_for_gpus(recipe) ? 16 : 1);
+                 asks_for_gpus(recipe) || copies ? 16 : 1);
+    fill_integer(self, "supervision.lease", &recipe->supervision.lease, is_spread ? 0 : 30);
     if (!is_given(self, "transport"))
         recipe->transport = recipe->layout.processes ? TR_TRANSPORT_UCX : TR_TRANSPORT_INPROC;
 }
@@ -352,6 +355,44 @@ static tr_status check_network(const reading *self, tr_error *err)
     return TR_OK;
 }
 
+/* Hosts are joined over zmq with a key, and end with their head. */
+static tr_status check_hosts(const reading *self, tr_error *err)
+{
+    const tr_recipe *recipe = &self->recipe;
+    int line = line_of(self, "layout.hosts");
+    int64_t workers = (int64_t)recipe->layout.data * recipe->layout.pipeline;
+    if (recipe->layout.hosts == 1) return TR_OK;
+    if (recipe->transport != TR_TRANSPORT_ZMQ)
+        return tr__recipe_refuse(
+            self, line, "layout.hosts", NULL, err,
+            "needs transport: zmq, which alone goes from host to host; the transport is %s",
+            tr_transport_kind_name(recipe->transport));
+    if (!recipe->network.address || !recipe->network.key)
+        return tr__recipe_refuse(
+            self, line, "layout.hosts", NULL, err,
+            "needs network.%s; give network: {address: 10.0.0.5, key: troupe.key} (`troupe "
+            "keygen` makes the key)",
+            recipe->network.address ? "key" : "address");
+    if (recipe->layout.hosts > workers)
+        return tr__recipe_refuse(self, line, "layout.hosts", NULL, err,
+                                 "is more than the %lld workers of layout.data %d x layout.pipeline %d",
+                                 (long long)workers, recipe->layout.data, recipe->layout.pipeline);
+    const char *key = recipe->supervision.lease ? "supervision.lease"
+                      : recipe->head.standby    ? "head.standby"
+                                                : NULL;
+    if (key)
+        return tr__recipe_refuse(
+            self, line_of(self, key), key, NULL, err,
+            "does not go with layout.hosts %d: all hosts end with the head, and --resume goes on "
+            "from the newest checkpoint; leave it out",
+            recipe->layout.hosts);
+    if (recipe->recovery == TR_RECOVERY_REPLAY)
+        return tr__recipe_refuse(self, line_of(self, "recovery"), "recovery", NULL, err,
+                                 "is for one host, and layout.hosts is %d; give recovery: step",
+                                 recipe->layout.hosts);
+    return TR_OK;
+}
+
 /* What is kept lies in the host's memory, and is of one step. */
 static tr_status check_replay(const reading *self, tr_error *err)
 {
@@ -405,6 +446,7 @@ tr_status tr__recipe_resolve(tr__recipe_reading *self, tr_error *err)
     if (!status) status = check_layout(self, err);
     if (!status) status = check_chaos(self, err);
     if (!status) status = check_network(self, err);
+    if (!status) status = check_hosts(self, err);
     if (!status) status = check_replay(self, err);
     if (!status && recipe->model.preset) status = check_preset(self, err);
     return status;

@@ -86,6 +86,7 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"layout.pieces", AT(layout.pieces), .type = TR__INTEGER, TO(1, 4096), BY_DEFAULT("1"), .help = "stages of each of them, dealt out in turns: less idling, more messages"},
     {"layout.processes", AT(layout.processes), .type = TR__FLAG, BY_DEFAULT("true"), .help = "a process for each worker; false: all in one"},
     {"layout.threads", AT(layout.threads), .type = TR__INTEGER, TO(1, 256), BY_DEFAULT("1"), .help = "of each worker; changes no bit"},
+    {"layout.hosts", AT(layout.hosts), .type = TR__INTEGER, TO(1, 64), BY_DEFAULT("1"), .help = "machines that the workers are spread over: this one, and others that come with `troupe worker --join`"},
     {"layout.stages", AT(layout.stages), .type = TR__STAGES, TO(1, 4096), ELSE("balanced by cost"), .help = "decoder layers of each of the pipeline x pieces stages, or {layers: 2, device: cuda}"},
     {"layout.stash", AT(layout.stash), .type = TR__INTEGER, TO(0, 4096), BY_DEFAULT("1"), .help = "micro-batches a stage may hold beyond those of 1F1B: memory for less idling"},
 
@@ -95,6 +96,9 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"transport", AT(transport), .type = TR__CHOICE, .choices = transports, ELSE("ucx; inproc in one process"), .help = "what carries messages between workers"},
     {"network.address", AT(network.address), .type = TR__TEXT, ELSE("none: within this machine"), .help = "zmq: the address of this machine, such as 10.0.0.5, at which processes listen"},
     {"network.key", AT(network.key), .type = TR__TEXT, ELSE("none: only on loopback"), .help = "zmq: the key file (troupe keygen) by which processes know one another"},
+    {"network.port", AT(network.port), .type = TR__INTEGER, TO(1, 65535), BY_DEFAULT("7600"), .help = "of network.address, where other hosts ask to join"},
+    {"network.wait", AT(network.wait), .type = TR__INTEGER, TO(1, 86400), BY_DEFAULT("600"), .help = "seconds that hosts have to join at the beginning"},
+    {"network.copy_rate", AT(network.copy_rate), .type = TR__INTEGER, UP(0), BY_DEFAULT("0"), .help = "MiB a second that copies of states may take of a host's network at most; 0: what there is"},
 
     {"trace", AT(trace), .type = TR__FLAG, BY_DEFAULT("false"), .help = "write what each actor did when into trace.json, for Perfetto"},
 
@@ -106,8 +110,11 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"supervision.period", AT(supervision.period), .type = TR__INTEGER, TO(1, 86400), BY_DEFAULT("60"), .help = "seconds"},
     {"supervision.hung_after", AT(supervision.hung_after), .type = TR__INTEGER, TO(1, 86400), BY_DEFAULT("60"), .help = "seconds without a sign of work after which a worker is killed and replaced"},
     {"supervision.stall_after", AT(supervision.stall_after), .type = TR__INTEGER, TO(1, 86400), BY_DEFAULT("60"), .help = "seconds without the end of a step, and at least ten times a step's, after which it is told who holds up all"},
-    {"supervision.hold_every", AT(supervision.hold_every), .type = TR__INTEGER, TO(1, TR_MAX_HOLD_EVERY), ELSE("1; with GPUs 16"), .help = "steps between states that are held against deaths; a death costs at most twice as many"},
-    {"supervision.lease", AT(supervision.lease), .type = TR__INTEGER, TO(0, 86400), BY_DEFAULT("30"), .help = "seconds that workers wait for --resume when the head has died; 0: they end with it"},
+    {"supervision.hold_every", AT(supervision.hold_every), .type = TR__INTEGER, TO(1, TR_MAX_HOLD_EVERY), ELSE("1; with GPUs or copies 16"), .help = "steps between states that are held against deaths; a death costs at most twice as many"},
+    {"supervision.silence", AT(supervision.silence), .type = TR__INTEGER, TO(1, 25), BY_DEFAULT("10"), .help = "seconds without a word after which a host is lost, and ends its workers by itself"},
+    {"supervision.wait_for_host", AT(supervision.wait_for_host), .type = TR__INTEGER, TO(0, 86400), BY_DEFAULT("0"), .help = "seconds that the workers of a lost host wait for another host before the others take them over"},
+    {"supervision.copies", AT(supervision.copies), .type = TR__FLAG, BY_DEFAULT("true"), .help = "with several hosts: each state that no other host has anyway is copied to one"},
+    {"supervision.lease", AT(supervision.lease), .type = TR__INTEGER, TO(0, 86400), ELSE("30; on several hosts 0"), .help = "seconds that workers wait for --resume when the head has died; 0: they end with it"},
     {"head.standby", AT(head.standby), .type = TR__FLAG, BY_DEFAULT("false"), .help = "a second head waits, and goes on by itself when the first one dies"},
     {"chaos.at", AT(chaos.at), .type = TR__TEXT, .help = "faults on purpose: EPOCH/ACTOR/ACTIVITY/STEP/SIGNAL, ..."},
     {"chaos.seed", AT(chaos.seed), .type = TR__SEED, REAL_UP, BY_DEFAULT("1"), .help = "of the moments and victims of kills by chance"},

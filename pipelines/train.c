@@ -368,6 +368,7 @@ static tr_status run_job(training *self, tr_error *err)
                               .changes = changes,
                               .context = self,
                               .on_event = on_event};
+    tr__training_hosts(self, &options.hosts);
     const tr_layout layout = tr_layout_of(recipe);
     status = tr__training_lease(self, &options.lease, err);
     if (!status) status = tr_run_epoch_in(self->run, options.recovery.first_epoch, &layout, err);
@@ -447,6 +448,7 @@ tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, boo
     }
     if (!status) status = find_start(&self, options->resume || options->standby, err);
     if (!status) status = read_network(&self, err);
+    if (!status) status = tr__training_make_absolute(&self, err);
     if (!status) status = prepare(&self, err);
     if (!status) status = tr__training_choose_orphans(&self, options->progress, err);
     if (!status) status = tr__training_make_memory(&self, err);

@@ -42,10 +42,11 @@ typedef struct tr__training {
     tr_weights *weights;             /* of a directory: for the names it gives its tensors */
     tr_checkpoint_files *files;
     tr_run *run;
-    tr_trace_file *trace;     /* NULL: not wanted, or it could not be written */
-    uint64_t n_dropped;       /* spans of it that people know to be missing */
-    char bind[TR_BIND_CHARS]; /* "": nodes choose */
-    tr_curve_key key;         /* where the recipe names one */
+    tr_trace_file *trace;           /* NULL: not wanted, or it could not be written */
+    uint64_t n_dropped;             /* spans of it that people know to be missing */
+    char bind[TR_BIND_CHARS];       /* "": nodes choose */
+    char listen[TR_BIND_CHARS + 8]; /* of the door, with several hosts */
+    tr_curve_key key;               /* where the recipe names one */
     tr_stall_watch watch;
     const tr_place_seen *places; /* the job's; NULL before it says so */
     uint64_t began_ns;
@@ -75,6 +76,11 @@ tr_status tr__training_make_memory(tr__training *self, tr_error *err);
 tr_status tr__training_open_directory(tr__training *self, tr_error *err);
 /* ms 0 where the recipe wants none. The directory is opened. Errors: TR_EIO. */
 tr_status tr__training_lease(tr__training *self, tr_job_lease *lease, tr_error *err);
+
+/* train_hosts.c. Several hosts: where they knock, and what is told of them; count 1 where the recipe wants no others. */
+void tr__training_hosts(tr__training *self, tr_job_hosts *hosts);
+/* What hosts read for themselves is named so that all find it: a relative path means something else there. */
+tr_status tr__training_make_absolute(tr__training *self, tr_error *err);
 
 /* train_standby.c. Where the recipe wants one and none is there. One that cannot be started is told and not needed. */
 void tr__training_start_standby(tr__training *self);

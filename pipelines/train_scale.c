@@ -124,6 +124,9 @@ static tr_status check_now(const tr__scale *self, tr_error *err)
     const tr__training *training = self->training;
     if (training->recipe->trace)
         return tr_fail(err, TR_EINVAL, "this run writes a trace (trace: true), which knows one layout only");
+    if (training->recipe->layout.hosts > 1)
+        return tr_fail(err, TR_EINVAL,
+                       "a job on several hosts (layout.hosts) keeps the layout that it began with");
     const tr_step_record *last = tr_run_last(training->run);
     if (last && last->step >= (uint32_t)training->recipe->train.steps)
         return tr_fail(err, TR_EINVAL, "the run has done its steps");

@@ -72,7 +72,10 @@ enum {
     /* To a supervisor; source is the child, frame.incarnation which life of it, the body a text. */
     TR_TOPIC_CHILD_STARTED, /* step: a tr_status; the text says why it could not begin */
     TR_TOPIC_CHILD_ENDED,   /* step: a tr_end; the text says why */
-    TR_TOPIC_CHILD_LOST     /* its node was lost */
+    TR_TOPIC_CHILD_LOST,    /* its node was lost */
+    /* From the head where the job has copies of its states on other hosts: the newest generation, a number, that all of
+     * those have whole. Until it comes there are none to wait for. */
+    TR_TOPIC_COPIED
 };
 
 /* How an actor ended: reasons "normal", "shutdown" and all others of Erlang/OTP. */

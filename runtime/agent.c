@@ -7,7 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "runtime/agent_internal.h"
+#include "runtime/agent_hosts.h"
 #include "runtime/control_messages.h"
 #include "runtime/lease.h"
 #include "runtime/leftovers.h"
@@ -20,7 +20,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { TICK_MS = 50, STOPPED_MS = 2000, BROKEN_LINK_MS = 2000 };
+enum { TICK_MS = 50, HOSTED_TICK_MS = 10, STOPPED_MS = 2000, BROKEN_LINK_MS = 2000 };
 
 typedef tr__agent agent;
 typedef tr__ward ward;
@@ -126,6 +126,10 @@ static void on_tick(void *context, uint64_t now_ns)
     for (int32_t i = 1; i < self->launch->node; i++)
         if (self->wards[i].leaving && now_ns > self->wards[i].leave_until_ns)
             tr_process_kill(self->wards[i].pidfd, SIGKILL);
+    if (self->hosts && !self->stopping && !tr__agent_hosts_on_tick(self->hosts, now_ns)) {
+        self->head_lost = true;
+        begin_stop(self, 0);
+    }
     if (self->silent_ns && now_ns > self->silent_ns + (uint64_t)BROKEN_LINK_MS * 1000000) begin_stop(self, 0);
     if (!self->stopping || now_ns < self->kill_at_ns) return;
     for (int32_t i = 1; i < self->launch->node; i++)
@@ -136,8 +140,9 @@ static void on_peer_lost(void *context, int32_t peer, bool control, const char *
 {
     (void)control; /* it has no other */
     agent *self = context;
+    if (self->hosts && peer != TR_NODE_HEAD) tr__agent_hosts_lost_link(self->hosts, peer);
     if (peer != TR_NODE_HEAD) return;
-    tr_log(TR_LOG_INFO, "the head is gone: %s", reason);
+    tr_log(self->launch->silence_ms ? TR_LOG_WARNING : TR_LOG_INFO, "the head is gone: %s", reason);
     self->head_lost = true;
     if (!self->launch->lease_ms || self->stopping)
         begin_stop(self, 0);
@@ -172,12 +177,12 @@ static void mend_states(agent *self, const ward *worker)
  * predecessor left. */
 static tr_status make_memory(agent *self, ward *worker, tr_error *err)
 {
-    if (worker->activity) {
+    tr_status status = TR_OK;
+    if (worker->activity)
         tr_activity_clear(worker->activity);
-        mend_states(self, worker);
-        return TR_OK;
-    }
-    tr_status status = tr_activity_page_new(&worker->activity, &worker->activity_descriptor, err);
+    else
+        status = tr_activity_page_new(&worker->activity, &worker->activity_descriptor, err);
+    mend_states(self, worker);
     for (size_t i = 0; i < self->topology.n_actors && status == TR_OK; i++) {
         const tr_actor_spec *actor = &self->topology.actors[i];
         if (actor->node == worker->node && actor->state_bytes > 0 && !self->states[i])
@@ -246,7 +251,7 @@ static tr_status start_worker(agent *self, int32_t node, tr_error *err)
 
 /* The head ends the job on hearing this;
  * the agent goes on until it is told to stop, as with any other failure. */
-static void tell_failure(agent *self, const tr_error *error)
+void tr__agent_tell_failure(agent *self, const tr_error *error)
 {
     tr_control_note note = {.node = self->launch->node, .pid = getpid(), .status = error->status};
     memcpy(note.text, error->message, sizeof note.text);
@@ -257,8 +262,18 @@ static tr_status replace_dead(agent *self, tr_error *err)
 {
     tr_status status = TR_OK;
     for (int32_t node = 1; node < self->topology.n_nodes && status == TR_OK; node++)
-        if (self->wards[node].pidfd < 0) status = start_worker(self, node, err);
+        if (self->wards[node].pidfd < 0 && (!self->hosts || tr__agent_hosts_are_ready(self->hosts, node)))
+            status = start_worker(self, node, err);
     return status;
+}
+
+void tr__agent_hosts_start(agent *self)
+{
+    tr_error err;
+    for (int32_t node = 1; node < self->topology.n_nodes; node++)
+        if (self->wards[node].pidfd >= 0 && !tr__agent_hosts_are_ready(self->hosts, node))
+            tr_process_kill(self->wards[node].pidfd, SIGKILL);
+    if (!self->stopping && replace_dead(self, &err) != TR_OK) tr__agent_tell_failure(self, &err);
 }
 
 /* Somebody left politely: the epoch has begun before that. */
@@ -266,7 +281,7 @@ static void replace(agent *self, int32_t node)
 {
     tr_error err;
     if (!self->stopping && !self->head_lost && start_worker(self, node, &err) != TR_OK)
-        tell_failure(self, &err);
+        tr__agent_tell_failure(self, &err);
 }
 
 /* Those that are dead are replaced; the living hear of the epoch from the head. */
@@ -276,7 +291,7 @@ static void begin_epoch(agent *self, const tr_control_note *note)
     if (self->stopping || note->epoch <= self->epoch) return;
     self->epoch = note->epoch;
     tr__agent_settle(self, note->layout);
-    if (replace_dead(self, &err) != TR_OK) tell_failure(self, &err);
+    if (replace_dead(self, &err) != TR_OK) tr__agent_tell_failure(self, &err);
 }
 
 static void fence(agent *self, int32_t node)
@@ -288,6 +303,9 @@ static void fence(agent *self, int32_t node)
 static void on_system(void *context, int32_t peer, const tr_message *message)
 {
     tr_control_note note;
+    const agent *self = context;
+    if (self->hosts && peer == TR_NODE_HEAD) tr__agent_hosts_heard(self->hosts);
+    if (self->hosts && tr__agent_hosts_hear(self->hosts, peer, message)) return;
     if (peer != TR_NODE_HEAD) return;
     if (message->frame.edge == TR_CONTROL_PREPARE) {
         tr__agent_prepare(context, message);
@@ -323,7 +341,7 @@ static tr_status connect_head(agent *self, tr_error *err)
     if (status == TR_OK && launch->lease_ms)
         status = tr_node_watch(self->node, self->head, on_head_end, self, err);
     if (status == TR_OK) status = tr_node_connect(self->node, TR_NODE_HEAD, launch->head_address, NULL, err);
-    tr_control_hello hello = {.epoch = launch->epoch};
+    tr_control_hello hello = {.epoch = launch->epoch, .member = launch->member};
     if (status == TR_OK) status = tr_control_send_hello(self->node, TR_NODE_HEAD, &hello, err);
     return status;
 }
@@ -358,8 +376,9 @@ static tr_status start_all(agent *self, tr_error *err)
     for (size_t i = 0; i < n_nodes; i++)
         self->wards[i] =
             (ward){.agent = self, .node = (int32_t)i, .pidfd = -1, .word = -1, .activity_descriptor = -1};
-    tr_status status = connect_head(self, err);
-    for (int32_t node = 1; node < self->topology.n_nodes && status == TR_OK; node++)
+    tr_status status = self->launch->hosted ? tr__agent_hosts_new(&self->hosts, self, err) : TR_OK;
+    if (status == TR_OK) status = connect_head(self, err);
+    for (int32_t node = 1; node < self->topology.n_nodes && status == TR_OK && !self->hosts; node++)
         status = start_worker(self, node, err);
     return status;
 }
@@ -367,6 +386,7 @@ static tr_status start_all(agent *self, tr_error *err)
 static void release(agent *self)
 {
     tr_node_destroy(&self->node);
+    tr__agent_hosts_destroy(&self->hosts);
     tr__agent_drop_prepared(self);
     for (int32_t i = 1; self->wards && i < self->launch->node; i++) {
         if (self->wards[i].activity_descriptor >= 0) close(self->wards[i].activity_descriptor);
@@ -384,8 +404,8 @@ static void release(agent *self)
 /* Beside one head: until it says stop and all workers are reaped, or it is gone. */
 static tr_status serve(agent *self, tr_status status, tr_error *problem)
 {
-    if (status != TR_OK && self->node) tell_failure(self, problem);
-    if (self->node) tr_node_run(self->node, TICK_MS, on_tick);
+    if (status != TR_OK && self->node) tr__agent_tell_failure(self, problem);
+    if (self->node) tr_node_run(self->node, self->hosts ? HOSTED_TICK_MS : TICK_MS, on_tick);
     if (self->orphaned) status = TR_OK; /* what could not be done for a head that is dead */
     if (status == TR_OK && self->node) status = tr_node_failure(self->node, problem);
     return status;

@@ -10,6 +10,7 @@
 #include "runtime/node.h"
 
 struct tr__agent;
+typedef struct tr__agent_hosts tr__agent_hosts;
 
 typedef struct tr__ward { /* one worker in the agent's care */
     struct tr__agent *agent;
@@ -34,6 +35,7 @@ typedef struct tr__agent {
     tr_state_region **states;      /* by actor */
     uint32_t layout;               /* see tr_control_note */
     struct tr__prepared *prepared; /* a change that may come; NULL: none */
+    tr__agent_hosts *hosts;        /* NULL: all workers are its */
     int32_t n_alive;
     uint32_t epoch;
     bool stopping, head_lost;

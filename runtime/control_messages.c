@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { NOTE_FIELDS = 11, HELLO_FIELDS = 8, LOAD_FIELDS = 3 };
+enum { NOTE_FIELDS = 11, HELLO_FIELDS = 9, LOAD_FIELDS = 3 };
 
 void tr_control_send_note(tr_node *node, int32_t peer, tr_control_topic topic, const tr_control_note *note)
 {
@@ -70,6 +70,7 @@ tr_status tr_control_send_hello(tr_node *node, int32_t peer, tr_control_hello *h
     tr_pack_array(&packer, HELLO_FIELDS);
     tr_pack_int(&packer, hello->pid);
     tr_pack_uint(&packer, hello->epoch);
+    tr_pack_int(&packer, hello->member);
     tr_pack_uint(&packer, hello->has_state);
     for (int i = 0; i < 2; i++) tr_pack_uint(&packer, hello->generations[i]);
     tr_pack_uint(&packer, hello->n_rotten);
@@ -90,6 +91,7 @@ tr_status tr_control_read_hello(const tr_message *message, tr_control_hello *hel
     if (tr_unpack_array(&unpacker, HELLO_FIELDS) != HELLO_FIELDS) unpacker.bad = true;
     hello->pid = (int32_t)tr_unpack_int(&unpacker, 1, INT32_MAX);
     hello->epoch = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
+    hello->member = (int32_t)tr_unpack_int(&unpacker, 0, INT32_MAX);
     hello->has_state = tr_unpack_uint(&unpacker, 1) != 0;
     for (int i = 0; i < 2; i++) hello->generations[i] = tr_unpack_uint(&unpacker, UINT64_MAX);
     hello->n_rotten = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);

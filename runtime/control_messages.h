@@ -54,7 +54,13 @@ typedef enum tr_control_topic {
     TR_CONTROL_HUNG,    /* from the agent: worker note.node gives no sign of work; the text says of what */
     TR_CONTROL_LEAVING, /* from a worker: somebody wants it to end (SIGTERM) */
     TR_CONTROL_PREPARE, /* to the agent: runtime/change.h */
-    TR_CONTROL_PREPARED /* from it: the state of note.layout is dealt, or note.status and text why not; nothing has changed */
+    TR_CONTROL_PREPARED, /* from it: the state of note.layout is dealt, or note.status and text why not; nothing has changed */
+    /* Several hosts (host_messages.h): */
+    TR_CONTROL_HOMES, /* from the head to all agents, in place of EPOCH: who starts which workers, with what state */
+    TR_CONTROL_BEAT,       /* between head and agents: only that it lives */
+    TR_CONTROL_SLOT,       /* from agent to agent: a part of a state slot */
+    TR_CONTROL_SLOT_TAKEN, /* the answer */
+    TR_CONTROL_HELD        /* from an agent to the head: it has a whole copy */
 } tr_control_topic;
 
 /* One shape for all that is small. What does not apply is 0. */
@@ -73,6 +79,7 @@ typedef struct tr_control_note {
 typedef struct tr_control_hello {
     int32_t pid;
     uint32_t epoch; /* that it greets in */
+    int32_t member; /* whose worker it is (host_messages.h); 0 on one host */
     bool has_state;
     uint64_t generations[2]; /* that all its state regions hold whole; 0: none */
     uint32_t n_rotten;       /* slots that no longer held what had been published */

@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "base/spin.h"
 #include "runtime/activity.h"
+#include "runtime/hosts.h"
 #include "runtime/worker.h"
 
 #include <signal.h>
@@ -14,12 +15,9 @@
 #include <unistd.h>
 
 enum {
-    GRACE_MS = 500,       /* what has not ended by itself after this is killed by the agent */
     AGENT_GRACE_MS = 800, /* and the agent itself after this much more */
-    SUSPICION_MS = 400,   /* how long a broken link waits for the word of the agent, which knows why */
-    HELD_MS = 1500,       /* how long a failure for want of a peer waits for the death that explains it */
+    LEAVING_MS = 1500,    /* the same of agents on other hosts */
     FAREWELL_MS = 200,    /* how long an agent that ended may have had its last words under way */
-    GREETING_MS = 60000,  /* for a program to start; loading may take as long as it needs */
     LINE_BYTES = TR_ERROR_SIZE + 256
 };
 
@@ -54,6 +52,7 @@ static void send_stop(tr_head *self, uint32_t grace_ms)
     for (int32_t i = 1; i < self->topology->n_nodes; i++)
         if (self->workers[i].greeted) tr_control_send_note(self->node, i, TR_CONTROL_STOP, &note);
     if (tr_crew_agent_pid(self->crew)) tr_control_send_note(self->node, self->agent, TR_CONTROL_STOP, &note);
+    if (self->hosts) tr_hosts_stop(self->hosts, &note);
     uint64_t deadline_ns = tr_node_now_ns(self->node) + (uint64_t)(grace_ms + AGENT_GRACE_MS) * 1000000;
     if (self->deadline_ns == 0 || deadline_ns < self->deadline_ns) self->deadline_ns = deadline_ns;
 }
@@ -78,7 +77,7 @@ void tr_head_end_because(tr_head *self, tr_status status, const char *text)
 {
     tr_error cause;
     tr_fail(&cause, status, "%s", text);
-    tr_head_end(self, &cause, GRACE_MS);
+    tr_head_end(self, &cause, TR_HEAD_GRACE_MS);
 }
 
 /* A failure for want of a peer may be heard of before the death that explains it, and then is none. */
@@ -143,6 +142,7 @@ static void start(tr_head *self)
     self->n_readopted = 0;
     self->changing = false;
     tr_node_start_actors(self->node);
+    if (self->hosts) tr_hosts_started(self->hosts);
     if (self->signals > 0 &&
         self->options->stop_actor) /* what was asked before counts for its next life too */
         tr_node_post(self->node, self->options->stop_actor, TR_TOPIC_STOP_REQUESTED, NULL, 0);
@@ -171,7 +171,7 @@ static void load(tr_head *self)
     self->phase = TR_HEAD_LOADING;
     self->fenced_ns = tr_node_now_ns(self->node);
     if (self->changed_ns && tr_head_begin_again(self, &err) != TR_OK) {
-        tr_head_end(self, &err, GRACE_MS);
+        tr_head_end(self, &err, TR_HEAD_GRACE_MS);
         return;
     }
     tr_node_set_epoch(self->node, self->epoch, self->generation);
@@ -188,7 +188,7 @@ static void load(tr_head *self)
     else if (status == TR_OK)
         node_ready(self, TR_NODE_HEAD);
     else
-        tr_head_end(self, &err, GRACE_MS);
+        tr_head_end(self, &err, TR_HEAD_GRACE_MS);
 }
 
 static void tell_rotten(tr_head *self, int32_t node)
@@ -203,6 +203,7 @@ static void tell_rotten(tr_head *self, int32_t node)
 static void greeted(tr_head *self, int32_t node, const tr_message *message)
 {
     tr_error err = {0};
+    tr_control_hello hello;
     tr_head_worker *worker = &self->workers[node];
     if (self->phase == TR_HEAD_ENDING) { /* came too late to hear it with the others */
         const tr_control_note stop = {0};
@@ -211,16 +212,22 @@ static void greeted(tr_head *self, int32_t node, const tr_message *message)
         return;
     }
     if (worker->greeted) return;
+    bool readable = tr_control_read_hello(message, &hello, &err) == TR_OK;
+    if (self->hosts && readable && !tr_hosts_is_home(self->hosts, node, hello.member)) {
+        tr_node_disconnect(self->node, node); /* of a host that is lost: it ends when it hears that */
+        return;
+    }
     if (message->frame.epoch != self->epoch) { /* it began before the last change, and has to hear of that */
         const tr_control_note note = {.epoch = self->epoch, .layout = self->layout};
         tr_node_found(self->node, node);
         tr_control_send_note(self->node, node, TR_CONTROL_EPOCH, &note);
         return;
     }
-    if (tr_control_read_hello(message, &worker->hello, &err) != TR_OK) {
-        tr_head_end(self, &err, GRACE_MS);
+    if (!readable) {
+        tr_head_end(self, &err, TR_HEAD_GRACE_MS);
         return;
     }
+    worker->hello = hello;
     worker->greeted = true;
     tr_node_found(self->node, node);
     if (worker->hello.n_rotten) tell_rotten(self, node);
@@ -231,9 +238,12 @@ static void greeted(tr_head *self, int32_t node, const tr_message *message)
 static void agent_greeted(tr_head *self, int32_t node, const tr_message *message)
 {
     tr_control_hello hello;
-    if (tr_control_read_hello(message, &hello, NULL) != TR_OK || hello.epoch < self->agent_epoch) return;
-    self->agent_is_here = true;
+    bool is_own = node == self->topology->n_nodes;
+    if (tr_control_read_hello(message, &hello, NULL) != TR_OK) return;
+    if (is_own && hello.epoch < self->agent_epoch) return;
+    if (is_own) self->agent_is_here = true;
     tr_node_found(self->node, node);
+    if (self->hosts) tr_hosts_greeted(self->hosts, node, &hello);
 }
 
 void tr_head_begin(tr_head *self)
@@ -241,7 +251,7 @@ void tr_head_begin(tr_head *self)
     self->workers[TR_NODE_HEAD].greeted = true;
     if (!self->crew && self->phase == TR_HEAD_GREETING) load(self);
     self->greeted_from_ns = tr_node_now_ns(self->node);
-    self->greeting_until_ns = self->greeted_from_ns + (uint64_t)GREETING_MS * 1000000;
+    self->greeting_until_ns = self->greeted_from_ns + (uint64_t)TR_HEAD_GREETING_MS * 1000000;
 }
 
 void tr_head_run(tr_head *self)
@@ -331,7 +341,7 @@ static void worker_ready(tr_head *self, int32_t node, const tr_control_note *not
 static void job_ended(tr_head *self, const tr_control_note *note)
 {
     if (note->status == TR_OK)
-        tr_head_end(self, NULL, GRACE_MS);
+        tr_head_end(self, NULL, TR_HEAD_GRACE_MS);
     else
         hold(self, note->status, note->text);
 }
@@ -339,18 +349,28 @@ static void job_ended(tr_head *self, const tr_control_note *note)
 static void worker_started(tr_head *self, const tr_control_note *note)
 {
     char text[64];
+    bool is_here = !self->hosts || tr_hosts_is_home(self->hosts, note->node, 0);
     self->workers[note->node].pid = note->pid;
-    self->places[note->node] = tr_place_of(note->pid, TR_LAUNCH_FIRST_INHERITED);
+    self->places[note->node] = is_here ? tr_place_of(note->pid, TR_LAUNCH_FIRST_INHERITED)
+                                       : (tr_place_seen){.descriptor = -1}; /* not to be seen from here */
     self->workers[note->node].fenced = false;
-    tr_crew_add_worker(self->crew, note->node, note->pid);
-    snprintf(text, sizeof text, "worker %d (pid %d) started", note->node, note->pid);
+    if (is_here) tr_crew_add_worker(self->crew, note->node, note->pid);
+    snprintf(text, sizeof text, "worker %d (pid %d) started%s", note->node, note->pid,
+             is_here ? "" : " on another host");
     tr_head_tell(self, TR_JOB_WORKER_STARTED, note->node, note->pid, text);
 }
 
-static void note_from_agent(tr_head *self, uint32_t topic, const tr_control_note *note)
+static bool have_all_left(const tr_head *self)
 {
-    bool a_worker = note->node >= 1 && note->node < self->topology->n_nodes;
-    bool was_one = note->node >= 1 && note->node < self->agent;
+    return self->farewell_heard && (!self->hosts || tr_hosts_have_left(self->hosts));
+}
+
+static void note_from_agent(tr_head *self, int32_t peer, uint32_t topic, const tr_control_note *note)
+{
+    int32_t member = peer - self->agent;
+    bool a_worker = note->node >= 1 && note->node < self->topology->n_nodes &&
+                    (!self->hosts || tr_hosts_is_home(self->hosts, note->node, member));
+    bool was_one = note->node >= 1 && note->node < self->agent && (!self->hosts || member == 0);
     if (topic == TR_CONTROL_WORKER_STARTED && a_worker)
         worker_started(self, note);
     else if (topic == TR_CONTROL_WORKER_ENDED && was_one)
@@ -361,9 +381,9 @@ static void note_from_agent(tr_head *self, uint32_t topic, const tr_control_note
         job_ended(self, note);
     else if (topic == TR_CONTROL_PREPARED)
         tr_head_prepared(self, note);
-    else if (topic == TR_CONTROL_FAREWELL)
+    else if (topic == TR_CONTROL_FAREWELL && member == 0)
         self->farewell_heard = true;
-    if (self->farewell_heard && self->crew_ended_ns) quit(self);
+    if (have_all_left(self) && self->crew_ended_ns) quit(self);
 }
 
 static void note_from_worker(tr_head *self, int32_t peer, uint32_t topic, const tr_control_note *note)
@@ -385,10 +405,15 @@ void tr_head_on_system(void *context, int32_t peer, const tr_message *message)
     tr_head *self = context;
     tr_control_note note;
     tr_error err = {0};
-    bool from_agent = peer == self->agent;
+    bool from_own = peer == self->agent, from_agent = peer >= self->agent;
+    bool greets = message->frame.edge == TR_CONTROL_HELLO;
     if (peer < 1 || (peer >= self->topology->n_nodes && !from_agent)) return;
-    if (from_agent && message->frame.epoch < self->agent_epoch)
+    if (from_agent && !from_own && !self->hosts) return;
+    if (from_agent && !greets && self->hosts && !tr_hosts_is_agent(self->hosts, peer))
+        return; /* it is lost */
+    if (from_own && message->frame.epoch < self->agent_epoch)
         return; /* last words of one that was replaced */
+    if (from_agent && !greets && self->hosts && tr_hosts_hear(self->hosts, peer, message)) return;
     if (message->frame.edge == TR_CONTROL_HELLO) {
         if (from_agent)
             agent_greeted(self, peer, message);
@@ -397,7 +422,7 @@ void tr_head_on_system(void *context, int32_t peer, const tr_message *message)
     } else if (tr_control_read_note(message, &note, &err) != TR_OK) {
         tr_log(TR_LOG_WARNING, "from node %d: %s", peer, err.message);
     } else if (from_agent) {
-        note_from_agent(self, message->frame.edge, &note);
+        note_from_agent(self, peer, message->frame.edge, &note);
     } else if (message->frame.epoch == self->epoch) {
         note_from_worker(self, peer, message->frame.edge, &note);
     }
@@ -407,6 +432,10 @@ void tr_head_on_peer_lost(void *context, int32_t peer, bool control, const char 
 {
     (void)control;
     tr_head *self = context;
+    if (self->hosts && peer > self->agent) {
+        tr_hosts_lost_link(self->hosts, peer, reason);
+        return;
+    }
     bool a_worker = peer >= 1 && peer < self->topology->n_nodes;
     if (!a_worker && peer != self->agent) return; /* it left */
     /* Before it greets, it is the last word of its life in an epoch before; in the first epoch there was none. */
@@ -433,13 +462,14 @@ void tr_head_on_job_end(void *context, const tr_error *error)
 {
     tr_head *self = context;
     if (error && self->phase == TR_HEAD_GREETING) return;
-    tr_head_end(self, error, GRACE_MS);
+    tr_head_end(self, error, TR_HEAD_GRACE_MS);
 }
 
 /* The agent's death, with all workers: they end when it does. */
 static void agent_ended(tr_head *self, const char *text)
 {
     tr_error err;
+    if (self->hosts) tr_hosts_agent_ended(self->hosts);
     tr_head_recover(self, text);
     if (self->phase == TR_HEAD_ENDING) return;
     self->agent_is_here = false;
@@ -487,61 +517,14 @@ void tr_head_on_crew(void *context)
     if (self->phase != TR_HEAD_ENDING) on_early_end(self, &end);
     if (self->phase != TR_HEAD_ENDING) return; /* there is another one */
     self->crew_ended_ns = tr_node_now_ns(self->node);
-    if (!farewell_comes) quit(self);
+    if (!farewell_comes && (!self->hosts || tr_hosts_have_left(self->hosts))) quit(self);
 }
 
-static void check_greeting(tr_head *self, uint64_t now_ns)
+void tr_head_lost_host(tr_head *self, uint64_t heard_ns, const char *text)
 {
-    char text[LINE_BYTES];
-    if (self->phase != TR_HEAD_GREETING || now_ns < self->greeting_until_ns) return;
-    int32_t silent = 0;
-    while (self->workers[silent].greeted) silent++;
-    snprintf(text, sizeof text, "worker %d (pid %d) was not ready to load after %d s", silent,
-             self->workers[silent].pid, GREETING_MS / 1000);
-    tr_head_end_because(self, TR_ETIMEDOUT, text);
-}
-
-/* Its death ends the workers too, and brings on_crew. */
-static void fence_agent(tr_head *self, const char *text)
-{
-    tr_head_tell(self, TR_JOB_WORKER_FENCED, self->agent, tr_crew_agent_pid(self->crew), text);
-    tr_crew_kill_agent(self->crew);
-}
-
-static void check_suspect(tr_head *self, uint64_t now_ns)
-{
-    char text[LINE_BYTES];
-    if (!self->suspect || now_ns < self->suspect_since_ns + (uint64_t)SUSPICION_MS * 1000000) return;
-    int32_t node = self->suspect;
-    bool is_agent = node == self->agent;
-    snprintf(text, sizeof text, "%s %d does not answer any more%s", is_agent ? "the agent, node" : "worker",
-             node, tr_head_can_recover(self) ? "" : ", though its process lives");
-    if (tr_head_can_recover(self)) {
-        self->suspect = 0;
-        if (is_agent)
-            fence_agent(self, text);
-        else
-            tr_head_fence(self, node, text);
-        return;
-    }
-    tr_head_tell(self, TR_JOB_WORKER_DIED, self->suspect, 0, text);
-    tr_head_end_because(self, TR_ECLOSED, text);
-}
-
-static bool is_any_fenced(const tr_head *self)
-{
-    for (int32_t i = 1; i < self->topology->n_nodes; i++)
-        if (self->workers[i].fenced) return true;
-    return false;
-}
-
-/* Who was fenced is about to die, which may explain it. */
-static void check_held(tr_head *self, uint64_t now_ns)
-{
-    if (self->held.status == TR_OK || is_any_fenced(self) ||
-        now_ns < self->held_since_ns + (uint64_t)HELD_MS * 1000000)
-        return;
-    tr_head_end(self, &self->held, GRACE_MS);
+    uint64_t now_ns = tr_node_now_ns(self->node);
+    note_death(self, now_ns > heard_ns ? now_ns - heard_ns : 0);
+    tr_head_recover(self, text);
 }
 
 void tr_head_on_tick(void *context, uint64_t now_ns)
@@ -550,16 +533,20 @@ void tr_head_on_tick(void *context, uint64_t now_ns)
     tr_spin_sample();
     if (self->activity) tr_activity_beat(self->activity);
     if (self->phase == TR_HEAD_ENDING) {
-        if (self->crew_ended_ns && now_ns > self->crew_ended_ns + (uint64_t)FAREWELL_MS * 1000000)
+        uint64_t farewell_ms = self->hosts && !tr_hosts_have_left(self->hosts) ? LEAVING_MS : FAREWELL_MS;
+        if (self->hosts) tr_hosts_on_tick(self->hosts, now_ns);
+        if (self->crew_ended_ns && now_ns > self->crew_ended_ns + farewell_ms * 1000000)
             quit(self);
         else if (!self->crew_ended_ns && self->crew && now_ns > self->deadline_ns)
             tr_crew_kill_agent(self->crew);
         return;
     }
-    check_greeting(self, now_ns);
+    if (self->hosts) tr_hosts_on_tick(self->hosts, now_ns); /* a host explains what broke with it */
+    if (self->phase == TR_HEAD_ENDING) return;
+    tr_head_check_greeting(self, now_ns);
     tr_head_check_rejoin(self, now_ns);
-    check_suspect(self, now_ns); /* before what is held: it fences, and that is waited for */
-    check_held(self, now_ns);
+    tr_head_check_suspect(self, now_ns); /* before what is held: it fences, and that is waited for */
+    tr_head_check_held(self, now_ns);
     tr_head_strike(self, now_ns);
 }
 

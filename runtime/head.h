@@ -16,7 +16,9 @@ extern "C" {
 
 enum {
     TR_HEAD_TICK_MS = 50,
-    TR_HEAD_LAST_EPOCH = 0xffff /* a node's incarnation is its epoch, for which actors' have 16 bits */
+    TR_HEAD_GRACE_MS = 500,      /* what has not ended by itself after this is killed by the agent */
+    TR_HEAD_GREETING_MS = 60000, /* for a program to start; loading may take as long as it needs */
+    TR_HEAD_LAST_EPOCH = 0xffff  /* a node's incarnation is its epoch, for which actors' have 16 bits */
 };
 
 typedef enum tr_head_phase {
@@ -43,7 +45,8 @@ typedef struct tr_head {
     const tr_change *change; /* that the agent prepares; NULL: none */
     bool changing;           /* this epoch began with one, and nobody died since */
     tr_node *node;
-    tr_crew *crew; /* NULL: every actor is on the head */
+    tr_crew *crew;          /* NULL: every actor is on the head */
+    struct tr_hosts *hosts; /* NULL: this one alone */
     struct tr_activity_page *activity;
     tr_head_worker *workers; /* by node; [0] stands for the head itself */
     tr_place_seen *places;   /* by node */
@@ -94,6 +97,15 @@ void tr_head_strike(tr_head *self, uint64_t now_ns);         /* chaos by chance 
 void tr_head_begin_epoch(tr_head *self, const char *text);
 void tr_head_check_rejoin(tr_head *self, uint64_t now_ns);
 
+/* head_checks.c, with each tick: who did not greet, whose link broke, what waited for an explanation. */
+void tr_head_check_greeting(tr_head *self, uint64_t now_ns);
+void tr_head_check_suspect(tr_head *self, uint64_t now_ns);
+void tr_head_check_held(tr_head *self, uint64_t now_ns);
+
+/* To the agent of a worker, if it has one that is here. */
+void tr_head_tell_agent_of(tr_head *self, int32_t node, tr_control_topic topic, const tr_control_note *note);
+/* hosts.c has found that a host is gone, with the workers that it had; heard_ns: its last sign of life. */
+void tr_head_lost_host(tr_head *self, uint64_t heard_ns, const char *text);
 /* head_change.c */
 void tr_head_prepared(tr_head *self, const tr_control_note *note); /* by the agent, or it could not */
 void tr_head_leaving(tr_head *self, int32_t node);                 /* a worker is asked to end */

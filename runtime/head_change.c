@@ -22,6 +22,8 @@ bool tr_job_is_stopping(const tr_head *self)
 
 tr_status tr_job_change(tr_head *self, const tr_change *change, tr_error *err)
 {
+    if (self->hosts)
+        return tr_fail(err, TR_EINVAL, "a job on several hosts keeps the layout that it began with");
     if (self->phase != TR_HEAD_RUNNING || self->change)
         return tr_fail(err, TR_EEXIST, "another change of the job is under way");
     if (!tr_head_can_recover(self) || self->epoch >= TR_HEAD_LAST_EPOCH)

@@ -8,6 +8,7 @@
 #include "runtime/activity.h"
 #include "runtime/agent.h"
 #include "runtime/head.h"
+#include "runtime/hosts.h"
 #include "runtime/orphans.h"
 #include "runtime/worker.h"
 #include "transport/address.h"
@@ -48,6 +49,10 @@ static tr_status check(const tr_job_options *options, tr_error *err)
                        options->recovery.first_epoch, TR_HEAD_LAST_EPOCH);
     if (options->lease.ms && (!options->processes || options->lease.directory < 0 || options->lease.kept < 0))
         return tr_fail(err, TR_EINVAL, "a lease needs processes, a directory and memory to keep");
+    if (options->hosts.count > 1 && (!options->processes || !options->key || !options->bind ||
+                                     options->lease.ms || !options->hosts.listen))
+        return tr_fail(err, TR_EINVAL,
+                       "several hosts need processes, transport zmq with an address and a key, and no lease");
     tr_chaos chaos;
     return tr_chaos_parse(&chaos, options->chaos.points, err);
 }
@@ -142,7 +147,10 @@ static tr_status make_crew(job *self, tr_error *err)
     crew.launch.has_key = options->key != NULL;
     if (options->key) crew.launch.key = *options->key;
     snprintf(crew.launch.head_address, TR_ADDRESS_CHARS, "%s", tr_node_control_address(head->node));
-    tr_status status = tr_crew_new(&head->crew, &crew, err);
+    crew.launch.copy_mib_per_s = options->hosts.copy_mib_per_s;
+    crew.launch.hosted = options->hosts.count > 1;
+    tr_status status = crew.launch.hosted ? tr_hosts_new(&head->hosts, head, &crew.launch, err) : TR_OK;
+    if (status == TR_OK) status = tr_crew_new(&head->crew, &crew, err);
     tr_launch_release(&crew.launch); /* wipes the keys; the crew has a copy */
     if (!head->crew || tr_crew_descriptor(head->crew) < 0) return status;
     for (int32_t i = 1; i < head->topology->n_nodes && !options->processes; i++)
@@ -177,6 +185,7 @@ static void tear_down(job *self)
 {
     tr_head *head = &self->head;
     tr_crew_destroy(&head->crew);
+    tr_hosts_destroy(&head->hosts);
     tr_node_destroy(&head->node);
     tr_activity_page_unmap(&head->activity);
     if (self->activity_descriptor >= 0) close(self->activity_descriptor);
@@ -235,6 +244,7 @@ static tr_status run_worker(const tr_launch *launch, const tr_registry *registry
     tr_status status = tr_activity_page_open(&activity, TR_LAUNCH_FIRST_INHERITED, err);
     if (status != TR_OK) return status;
     tr_worker_options options = {.node = launch->node,
+                                 .member = launch->member,
                                  .epoch = launch->epoch,
                                  .n_threads = launch->n_threads,
                                  .may_spin = launch->may_spin,

@@ -29,7 +29,11 @@ typedef enum tr_job_event_kind {
     TR_JOB_STATE_ROTTEN, /* a state slot no longer held what had been published, and is not used */
     TR_JOB_RECOVERED,    /* every node is ready again */
     TR_JOB_READOPTED,    /* the same, and some had lost their head before */
-    TR_JOB_CHANGED       /* the same, in another layout (tr_job_changes), where nobody died */
+    TR_JOB_CHANGED,      /* the same, in another layout (tr_job_changes), where nobody died */
+    TR_JOB_HOST_AWAITED, /* one is missing, for the reason in the text */
+    TR_JOB_HOST_JOINED,
+    TR_JOB_HOST_REFUSED,
+    TR_JOB_HOST_LOST /* with all its workers */
 } tr_job_event_kind;
 
 /* From where an epoch goes on. */
@@ -111,6 +115,26 @@ typedef struct tr_job_chaos {
     double kills_per_minute;
 } tr_job_chaos;
 
+/* Several hosts: this one, and others that come by themselves (`troupe worker --join`). Only with processes over zmq, with a
+ * key, and without a lease. */
+typedef struct tr_job_hosts {
+    int32_t count;          /* 0 and 1: this one alone, and the rest means nothing */
+    const int32_t *host_of; /* by node: 0, the head's own, to count - 1 */
+    const uint32_t
+        *equals; /* by actor, in the topology's order: those with one number other than 0 always hold the same
+                               state, so each is a copy of the other. NULL: all are different */
+    const char *listen;        /* where they knock: "tcp://10.0.0.5:7600" */
+    const char *version, *run; /* of the program; what the job is called: a joiner may say which it wants */
+    uint32_t wait_ms;          /* for hosts to come at the beginning */
+    uint32_t silence_ms;       /* without a word for so long a host is lost, and ends its workers by itself */
+    uint32_t
+        replace_ms; /* how long a lost host's workers wait for another one before the rest takes them over */
+    bool copy;      /* states that no other host holds already are copied to one, generation by generation */
+    uint32_t copy_mib_per_s; /* at most; 0: no bound */
+    tr_actor_id
+        told; /* gets TR_TOPIC_COPIED, and must let nobody overwrite what is not copied yet; 0: nobody */
+} tr_job_hosts;
+
 typedef struct tr_job_options {
     const tr_topology *topology;
     const tr_registry *registry; /* of the head's own actors, and of all without processes */
@@ -126,6 +150,7 @@ typedef struct tr_job_options {
     tr_job_lease lease;
     tr_job_changes changes;
     tr_job_chaos chaos;
+    tr_job_hosts hosts;
     void *context;
     void (*on_event)(void *context, const tr_job_event *event); /* on the head's thread; may be NULL */
 } tr_job_options;

@@ -36,6 +36,12 @@ typedef struct tr_launch {
     uint32_t layout;  /* of which a worker's state regions are; see tr_control_note */
     int32_t n_states; /* state regions among the inherited descriptors, behind the activity page */
     bool may_spin;
+    int32_t member; /* which agent it is, or is of: host_messages.h; 0 on one host */
+    bool hosted;    /* of an agent: the head tells which workers are its (TR_CONTROL_HOMES); else all are */
+    uint32_t
+        silence_ms; /* of an agent on another host than the head: when it has heard nothing for so long it ends; 0: not */
+    uint32_t
+        copy_mib_per_s; /* of an agent: what its copies for other hosts may take of the network; 0: what there is */
     uint8_t job_key[TR_JOB_KEY_BYTES];
     char control_transport[TR_KIND_BYTES], data_transport[TR_KIND_BYTES];
     char head_address[TR_ADDRESS_CHARS];

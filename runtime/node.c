@@ -257,6 +257,21 @@ tr_status tr_node_connect(tr_node *self, int32_t peer, const char *control_addre
     return status == TR_OK ? connect_link(&self->data, peer, data_address, err) : status;
 }
 
+static void disconnect_link(tr__link *self, int32_t peer)
+{
+    if (!self->transport) return;
+    pthread_mutex_lock(&self->lock);
+    tr_transport_disconnect(self->transport, peer);
+    if (self->armed && !tr_transport_arm(self->transport)) tr_poller_rouse(&self->node->poller);
+    pthread_mutex_unlock(&self->lock);
+}
+
+void tr_node_disconnect(tr_node *self, int32_t peer)
+{
+    disconnect_link(&self->control, peer);
+    disconnect_link(&self->data, peer);
+}
+
 tr_status tr_node_load(tr_node *self, const tr_topology *topology, tr_state_region *const *states,
                        tr_error *err)
 {

@@ -82,6 +82,9 @@ void tr_node_set_epoch(tr_node *self, uint32_t epoch, uint64_t generation);
 /* A peer that was lost has greeted again. */
 void tr_node_found(tr_node *self, int32_t peer);
 
+/* Quietly (no on_peer_lost), by both ways; a peer that lives hears a goodbye. It may greet again. */
+void tr_node_disconnect(tr_node *self, int32_t peer);
+
 /* Runs scheduler and transports until tr_node_stop. on_tick (may be NULL) is called about every tick_ms. */
 void tr_node_run(tr_node *self, uint32_t tick_ms, void (*on_tick)(void *context, uint64_t now_ns));
 void tr_node_stop(tr_node *self); /* any */

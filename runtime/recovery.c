@@ -9,6 +9,7 @@
 #include "runtime/head.h"
 
 #include "base/log.h"
+#include "runtime/hosts.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -39,8 +40,18 @@ static void call_everybody(tr_head *self)
 {
     const tr_control_note note = {.epoch = self->epoch, .layout = self->layout};
     for (int32_t i = 1; i < self->topology->n_nodes; i++)
-        if (!self->workers[i].leaving) tr_control_send_note(self->node, i, TR_CONTROL_EPOCH, &note);
-    tr_control_send_note(self->node, self->agent, TR_CONTROL_EPOCH, &note);
+        if (!self->workers[i].leaving && (!self->hosts || tr_hosts_agent_of(self->hosts, i) >= 0))
+            tr_control_send_note(self->node, i, TR_CONTROL_EPOCH, &note);
+    if (self->hosts)
+        tr_hosts_call(self->hosts);
+    else
+        tr_control_send_note(self->node, self->agent, TR_CONTROL_EPOCH, &note);
+}
+
+void tr_head_tell_agent_of(tr_head *self, int32_t node, tr_control_topic topic, const tr_control_note *note)
+{
+    int32_t agent = self->hosts ? tr_hosts_agent_of(self->hosts, node) : self->agent;
+    if (agent >= 0) tr_control_send_note(self->node, agent, topic, note);
 }
 
 void tr_head_begin_epoch(tr_head *self, const char *text)
@@ -102,13 +113,17 @@ void tr_head_fence(tr_head *self, int32_t node, const char *text)
     if (self->workers[node].fenced || self->phase == TR_HEAD_ENDING) return;
     self->workers[node].fenced = true;
     tr_head_tell(self, TR_JOB_WORKER_FENCED, node, self->workers[node].pid, text);
-    tr_control_send_note(self->node, self->agent, TR_CONTROL_FENCE, &note);
+    tr_head_tell_agent_of(self, node, TR_CONTROL_FENCE, &note);
 }
 
 void tr_head_check_rejoin(tr_head *self, uint64_t now_ns)
 {
     if (self->phase != TR_HEAD_GREETING || !self->changed_ns ||
         now_ns < self->changed_ns + (uint64_t)REJOIN_MS * 1000000)
+        return;
+    /* States may have to come over a network first; who hangs in that is found by check_greeting. */
+    if (self->hosts && (tr_hosts_are_awaited(self->hosts) ||
+                        now_ns < tr_hosts_settled_ns(self->hosts) + 3ull * REJOIN_MS * 1000000))
         return;
     for (int32_t i = 1; i < self->topology->n_nodes; i++) {
         char text[96];
@@ -126,7 +141,7 @@ void tr_head_strike(tr_head *self, uint64_t now_ns)
         const tr_control_note note = {
             .node =
                 1 + (int32_t)tr_chaos_victim(&chaos, self->n_strikes, (uint32_t)self->topology->n_nodes - 1)};
-        tr_control_send_note(self->node, self->agent, TR_CONTROL_FENCE, &note);
+        tr_head_tell_agent_of(self, note.node, TR_CONTROL_FENCE, &note);
         self->n_strikes++;
         self->strike_ns = 0;
     }

@@ -226,6 +226,36 @@ int tr_state_discard_rotten(tr_state_region *self)
     return n;
 }
 
+uint64_t tr_state_hash(const tr_state_region *self, int slot)
+{
+    TR_ASSERT(slot == 0 || slot == 1);
+    return self->header->hash[slot];
+}
+
+bool tr_state_admit(tr_state_region *self, int slot, uint64_t generation, uint64_t hash)
+{
+    TR_ASSERT((slot == 0 || slot == 1) && generation >= 1);
+    if (hash_of(self, slot, generation, NULL) != hash) return false;
+    self->header->hash[slot] = hash;
+    atomic_store_explicit(&self->header->generation[slot], generation, memory_order_release);
+    return true;
+}
+
+/* The second look sees an opening that came before a byte of what was copied was overwritten: it pairs with the fence in
+ * tr_state_open. */
+void tr_state_copy(tr_state_region *self, const tr_state_region *from)
+{
+    TR_ASSERT(self->slot_bytes == from->slot_bytes);
+    for (int slot = 0; slot < 2; slot++) {
+        uint64_t generation = tr_state_generation(from, slot), hash = from->header->hash[slot];
+        tr_state_open(self, slot);
+        if (!generation) continue;
+        memcpy(tr_state_slot(self, slot), tr_state_slot(from, slot), self->slot_bytes);
+        atomic_thread_fence(memory_order_seq_cst);
+        if (tr_state_generation(from, slot) == generation) tr_state_admit(self, slot, generation, hash);
+    }
+}
+
 int tr_state_find_whole(const tr_state_region *self, uint64_t generation)
 {
     for (int slot = 0; slot < 2 && generation; slot++)

@@ -38,6 +38,12 @@ void tr_generations_meet(uint64_t common[2], const uint64_t held[2]);
 void tr_state_open(tr_state_region *self, int slot);
 /* The blocks are hashed on the pool; NULL: on the caller. */
 void tr_state_publish(tr_state_region *self, int slot, uint64_t generation, tr_thread_pool *pool);
+/* A slot of another region, or of another host: its hash as it was published; and, with the bytes of such a slot written
+ * into one that is open, publishing it if they are those. false: they are not, and it stays empty. */
+uint64_t tr_state_hash(const tr_state_region *self, int slot);
+bool tr_state_admit(tr_state_region *self, int slot, uint64_t generation, uint64_t hash);
+/* Both slots of a region of the same size, whose writer may be at work: what it overwrites meanwhile is left out. */
+void tr_state_copy(tr_state_region *self, const tr_state_region *from);
 /* Before a state is taken over from a writer that is gone. What is not what was published counts as not held from then on.
  * Returns how many slots that were. */
 int tr_state_discard_rotten(tr_state_region *self);

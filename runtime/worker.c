@@ -306,7 +306,8 @@ static tr_status greet(tr_worker *self, tr_error *err)
     if (status == TR_OK)
         status = tr_node_connect(self->node, TR_NODE_HEAD, self->head.head_address, NULL, err);
     if (status != TR_OK) return status;
-    tr_control_hello hello = {.epoch = self->epoch, .has_state = self->memory.n_states > 0};
+    tr_control_hello hello = {
+        .epoch = self->epoch, .member = self->options->member, .has_state = self->memory.n_states > 0};
     for (int32_t i = 0; i < self->memory.n_states; i++)
         hello.n_rotten += (uint32_t)tr_state_discard_rotten(self->memory.regions[i]);
     tr_state_common_generations(self->memory.regions, (size_t)self->memory.n_states, hello.generations);

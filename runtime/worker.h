@@ -13,6 +13,7 @@ extern "C" {
 
 typedef struct tr_worker_options {
     int32_t node;
+    int32_t member; /* its agent's: see tr_control_hello */
     uint32_t epoch; /* it begins in */
     int32_t n_threads;
     bool may_spin;

@@ -14,6 +14,7 @@
 #include "pipelines/safetensors.h"
 #include "runtime/change.h"
 #include "runtime/control_messages.h"
+#include "runtime/host_messages.h"
 #include "runtime/launch.h"
 #include "runtime/lease.h"
 #include "runtime/state.h"
@@ -162,14 +163,43 @@ static void make_topology(void)
     tr_topology_release(&topology);
 }
 
+static void make_hosts(void)
+{
+    int32_t homes_of[2] = {-1, 1};
+    char addresses[2][TR_BIND_CHARS] = {"tcp://10.0.0.5:40000", "tcp://10.0.0.6:40000"};
+    tr_state_home state = {.actor = 1, .source = 0, .source_actor = 1, .copy = 0};
+    const tr_homes homes = {.epoch = 2,
+                            .n_members = 2,
+                            .n_nodes = 2,
+                            .n_states = 1,
+                            .addresses = addresses,
+                            .home = homes_of,
+                            .states = &state};
+    const tr_slot_part part = {
+        .actor = 1, .generation = 7, .hash = 9, .offset_bytes = 4096, .bytes = "bytes", .n_bytes = 5};
+    const tr_join_request wish = {
+        .version = "1", .program = 1, .numerics = "avx", .name = "host", .run = "run"};
+    void *bytes;
+    size_t size;
+    MUST(tr_homes_encode(&homes, &bytes, &size, &err));
+    seed("message", "homes", "H", 1, bytes, size);
+    tr_free(bytes);
+    MUST(tr_slot_part_encode(&part, &bytes, &size, &err));
+    seed("message", "slot-part", "P", 1, bytes, size);
+    tr_free(bytes);
+    MUST(tr_join_request_encode(&wish, &bytes, &size, &err));
+    seed("message", "wish", "J", 1, bytes, size);
+    tr_free(bytes);
+}
+
 /* These are written on their way to a node only, so field by field here: see control_messages.c, job_plan.c. */
 static void make_messages(const char *recipe)
 {
     tr_packer packer;
     tr_packer_init(&packer);
-    tr_pack_array(&packer, 8);
+    tr_pack_array(&packer, 9);
     tr_pack_int(&packer, 4711);
-    for (unsigned i = 0; i < 5; i++) tr_pack_uint(&packer, i % 2);
+    for (unsigned i = 0; i < 6; i++) tr_pack_uint(&packer, i % 2);
     tr_pack_text(&packer, "ipc:///tmp/head");
     tr_pack_text(&packer, "");
     seed_packed("hello", 'h', &packer);
@@ -504,6 +534,7 @@ int main(int argc, char **argv)
     home = argv[1];
     make_frames();
     make_topology();
+    make_hosts();
     make_recipes(); /* and the messages: a place holds a recipe */
     make_configs();
     make_files();

@@ -7,6 +7,7 @@
 #include "pipelines/job_plan.h"
 #include "runtime/change.h"
 #include "runtime/control_messages.h"
+#include "runtime/host_messages.h"
 #include "runtime/launch.h"
 #include "runtime/lease.h"
 #include "runtime/state.h"
@@ -199,6 +200,50 @@ static void check_word(const uint8_t *bytes, size_t size_bytes)
     close(ends[1]);
 }
 
+/* Of a job with two actors on two nodes, the second with a state. */
+static void check_homes(const uint8_t *bytes, size_t size_bytes)
+{
+    tr_actor_spec actors[2] = {{.id = 1, .node = 0}, {.id = 2, .node = 1, .state_bytes = 4096}};
+    const tr_topology topology = {.n_nodes = 2, .threads_per_node = 1, .actors = actors, .n_actors = 2};
+    tr_homes homes;
+    tr_error err = {0};
+    tr_status status = tr_homes_decode(&homes, bytes, size_bytes, &topology, &err);
+    if (status) {
+        fuzz_refused(status, &err);
+        return;
+    }
+    FUZZ_PROMISE(homes.n_nodes == 2 && homes.n_members <= TR_MAX_MEMBERS && homes.n_states <= 1);
+    for (int32_t n = 0; n < 2; n++) FUZZ_PROMISE(homes.home[n] >= -1 && homes.home[n] < homes.n_members);
+    for (uint32_t i = 0; i < homes.n_states; i++) {
+        const tr_state_home *state = &homes.states[i];
+        FUZZ_PROMISE(state->actor == 1 && state->source_actor == 1);
+        FUZZ_PROMISE(state->source < homes.n_members && state->copy < homes.n_members);
+    }
+    tr_homes_release(&homes);
+}
+
+static void check_part(const uint8_t *bytes, size_t size_bytes)
+{
+    tr_slot_part part;
+    tr_error err = {0};
+    tr_status status = tr_slot_part_decode(&part, bytes, size_bytes, &err);
+    if (status) {
+        fuzz_refused(status, &err);
+        return;
+    }
+    const uint8_t *begin = part.bytes;
+    FUZZ_PROMISE(!part.n_bytes || (begin >= bytes && begin + part.n_bytes <= bytes + size_bytes));
+}
+
+static void check_wish(const uint8_t *bytes, size_t size_bytes)
+{
+    tr_join_request wish, mine = {.version = "1", .run = "run"};
+    tr_error err = {0};
+    tr_status status = tr_join_request_decode(&wish, bytes, size_bytes, &err);
+    if (!status) status = tr_join_request_compare(&mine, &wish, &err);
+    if (status) FUZZ_PROMISE(err.message[0]);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size_bytes)
 {
     if (size_bytes < 1) return 0;
@@ -217,6 +262,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size_bytes)
     case 'w': check_word(body, size_bytes); break;
     case 'g': check_change(body, size_bytes); break;
     case 'm': check_region(body, size_bytes); break;
+    case 'H': check_homes(body, size_bytes); break;
+    case 'P': check_part(body, size_bytes); break;
+    case 'J': check_wish(body, size_bytes); break;
     default: return -1; /* not worth keeping */
     }
     return 0;

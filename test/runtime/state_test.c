@@ -206,6 +206,44 @@ static void a_damaged_header_is_written_anew(void)
     }
 }
 
+static void a_copy_holds_what_was_published(void)
+{
+    tr_state_region *from = new_region(), *to = new_region();
+    uint64_t size = tr_state_region_slot_bytes(from);
+    memset(tr_state_slot(from, 0), 7, size);
+    tr_state_publish(from, 0, 4, NULL);
+    memset(tr_state_slot(from, 1), 8, size);
+    tr_state_publish(from, 1, 5, NULL);
+    tr_state_open(from, 1); /* its writer is at work there */
+    tr_state_copy(to, from);
+    CU_ASSERT(tr_state_generation(to, 0) == 4 && tr_state_generation(to, 1) == 0);
+    CU_ASSERT(memcmp(tr_state_slot(to, 0), tr_state_slot(from, 0), size) == 0);
+    CU_ASSERT_EQUAL(tr_state_discard_rotten(to), 0);
+    ((unsigned char *)tr_state_slot(from, 0))[size / 2] ^= 1; /* rotten where it comes from */
+    tr_state_copy(to, from);
+    CU_ASSERT_EQUAL(tr_state_generation(to, 0), 0);
+    tr_state_region_destroy(&from);
+    tr_state_region_destroy(&to);
+}
+
+static void only_the_bytes_that_were_published_are_admitted(void)
+{
+    tr_state_region *from = new_region(), *to = new_region();
+    uint64_t size = tr_state_region_slot_bytes(from);
+    memset(tr_state_slot(from, 0), 3, size);
+    tr_state_publish(from, 0, 9, NULL);
+    uint64_t hash = tr_state_hash(from, 0);
+    memcpy(tr_state_slot(to, 1), tr_state_slot(from, 0), size - 1);
+    CU_ASSERT(!tr_state_admit(to, 1, 9, hash) &&
+              tr_state_generation(to, 1) == 0); /* the last byte is missing */
+    memcpy(tr_state_slot(to, 1), tr_state_slot(from, 0), size);
+    CU_ASSERT(!tr_state_admit(to, 1, 8, hash)); /* of another generation */
+    CU_ASSERT(tr_state_admit(to, 1, 9, hash) && tr_state_generation(to, 1) == 9);
+    CU_ASSERT_EQUAL(tr_state_discard_rotten(to), 0);
+    tr_state_region_destroy(&from);
+    tr_state_region_destroy(&to);
+}
+
 static void nobody_can_shrink_it(void)
 {
     tr_state_region *region = new_region();
@@ -241,6 +279,8 @@ static const check_test tests[] = {
     CHECK_TEST(a_generation_that_changed_is_not_held),
     CHECK_TEST(threads_hash_to_the_same),
     CHECK_TEST(a_damaged_header_is_written_anew),
+    CHECK_TEST(a_copy_holds_what_was_published),
+    CHECK_TEST(only_the_bytes_that_were_published_are_admitted),
     CHECK_TEST(nobody_can_shrink_it),
     CHECK_TEST(foreign_memory_is_refused),
 };

@@ -1,0 +1,572 @@
+/* runtime/hosts.c - see hosts.h. Which state is where is kept by actor: `valid` says that the agent of its home has it, since
+ * the last time that all workers were ready; a copy at another member counts from the first generation that it has whole.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/hosts.h"
+
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/pack.h"
+#include "runtime/door.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    BROKEN_MS = 300,   /* a link that breaks may be one of many: the host is lost with all of them */
+    MIN_BEAT_MS = 100, /* between two signs of life */
+    LINE_BYTES = TR_ERROR_SIZE + 256
+};
+
+typedef struct member {
+    int32_t host; /* that it plays in the plan; -1: a spare */
+    bool present, has_left;
+    char name[TR_HOST_NAME_CHARS], address[TR_BIND_CHARS];
+    uint64_t heard_ns, broken_ns; /* broken_ns 0: its link is well */
+} member;
+
+struct tr_hosts {
+    tr_head *head;
+    const tr_job_hosts *options;
+    tr_door *door;
+    tr_launch launch;
+    tr_join_request mine;
+    member *members;
+    int32_t n_members;
+    int32_t *home;             /* by node: a member; -1: none */
+    bool *valid;               /* by actor, like the next two */
+    int32_t *copy;             /* the member that keeps a copy; -1: none */
+    uint64_t *copied;          /* the newest generation that it has whole; 0: none */
+    uint64_t told;             /* the newest that all copies have, as `options->told` knows it */
+    bool all_came;             /* once */
+    uint64_t awaited_until_ns; /* 0: nobody is */
+    uint64_t settled_ns, beat_ns;
+};
+
+static int32_t n_nodes(const tr_hosts *self)
+{
+    return self->head->topology->n_nodes;
+}
+
+/* Member 0's node. */
+static int32_t first_agent(const tr_hosts *self)
+{
+    return self->head->agent;
+}
+
+static const tr_actor_spec *actor_at(const tr_hosts *self, size_t i)
+{
+    return &self->head->topology->actors[i];
+}
+
+static int32_t home_of_actor(const tr_hosts *self, size_t i)
+{
+    return self->home[actor_at(self, i)->node];
+}
+
+static bool is_here(const tr_hosts *self, int32_t m)
+{
+    return m >= 0 && self->members[m].present;
+}
+
+static int32_t member_of_host(const tr_hosts *self, int32_t host)
+{
+    for (int32_t m = 0; m < self->n_members; m++)
+        if (self->members[m].present && self->members[m].host == host) return m;
+    return -1;
+}
+
+static void describe(const tr_hosts *self, int32_t m, char text[LINE_BYTES])
+{
+    const member *who = &self->members[m];
+    if (who->host >= 0)
+        snprintf(text, LINE_BYTES, "host %d ('%s' at %s)", who->host, who->name, who->address);
+    else
+        snprintf(text, LINE_BYTES, "the spare host '%s' at %s", who->name, who->address);
+}
+
+bool tr_hosts_is_agent(const tr_hosts *self, int32_t peer)
+{
+    int32_t m = peer - first_agent(self);
+    return m >= 0 && m < self->n_members && (m == 0 || self->members[m].present);
+}
+
+int32_t tr_hosts_agent_of(const tr_hosts *self, int32_t node)
+{
+    return self->home[node] < 0 ? -1 : first_agent(self) + self->home[node];
+}
+
+bool tr_hosts_is_home(const tr_hosts *self, int32_t node, int32_t m)
+{
+    return self->home[node] == m && is_here(self, m);
+}
+
+bool tr_hosts_are_awaited(const tr_hosts *self)
+{
+    return self->awaited_until_ns != 0;
+}
+
+uint64_t tr_hosts_settled_ns(const tr_hosts *self)
+{
+    return self->settled_ns;
+}
+
+/* --- homes --- */
+
+/* Does the member have the state of actor i, and under which index? */
+static bool has_state(const tr_hosts *self, int32_t m, size_t i, uint32_t *as)
+{
+    const uint32_t *equals = self->options->equals;
+    if (!is_here(self, m)) return false;
+    *as = (uint32_t)i;
+    if (self->valid[i] && home_of_actor(self, i) == m) return true;
+    for (size_t k = 0; equals && equals[i] && k < self->head->topology->n_actors; k++) {
+        if (equals[k] != equals[i] || !self->valid[k] || home_of_actor(self, k) != m) continue;
+        *as = (uint32_t)k;
+        return true;
+    }
+    return self->copy[i] == m && self->copied[i] > 0;
+}
+
+static int32_t find_state(const tr_hosts *self, size_t i, uint32_t *as)
+{
+    int32_t home = home_of_actor(self, i);
+    *as = (uint32_t)i;
+    if (has_state(self, home, i, as)) return home; /* nothing has to move */
+    for (int32_t m = 0; m < self->n_members; m++)
+        if (has_state(self, m, i, as)) return m;
+    *as = (uint32_t)i;
+    return -1;
+}
+
+/* For a worker whose host is gone and not replaced: who has most of its states, and then the fewest workers. */
+static int32_t best_home(const tr_hosts *self, int32_t node)
+{
+    int32_t best = 0, best_score = INT32_MIN;
+    for (int32_t m = 0; m < self->n_members; m++) {
+        if (!self->members[m].present) continue;
+        int32_t score = 0;
+        uint32_t as;
+        for (size_t i = 0; i < self->head->topology->n_actors; i++)
+            if (actor_at(self, i)->node == node && actor_at(self, i)->state_bytes)
+                score += has_state(self, m, i, &as) ? 1 << 16 : 0;
+        for (int32_t n = 1; n < n_nodes(self); n++) score -= self->home[n] == m;
+        if (score <= best_score) continue;
+        best = m;
+        best_score = score;
+    }
+    return best;
+}
+
+static void find_homes(tr_hosts *self)
+{
+    for (int32_t node = 1; node < n_nodes(self); node++) {
+        if (is_here(self, self->home[node]) || self->home[node] == 0)
+            continue; /* the head's agent comes again */
+        int32_t m = member_of_host(self, self->options->host_of[node]);
+        self->home[node] = m >= 0 ? m : best_home(self, node);
+    }
+}
+
+/* One that is not on a host where an equal one is: then nothing need be copied. */
+static bool is_held_elsewhere(const tr_hosts *self, size_t i)
+{
+    const uint32_t *equals = self->options->equals;
+    for (size_t k = 0; equals && equals[i] && k < self->head->topology->n_actors; k++)
+        if (equals[k] == equals[i] && home_of_actor(self, k) != home_of_actor(self, i)) return true;
+    return false;
+}
+
+static void choose_copies(tr_hosts *self)
+{
+    for (size_t i = 0; i < self->head->topology->n_actors; i++) {
+        if (!actor_at(self, i)->state_bytes) continue;
+        int32_t home = home_of_actor(self, i), before = self->copy[i], chosen = -1;
+        bool wanted = self->options->copy && !is_held_elsewhere(self, i);
+        if (wanted && is_here(self, before) && before != home) chosen = before;
+        for (int32_t k = 1; wanted && chosen < 0 && k < self->n_members; k++)
+            if (is_here(self, (home + k) % self->n_members)) chosen = (home + k) % self->n_members;
+        self->copy[i] = chosen;
+        if (chosen != before) self->copied[i] = 0;
+    }
+}
+
+static void send_homes(tr_hosts *self)
+{
+    tr_error err = {0};
+    size_t n_actors = self->head->topology->n_actors;
+    tr_homes homes = {.epoch = self->head->epoch,
+                      .n_members = self->n_members,
+                      .n_nodes = n_nodes(self),
+                      .home = self->home};
+    void *bytes = NULL;
+    size_t size_bytes = 0;
+    homes.addresses = tr_alloc_zero((size_t)self->n_members, sizeof *homes.addresses);
+    homes.states = tr_alloc_zero(n_actors, sizeof *homes.states);
+    tr_status status = homes.addresses && homes.states
+                           ? TR_OK
+                           : tr_fail(&err, TR_ENOMEM, "no memory for the homes of %zu actors", n_actors);
+    for (int32_t m = 0; status == TR_OK && m < self->n_members; m++)
+        if (self->members[m].present) memcpy(homes.addresses[m], self->members[m].address, TR_BIND_CHARS);
+    for (size_t i = 0; status == TR_OK && i < n_actors; i++) {
+        if (!actor_at(self, i)->state_bytes) continue;
+        tr_state_home *state = &homes.states[homes.n_states++];
+        *state = (tr_state_home){.actor = (uint32_t)i, .copy = -1};
+        state->source = find_state(self, i, &state->source_actor); /* by the copies that there were */
+    }
+    if (status == TR_OK) choose_copies(self);
+    for (uint32_t k = 0; k < homes.n_states; k++) homes.states[k].copy = self->copy[homes.states[k].actor];
+    if (status == TR_OK) status = tr_homes_encode(&homes, &bytes, &size_bytes, &err);
+    for (int32_t m = 0; status == TR_OK && m < self->n_members; m++)
+        if (self->members[m].present)
+            tr_node_send_system(self->head->node, first_agent(self) + m, TR_CONTROL_HOMES, bytes,
+                                (uint32_t)size_bytes);
+    tr_free(bytes);
+    tr_free(homes.addresses);
+    tr_free(homes.states);
+    if (status != TR_OK) tr_head_end(self->head, &err, 0);
+}
+
+static void settle(tr_hosts *self)
+{
+    self->awaited_until_ns = 0;
+    self->settled_ns = tr_node_now_ns(self->head->node);
+    find_homes(self);
+    send_homes(self);
+}
+
+void tr_hosts_call(tr_hosts *self)
+{
+    self->told = UINT64_MAX; /* nobody waits for copies until the epoch is there */
+    if (!tr_hosts_are_awaited(self)) settle(self);
+}
+
+static void tell_copied(tr_hosts *self)
+{
+    uint64_t least = UINT64_MAX;
+    for (size_t i = 0; i < self->head->topology->n_actors; i++)
+        if (self->copy[i] >= 0 && self->copied[i] < least) least = self->copied[i];
+    if (least == UINT64_MAX || least == self->told || !self->options->told) return;
+    self->told = least;
+    tr_packer packer;
+    void *bytes = NULL;
+    size_t size_bytes = 0;
+    tr_error err;
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, 1);
+    tr_pack_uint(&packer, least);
+    if (tr_packer_take(&packer, &bytes, &size_bytes, &err) != TR_OK)
+        tr_node_fail(self->head->node, &err);
+    else
+        tr_node_post(self->head->node, self->options->told, TR_TOPIC_COPIED, bytes, (uint32_t)size_bytes);
+    tr_free(bytes);
+}
+
+/* --- those who come --- */
+
+static tr_status admit(void *context, const tr_join_request *request, tr_launch *launch, tr_error *err)
+{
+    tr_hosts *self = context;
+    tr_status status = tr_join_request_compare(&self->mine, request, err);
+    if (status != TR_OK) return status;
+    if (self->head->phase == TR_HEAD_ENDING) return tr_fail(err, TR_EREFUSED, "the job is ending");
+    if (self->n_members == TR_MAX_MEMBERS)
+        return tr_fail(err, TR_EREFUSED, "%d hosts have joined this job, and no more may", TR_MAX_MEMBERS);
+    void *topology = tr_alloc(self->launch.topology_bytes);
+    if (!topology) return tr_fail(err, TR_ENOMEM, "no memory for a plan");
+    memcpy(topology, self->launch.topology, self->launch.topology_bytes);
+    int32_t m = self->n_members++;
+    self->members[m] = (member){.host = -1};
+    snprintf(self->members[m].name, TR_HOST_NAME_CHARS, "%s", request->name);
+    *launch = self->launch;
+    launch->topology = topology;
+    launch->node = first_agent(self) + m;
+    launch->member = m;
+    launch->incarnation = launch->epoch = self->head->epoch;
+    launch->silence_ms = self->options->silence_ms;
+    launch->has_key = false; /* it has it */
+    memset(&launch->key, 0, sizeof launch->key);
+    return TR_OK;
+}
+
+static void on_refused(void *context, const char *text)
+{
+    tr_hosts *self = context;
+    tr_head_tell(self->head, TR_JOB_HOST_REFUSED, -1, 0, text);
+}
+
+/* Of those that have to join; -1: none. */
+static int32_t missing_host(const tr_hosts *self)
+{
+    for (int32_t host = 1; host < self->options->count; host++)
+        if (member_of_host(self, host) < 0) return host;
+    return -1;
+}
+
+void tr_hosts_greeted(tr_hosts *self, int32_t peer, const tr_control_hello *hello)
+{
+    int32_t m = peer - first_agent(self);
+    if (m < 0 || m >= self->n_members || (m > 0 && self->members[m].present)) return;
+    member *who = &self->members[m];
+    if (snprintf(who->address, TR_BIND_CHARS, "%s", hello->control_address) >= TR_BIND_CHARS) return;
+    if (m > 0 && who->heard_ns) return; /* it was lost: it has to join anew */
+    who->present = true;
+    who->heard_ns = tr_node_now_ns(self->head->node);
+    who->broken_ns = 0;
+    if (m > 0) {
+        char text[LINE_BYTES], line[LINE_BYTES + 64];
+        bool lacked = !self->all_came || tr_hosts_are_awaited(self);
+        who->host = lacked ? missing_host(self) : -1;
+        describe(self, m, text);
+        snprintf(line, sizeof line, "%s joined%s", text,
+                 who->host < 0 ? "; it takes over when another one is lost" : "");
+        tr_head_tell(self->head, TR_JOB_HOST_JOINED, -1, hello->pid, line);
+    }
+    if (self->head->phase == TR_HEAD_ENDING) return;
+    bool comes_again = m == 0 && self->all_came && !tr_hosts_are_awaited(self);
+    bool complete = self->members[0].present && missing_host(self) < 0;
+    if (comes_again || (tr_hosts_are_awaited(self) && complete)) {
+        self->all_came = true;
+        settle(self);
+    } else if (who->host < 0 && self->head->phase == TR_HEAD_RUNNING) {
+        send_homes(self); /* nobody moves, but it may take copies */
+        tell_copied(self);
+    }
+}
+
+static void await_hosts(tr_hosts *self, const char *why, uint32_t wait_ms)
+{
+    char text[LINE_BYTES];
+    int32_t n = 0;
+    for (int32_t host = 0; host < self->options->count; host++)
+        n += host > 0 && member_of_host(self, host) < 0;
+    self->awaited_until_ns = tr_node_now_ns(self->head->node) + (uint64_t)wait_ms * 1000000;
+    const char *at = strstr(self->options->listen, "//");
+    snprintf(text, sizeof text, "%s%d more host%s at %s for %u s (there: troupe worker --join %s --key FILE)",
+             why, n, n == 1 ? "" : "s", at + 2, wait_ms / 1000, at + 2);
+    if (n > 0) tr_head_tell(self->head, TR_JOB_HOST_AWAITED, -1, 0, text);
+}
+
+/* --- those who go --- */
+
+/* Nothing that it or its workers say is heard any more, and where they hear us, they end. */
+static void cut_off(tr_hosts *self, int32_t m)
+{
+    for (int32_t node = 1; node < n_nodes(self); node++) {
+        if (self->home[node] != m) continue;
+        tr_node_disconnect(self->head->node, node);
+        self->head->workers[node].pid = 0;
+        self->head->places[node] = (tr_place_seen){.descriptor = -1};
+        self->home[node] = -1;
+    }
+    tr_node_disconnect(self->head->node, first_agent(self) + m);
+}
+
+static void forget_states(tr_hosts *self, int32_t m)
+{
+    for (size_t i = 0; i < self->head->topology->n_actors; i++) {
+        if (home_of_actor(self, i) == m) self->valid[i] = false;
+        if (self->copy[i] != m) continue;
+        self->copy[i] = -1;
+        self->copied[i] = 0;
+    }
+}
+
+static void lose(tr_hosts *self, int32_t m, const char *why)
+{
+    char text[LINE_BYTES], line[2 * LINE_BYTES];
+    member *who = &self->members[m];
+    bool worked = false;
+    for (int32_t node = 1; node < n_nodes(self); node++) worked = worked || self->home[node] == m;
+    for (size_t i = 0; i < self->head->topology->n_actors; i++) worked = worked || self->copy[i] == m;
+    describe(self, m, text);
+    snprintf(line, sizeof line, "%s is lost: %s", text, why);
+    who->present = false;
+    forget_states(self, m);
+    cut_off(self, m);
+    tr_head_tell(self->head, TR_JOB_HOST_LOST, -1, 0, line);
+    if (self->head->phase == TR_HEAD_ENDING) return;
+    int32_t spare = member_of_host(self, -1);
+    if (spare >= 0 && who->host >= 0) self->members[spare].host = who->host;
+    who->host = -1;
+    if (!self->all_came || !worked) return; /* before the beginning: it is awaited as it was */
+    if (missing_host(self) > 0 && self->options->replace_ms)
+        await_hosts(self, "waiting for ", self->options->replace_ms);
+    tr_head_lost_host(self->head, who->heard_ns, line);
+}
+
+void tr_hosts_lost_link(tr_hosts *self, int32_t peer, const char *reason)
+{
+    int32_t m = peer - first_agent(self);
+    if (m < 1 || m >= self->n_members || !self->members[m].present || self->members[m].broken_ns) return;
+    tr_log(TR_LOG_INFO, "the link to the agent of host %d broke: %s", self->members[m].host, reason);
+    self->members[m].broken_ns = tr_node_now_ns(self->head->node);
+}
+
+void tr_hosts_agent_ended(tr_hosts *self)
+{
+    forget_states(self, 0);
+    self->members[0].present = false;
+}
+
+/* --- what agents say, and the time --- */
+
+bool tr_hosts_hear(tr_hosts *self, int32_t peer, const tr_message *message)
+{
+    tr_slot_part held;
+    int32_t m = peer - first_agent(self);
+    self->members[m].heard_ns = tr_node_now_ns(self->head->node);
+    if (message->frame.edge == TR_CONTROL_FAREWELL) self->members[m].has_left = true;
+    if (message->frame.edge == TR_CONTROL_BEAT) return true;
+    if (message->frame.edge != TR_CONTROL_HELD) return false;
+    bool good =
+        tr_slot_part_decode(&held, tr_message_bytes(message), message->frame.body_bytes, NULL) == TR_OK;
+    if (!good || held.actor >= self->head->topology->n_actors || self->copy[held.actor] != m) return true;
+    if (held.generation > self->copied[held.actor]) self->copied[held.actor] = held.generation;
+    if (self->head->phase == TR_HEAD_RUNNING) tell_copied(self);
+    return true;
+}
+
+void tr_hosts_started(tr_hosts *self)
+{
+    for (size_t i = 0; i < self->head->topology->n_actors; i++)
+        self->valid[i] = actor_at(self, i)->state_bytes > 0;
+    tell_copied(self);
+}
+
+static void beat(tr_hosts *self, uint64_t now_ns)
+{
+    uint32_t every_ms = self->options->silence_ms / 8;
+    if (every_ms < MIN_BEAT_MS) every_ms = MIN_BEAT_MS;
+    if (now_ns < self->beat_ns + (uint64_t)every_ms * 1000000) return;
+    self->beat_ns = now_ns;
+    for (int32_t m = 1; m < self->n_members; m++)
+        if (self->members[m].present)
+            tr_node_send_system(self->head->node, first_agent(self) + m, TR_CONTROL_BEAT, NULL, 0);
+}
+
+static void look_at_members(tr_hosts *self, uint64_t now_ns)
+{
+    char why[96];
+    for (int32_t m = 1; m < self->n_members; m++) {
+        const member *who = &self->members[m];
+        if (!who->present) continue;
+        if (who->broken_ns && now_ns > who->broken_ns + (uint64_t)BROKEN_MS * 1000000)
+            lose(self, m, "the link to its agent broke");
+        else if (now_ns > who->heard_ns + (uint64_t)self->options->silence_ms * 1000000) {
+            snprintf(why, sizeof why, "nothing was heard of it for %.1f s",
+                     (double)(now_ns - who->heard_ns) * 1e-9);
+            lose(self, m, why);
+        }
+    }
+}
+
+/* At the beginning there is nothing to go on with; later the others take over. */
+static void stop_waiting(tr_hosts *self)
+{
+    char text[LINE_BYTES];
+    if (self->all_came) {
+        settle(self);
+        return;
+    }
+    snprintf(text, sizeof text, "host %d did not join within %u s; layout.hosts: %d wants it",
+             missing_host(self), self->options->wait_ms / 1000, self->options->count);
+    tr_head_end_because(self->head, TR_ETIMEDOUT, text);
+}
+
+void tr_hosts_on_tick(tr_hosts *self, uint64_t now_ns)
+{
+    tr_door_progress(self->door);
+    beat(self, now_ns);
+    if (self->head->phase == TR_HEAD_ENDING) return;
+    look_at_members(self, now_ns);
+    if (!self->all_came && self->members[0].present && missing_host(self) < 0) {
+        self->all_came = true;
+        settle(self);
+    } else if (!self->all_came && !self->awaited_until_ns) {
+        await_hosts(self, "waiting for ", self->options->wait_ms);
+    }
+    if (self->awaited_until_ns && now_ns > self->awaited_until_ns) stop_waiting(self);
+}
+
+void tr_hosts_stop(tr_hosts *self, const tr_control_note *note)
+{
+    for (int32_t m = 1; m < self->n_members; m++)
+        if (self->members[m].present)
+            tr_control_send_note(self->head->node, first_agent(self) + m, TR_CONTROL_STOP, note);
+}
+
+bool tr_hosts_have_left(const tr_hosts *self)
+{
+    for (int32_t m = 1; m < self->n_members; m++)
+        if (self->members[m].present && !self->members[m].has_left && !self->members[m].broken_ns)
+            return false;
+    return true;
+}
+
+/* --- beginning and end --- */
+
+static tr_status copy_launch(tr_hosts *self, const tr_launch *launch, tr_error *err)
+{
+    self->launch = *launch;
+    self->launch.role = TR_LAUNCH_AGENT;
+    self->launch.n_threads = 1;
+    self->launch.bind[0] = 0;
+    self->launch.topology = NULL;
+    tr_status status =
+        tr_topology_encode(self->head->topology, &self->launch.topology, &self->launch.topology_bytes, err);
+    if (status == TR_OK) tr_plan_hash(self->launch.topology, self->launch.topology_bytes, self->mine.plan);
+    return status;
+}
+
+tr_status tr_hosts_new(tr_hosts **out, tr_head *head, const tr_launch *launch, tr_error *err)
+{
+    size_t n = (size_t)head->topology->n_nodes, n_actors = head->topology->n_actors;
+    tr_hosts *self = tr_alloc_zero(1, sizeof *self);
+    if (!self) return tr_fail(err, TR_ENOMEM, "no memory for hosts");
+    self->head = head;
+    self->options = &head->options->hosts;
+    self->told = UINT64_MAX;
+    self->members = tr_alloc_zero(TR_MAX_MEMBERS, sizeof *self->members);
+    self->home = tr_alloc_zero(n, sizeof *self->home);
+    self->valid = tr_alloc_zero(n_actors, sizeof *self->valid);
+    self->copy = tr_alloc_zero(n_actors, sizeof *self->copy);
+    self->copied = tr_alloc_zero(n_actors, sizeof *self->copied);
+    tr_status status = self->members && self->home && self->valid && self->copy && self->copied
+                           ? TR_OK
+                           : tr_fail(err, TR_ENOMEM, "no memory for hosts");
+    if (status == TR_OK) {
+        for (size_t i = 0; i < n; i++) self->home[i] = -1;
+        for (size_t i = 0; i < n_actors; i++) self->copy[i] = -1;
+        self->n_members = 1; /* the head's own, which is not here yet */
+        status = tr_join_request_describe(&self->mine, self->options->version, err);
+        snprintf(self->members[0].name, TR_HOST_NAME_CHARS, "%s", self->mine.name);
+        snprintf(self->mine.run, sizeof self->mine.run, "%s", self->options->run);
+    }
+    if (status == TR_OK) status = copy_launch(self, launch, err);
+    const tr_door_options door = {.listen = self->options->listen,
+                                  .key = head->options->key,
+                                  .context = self,
+                                  .admit = admit,
+                                  .refused = on_refused};
+    if (status == TR_OK) status = tr_door_open(&self->door, &door, err);
+    if (status == TR_OK)
+        *out = self;
+    else
+        tr_hosts_destroy(&self);
+    return status;
+}
+
+void tr_hosts_destroy(tr_hosts **out)
+{
+    tr_hosts *self = *out;
+    if (!self) return;
+    tr_door_close(&self->door);
+    tr_launch_release(&self->launch);
+    tr_free(self->members);
+    tr_free(self->home);
+    tr_free(self->valid);
+    tr_free(self->copy);
+    tr_free(self->copied);
+    tr_free(self);
+    *out = NULL;
+}

@@ -1,0 +1,353 @@
+#!/usr/bin/env bash
+# test/cli/hosts_test.sh TROUPE [CASE...] - a job on several hosts, which are network namespaces joined by a cable: they train the
+# bits of one host, whatever of them is lost, cut off or made deaf on the way, and who may not join is told so on both sides.
+# Where no namespaces can be made, nothing is tested, and that is said.
+# SPDX-License-Identifier: Apache-2.0
+set -euo pipefail
+troupe=$(realpath "$1")
+self=$(realpath "$0")
+shift
+if [ "${INSIDE:-}" = "" ]; then
+    if ! unshare --user --map-root-user --net true 2>/dev/null || ! command -v ip nsenter >/dev/null; then
+        echo "no network namespaces here: nothing was tested"
+        exit 77
+    fi
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    cd "$work"
+    INSIDE=1 unshare --user --map-root-user --net "$self" "$troupe" "$@"
+    exit
+fi
+
+# --- two hosts: this namespace, 10.77.0.1, and that of $there, 10.77.0.2 and .3 ---
+here=10.77.0.1 port=7600
+unshare --net sleep 600 &
+there=$!
+cleanup() {
+    local pid
+    for pid in $there $(jobs -p); do kill -KILL "$pid" 2>/dev/null || true; done
+    for pid in /proc/[0-9]*; do # what hosts of ours may have left
+        [ "$(readlink "$pid/exe" 2>/dev/null)" = "$troupe" ] && [ "$(readlink "$pid/cwd" 2>/dev/null)" = "$PWD" ] &&
+            kill -KILL "${pid#/proc/}" 2>/dev/null || true
+    done
+}
+trap cleanup EXIT
+for _ in $(seq 100); do # it has another namespace than ours
+    [ "$(readlink /proc/$there/ns/net)" != "$(readlink /proc/self/ns/net)" ] && break || sleep 0.02
+done
+over_there() { nsenter --net="/proc/$there/ns/net" "$@"; }
+ip link set lo up
+ip link add cable type veth peer name cable netns "$there"
+ip addr add $here/24 dev cable
+ip link set cable up
+over_there ip link set lo up
+over_there ip addr add 10.77.0.2/24 dev cable
+over_there ip addr add 10.77.0.3/24 dev cable
+over_there ip link set cable up
+
+fail() {
+    echo "FAILED $name: $*"
+    tail -n 40 "$name".* 2>/dev/null
+    [ -f "$name/events.jsonl" ] && tail -n 30 "$name/events.jsonl"
+    exit 1
+}
+has_event() { grep -q "\"event\": *\"$1\"\|\"kind\": *\"$1\"\|\"$1\"" "$name/events.jsonl"; }
+steps_logged() { [ -f "$name/log.jsonl" ] && wc -l <"$name/log.jsonl" || echo 0; }
+wait_for_step() {
+    for _ in $(seq 12000); do
+        [ "$(steps_logged)" -ge "$1" ] && return
+        kill -0 "$head" 2>/dev/null || fail "ended before step $1"
+        sleep 0.005
+    done
+    fail "does not come to step $1"
+}
+wait_for_event() {
+    for _ in $(seq 1500); do
+        [ -f "$name/events.jsonl" ] && has_event "$1" && return
+        sleep 0.02
+    done
+    fail "no event $1"
+}
+hosts="layout.hosts=2 network.address=$here network.key=troupe.key network.wait=30 supervision.silence=2"
+lead() { # NAME key=value...
+    name=$1
+    shift
+    rm -rf "$name" "$name".*
+    timeout -k 5 120 "$troupe" train recipe.yaml run="$name" $hosts "$@" >"$name.out" 2>"$name.err" &
+    head=$!
+}
+joiner=
+join() { # ADDRESS OUTPUT [options]: sets joiner, the agent of another host
+    local address=$1 output=$2
+    shift 2
+    over_there timeout -k 5 120 "$troupe" worker --join $here:$port --key troupe.key --address "$address" "$@" \
+        >"$output" 2>&1 &
+    joiner=$!
+}
+processes_of() { # the tree under a process
+    local child
+    for child in $(cat "/proc/$1/task/$1/children" 2>/dev/null); do processes_of "$child"; done
+    echo "$1"
+}
+kill_host() { # all at once
+    local all
+    all=$(processes_of "$joiner")
+    kill -KILL $all 2>/dev/null || true # some end with another
+    wait "$joiner" 2>/dev/null || true
+}
+losses() { sed 's/.*"loss_hex": *"\([^"]*\)".*/\1/' "$1/log.jsonl"; }
+same_bits() { # PLAIN: the run ended well, and as the plain one did
+    local code=0
+    wait "$head" || code=$?
+    [ $code = 0 ] || fail "exit $code"
+    cmp -s <(losses "$1") <(losses "$name") || fail "other losses than $1"
+    local last
+    last=$(ls "$1/checkpoints" | tail -1)
+    cmp -s "$1/checkpoints/$last/model.safetensors" "$name/checkpoints/$last/model.safetensors" ||
+        fail "other weights than $1"
+    ! has_event from_disk || fail "went back to the disk"
+}
+all_end() { # what ran there is gone within some seconds
+    local pid
+    for pid in $1; do
+        for _ in $(seq 300); do [ -d "/proc/$pid" ] && sleep 0.02 || break; done
+        [ ! -d "/proc/$pid" ] || [ "$(awk '{print $3}' /proc/$pid/stat 2>/dev/null)" = Z ] || fail "process $pid lives on"
+    done
+}
+epochs() { sed -n 's/.*"epoch": *\([0-9]*\).*/\1/p' "$name/log.jsonl" | sort -un | tr '\n' ' '; }
+cable() { ip link set cable "$1"; }
+deafen() { # HERE|THERE: what is sent to that side does not arrive; the other way is open
+    if [ "$1" = HERE ]; then
+        over_there ip neigh replace $here lladdr 02:00:00:00:00:99 dev cable nud permanent
+    else
+        ip neigh replace 10.77.0.2 lladdr 02:00:00:00:00:99 dev cable nud permanent
+    fi
+}
+hear_again() {
+    over_there ip neigh del $here dev cable 2>/dev/null || true
+    ip neigh del 10.77.0.2 dev cable 2>/dev/null || true
+}
+
+head -c 20000 "$troupe" | od -A n -t x1 >text
+cat >recipe.yaml <<END
+run: run
+model: {layers: 2, width: 16, heads: 2}
+data: {text: text}
+train: {steps: 250, sequence: 8, microbatch: 1, accumulate: 4}
+lr: {peak: 1e-3}
+layout: {data: 2}
+transport: zmq
+supervision: {intensity: 100}
+checkpoint: {every: 100, keep: 0}
+END
+"$troupe" keygen >/dev/null
+"$troupe" train recipe.yaml run=plain >/dev/null
+pipeline="layout.data=1 layout.pipeline=2"
+
+# --- the cases ---
+
+case_two_hosts_train_the_bits_of_one() {
+    lead data
+    join 10.77.0.2 data.joiner
+    wait_for_step 10
+    [ "$(over_there ss -Hltn | grep -c '10\.77\.0\.2:')" -ge 2 ] || fail "nobody listens on the other host"
+    same_bits plain
+    wait "$joiner" || fail "the joiner fails though the job ended well"
+    lead pipe $pipeline
+    join 10.77.0.2 pipe.joiner
+    same_bits plain
+    [ "$(epochs)" = "1 " ] || fail "epochs $(epochs)"
+}
+
+case_who_may_not_join_is_refused() {
+    local code
+    mkdir -p other && "$troupe" keygen other >/dev/null
+    cp "$troupe" built_anew && printf 'x' >>built_anew
+    lead refusals network.wait=60
+    wait_for_event host_awaited
+    refused() { # WORDS THERE, WORDS HERE, COMMAND...
+        local there_says=$1 here_says=$2
+        shift 2
+        code=0
+        over_there timeout 40 "$@" >refused.out 2>&1 || code=$?
+        [ $code = 2 ] || { cat refused.out; fail "exit $code instead of 2: $*"; }
+        grep -q -- "$there_says" refused.out || { cat refused.out; fail "does not say '$there_says'"; }
+        for _ in $(seq 50); do grep -q -- "$here_says" "$name.out" "$name.err" && return || sleep 0.05; done
+        fail "the head does not say '$here_says'"
+    }
+    refused 'another key' "key is not this job's" "$troupe" worker --join $here:$port --key other/troupe.key
+    refused 'another build' "may not join: its program is another build" ./built_anew worker --join $here:$port --key troupe.key
+    refused "wants to join the run 'elsewhere'" "may not join: it wants" "$troupe" worker --join $here:$port --key troupe.key --run elsewhere
+    refused 'expects plan' "may not join: it expects plan" "$troupe" worker --join $here:$port --key troupe.key --plan 0123456789abcdef
+    plan=$("$troupe" plan recipe.yaml run=refusals $hosts network.wait=60 | sed -n 's/^plan //p')
+    join 10.77.0.2 refusals.joiner --run refusals --plan "$plan"
+    same_bits plain
+}
+
+case_a_lost_host_is_taken_over_by_equals() {
+    lead lost
+    join 10.77.0.2 lost.joiner
+    wait_for_step 20
+    kill_host
+    same_bits plain
+    has_event host_lost || fail "nobody noticed"
+    [ "$(epochs)" = "1 2 " ] || fail "epochs $(epochs)"
+}
+
+case_a_lost_host_is_taken_over_by_copies() {
+    lead copies $pipeline
+    join 10.77.0.2 copies.joiner
+    wait_for_step 40
+    kill_host
+    same_bits plain
+    [ "$(epochs)" = "1 2 " ] || fail "epochs $(epochs)"
+    lead each $pipeline supervision.hold_every=1
+    join 10.77.0.2 each.joiner
+    wait_for_step 40
+    kill_host
+    same_bits plain
+}
+
+case_a_slow_copy_holds_the_job_back() { # or there would be no generation that all have
+    lead slow $pipeline supervision.hold_every=1 network.copy_rate=1
+    join 10.77.0.2 slow.joiner
+    wait_for_step 8
+    kill_host
+    same_bits plain
+    local took
+    took=$(head -n 8 slow/log.jsonl | sed 's/.*"step_ms": *\([0-9]*\).*/\1/' | awk "{sum += \$1} END {print int(sum)}")
+    [ "$took" -ge 300 ] || fail "copied more than 1 MiB a second: 8 steps of 100 KiB took $took ms"
+}
+
+case_another_host_replaces_it() {
+    lead replaced $pipeline supervision.wait_for_host=30
+    join 10.77.0.2 replaced.joiner
+    wait_for_step 40
+    kill_host
+    wait_for_event host_lost
+    join 10.77.0.3 replaced.joiner2
+    same_bits plain
+    wait "$joiner" || fail "the second joiner fails"
+    [ "$(grep -c host_joined replaced/events.jsonl)" = 2 ] || fail "not two hosts joined"
+}
+
+case_a_spare_takes_over() {
+    local first second
+    lead spare $pipeline
+    join 10.77.0.2 spare.joiner
+    first=$joiner
+    wait_for_step 5
+    join 10.77.0.3 spare.joiner2
+    second=$joiner
+    for _ in $(seq 500); do
+        [ "$(grep -c host_joined spare/events.jsonl)" = 2 ] && break || sleep 0.01
+    done
+    joiner=$first
+    kill_host
+    same_bits plain
+    has_event host_lost || fail "nobody was lost"
+    wait "$second" || fail "the spare fails"
+}
+
+case_the_agent_of_the_heads_host_dies() {
+    local real pid
+    lead agent $pipeline
+    join 10.77.0.2 agent.joiner
+    wait_for_step 40
+    real=$(cat "/proc/$head/task/$head/children") # below timeout(1) is the head, below it the agent
+    real=${real%% *}
+    pid=$(cat "/proc/$real/task/$real/children")
+    kill -KILL ${pid%% *}
+    same_bits plain
+    [ "$(epochs)" = "1 2 " ] || fail "epochs $(epochs)"
+}
+
+cut_between_hosts() { # key=value...
+    local all
+    lead cut "$@"
+    join 10.77.0.2 cut.joiner
+    wait_for_step 20
+    all=$(processes_of "$joiner")
+    cable down
+    same_bits plain
+    all_end "$all"
+    grep -q 'lease of this host is over' cut.joiner || fail "it did not end by its lease"
+    cable up
+}
+case_a_cut_between_hosts() {
+    cut_between_hosts
+    cut_between_hosts $pipeline
+}
+
+case_a_host_that_comes_back_takes_copies() {
+    local real pid
+    [ -d long ] || "$troupe" train recipe.yaml run=long train.steps=1500 layout.processes=false transport=inproc >/dev/null
+    lead back $pipeline train.steps=1500
+    join 10.77.0.2 back.joiner --stay
+    wait_for_step 20
+    cable down
+    wait_for_event host_lost
+    cable up
+    for _ in $(seq 1000); do
+        [ "$(grep -c host_joined back/events.jsonl)" = 2 ] && break || sleep 0.02
+    done
+    [ "$(grep -c host_joined back/events.jsonl)" = 2 ] || fail "it did not come back"
+    wait_for_step $(($(steps_logged) + 100)) # held and copied several times since
+    real=$(cat "/proc/$head/task/$head/children")
+    real=${real%% *}
+    pid=$(cat "/proc/$real/task/$real/children")
+    kill -KILL ${pid%% *} # the only other one that had a state
+    same_bits long
+    wait "$joiner" || fail "the joiner fails"
+}
+
+side_is_deaf() { # HERE|THERE
+    local all
+    lead deaf
+    join 10.77.0.2 deaf.joiner
+    wait_for_step 20
+    all=$(processes_of "$joiner")
+    deafen "$1"
+    same_bits plain
+    all_end "$all"
+    hear_again
+    [ "$(epochs)" = "1 2 " ] || fail "epochs $(epochs)"
+}
+case_one_side_is_deaf() {
+    side_is_deaf HERE
+    side_is_deaf THERE
+}
+
+case_a_connection_that_flaps() {
+    lead flaps supervision.silence=10
+    join 10.77.0.2 flaps.joiner
+    for at in 20 60 100; do
+        wait_for_step $at
+        cable down
+        sleep 0.5
+        cable up
+    done
+    same_bits plain
+    [ "$(epochs)" = "1 " ] || fail "was begun again: epochs $(epochs)"
+}
+
+case_hosts_that_do_not_come() {
+    local code=0
+    lead alone network.wait=1
+    wait "$head" || code=$?
+    [ $code = 1 ] || fail "exit $code"
+    grep -q 'did not join within 1 s' alone.err || fail "does not say why"
+    code=0
+    over_there "$troupe" worker --join $here:$port --key troupe.key --wait 1 >nobody 2>&1 || code=$?
+    [ $code = 2 ] || [ $code = 1 ] || fail "exit $code where no head is"
+    grep -q 'no head at' nobody || fail "does not say that nobody is there"
+}
+
+all="two_hosts_train_the_bits_of_one who_may_not_join_is_refused a_lost_host_is_taken_over_by_equals
+    a_lost_host_is_taken_over_by_copies a_slow_copy_holds_the_job_back another_host_replaces_it a_spare_takes_over the_agent_of_the_heads_host_dies
+    a_cut_between_hosts a_host_that_comes_back_takes_copies one_side_is_deaf a_connection_that_flaps hosts_that_do_not_come"
+for each in ${*:-$all}; do
+    began=$SECONDS
+    "case_$each"
+    echo "ok $each ($((SECONDS - began)) s)"
+done
