@@ -8,19 +8,29 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdio_ext.h>
 #include <string.h>
 #include <unistd.h>
+
+enum { LINE_BYTES = 128 };
 
 struct tr_epoch_log {
     FILE *stream;
     uint32_t first;
-    bool cut_short; /* the last line, when it was opened */
+    bool cut_short; /* the last line: when it was opened, or since one could not be written */
 };
 
-static tr_status finish_line(tr_epoch_log *self, int printed, tr_error *err)
+/* What is not taken now must not come later: by then it is not true. Behind a line that was cut short begins a new one: else
+ * what is written next would be no line of its own, and its epoch would not be found again. */
+static tr_status write_line(tr_epoch_log *self, const char *line, tr_error *err)
 {
-    if (printed > 0 && fflush(self->stream) == 0 && fsync(fileno(self->stream)) == 0) return TR_OK;
-    return tr_fail(err, TR_EIO, "could not write the log of epochs: %s", strerror(errno));
+    int printed = fprintf(self->stream, "%s%s\n", self->cut_short ? "\n" : "", line);
+    self->cut_short = !(printed > 0 && fflush(self->stream) == 0 && fsync(fileno(self->stream)) == 0);
+    if (!self->cut_short) return TR_OK;
+    tr_status status = tr_fail(err, TR_EIO, "could not write the log of epochs: %s", strerror(errno));
+    __fpurge(self->stream);
+    clearerr(self->stream);
+    return status;
 }
 
 static tr_status find_first(tr_epoch_log *self, const char *path, tr_error *err)
@@ -43,13 +53,6 @@ static tr_status find_first(tr_epoch_log *self, const char *path, tr_error *err)
     return TR_OK;
 }
 
-/* Behind a line that was cut short begins a new one: else what is written next would be no line of its own, and its epoch
- * would not be found again. */
-static tr_status end_last_line(tr_epoch_log *self, tr_error *err)
-{
-    return self->cut_short ? finish_line(self, fputs("\n", self->stream) < 0 ? -1 : 1, err) : TR_OK;
-}
-
 tr_status tr_epoch_log_open(tr_epoch_log **out, const char *path, tr_error *err)
 {
     tr_epoch_log *self = tr_alloc_zero(1, sizeof *self);
@@ -57,7 +60,6 @@ tr_status tr_epoch_log_open(tr_epoch_log **out, const char *path, tr_error *err)
     tr_status status = find_first(self, path, err);
     if (!status && !(self->stream = fopen(path, "ae")))
         status = tr_fail(err, TR_EIO, "could not write '%s': %s", path, strerror(errno));
-    if (!status) status = end_last_line(self, err);
     if (status)
         tr_epoch_log_close(&self);
     else
@@ -72,15 +74,17 @@ uint32_t tr_epoch_log_first(const tr_epoch_log *self)
 
 tr_status tr_epoch_log_begin(tr_epoch_log *self, uint32_t epoch, tr_error *err)
 {
-    return finish_line(self, fprintf(self->stream, "{\"epoch\":%u}\n", epoch), err);
+    char line[LINE_BYTES];
+    snprintf(line, sizeof line, "{\"epoch\":%u}", epoch);
+    return write_line(self, line, err);
 }
 
 tr_status tr_epoch_log_begin_in(tr_epoch_log *self, uint32_t epoch, const tr_layout *layout, tr_error *err)
 {
-    return finish_line(self,
-                       fprintf(self->stream, "{\"epoch\":%u,\"data\":%d,\"pipeline\":%d,\"pieces\":%d}\n",
-                               epoch, layout->data, layout->pipeline, layout->pieces),
-                       err);
+    char line[LINE_BYTES];
+    snprintf(line, sizeof line, "{\"epoch\":%u,\"data\":%d,\"pipeline\":%d,\"pieces\":%d}", epoch,
+             layout->data, layout->pipeline, layout->pieces);
+    return write_line(self, line, err);
 }
 
 size_t tr_epoch_log_layouts(const char *path, tr_layout *layouts, size_t most)
@@ -108,8 +112,9 @@ size_t tr_epoch_log_layouts(const char *path, tr_layout *layouts, size_t most)
 
 tr_status tr_epoch_log_from(tr_epoch_log *self, uint32_t epoch, uint64_t generation, tr_error *err)
 {
-    return finish_line(
-        self, fprintf(self->stream, "{\"epoch\":%u,\"generation\":%" PRIu64 "}\n", epoch, generation), err);
+    char line[LINE_BYTES];
+    snprintf(line, sizeof line, "{\"epoch\":%u,\"generation\":%" PRIu64 "}", epoch, generation);
+    return write_line(self, line, err);
 }
 
 void tr_epoch_log_close(tr_epoch_log **out)
