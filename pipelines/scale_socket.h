@@ -5,13 +5,13 @@
 #ifndef TROUPE_PIPELINES_SCALE_SOCKET_H
 #define TROUPE_PIPELINES_SCALE_SOCKET_H
 
-#include "base/status.h"
+#include "runtime/lease.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-#define TR_SCALE_SOCKET "scale.sock"
+#define TR_SCALE_SOCKET TR_LEASE_HEAD_SOCKET
 
 enum { TR_SCALE_LINE_BYTES = TR_ERROR_SIZE + 128 };
 

@@ -271,6 +271,7 @@ bool tr__agent_await_head(tr__agent *self)
     outcome how = OVER;
     struct pollfd *polled = tr_alloc_zero((size_t)self->launch->node + FIXED, sizeof *polled);
     wait.signals = catch_signals();
+    unlinkat(self->directory, TR_LEASE_HEAD_SOCKET, 0);
     dismiss_leaving(self);
     tr_log(TR_LOG_WARNING, "the head is gone; %d workers wait %g s for another (`kill %d` ends them)",
            self->n_alive, self->launch->lease_ms * 1e-3, getpid());

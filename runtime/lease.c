@@ -301,7 +301,7 @@ bool tr_lease_hear(int socket, tr_lease_word *word, bool *gone)
         word->layout = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
         word->keeps = tr_unpack_uint(&unpacker, 1) != 0;
         word->may_spin = tr_unpack_uint(&unpacker, 1) != 0;
-        word->n_states = (uint32_t)tr_unpack_uint(&unpacker, INT32_MAX);
+        word->n_states = (uint32_t)tr_unpack_uint(&unpacker, TR_LEASE_MOST_STATES);
         return tr_unpacker_done(&unpacker, "word", NULL) == TR_OK && word->layout;
     }
     if (n_fields != WORD_FIELDS) unpacker.bad = true;

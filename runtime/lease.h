@@ -18,6 +18,8 @@ extern "C" {
 #endif
 
 #define TR_LEASE_SOCKET "lease.sock"
+/* A head's own in that directory, over which people speak to it: the agent of one that died takes it away. */
+#define TR_LEASE_HEAD_SOCKET "scale.sock"
 
 /* How much longer than its agent's last sign of waiting a worker waits. */
 enum { TR_LEASE_MARGIN_MS = 2000 };
@@ -58,7 +60,7 @@ bool tr_lease_send(int connection, tr_lease_kind kind, const int *descriptors, i
 bool tr_lease_receive(int connection, tr_lease_kind *kind, int descriptors[2]);
 
 /* At most so many descriptors go with one word; more state regions than that take several. */
-enum { TR_LEASE_MEMORY_MAX = 64 };
+enum { TR_LEASE_MEMORY_MAX = 64, TR_LEASE_MOST_STATES = 4096 };
 
 /* From agent to worker: whom to greet, in which epoch; or, beside a head as well, which memory it has from a layout on. */
 typedef struct tr_lease_word {

@@ -6,7 +6,8 @@
 
 #include <sys/resource.h>
 
-enum { STEPS = 900, MOST_NODES = 16 };
+enum { STEPS = 1600, EACH = 200, MOST_NODES = 16 }; /* a checkpoint after EACH of them */
+#define ENDLESS "train.steps=1000000"
 
 static char *directory, *undisturbed[2]; /* by dtype */
 
@@ -26,12 +27,12 @@ static void write_recipe(job *self, const char *transport, const char *more)
                   "train: {steps: %d, sequence: 16, microbatch: 1, accumulate: 4}\n"
                   "lr: {peak: 1e-3}\n"
                   "transport: %s\n"
-                  "validate: {every: 150, windows: 2}\n"
-                  "checkpoint: {every: 100, keep: 0}\n"
+                  "validate: {every: 300, windows: 2}\n"
+                  "checkpoint: {every: %d, keep: 0}\n"
                   "supervision: {intensity: 50}\n"
                   "dtype: %s\n"
                   "%s",
-                  self->run, text, STEPS, transport, self->dtype, more);
+                  self->run, text, STEPS, transport, EACH, self->dtype, more);
     self->recipe = tr_format("%s.yaml", self->run);
     write_text(self->recipe, yaml);
     tr_free(yaml);
@@ -153,7 +154,8 @@ static bool ends_the_same(job *self)
     json_decref(left);
     json_decref(right);
     /* One that a head died of writing may be another step's. */
-    for (int step = count_events(self->run, "readopted") ? STEPS : 100; same && step <= STEPS; step += 100) {
+    for (int step = count_events(self->run, "readopted") ? STEPS : EACH; same && step <= STEPS;
+         step += EACH) {
         same = checkpoints_agree(other, self->run, step, "model.safetensors");
         same = same && checkpoints_agree(other, self->run, step, "trainer/optimizer.safetensors");
     }
@@ -235,11 +237,20 @@ static void nor_where_few_states_are_held(void)
 
 /* --- what is asked --- */
 
+/* By Ctrl-C. */
+static bool is_stopped(job *self)
+{
+    kill(self->command.pid, SIGINT);
+    command_wait(&self->command, COMMAND_SECONDS);
+    return command_ended(&self->command, 1) &&
+           text_has(self->command.err_text, "as asked; --resume goes on from there");
+}
+
 static void what_cannot_be_is_refused_with_one_line(void)
 {
     job one;
     command_run command;
-    begin(&one, "zmq", "float32", "", NULL);
+    begin(&one, "zmq", "float32", "", ENDLESS);
     CU_ASSERT_FATAL(makes_steps(&one, 5));
     CU_ASSERT(scale(&one, "data=5", NULL, 2, "layout.data '5' is more replicas than reduction groups (4)"));
     CU_ASSERT(scale(&one, "pipeline=3", NULL, 2, "layout.pipeline '3'"));
@@ -254,7 +265,7 @@ static void what_cannot_be_is_refused_with_one_line(void)
     char *socket = path_in(one.run, "scale.sock");
     CU_ASSERT(stat(socket, &info) == 0 && (info.st_mode & 0777) == 0600);
     tr_free(socket);
-    CU_ASSERT(ends_the_same(&one));
+    CU_ASSERT(is_stopped(&one));
     CU_ASSERT(count_events(one.run, "epoch") == 0);
     CU_ASSERT(scale(&one, "data=2", NULL, 2, "is not running"));
     command_start(&command, (const char *const[]){"scale", "/no/such/run", "data=2", NULL});
@@ -338,22 +349,18 @@ static bool event_comes(const job *self, const char *kind, int n)
     return count_events(self->run, kind) == n;
 }
 
+/* It is looked for once a second. */
 static void a_file_asks_as_well(void)
 {
     job one;
-    begin(&one, "zmq", "float32", "", NULL);
-    CU_ASSERT_FATAL(makes_steps(&one, 5));
-    put_file(&one, "{\"data\": 2}");
-    CU_ASSERT(event_comes(&one, "scaled", 1));
-    kill(one.command.pid, SIGINT); /* the file is looked for once a second: the rest would take long */
-    command_wait(&one.command, COMMAND_SECONDS);
-    CU_ASSERT(command_ended(&one.command, 1));
-    end(&one);
-    begin(&one, "zmq", "float32", "", NULL);
+    begin(&one, "zmq", "float32", "", ENDLESS);
     CU_ASSERT_FATAL(makes_steps(&one, 5));
     put_file(&one, "{\"data\": 99}");
     CU_ASSERT(event_comes(&one, "scale_refused", 1));
-    CU_ASSERT(ends_the_same(&one));
+    put_file(&one, "{\"data\": 2}");
+    CU_ASSERT(event_comes(&one, "scaled", 1));
+    CU_ASSERT(makes_steps(&one, 5));
+    CU_ASSERT(is_stopped(&one));
     end(&one);
 }
 
@@ -453,6 +460,26 @@ static void the_heads_death_in_the_change_is_mended(void)
     }
 }
 
+/* Of a head that is killed and a run that nobody goes on with nothing is left. */
+static void a_killed_head_leaves_no_socket(void)
+{
+    job one;
+    int32_t pid;
+    char *socket;
+    begin(&one, "zmq", "float32", "layout: {data: 2}\n", "supervision.lease=1");
+    socket = path_in(one.run, "scale.sock");
+    CU_ASSERT_FATAL(makes_steps(&one, 10));
+    CU_ASSERT(tr_path_exists(socket));
+    (void)lives_of(&one, 1, &pid);
+    kill(one.command.pid, SIGKILL);
+    command_wait(&one.command, COMMAND_SECONDS);
+    CU_ASSERT(is_gone_within(pid, 20));
+    CU_ASSERT(!tr_path_exists(socket));
+    CU_ASSERT(scale(&one, "data=1", NULL, 2, "is not running"));
+    tr_free(socket);
+    end(&one);
+}
+
 /* With the agent goes all state: the newest checkpoint is gone on from, in the new layout. */
 static void the_agents_death_after_it_is_mended(void)
 {
@@ -460,7 +487,7 @@ static void the_agents_death_after_it_is_mended(void)
     int32_t pid;
     char path[64], line[512] = "";
     begin(&one, "zmq", "float32", "", NULL);
-    CU_ASSERT_FATAL(makes_steps(&one, 120));
+    CU_ASSERT_FATAL(makes_steps(&one, EACH + 20));
     CU_ASSERT(scale(&one, "data=2", "pipeline=2", 0, ": 1 -> 2 replicas"));
     CU_ASSERT(makes_steps(&one, 10));
     (void)lives_of(&one, 1, &pid);
@@ -543,6 +570,7 @@ int main(void)
         CHECK_TEST(sigterm_to_all_ends_the_run),
         CHECK_TEST(a_death_in_the_change_is_mended),
         CHECK_TEST(the_heads_death_in_the_change_is_mended),
+        CHECK_TEST(a_killed_head_leaves_no_socket),
         CHECK_TEST(the_agents_death_after_it_is_mended),
         CHECK_TEST(a_resumed_run_keeps_its_layout),
     };

@@ -12,6 +12,7 @@
 #include "pipelines/job_plan.h"
 #include "pipelines/run_directory.h"
 #include "pipelines/safetensors.h"
+#include "runtime/change.h"
 #include "runtime/control_messages.h"
 #include "runtime/launch.h"
 #include "runtime/lease.h"
@@ -101,15 +102,18 @@ static void make_lease(const tr_topology *topology)
     close(descriptor);
     seed("message", "offer", "o", 1, bytes, (size_t)size);
 
-    const tr_lease_word word = {.epoch = 3, .head_address = "ipc:///tmp/head"};
+    const tr_lease_word words[] = {{.epoch = 3, .head_address = "ipc:///tmp/head"},
+                                   {.layout = 4, .may_spin = true, .n_states = 2}};
     int ends[2];
-    FUZZ_PROMISE(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0 &&
-                 tr_lease_tell(ends[0], &word));
-    size = recv(ends[1], bytes, sizeof bytes, 0);
-    FUZZ_PROMISE(size > 0);
+    FUZZ_PROMISE(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0);
+    for (int i = 0; i < 2; i++) {
+        FUZZ_PROMISE(tr_lease_tell(ends[0], &words[i]));
+        size = recv(ends[1], bytes, sizeof bytes, 0);
+        FUZZ_PROMISE(size > 0);
+        seed("message", i ? "word-memory" : "word", "w", 1, bytes, (size_t)size);
+    }
     close(ends[0]);
     close(ends[1]);
-    seed("message", "word", "w", 1, bytes, (size_t)size);
 }
 
 static void make_topology(void)
@@ -141,6 +145,18 @@ static void make_topology(void)
     MUST(tr_control_encode_load(&topology, addresses, 7, &written, &n_written, &err));
     seed("message", "load", "l", 1, written, n_written);
     tr_free(written);
+
+    const tr_state_move moves[] = {{2, 1, 0, 64, 32}, {2, 7, 32, 0, 4064}};
+    const int32_t leaving = 1;
+    const tr_change change = {.topology = &topology,
+                              .generation = 9,
+                              .moves = moves,
+                              .n_moves = 2,
+                              .leaving = &leaving,
+                              .n_leaving = 1};
+    MUST(tr_change_encode(&change, 3, 4, &written, &n_written, &err));
+    seed("message", "change", "g", 1, written, n_written);
+    tr_free(written);
     tr_free(bytes);
     make_lease(&topology);
     tr_topology_release(&topology);
@@ -159,11 +175,11 @@ static void make_messages(const char *recipe)
     seed_packed("hello", 'h', &packer);
 
     tr_packer_init(&packer);
-    tr_pack_array(&packer, 10);
+    tr_pack_array(&packer, 11);
     tr_pack_int(&packer, 1);
     tr_pack_int(&packer, 4711);
     tr_pack_int(&packer, -1);
-    for (int i = 0; i < 6; i++) tr_pack_uint(&packer, 9);
+    for (int i = 0; i < 7; i++) tr_pack_uint(&packer, 9);
     tr_pack_text(&packer, "killed by signal 9");
     seed_packed("note", 'n', &packer);
 

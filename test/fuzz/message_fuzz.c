@@ -5,6 +5,7 @@
 #include "actors/trace.h"
 #include "fuzz.h"
 #include "pipelines/job_plan.h"
+#include "runtime/change.h"
 #include "runtime/control_messages.h"
 #include "runtime/launch.h"
 #include "runtime/lease.h"
@@ -45,6 +46,28 @@ static void check_load(const uint8_t *bytes, size_t size_bytes)
         fuzz_refused(status, &err);
     else
         tr_control_load_release(&load);
+}
+
+/* What it tells to copy lies in the slots of who gets it, and nothing twice. */
+static void check_change(const uint8_t *bytes, size_t size_bytes)
+{
+    tr_change_order order;
+    tr_error err = {0};
+    tr_status status = tr_change_decode(&order, bytes, size_bytes, &err);
+    if (status) {
+        fuzz_refused(status, &err);
+        return;
+    }
+    for (size_t i = 0; i < order.n_moves; i++) {
+        const tr_state_move *move = &order.moves[i];
+        const tr_actor_spec *to = tr_topology_actor(&order.topology, move->to);
+        FUZZ_PROMISE(to && move->to_offset + move->bytes <= to->state_bytes);
+        if (i && move[-1].to == move->to)
+            FUZZ_PROMISE(move[-1].to_offset + move[-1].bytes <= move->to_offset);
+    }
+    for (size_t i = 0; i < order.n_leaving; i++)
+        FUZZ_PROMISE(order.leaving[i] >= 1 && order.leaving[i] < order.topology.n_nodes);
+    tr_change_order_release(&order);
 }
 
 /* Greetings and notes come as messages. */
@@ -192,6 +215,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size_bytes)
     case 's': check_spans(body, size_bytes); break;
     case 'o': check_offer(body, size_bytes); break;
     case 'w': check_word(body, size_bytes); break;
+    case 'g': check_change(body, size_bytes); break;
     case 'm': check_region(body, size_bytes); break;
     default: return -1; /* not worth keeping */
     }

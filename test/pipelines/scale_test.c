@@ -8,6 +8,10 @@
 #include "pipelines/epoch_log.h"
 #include "pipelines/files.h"
 
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
 static tr_error err;
 
 static void expect_refused(tr_status status, const char *words)
@@ -90,6 +94,42 @@ static void the_last_layouts_of_a_run_are_found_again(void)
     tr_epoch_log_close(&log);
     tr_free(path);
     leave_directory(home);
+}
+
+static void limit_files(rlim_t bytes)
+{
+    struct rlimit limit;
+    CU_ASSERT(getrlimit(RLIMIT_FSIZE, &limit) == 0);
+    limit.rlim_cur = bytes ? bytes : limit.rlim_max;
+    CU_ASSERT(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+}
+
+/* Nothing of it, or a part. */
+static void what_could_not_be_recorded_is_not_recorded_later(void)
+{
+    static const tr_layout one = {1, 2, 1}, two = {4, 1, 3};
+    signal(SIGXFSZ, SIG_IGN);
+    for (rlim_t more = 0; more <= 30; more += 30) {
+        char *directory = enter_directory(), *path = path_in(directory, "epochs.jsonl");
+        struct stat info;
+        tr_layout found;
+        tr_epoch_log *log;
+        CHECK_OK(tr_epoch_log_open(&log, path, &err));
+        CHECK_OK(tr_epoch_log_begin_in(log, 1, &one, &err));
+        CU_ASSERT(stat(path, &info) == 0);
+        limit_files((rlim_t)info.st_size + more);
+        tr_status status = tr_epoch_log_begin_in(log, 2, &two, &err);
+        limit_files(0);
+        CU_ASSERT_EQUAL(status, TR_EIO);
+        CHECK_OK(tr_epoch_log_begin(log, 3, &err));
+        tr_epoch_log_close(&log);
+        CU_ASSERT(tr_epoch_log_layouts(path, &found, 1) == 1 && tr_layout_is_same(&found, &one));
+        CHECK_OK(tr_epoch_log_open(&log, path, &err));
+        CU_ASSERT_EQUAL(tr_epoch_log_first(log), 4);
+        tr_epoch_log_close(&log);
+        tr_free(path);
+        leave_directory(directory);
+    }
 }
 
 /* --- the deal --- */
@@ -263,6 +303,7 @@ static const check_test tests[] = {
     CHECK_TEST(a_wish_is_read_or_refused_with_a_line),
     CHECK_TEST(so_is_one_in_a_file),
     CHECK_TEST(the_last_layouts_of_a_run_are_found_again),
+    CHECK_TEST(what_could_not_be_recorded_is_not_recorded_later),
     CHECK_TEST(another_cut_is_balanced_anew),
     CHECK_TEST(state_is_dealt_tensor_by_tensor),
     CHECK_TEST(who_stays_what_it_was_takes_its_own_slot),
