@@ -6,7 +6,7 @@
 
 #include <sys/resource.h>
 
-enum { STEPS = 1600, EACH = 200, MOST_NODES = 16 }; /* a checkpoint after EACH of them */
+enum { STEPS = 1200, EACH = 200, MOST_NODES = 16 }; /* a checkpoint after EACH of them */
 #define ENDLESS "train.steps=1000000"
 
 static char *directory, *undisturbed[2]; /* by dtype */
@@ -436,7 +436,7 @@ static void a_death_in_the_change_is_mended(void)
  * follows goes on with the workers in whatever layout they are, or from the newest checkpoint. */
 static void the_heads_death_in_the_change_is_mended(void)
 {
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < 6; i++) {
         job one;
         command_run command;
         char *wish[] = {"data=4", "pipeline=2"};
@@ -445,7 +445,7 @@ static void the_heads_death_in_the_change_is_mended(void)
         int32_t head = head_of(&one);
         command_start(&command,
                       (const char *const[]){"scale", one.run, wish[0], i % 3 ? wish[1] : NULL, NULL});
-        command_nap_ms(6 * i);
+        command_nap_ms(8 * i);
         kill(head, SIGKILL);
         command_wait(&command, COMMAND_SECONDS);
         command_wait(&one.command, COMMAND_SECONDS);
