@@ -1,7 +1,7 @@
 /* actors/coordinator.c - see coordinator.h. It holds the numbers of one step at a time: no stage can be ahead
  * of a commit, only the shards' announcements run ahead (tr_plan_steps_ahead).
  * SPDX-License-Identifier: Apache-2.0 */
-#include "actors/coordinator.h"
+#include "actors/coordinator_internal.h"
 
 #include "actors/roles.h"
 #include "actors/topics.h"
@@ -15,53 +15,10 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { NO_CHECKPOINT = UINT32_MAX };
+enum { NO_CHECKPOINT = TR__NO_CHECKPOINT };
 
-/* What the stages said of the first step behind a change of epoch. */
-typedef struct replayed {
-    uint32_t n_told, n_kept;
-    uint64_t n_computed[3], n_sent, n_compared;
-} replayed;
-
-typedef struct coordinator {
-    tr_actor *actor;
-    const tr_coordinator_context *known;
-    tr_actor_id checkpoint, monitor;
-    tr_actor_id *stages; /* by replica * n_stages + stage */
-    uint32_t n_stages_all;
-
-    uint32_t step;        /* being gathered */
-    uint32_t ring;        /* see tr_plan_steps_ahead */
-    uint64_t *counted;    /* targets of step, at step % ring */
-    uint32_t *n_counted;  /* shards that have announced them */
-    double *losses;       /* by micro-batch */
-    uint32_t n_losses;    /* micro-batches */
-    double *sums;         /* square sums by (tensor, block) */
-    int64_t *first_block; /* of each parameter; one more for the end */
-    uint32_t n_ready;
-    bool *is_ready, *has_voted; /* by stage, as in `stages`: for this step, for the one before */
-    uint64_t busy_ns, began_ns;
-    uint64_t tokens; /* targets seen so far */
-    replayed replayed;
-
-    tr_step_record record;  /* of the step committed last, until it is told */
-    bool record_held;       /* evaluations of it are awaited */
-    uint32_t n_untold;      /* records on their way to the monitor */
-    double *evaluated_loss; /* by micro-batch of the evaluation */
-    uint64_t *evaluated_tokens;
-    uint32_t n_evaluated;
-
-    uint32_t n_updated;       /* votes for the step committed last */
-    uint32_t n_checkpoints;   /* asked for and not yet answered */
-    uint32_t last_checkpoint; /* updates; NO_CHECKPOINT before the first */
-    /* Why the checkpoint that should have been the last could not be written; NULL: it was, or is awaited. */
-    char *lost;
-    bool stopping, ended;
-    bool again;           /* this is not its first life */
-    bool pausing, paused; /* wanted; since nobody works towards another state than all hold */
-    bool held;            /* the state after `step` is in slots when all have voted */
-    uint32_t pause_at;    /* not before this step: the one at hand is finished */
-} coordinator;
+typedef tr__coordinator coordinator;
+typedef tr__replayed replayed;
 
 static void fail(coordinator *self, tr_status status, const char *text)
 {
@@ -435,50 +392,6 @@ static void coordinator_receive(tr_actor *actor, void *state, tr_message **messa
     }
 }
 
-/* --- what it waits for --- */
-
-/* The word of those stages that have not given it yet, the last ones of the pipeline first: the others wait for them. */
-static uint32_t missing(const coordinator *self, const bool *given, uint32_t topic, tr_wait *waits,
-                        uint32_t capacity)
-{
-    uint32_t n = 0;
-    for (uint32_t s = self->n_stages_all; s-- > 0 && n < capacity;)
-        if (!given[s])
-            waits[n++] = (tr_wait){.kind = TR_WAIT_WORD, .topic = topic, .which = (uint32_t)self->stages[s]};
-    return n;
-}
-
-static uint32_t coordinator_waits(const tr_actor *actor, const void *state, tr_wait *waits, uint32_t capacity)
-{
-    const coordinator *self = state;
-    const tr_training_plan *plan = &self->known->plan;
-    uint32_t n = 0;
-    if (self->ended || self->paused) return 0;
-    for (uint32_t r = 0; self->record_held && r < plan->n_replicas && n < capacity; r++)
-        waits[n++] = (tr_wait){.kind = TR_WAIT_WORD,
-                               .topic = TR_TOPIC_EVALUATED,
-                               .which = (uint32_t)self->stages[(r + 1) * plan->n_stages - 1]};
-    if (self->n_untold >= TR_COORDINATOR_UNTOLD && n < capacity)
-        waits[n++] =
-            (tr_wait){.kind = TR_WAIT_WORD, .topic = TR_TOPIC_RECORDED, .which = (uint32_t)self->monitor};
-    bool counted =
-        self->step >= plan->n_steps || self->n_counted[self->step % self->ring] == plan->n_replicas;
-    for (uint32_t r = 0; !counted && r < plan->n_replicas && n < capacity; r++) {
-        char name[TR_NAME_BYTES];
-        tr_role_name_shard(name, r);
-        waits[n++] = (tr_wait){.kind = TR_WAIT_WORD,
-                               .topic = TR_TOPIC_COUNT,
-                               .which = (uint32_t)tr_role_find(tr_actor_topology(actor), name)};
-    }
-    bool ends = self->step >= plan->n_steps || (self->stopping && self->last_checkpoint == self->step);
-    if (ends && self->n_checkpoints && n < capacity)
-        waits[n++] = (tr_wait){
-            .kind = TR_WAIT_WORD, .topic = TR_TOPIC_CHECKPOINTED, .which = (uint32_t)self->checkpoint};
-    if (ends && self->n_updated < self->n_stages_all)
-        return n + missing(self, self->has_voted, TR_TOPIC_UPDATED, waits + n, capacity - n);
-    return ends ? n : n + missing(self, self->is_ready, TR_TOPIC_READY, waits + n, capacity - n);
-}
-
 /* --- beginning and end --- */
 
 static void coordinator_stop(tr_actor *actor, void *state)
@@ -617,5 +530,5 @@ const tr_behavior tr_coordinator_behavior = {.name = "coordinator",
                                              .init = coordinator_init,
                                              .start = coordinator_start,
                                              .receive = coordinator_receive,
-                                             .waits = coordinator_waits,
+                                             .waits = tr__coordinator_waits,
                                              .stop = coordinator_stop};

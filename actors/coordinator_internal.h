@@ -1,0 +1,61 @@
+/* actors/coordinator_internal.h - what a coordinator keeps, shared by coordinator.c (what it does) and coordinator_waits.c
+ * (what it waits for).
+ * Internal to actors/.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_ACTORS_COORDINATOR_INTERNAL_H
+#define TROUPE_ACTORS_COORDINATOR_INTERNAL_H
+
+#include "actors/coordinator.h"
+
+enum { TR__NO_CHECKPOINT = UINT32_MAX };
+
+/* What the stages said of the first step behind a change of epoch. */
+typedef struct tr__replayed {
+    uint32_t n_told, n_kept;
+    uint64_t n_computed[3], n_sent, n_compared;
+} tr__replayed;
+
+typedef struct tr__coordinator {
+    tr_actor *actor;
+    const tr_coordinator_context *known;
+    tr_actor_id checkpoint, monitor;
+    tr_actor_id *stages; /* by replica * n_stages + stage */
+    uint32_t n_stages_all;
+
+    uint32_t step;        /* being gathered */
+    uint32_t ring;        /* see tr_plan_steps_ahead */
+    uint64_t *counted;    /* targets of step, at step % ring */
+    uint32_t *n_counted;  /* shards that have announced them */
+    double *losses;       /* by micro-batch */
+    uint32_t n_losses;    /* micro-batches */
+    double *sums;         /* square sums by (tensor, block) */
+    int64_t *first_block; /* of each parameter; one more for the end */
+    uint32_t n_ready;
+    bool *is_ready, *has_voted; /* by stage, as in `stages`: for this step, for the one before */
+    uint64_t busy_ns, began_ns;
+    uint64_t tokens; /* targets seen so far */
+    tr__replayed replayed;
+
+    tr_step_record record;  /* of the step committed last, until it is told */
+    bool record_held;       /* evaluations of it are awaited */
+    uint32_t n_untold;      /* records on their way to the monitor */
+    double *evaluated_loss; /* by micro-batch of the evaluation */
+    uint64_t *evaluated_tokens;
+    uint32_t n_evaluated;
+
+    uint32_t n_updated;       /* votes for the step committed last */
+    uint32_t n_checkpoints;   /* asked for and not yet answered */
+    uint32_t last_checkpoint; /* updates; TR__NO_CHECKPOINT before the first */
+    /* Why the checkpoint that should have been the last could not be written; NULL: it was, or is awaited. */
+    char *lost;
+    bool stopping, ended;
+    bool again;           /* this is not its first life */
+    bool pausing, paused; /* wanted; since nobody works towards another state than all hold */
+    bool held;            /* the state after `step` is in slots when all have voted */
+    uint32_t pause_at;    /* not before this step: the one at hand is finished */
+} tr__coordinator;
+
+/* See tr_behavior.waits; state: a tr__coordinator. */
+uint32_t tr__coordinator_waits(const tr_actor *actor, const void *state, tr_wait *waits, uint32_t capacity);
+
+#endif
