@@ -339,7 +339,8 @@ static uint64_t stage_urgency(tr_actor *actor, void *state)
     default: break;
     }
     /* A step that is cut off is out of turn, once. */
-    enum { STAGE_BITS = 12, MICROBATCH_BITS = 28, STEP_BITS = 20 };
+    enum { STAGE_BITS = 12, MICROBATCH_BITS = 26, STEP_BITS = 20, WORK_BITS = 64 - 1 - 12 - 26 - 20 };
+    _Static_assert(NOTHING < 1 << WORK_BITS, "every kind of work has its urgency");
     uint64_t stage = (1u << STAGE_BITS) - 1 - self->spec.stage % (1u << STAGE_BITS);
     uint64_t urgency = (uint64_t)next << STEP_BITS | step % (1u << STEP_BITS);
     urgency = (urgency << 1 | training) << MICROBATCH_BITS | microbatch % (1u << MICROBATCH_BITS);
