@@ -11,6 +11,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* Sanitizers have handlers of their own. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { REPORTS = 0 };
+#else
+enum { REPORTS = 1 };
+#endif
+
 static void write_to_nowhere(void)
 {
     volatile int *volatile nowhere = NULL;
@@ -48,27 +55,20 @@ static void expect_report(void (*crash)(void), int signal_number, const char *wo
     close(output[0]);
     CU_ASSERT(waitpid(child, &status, 0) == child);
     CU_ASSERT(WIFSIGNALED(status) && WTERMSIG(status) == signal_number);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    if (!REPORTS) return;
     CU_ASSERT(strstr(text, words) != NULL);
     CU_ASSERT(strstr(text, "base_crash_test") != NULL); /* frames of this program */
-#else
-    (void)words;
-#endif
 }
 
 static void a_crash_tells_its_stack(void)
 {
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-    expect_report(write_to_nowhere, SIGSEGV, "got signal 11; it was at:");
-#endif
+    if (REPORTS) expect_report(write_to_nowhere, SIGSEGV, "got signal 11; it was at:");
     expect_report(abort_itself, SIGABRT, "got signal 6, sent by a process; it was at:");
 }
 
 static void a_signal_of_another_process_is_told_too(void)
 {
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-    expect_report(kill_itself, SIGSEGV, "got signal 11, sent by a process; it was at:");
-#endif
+    if (REPORTS) expect_report(kill_itself, SIGSEGV, "got signal 11, sent by a process; it was at:");
 }
 
 static const check_test tests[] = {
