@@ -22,7 +22,10 @@ typedef struct tr_chaos_point {
 } tr_chaos_point;
 
 #define TR_CHAOS_ANY_STEP UINT32_MAX
-enum { TR_CHAOS_FLIP = -1 }; /* no signal: a bit of what the actor computes then flips */
+enum {                     /* no signals */
+       TR_CHAOS_FLIP = -1, /* a bit of what the actor computes then flips */
+       TR_CHAOS_LOOP = -2  /* it never comes back from what it begins */
+};
 
 typedef struct tr_chaos {
     tr_chaos_point points[TR_CHAOS_POINTS];
@@ -32,10 +35,10 @@ typedef struct tr_chaos {
 } tr_chaos;
 
 /* "EPOCH/ACTOR/ACTIVITY/STEP/SIGNAL, ...": "1/stage 1 of replica 0/backward/5/KILL"; STEP may be "any", SIGNAL one of KILL,
- * STOP, SEGV, ABRT, FLIP. Empty: none. Errors: TR_EINVAL. */
+ * STOP, SEGV, ABRT, FLIP, LOOP. Empty: none. Errors: TR_EINVAL. */
 tr_status tr_chaos_parse(tr_chaos *self, const char *text, tr_error *err);
 
-/* The signal to die of now, or TR_CHAOS_FLIP; 0: none. */
+/* The signal to die of now, or one of the above; 0: none. */
 int tr_chaos_strikes(const tr_chaos *self, uint32_t epoch, const char *actor, const char *what,
                      uint32_t step);
 

@@ -252,6 +252,9 @@ static void on_activity(void *context, tr_actor_id who, const char *what, uint32
     int signal = actor ? tr_chaos_strikes(&self->chaos, self->epoch, actor->name, what, step) : 0;
     if (signal == TR_CHAOS_FLIP)
         tr_node_spoil(self->node, who);
+    else if (signal == TR_CHAOS_LOOP)
+        for (volatile uint64_t n = 0;; n++) {
+        }
     else if (signal)
         kill(getpid(), signal);
 }

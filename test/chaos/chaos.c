@@ -59,11 +59,11 @@ static const struct {
     int row;
     const char *why;
 } elsewhere[] = {
-    {7, "an actor in a dead loop: no test yet; stopped processes (rows 4, 5) go the same way"},
-    {9, "partition between hosts: one host only"},
-    {10, "one-way partition: one host only"},
-    {11, "half-open connection: transport/*_test (killed and stopped peers); between hosts not yet"},
-    {12, "a link that flaps: no resending within an epoch yet: who does not answer is fenced and replaced"},
+    {7, "an actor in a dead loop: cli/recovery"},
+    {9, "partition between hosts: cli/hosts/a_cut_between_hosts"},
+    {10, "one-way partition: cli/hosts/one_side_is_deaf"},
+    {11, "half-open connection: transport/*_test (killed, stopped peers), cli/hosts/one_side_is_deaf"},
+    {12, "a link that flaps: cli/hosts/a_connection_that_flaps"},
     {13, "flipped bit on the wire: transport/*_test; repeated, quarantine: not there yet"},
     {14, "hostile MessagePack: fuzz/*"},
     {15, "duplicate message: runtime/simulation_test; corruption alarm: cli/replay"},
@@ -74,17 +74,17 @@ static const struct {
     {20, "full disk: cli/full_disk"},
     {21, "crash within a checkpoint: cli/recovery (saving), cli/resume (damaged checkpoints)"},
     {23, "killed by the kernel for memory: the same SIGKILL as row 1; a memory limit needs cgroups"},
-    {24, "GPU faults: no GPU here"},
+    {24, "GPU faults: actors/cuda_stage, cli/cuda_train, on a GPU"},
     {25, "the wall clock jumps: it cannot be set for one job; no code reads it"},
-    {29, "NCCL: no GPU here"},
-    {30, "NCCL: no GPU here"},
-    {31, "NCCL: no GPU here"},
+    {29, "a peer dies in a collective: cli/cuda_replicas, on GPUs"},
+    {30, "the abort of a communicator hangs: never provoked"},
+    {31, "communicator set-up fails: actors/collect, transport/nccl"},
     {32, "UCX endpoint fails in a rendezvous: kills hit any moment, this one is not aimed at"},
     {33, "a loss that is not finite: actors/training_test"},
     {34, "a bit flips in a computation: cli/replay; without a death nobody looks (audit) yet"},
-    {35, "a worker joins: not there yet"},
+    {35, "a worker joins: cli/scale; a host: cli/hosts"},
     {36, "crash loop: cli/recovery"},
-    {38, "other version, plan or key: transport/*_test"},
+    {38, "other version, plan or key: transport/*_test, cli/hosts/who_may_not_join_is_refused"},
 };
 
 /* --- what is to come --- */

@@ -18,6 +18,15 @@ static void a_death_at_any_moment_changes_no_bit_over_zmq(void)
     all_cases("zmq");
 }
 
+/* A worker that still holds its links, and computes for ever: nobody but the watchdog can tell. */
+static void an_actor_in_a_dead_loop_is_found(void)
+{
+    static const case_ loop = {"a dead loop", "1/stage 1 of replica 0/backward/12/LOOP", 1};
+    more[0] = "supervision.hung_after=5";
+    mends(&loop, "ucx");
+    memset(more, 0, sizeof more);
+}
+
 /* There the weights that are computed with are a copy of those in the slots. */
 static void nor_does_it_in_bfloat16(void)
 {
@@ -169,6 +178,7 @@ int main(void)
     static const check_test tests[] = {
         CHECK_TEST(a_death_at_any_moment_changes_no_bit_over_ucx),
         CHECK_TEST(a_death_at_any_moment_changes_no_bit_over_zmq),
+        CHECK_TEST(an_actor_in_a_dead_loop_is_found),
         CHECK_TEST(nor_does_it_in_bfloat16),
         CHECK_TEST(nor_does_it_where_few_states_are_held),
         CHECK_TEST(the_agents_death_changes_no_bit_either),
