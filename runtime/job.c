@@ -88,9 +88,13 @@ static tr_status catch_signals(job *self, tr_error *err)
     return status;
 }
 
+/* A signal that came while the job ended of something else has nobody to stop any more. */
 static void release_signals(job *self)
 {
     if (self->signals < 0) return;
+    struct signalfd_siginfo meant_for_the_job;
+    while (read(self->signals, &meant_for_the_job, sizeof meant_for_the_job) > 0) {
+    }
     close(self->signals);
     pthread_sigmask(SIG_SETMASK, &self->mask_before, NULL);
 }

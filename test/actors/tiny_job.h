@@ -26,12 +26,13 @@ typedef struct tiny_job {
     /* wanted */
     tiny_config config;
     writer_fault fault;
-    uint32_t fault_at;                  /* updates of the checkpoint that fails; 0: every one */
-    uint32_t slow_ms;                   /* of every chunk written */
-    uint32_t explode_at;                /* the learning rate of this step (from 1) is absurd; 0: of none */
-    uint32_t interrupt_at;              /* SIGINT when this step is recorded; 0: never */
-    bool fail_record;                   /* the monitor cannot write */
-    bool starve_monitor;                /* in simulation: it has a turn when all others wait */
+    uint32_t fault_at;     /* updates of the checkpoint that fails; 0: every one */
+    uint32_t slow_ms;      /* of every chunk written */
+    uint32_t explode_at;   /* the learning rate of this step (from 1) is absurd; 0: of none */
+    uint32_t interrupt_at; /* SIGINT when this step is recorded; 0: never */
+    bool fail_record;      /* the monitor cannot write */
+    bool interrupt_late;   /* SIGINT when a checkpoint is abandoned: its actor is being taken apart */
+    bool starve_monitor;   /* in simulation: it has a turn when all others wait */
     uint64_t tokens_before, fail_after; /* see tiny_fail_after */
     /* heard */
     tr_step_record records[MOST_STEPS];
@@ -149,6 +150,7 @@ static void writer_abandon(void *context)
     self->broken += self->open == 0;
     self->open = 0;
     self->abandoned++;
+    if (self->interrupt_late) kill(getpid(), SIGINT);
 }
 
 /* --- topology: edges and slots as pipelines/job_topology.c makes them --- */

@@ -339,6 +339,19 @@ static void a_monitor_that_cannot_write_ends_the_job(void)
     tiny_release(&job);
 }
 
+/* Ctrl-C in the moment in which it ends of something else: this process goes on, and says of what. */
+static void a_signal_beside_a_failure_is_the_jobs(void)
+{
+    tiny_job job = tiny_new(1, 1, 1, 1, 20);
+    tr_error err = {0};
+    job.config.plan.checkpoint_every = 1;
+    job.fail_record = job.interrupt_late = true;
+    CU_ASSERT_NOT_EQUAL(tiny_run(&job, &err), TR_OK);
+    CU_ASSERT(strstr(err.message, "the pencil is broken") != NULL);
+    CU_ASSERT_EQUAL(job.abandoned, 1); /* or there was no signal */
+    tiny_release(&job);
+}
+
 /* One micro-batch a replica and step: everything that is kept by step is pushed to its bound. */
 static void shards_far_ahead_do_not_hang(void)
 {
@@ -389,6 +402,7 @@ static const check_test tests[] = {
     CHECK_TEST(a_request_to_stop_ends_after_a_step_with_a_checkpoint),
     CHECK_TEST(a_loss_that_is_no_number_ends_the_job_before_the_update),
     CHECK_TEST(a_monitor_that_cannot_write_ends_the_job),
+    CHECK_TEST(a_signal_beside_a_failure_is_the_jobs),
     CHECK_TEST(shards_far_ahead_do_not_hang),
     CHECK_TEST(no_memory_for_a_stage_ends_the_job_with_a_message),
 };
