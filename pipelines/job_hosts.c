@@ -22,12 +22,12 @@ int32_t tr_job_host_of(const tr_recipe *recipe, int32_t node)
 
 int32_t tr_job_shard_node(const tr_recipe *recipe, const tr_training_plan *plan, uint32_t replica)
 {
-    int32_t own = (int32_t)(1 + replica * tr_plan_workers(plan)), n_here = 0;
+    int32_t own = (int32_t)(1 + replica * tr_plan_workers(plan)),
+            n_here = 1; /* the first is the head's host's */
     if (tr_job_host_of(recipe, own) == 0) return own;
     int32_t n_workers = (int32_t)(plan->n_replicas * tr_plan_workers(plan));
     while (n_here < n_workers && tr_job_host_of(recipe, n_here + 1) == 0) n_here++;
-    return 1 +
-           (int32_t)(replica % (uint32_t)n_here); /* the head's host has the first workers, at least one */
+    return 1 + (int32_t)(replica % (uint32_t)n_here);
 }
 
 tr_status tr_job_plan_spread(tr_job_plan *self, tr_error *err)

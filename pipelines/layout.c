@@ -64,7 +64,7 @@ tr_status tr_layout_parse(tr_layout *out, const char *text, tr_error *err)
     const char *at = text + strspn(text, " ");
     while (*at && !status) {
         size_t length = strcspn(at, " "), name = strcspn(at, "= ");
-        char *end;
+        char *end = NULL;
         errno = 0;
         long long value = at[name] == '=' ? strtoll(at + name + 1, &end, 10) : 0;
         if (at[name] != '=' || end == at + name + 1 || end != at + length || errno)

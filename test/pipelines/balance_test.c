@@ -121,7 +121,7 @@ static void no_other_cut_is_much_better(void)
         for (int head = CHECK_SIZE(0, 4); head <= 4; head++) {
             tr_training_plan plan = plan_of(layouts[i][0], layouts[i][1], 8);
             const int32_t n_layers = CHECK_SIZE(10, 7);
-            units_of(units, (uint32_t)n_layers, head);
+            units_of(units, n_layers, head);
             units[4].ns[TR_PHASE_FORWARD] *=
                 1 + (uint64_t)head % 2; /* and one layer that is unlike the others */
             CHECK_OK(tr_balance(units, n_layers, &plan, layers, &err));
