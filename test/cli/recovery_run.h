@@ -127,4 +127,21 @@ static inline void mends(const case_ *what, const char *transport)
     tr_free(run);
 }
 
+/* Trains what all runs are compared with, then runs the tests; what main returns. */
+static inline int recovery_tests(const char *name, const check_test *tests, size_t n_tests)
+{
+    directory = enter_directory();
+    undisturbed = path_in(directory, "undisturbed");
+    char *text = path_in(directory, "words.txt");
+    write_words(text, 4000);
+    tr_free(text);
+    char *recipe = write_recipe(undisturbed, "zmq", "");
+    if (!command_succeeds((const char *const[]){"train", recipe, NULL})) return 1;
+    tr_free(recipe);
+    int result = check_run(name, tests, n_tests);
+    tr_free(undisturbed);
+    leave_directory(directory);
+    return result;
+}
+
 #endif

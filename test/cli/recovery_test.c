@@ -167,14 +167,6 @@ static void too_many_deaths_end_the_run(void)
 
 int main(void)
 {
-    directory = enter_directory();
-    undisturbed = path_in(directory, "undisturbed");
-    char *text = path_in(directory, "words.txt");
-    write_words(text, 4000);
-    tr_free(text);
-    char *recipe = write_recipe(undisturbed, "zmq", "");
-    if (!command_succeeds((const char *const[]){"train", recipe, NULL})) return 1;
-    tr_free(recipe);
     static const check_test tests[] = {
         CHECK_TEST(a_death_at_any_moment_changes_no_bit_over_ucx),
         CHECK_TEST(a_death_at_any_moment_changes_no_bit_over_zmq),
@@ -187,8 +179,5 @@ int main(void)
         CHECK_TEST(a_resumed_run_does_not_need_the_checkpoint_it_began_with),
         CHECK_TEST(too_many_deaths_end_the_run),
     };
-    int result = check_run("cli/recovery", tests, sizeof tests / sizeof *tests);
-    tr_free(undisturbed);
-    leave_directory(directory);
-    return result;
+    return recovery_tests("cli/recovery", tests, sizeof tests / sizeof *tests);
 }

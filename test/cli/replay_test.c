@@ -243,14 +243,6 @@ static void what_does_not_go_with_it_is_refused_by_name(void)
 int main(void)
 {
     if (getenv("TROUPE_TEST_DEVICE")) return 77; /* it is for CPUs */
-    directory = enter_directory();
-    undisturbed = path_in(directory, "undisturbed");
-    char *text = path_in(directory, "words.txt");
-    write_words(text, 4000);
-    tr_free(text);
-    char *recipe = write_recipe(undisturbed, "zmq", "");
-    if (!command_succeeds((const char *const[]){"train", recipe, NULL})) return 1;
-    tr_free(recipe);
     static const check_test tests[] = {
         CHECK_TEST(whoever_dies_only_they_compute_again_over_ucx),
         CHECK_TEST(whoever_dies_only_they_compute_again_over_zmq),
@@ -262,8 +254,5 @@ int main(void)
         CHECK_TEST(where_each_computation_errs_the_run_ends),
         CHECK_TEST(what_does_not_go_with_it_is_refused_by_name),
     };
-    int result = check_run("cli/replay", tests, sizeof tests / sizeof *tests);
-    tr_free(undisturbed);
-    leave_directory(directory);
-    return result;
+    return recovery_tests("cli/replay", tests, sizeof tests / sizeof *tests);
 }
