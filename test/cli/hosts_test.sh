@@ -8,7 +8,8 @@ troupe=$(realpath "$1")
 self=$(realpath "$0")
 shift
 if [ "${INSIDE:-}" = "" ]; then
-    if ! unshare --user --map-root-user --net true 2>/dev/null || ! command -v ip nsenter >/dev/null; then
+    if ! unshare --user --map-root-user --net true 2>/dev/null ||
+        ! command -v ip >/dev/null || ! command -v nsenter >/dev/null; then
         echo "no network namespaces here: nothing was tested"
         exit 77
     fi
