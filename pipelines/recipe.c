@@ -1,4 +1,4 @@
-/* pipelines/recipe.c - reads a recipe: libfyaml gives the tree, the schema says what each key may hold.
+/* pipelines/recipe.c - reads a recipe: libyaml gives the tree, the schema says what each key may hold.
  * Scalars are typed here, not by YAML's guess: a key knows its type, so `run: 5` is a text and `steps: "5"`
  * is refused.
  * Source: YAML 1.2.2, chapter 10.3 (core schema), for null, true and false.
@@ -18,19 +18,13 @@
 
 enum { LONGEST_KEY = 64 };
 
-/* libfyaml writes "<memory...>:LINE:COLUMN: error: words". */
-static tr_status refuse_yaml(const char *problem, const char *name, int line, tr_error *err)
+static tr_status refuse_yaml(const tr__yaml_text *text, const char *name, int line, tr_error *err)
 {
-    const char *words = strstr(problem, "error: ");
-    char quoted[TR__QUOTED_SIZE];
-    tr__quoted(words ? words + 7 : "no memory, or an unknown problem", quoted);
     char assignment[TR__QUOTED_SIZE];
     if (line == TR__COMMAND_LINE)
         return tr_fail(err, TR_EINVAL, "command line: %s is not valid YAML: %s", tr__quoted(name, assignment),
-                       quoted);
-    const char *position = strstr(problem, ">:");
-    int at = position ? atoi(position + 2) : 1;
-    return tr_fail(err, TR_EINVAL, "%s:%d: not valid YAML: %s", name, at < 1 ? 1 : at, quoted);
+                       text->problem);
+    return tr_fail(err, TR_EINVAL, "%s:%d: not valid YAML: %s", name, text->line, text->problem);
 }
 
 tr_status tr__recipe_refuse(const tr__recipe_reading *self, int line, const char *key, const char *value,
@@ -69,27 +63,10 @@ static tr_status refuse_value(const setting *at, const char *value, tr_error *er
                              "%s; give %s", what, expected);
 }
 
-static tr_status refuse_node(const setting *at, struct fy_node *node, tr_error *err, const char *what)
+static tr_status refuse_node(const setting *at, tr__yaml yaml, tr_error *err, const char *what)
 {
-    char *text = fy_emit_node_to_string(node, FYECF_MODE_FLOW_ONELINE | FYECF_WIDTH_INF);
-    if (text) text[strcspn(text, "\n")] = 0;
-    tr_status status = refuse_value(at, text ? text : "", err, what);
-    free(text); /* libfyaml's */
-    return status;
-}
-
-static bool is_plain(struct fy_node *node)
-{
-    return fy_node_is_scalar(node) && fy_node_get_style(node) == FYNS_PLAIN;
-}
-
-static bool is_null(struct fy_node *node)
-{
-    if (!node || fy_node_is_null(node)) return true;
-    if (!is_plain(node)) return false;
-    const char *text = fy_node_get_scalar0(node);
-    return text && (!*text || !strcmp(text, "~") || !strcmp(text, "null") || !strcmp(text, "Null") ||
-                    !strcmp(text, "NULL"));
+    char text[TR__QUOTED_SIZE];
+    return refuse_value(at, tr__yaml_flow(yaml, text), err, what);
 }
 
 static bool in_range(const tr__recipe_field *about, double value)
@@ -99,84 +76,80 @@ static bool in_range(const tr__recipe_field *about, double value)
     return above && below && isfinite(value);
 }
 
-static tr_status read_integer(const setting *at, struct fy_node *node, int64_t *out, tr_error *err)
+static tr_status read_integer(const setting *at, tr__yaml yaml, int64_t *out, tr_error *err)
 {
-    const char *text = is_plain(node) ? fy_node_get_scalar0(node) : NULL;
+    const char *text = tr__yaml_is_plain(yaml) ? tr__yaml_scalar(yaml) : NULL;
     size_t digits = text ? strspn(text + (*text == '-' || *text == '+'), "0123456789") : 0;
     if (!digits || text[digits + (*text == '-' || *text == '+')])
-        return refuse_node(at, node, err, "is not a whole number");
+        return refuse_node(at, yaml, err, "is not a whole number");
     errno = 0;
     long long value = strtoll(text, NULL, 10);
     if (errno || !in_range(&tr__recipe_fields[at->field], (double)value))
-        return refuse_node(at, node, err, "is out of range");
+        return refuse_node(at, yaml, err, "is out of range");
     *out = value;
     return TR_OK;
 }
 
-static tr_status read_real(const setting *at, struct fy_node *node, double *out, tr_error *err)
+static tr_status read_real(const setting *at, tr__yaml yaml, double *out, tr_error *err)
 {
-    const char *text = is_plain(node) ? fy_node_get_scalar0(node) : NULL;
+    const char *text = tr__yaml_is_plain(yaml) ? tr__yaml_scalar(yaml) : NULL;
     char *end = NULL;
     /* strtod alone would also take "inf", "nan" and hexadecimal */
     bool decimal = text && *text && !text[strspn(text, "+-.0123456789eE")];
     double value = decimal ? strtod(text, &end) : 0;
-    if (!decimal || end == text || *end) return refuse_node(at, node, err, "is not a number");
-    if (!in_range(&tr__recipe_fields[at->field], value)) return refuse_node(at, node, err, "is out of range");
+    if (!decimal || end == text || *end) return refuse_node(at, yaml, err, "is not a number");
+    if (!in_range(&tr__recipe_fields[at->field], value)) return refuse_node(at, yaml, err, "is out of range");
     *out = value;
     return TR_OK;
 }
 
-static tr_status read_flag(const setting *at, struct fy_node *node, bool *out, tr_error *err)
+static tr_status read_flag(const setting *at, tr__yaml yaml, bool *out, tr_error *err)
 {
-    const char *text = is_plain(node) ? fy_node_get_scalar0(node) : NULL;
+    const char *text = tr__yaml_is_plain(yaml) ? tr__yaml_scalar(yaml) : NULL;
     bool yes = text && (!strcmp(text, "true") || !strcmp(text, "True") || !strcmp(text, "TRUE"));
     bool no = text && (!strcmp(text, "false") || !strcmp(text, "False") || !strcmp(text, "FALSE"));
-    if (!yes && !no) return refuse_node(at, node, err, "is neither true nor false");
+    if (!yes && !no) return refuse_node(at, yaml, err, "is neither true nor false");
     *out = yes;
     return TR_OK;
 }
 
-static tr_status read_choice(const setting *at, struct fy_node *node, int *out, tr_error *err)
+static tr_status read_choice(const setting *at, tr__yaml yaml, int *out, tr_error *err)
 {
-    const char *text = fy_node_is_scalar(node) ? fy_node_get_scalar0(node) : NULL;
+    const char *text = tr__yaml_scalar(yaml);
     const char *const *choices = tr__recipe_fields[at->field].choices;
     for (int i = 0; text && choices[i]; i++) {
         if (strcmp(choices[i], text) != 0) continue;
         *out = i;
         return TR_OK;
     }
-    return refuse_node(at, node, err, "is not known");
+    return refuse_node(at, yaml, err, "is not known");
 }
 
-static tr_status read_text(const setting *at, struct fy_node *node, char **out, tr_error *err)
+static tr_status read_text(const setting *at, tr__yaml yaml, char **out, tr_error *err)
 {
-    const char *text = fy_node_is_scalar(node) ? fy_node_get_scalar0(node) : NULL;
-    if (!text || !*text) return refuse_node(at, node, err, "is not a text");
+    const char *text = tr__yaml_scalar(yaml);
+    if (!text || !*text) return refuse_node(at, yaml, err, "is not a text");
     *out = tr_strdup(text);
     return *out ? TR_OK : tr_fail(err, TR_ENOMEM, "no memory for the recipe");
 }
 
 /* How many items; 0 and an error for what is no list, or an empty one. */
-static size_t count_items(const setting *at, struct fy_node *node, tr_error *err)
+static size_t count_items(const setting *at, tr__yaml yaml, tr_error *err)
 {
-    if (fy_node_is_sequence(node) && fy_node_sequence_item_count(node) > 0)
-        return (size_t)fy_node_sequence_item_count(node);
-    refuse_node(at, node, err, "is not a list with something in it");
+    if (tr__yaml_is_sequence(yaml) && tr__yaml_count(yaml) > 0) return tr__yaml_count(yaml);
+    refuse_node(at, yaml, err, "is not a list with something in it");
     return 0;
 }
 
 /* Reads a list of numbers into fresh memory. */
-static tr_status read_reals(const setting *at, struct fy_node *node, double **items, size_t *count,
-                            tr_error *err)
+static tr_status read_reals(const setting *at, tr__yaml yaml, double **items, size_t *count, tr_error *err)
 {
-    size_t n = count_items(at, node, err), i = 0;
+    size_t n = count_items(at, yaml, err);
     if (n == 0) return TR_EINVAL;
     double *fresh = tr_alloc(n * sizeof *fresh);
     if (!fresh) return tr_fail(err, TR_ENOMEM, "no memory for the recipe");
     tr_status status = TR_OK;
-    void *iterator = NULL;
-    for (struct fy_node *item; !status && (item = fy_node_sequence_iterate(node, &iterator)); i++)
-        status = read_real(at, item, fresh + i, err);
+    for (size_t i = 0; !status && i < n; i++) status = read_real(at, tr__yaml_item(yaml, i), fresh + i, err);
     if (status) {
         tr_free(fresh);
         return status;
@@ -186,9 +159,9 @@ static tr_status read_reals(const setting *at, struct fy_node *node, double **it
     return TR_OK;
 }
 
-static tr_status read_stage_device(const setting *at, struct fy_node *node, int32_t *out, tr_error *err)
+static tr_status read_stage_device(const setting *at, tr__yaml yaml, int32_t *out, tr_error *err)
 {
-    const char *text = fy_node_is_scalar(node) ? fy_node_get_scalar0(node) : NULL;
+    const char *text = tr__yaml_scalar(yaml);
     for (int32_t i = 0; text && tr__recipe_devices[i]; i++) {
         if (strcmp(tr__recipe_devices[i], text) != 0) continue;
         *out = i;
@@ -199,47 +172,43 @@ static tr_status read_stage_device(const setting *at, struct fy_node *node, int3
 }
 
 /* A number of layers, or a mapping with that and a device. */
-static tr_status read_stage(const setting *at, struct fy_node *node, int32_t *layers, int32_t *device,
-                            tr_error *err)
+static tr_status read_stage(const setting *at, tr__yaml yaml, int32_t *layers, int32_t *device, tr_error *err)
 {
     int64_t value = 0;
     tr_status status = TR_OK;
     *device = -1;
-    if (!fy_node_is_mapping(node)) {
-        if (!(status = read_integer(at, node, &value, err))) *layers = (int32_t)value;
+    if (!tr__yaml_is_mapping(yaml)) {
+        if (!(status = read_integer(at, yaml, &value, err))) *layers = (int32_t)value;
         return status;
     }
-    void *iterator = NULL;
     bool has_layers = false;
-    for (struct fy_node_pair *pair; !status && (pair = fy_node_mapping_iterate(node, &iterator));) {
-        struct fy_node *key = fy_node_pair_key(pair), *content = fy_node_pair_value(pair);
-        const char *name = key && fy_node_is_scalar(key) ? fy_node_get_scalar0(key) : NULL;
-        if (!name || !content)
-            status = refuse_node(at, node, err, "is no stage");
+    for (size_t i = 0; !status && i < tr__yaml_count(yaml); i++) {
+        tr__yaml content = tr__yaml_value(yaml, i);
+        const char *name = tr__yaml_scalar(tr__yaml_key(yaml, i));
+        if (!name || tr__yaml_repeats(yaml, i))
+            status = refuse_node(at, yaml, err, "is no stage");
         else if (strcmp(name, "layers") == 0)
             has_layers = !(status = read_integer(at, content, &value, err));
         else if (strcmp(name, "device") == 0)
             status = read_stage_device(at, content, device, err);
         else
-            status = refuse_node(at, node, err, "has a key that is neither layers nor device");
+            status = refuse_node(at, yaml, err, "has a key that is neither layers nor device");
     }
-    if (!status && !has_layers) status = refuse_node(at, node, err, "says no layers");
+    if (!status && !has_layers) status = refuse_node(at, yaml, err, "says no layers");
     if (!status) *layers = (int32_t)value;
     return status;
 }
 
-static tr_status read_stages(const setting *at, struct fy_node *node, tr_recipe_stage_list *out,
-                             tr_error *err)
+static tr_status read_stages(const setting *at, tr__yaml yaml, tr_recipe_stage_list *out, tr_error *err)
 {
-    size_t n = count_items(at, node, err), i = 0, n_named = 0;
+    size_t n = count_items(at, yaml, err), n_named = 0;
     if (n == 0) return TR_EINVAL;
     tr_recipe_stage_list list = {
         .items = tr_alloc(n * sizeof *list.items), .devices = tr_alloc(n * sizeof *list.devices), .count = n};
     tr_status status = TR_OK;
     if (!list.items || !list.devices) status = tr_fail(err, TR_ENOMEM, "no memory for the recipe");
-    void *iterator = NULL;
-    for (struct fy_node *item; !status && (item = fy_node_sequence_iterate(node, &iterator)); i++) {
-        status = read_stage(at, item, &list.items[i], &list.devices[i], err);
+    for (size_t i = 0; !status && i < n; i++) {
+        status = read_stage(at, tr__yaml_item(yaml, i), &list.items[i], &list.devices[i], err);
         n_named += !status && list.devices[i] >= 0;
     }
     if (status || n_named == 0) {
@@ -253,21 +222,21 @@ static tr_status read_stages(const setting *at, struct fy_node *node, tr_recipe_
     return status;
 }
 
-static tr_status read_pair(const setting *at, struct fy_node *node, double out[2], tr_error *err)
+static tr_status read_pair(const setting *at, tr__yaml yaml, double out[2], tr_error *err)
 {
     double *items = NULL;
     size_t count = 0;
-    tr_status status = read_reals(at, node, &items, &count, err);
+    tr_status status = read_reals(at, yaml, &items, &count, err);
     if (status) return status;
     if (count == 2)
         memcpy(out, items, 2 * sizeof(double));
     else
-        status = refuse_node(at, node, err, "does not have two items");
+        status = refuse_node(at, yaml, err, "does not have two items");
     tr_free(items);
     return status;
 }
 
-static tr_status read_value(const setting *at, struct fy_node *node, tr_error *err)
+static tr_status read_value(const setting *at, tr__yaml yaml, tr_error *err)
 {
     void *to = (char *)&at->reading->recipe + tr__recipe_fields[at->field].offset;
     int64_t integer = 0;
@@ -275,40 +244,37 @@ static tr_status read_value(const setting *at, struct fy_node *node, tr_error *e
     double *items = NULL;
     size_t count = 0;
     tr_status status = TR_EINVAL;
-    if (fy_node_is_alias(node))
-        return refuse_node(at, node, err, "is an alias, which a recipe does not have");
     switch (tr__recipe_fields[at->field].type) {
-    case TR__TEXT: return read_text(at, node, to, err);
-    case TR__REAL: return read_real(at, node, to, err);
-    case TR__FLAG: return read_flag(at, node, to, err);
-    case TR__PAIR: return read_pair(at, node, to, err);
+    case TR__TEXT: return read_text(at, yaml, to, err);
+    case TR__REAL: return read_real(at, yaml, to, err);
+    case TR__FLAG: return read_flag(at, yaml, to, err);
+    case TR__PAIR: return read_pair(at, yaml, to, err);
     case TR__INTEGER:
-        if (!(status = read_integer(at, node, &integer, err))) *(int32_t *)to = (int32_t)integer;
+        if (!(status = read_integer(at, yaml, &integer, err))) *(int32_t *)to = (int32_t)integer;
         break;
     case TR__SEED:
-        if (!(status = read_integer(at, node, &integer, err))) *(uint64_t *)to = (uint64_t)integer;
+        if (!(status = read_integer(at, yaml, &integer, err))) *(uint64_t *)to = (uint64_t)integer;
         break;
     case TR__CHOICE:
-        if (!(status = read_choice(at, node, &choice, err))) memcpy(to, &choice, sizeof choice);
+        if (!(status = read_choice(at, yaml, &choice, err))) memcpy(to, &choice, sizeof choice);
         break;
     case TR__REALS:
-        if (!(status = read_reals(at, node, &items, &count, err)))
+        if (!(status = read_reals(at, yaml, &items, &count, err)))
             *(tr_recipe_numbers *)to = (tr_recipe_numbers){items, count};
         break;
-    case TR__STAGES: return read_stages(at, node, to, err);
+    case TR__STAGES: return read_stages(at, yaml, to, err);
     }
     return status;
 }
 
 /* Null takes a key back to its default. */
-static tr_status read_field(tr__recipe_reading *self, int field, struct fy_node *node, int line,
-                            tr_error *err)
+static tr_status read_field(tr__recipe_reading *self, int field, tr__yaml yaml, int line, tr_error *err)
 {
     tr__recipe_clear_field(&self->recipe, field);
     self->lines[field] = 0;
-    if (is_null(node)) return TR_OK;
+    if (tr__yaml_is_null(yaml)) return TR_OK;
     setting at = {self, field, line};
-    tr_status status = read_value(&at, node, err);
+    tr_status status = read_value(&at, yaml, err);
     if (!status) self->lines[field] = line;
     return status;
 }
@@ -342,16 +308,15 @@ static tr_status refuse_key(const tr__recipe_reading *self, const char *key, int
                              "is no key of a recipe; `troupe train --help` lists them all");
 }
 
-static tr_status read_section(tr__recipe_reading *self, const char *section, struct fy_node *node, int line,
+static tr_status read_section(tr__recipe_reading *self, const char *section, tr__yaml yaml, int line,
                               tr_error *err);
 
-static tr_status read_key(tr__recipe_reading *self, const char *key, struct fy_node *node, int line,
-                          tr_error *err)
+static tr_status read_key(tr__recipe_reading *self, const char *key, tr__yaml yaml, int line, tr_error *err)
 {
     int field = tr__recipe_field_index(key);
-    if (field >= 0) return read_field(self, field, node, line, err);
+    if (field >= 0) return read_field(self, field, yaml, line, err);
     if (!tr__recipe_is_section(key)) return refuse_key(self, key, line, err);
-    return read_section(self, key, node, line, err);
+    return read_section(self, key, yaml, line, err);
 }
 
 /* "SECTION.NAME", or NAME where the section is "": escaped as in quotes, since it goes into messages. */
@@ -364,44 +329,44 @@ static void escape_key(const char *section, const char *name, char key[KEY_SIZE]
     snprintf(key, KEY_SIZE, "%s%s%s", section, *section ? "." : "", safe + 1);
 }
 
-static tr_status read_pair_of_mapping(tr__recipe_reading *self, const char *section,
-                                      struct fy_node_pair *pair, int line, tr_error *err)
+/* The i-th pair of a mapping. */
+static tr_status read_entry(tr__recipe_reading *self, const char *section, tr__yaml mapping, size_t i,
+                            int line, tr_error *err)
 {
-    struct fy_node *node = fy_node_pair_key(pair);
-    const char *name = node && fy_node_is_scalar(node) ? fy_node_get_scalar0(node) : NULL;
+    const char *name = tr__yaml_scalar(tr__yaml_key(mapping, i));
     if (!name)
         return tr__recipe_refuse(self, line, *section ? section : "recipe", "", err,
                                  "has a key that is no text");
-    struct fy_token *token = fy_node_get_scalar_token(node);
-    if (line != TR__COMMAND_LINE && token) line = fy_token_start_mark(token)->line + 1;
+    if (line != TR__COMMAND_LINE) line = tr__yaml_line(tr__yaml_key(mapping, i));
     char key[KEY_SIZE];
     escape_key(section, name, key);
+    if (tr__yaml_repeats(mapping, i))
+        return tr__recipe_refuse(self, line, key, "", err, "is given twice; leave one of them");
     if (strchr(name, '.')) return refuse_key(self, key, line, err);
-    return read_key(self, key, fy_node_pair_value(pair), line, err);
+    return read_key(self, key, tr__yaml_value(mapping, i), line, err);
 }
 
 /* `section` is "" for the recipe itself. */
-static tr_status read_section(tr__recipe_reading *self, const char *section, struct fy_node *node, int line,
+static tr_status read_section(tr__recipe_reading *self, const char *section, tr__yaml yaml, int line,
                               tr_error *err)
 {
     size_t length = strlen(section);
-    bool taken_back = is_null(node) && line == TR__COMMAND_LINE;
+    bool taken_back = tr__yaml_is_null(yaml) && line == TR__COMMAND_LINE;
     for (int i = 0; i < TR__RECIPE_FIELDS; i++) {
         if (strncmp(tr__recipe_fields[i].key, section, length) != 0 ||
             tr__recipe_fields[i].key[length] != '.')
             continue;
         if (line != TR__COMMAND_LINE) self->sections[i] = line;
         if (taken_back) self->sections[i] = 0;
-        if (taken_back) read_field(self, i, NULL, line, NULL);
+        if (taken_back) read_field(self, i, yaml, line, NULL);
     }
-    if (is_null(node)) return TR_OK;
-    if (!fy_node_is_mapping(node))
+    if (tr__yaml_is_null(yaml)) return TR_OK;
+    if (!tr__yaml_is_mapping(yaml))
         return tr__recipe_refuse(self, line, *section ? section : "recipe", "", err,
                                  "is not a mapping; write it as 'key: value' lines or {key: value}");
     tr_status status = TR_OK;
-    void *iterator = NULL;
-    for (struct fy_node_pair *pair; !status && (pair = fy_node_mapping_iterate(node, &iterator));)
-        status = read_pair_of_mapping(self, section, pair, line, err);
+    for (size_t i = 0; !status && i < tr__yaml_count(yaml); i++)
+        status = read_entry(self, section, yaml, i, line, err);
     return status;
 }
 
@@ -410,9 +375,9 @@ tr_status tr__recipe_set(tr__recipe_reading *self, int field, const char *yaml, 
     tr__yaml_text text;
     tr_status status;
     if (tr__yaml_text_open(&text, yaml, strlen(yaml)))
-        status = read_field(self, field, text.document ? fy_document_root(text.document) : NULL, line, err);
+        status = read_field(self, field, tr__yaml_root(&text), line, err);
     else
-        status = refuse_yaml(text.problem, yaml, line, err);
+        status = refuse_yaml(&text, yaml, line, err);
     tr__yaml_text_close(&text);
     return status;
 }
@@ -430,10 +395,9 @@ static tr_status apply_override(tr__recipe_reading *self, const char *assignment
     tr__yaml_text text;
     tr_status status;
     if (tr__yaml_text_open(&text, equals + 1, strlen(equals + 1)))
-        status = read_key(self, key, text.document ? fy_document_root(text.document) : NULL, TR__COMMAND_LINE,
-                          err);
+        status = read_key(self, key, tr__yaml_root(&text), TR__COMMAND_LINE, err);
     else
-        status = refuse_yaml(text.problem, assignment, TR__COMMAND_LINE, err);
+        status = refuse_yaml(&text, assignment, TR__COMMAND_LINE, err);
     tr__yaml_text_close(&text);
     return status;
 }
@@ -445,9 +409,9 @@ tr_status tr_recipe_parse(tr_recipe *out, const char *text, size_t size_bytes, c
     tr__yaml_text yaml;
     tr_status status = TR_OK;
     if (!tr__yaml_text_open(&yaml, text, size_bytes))
-        status = refuse_yaml(yaml.problem, name, 1, err);
+        status = refuse_yaml(&yaml, name, 1, err);
     else
-        status = read_section(&reading, "", yaml.document ? fy_document_root(yaml.document) : NULL, 1, err);
+        status = read_section(&reading, "", tr__yaml_root(&yaml), 1, err);
     tr__yaml_text_close(&yaml);
     for (size_t i = 0; !status && i < n_overrides; i++) status = apply_override(&reading, overrides[i], err);
     if (!status) status = tr__recipe_resolve(&reading, err);

@@ -43,7 +43,7 @@ static const bad_case recipes[] = {
     {6, "layout: {pipeline: 3}", {0}, {"recipe.yaml:6", "layout.pipeline '3'", "2 layers"}},
     {6, "layout: {stages: [1, 2]}", {0}, {"recipe.yaml:6", "layout.stages", "2 layers"}},
     {6, "layout: {data: 3}", {0}, {"recipe.yaml:6", "layout.data '3'", "groups"}},
-    {6, "layout: {data: 2, data: 1}", {0}, {"recipe.yaml:6", "duplicate key"}},
+    {6, "layout: {data: 2, data: 1}", {0}, {"recipe.yaml:6", "layout.data is given twice"}},
     {6, "layout: {data: 2", {0}, {"recipe.yaml"}},
     {0, NULL, {"layout.data=3"}, {"command line", "layout.data '3'"}},
     {0, NULL, {"transport=ucx"}, {"transport", "layout.processes"}},
