@@ -39,7 +39,9 @@ static void end_when_done(coordinator *self)
     if (self->last_checkpoint != self->step || self->n_checkpoints || self->record_held) return;
     if (self->n_updated < self->n_stages_all) return;
     self->ended = true;
-    if (self->step < plan->n_steps) note(self, "stopped", "stopped early, as asked");
+    if (self->step < plan->n_steps)
+        note(self, "stopped",
+             plan->until ? "given up, with its state in a checkpoint" : "stopped early, as asked");
     tr_packer packer; /* the monitor ends the job, behind all records: ended here, the last could be lost */
     tr_packer_init(&packer);
     tr_pack_array(&packer, 1);
@@ -440,6 +442,7 @@ static tr_status begin_again(coordinator *self, tr_error *err)
                        (unsigned long long)generation);
     if (generation) self->step = (uint32_t)(generation - 1);
     self->again = journal && (self->step > plan->first_step || plan->again);
+    self->stopping = plan->until != 0;
     if (!self->again) return TR_OK;
     self->n_updated = self->n_stages_all;
     if (journal->saved == self->step) self->last_checkpoint = self->step;
@@ -507,8 +510,8 @@ static void coordinator_start(tr_actor *actor, void *state)
     bool lost = false;
     for (int i = 0; i < 2; i++)
         lost = lost || (journal->asked[i] > journal->saved && journal->asked[i] <= self->step);
-    if (self->last_checkpoint != self->step && (lost || tr_plan_checkpoint_after(plan, self->step)))
-        ask_checkpoint(self);
+    bool wanted = lost || self->stopping || tr_plan_checkpoint_after(plan, self->step);
+    if (self->last_checkpoint != self->step && wanted) ask_checkpoint(self);
     if (self->record_held && tr_plan_evaluations_after(plan, self->step) == 0) tell_record(self);
     end_when_done(self);
 }

@@ -114,7 +114,7 @@ static bool settle(shard *self)
             if (self->next < tr_plan_evaluations_after(plan, self->step)) return true;
             begin_step(self);
         }
-        if (self->step >= plan->n_steps) return false;
+        if (self->step >= tr_plan_last_step(plan)) return false;
         if (self->next < self->microbatches.end) return true;
         self->step++;
         self->trace.eager = self->step == plan->n_steps;
@@ -127,7 +127,7 @@ static bool shard_idle(tr_actor *actor, void *state)
 {
     shard *self = state;
     const tr_training_plan *plan = &self->spec.plan;
-    if (self->announced < plan->n_steps && self->announced < self->step + 2) {
+    if (self->announced < tr_plan_last_step(plan) && self->announced < self->step + 2) {
         if (announce(self, self->announced)) return false;
         self->announced++;
         return true;
@@ -149,7 +149,7 @@ static uint32_t shard_waits(const tr_actor *actor, const void *state, tr_wait *w
 {
     const shard *self = state;
     uint32_t n = 0;
-    if (self->step >= self->spec.plan.n_steps && !self->evaluating) return 0;
+    if (self->step >= tr_plan_last_step(&self->spec.plan) && !self->evaluating) return 0;
     if (n < capacity && tr_edge_credits(actor, self->tokens) == 0)
         waits[n++] = (tr_wait){.kind = TR_WAIT_CREDIT, .which = self->tokens};
     if (n < capacity && tr_edge_credits(actor, self->targets) == 0)

@@ -98,6 +98,11 @@ uint32_t tr_plan_steps_ahead(const tr_training_plan *plan)
     return slots + 4; /* the step computed, one that is about to be sent, the one announced, and the end */
 }
 
+uint32_t tr_plan_last_step(const tr_training_plan *plan)
+{
+    return plan->until ? plan->until : plan->n_steps;
+}
+
 uint32_t tr_plan_windows_after(const tr_training_plan *plan, uint32_t updates)
 {
     if (updates == plan->n_steps) return plan->all_windows;

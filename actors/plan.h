@@ -20,6 +20,7 @@ typedef struct tr_training_plan {
     uint32_t n_pieces;           /* stages that a worker hosts, a divisor of n_stages; 0 is 1 */
     uint32_t n_steps;            /* updates in all */
     uint32_t first_step;         /* updates already done when the run begins (resume) */
+    uint32_t until;              /* updates after which the job only saves its state; 0: n_steps */
     uint32_t n_microbatches;     /* of a step, over all replicas */
     uint32_t n_groups;           /* reduction groups of a step, 1 .. n_microbatches, at most TR_MAX_GROUPS */
     uint32_t rows, sequence;     /* of a micro-batch */
@@ -77,6 +78,8 @@ uint32_t tr_plan_token_slots(const tr_training_plan *plan, uint32_t replica);
  * of different steps, and it announces one more. What is kept by step is kept in rings of this size. */
 uint32_t tr_plan_steps_ahead(const tr_training_plan *plan);
 
+/* The updates after which no step is computed any more. */
+uint32_t tr_plan_last_step(const tr_training_plan *plan);
 /* Held-out windows to measure then. */
 uint32_t tr_plan_windows_after(const tr_training_plan *plan, uint32_t updates);
 /* The same in micro-batches. */

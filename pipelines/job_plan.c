@@ -172,7 +172,7 @@ void tr_stage_spec_release(tr_stage_spec *spec)
 /* --- what travels to an actor --- */
 
 /* All numbers of the training plan as one list, so that packing and unpacking cannot disagree. */
-enum { PLAN_NUMBERS = 18, PLACE_PARTS = 11 };
+enum { PLAN_NUMBERS = 19, PLACE_PARTS = 11 };
 static void plan_numbers(tr_training_plan *plan, uint32_t *numbers[PLAN_NUMBERS])
 {
     uint32_t *list[PLAN_NUMBERS] = {
@@ -180,7 +180,7 @@ static void plan_numbers(tr_training_plan *plan, uint32_t *numbers[PLAN_NUMBERS]
         &plan->first_step,       &plan->n_microbatches, &plan->n_groups,    &plan->rows,
         &plan->sequence,         &plan->validate_every, &plan->all_windows, &plan->validation_windows,
         &plan->checkpoint_every, &plan->extra_stash,    &plan->trace,       &plan->again,
-        &plan->hold_every,       &plan->replay};
+        &plan->hold_every,       &plan->replay,         &plan->until};
     memcpy(numbers, list, sizeof list);
 }
 

@@ -32,6 +32,7 @@ typedef struct tr_start {
     char directory[1024]; /* "" when fresh */
     uint32_t updates;     /* done in the checkpoint, else 0 */
     uint64_t tokens;      /* seen by then */
+    uint32_t until;       /* only to save the state after so many, see tr_training_plan.until; else 0 */
     bool again;           /* in the middle of a job, see tr_training_plan.again */
 } tr_start;
 

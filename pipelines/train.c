@@ -423,6 +423,15 @@ static tr_status say_end(const training *self, FILE *progress, tr_error *err)
     return TR_OK;
 }
 
+/* Of a run that too many deaths have ended: what they did not cost. */
+static void say_way_on(const training *self, tr_error *err)
+{
+    char message[TR_ERROR_SIZE];
+    if (!self->journal || self->journal->saved == 0) return;
+    snprintf(message, sizeof message, "%s", err->message);
+    tr_fail(err, TR_ECLOSED, "%s; --resume goes on after step %u", message, (unsigned)self->journal->saved);
+}
+
 /* The last event, for whoever asks afterwards. */
 static void leave_word(const training *self, tr_status status, const tr_error *err)
 {
@@ -474,6 +483,7 @@ tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, boo
         tell_devices(&self);
         if (!options->standby) tr__training_start_standby(&self);
         status = run_job(&self, err);
+        if (status == TR_ECLOSED && err) say_way_on(&self, err);
         if (!status) status = tr_run_finish(self.run, err);
     }
     if (!status) status = say_end(&self, options->progress, err);

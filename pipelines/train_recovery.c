@@ -62,6 +62,22 @@ static tr_status begin_from_disk(tr__training *self, const tr_topology **topolog
     return TR_OK;
 }
 
+/* More deaths than are mended: all take their state once more, and only write it to a checkpoint. */
+static tr_status begin_to_save(tr__training *self, tr_job_beginning *beginning, tr_error *err)
+{
+    tr_start start = self->plan->start;
+    tr_model_config config = {0};
+    start.until = beginning->generation ? (uint32_t)(beginning->generation - 1) : 0;
+    if (start.until <= self->plan->training.first_step || self->journal->saved == start.until)
+        return tr_fail(err, TR_ECLOSED, "nothing is left that would be newer than what is on the disk");
+    tr_status status = tr_start_read_config(&start, self->recipe, &config, err);
+    if (!status) status = tr__training_add_plan(self, &start, &config, err);
+    if (status) return status;
+    tr__training_tell_coordinator(self);
+    beginning->topology = &self->plan->topology;
+    return TR_OK;
+}
+
 /* Asked for and never brought to its end? They are written in the order of steps. */
 static bool lost_its_checkpoint(const tr_coordinator_journal *journal, uint64_t generation)
 {
@@ -82,6 +98,9 @@ tr_status tr__training_begin_again(void *context, tr_job_beginning *beginning, t
     bool has_begun = tr_coordinator_newest(journal) > 0;
     tr_status status = TR_OK;
     beginning->generation = tr__training_generation(journal, beginning->held);
-    if (beginning->generation == 0 && has_begun) status = begin_from_disk(self, &beginning->topology, err);
+    if (beginning->gives_up)
+        status = begin_to_save(self, beginning, err);
+    else if (beginning->generation == 0 && has_begun)
+        status = begin_from_disk(self, &beginning->topology, err);
     return status ? status : tr_run_epoch_from(self->run, beginning->epoch, beginning->generation, err);
 }

@@ -63,6 +63,7 @@ void tr_head_end(tr_head *self, const tr_error *cause, uint32_t grace_ms)
     self->phase = TR_HEAD_ENDING;
     self->explained_until_ns =
         tr_node_now_ns(self->node) + (uint64_t)grace_ms * 1000000; /* from then on we kill */
+    if (self->given_up.status != TR_OK) cause = &self->given_up;
     if (cause) self->cause = *cause;
     if (cause && self->cause.status == TR_OK) self->cause.status = TR_EINVAL;
     if (!self->crew) {

@@ -63,6 +63,7 @@ typedef struct tr_head {
         fenced_ns;         /* see tr_job_event; detected_ns 0: nobody died since all were ready */
     int32_t n_readopted;   /* workers of a head that died, until all are ready; 0: none */
     uint32_t former_epoch; /* theirs */
+    tr_error given_up;     /* why this epoch is only for saving the state; status TR_OK: it is not */
     tr_error held;         /* a failure that a death may explain yet; status TR_OK: none */
     uint64_t held_since_ns;
     int32_t suspect; /* a node whose link broke; 0: none. Its death may be told yet, with more to say */

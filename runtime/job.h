@@ -42,6 +42,9 @@ typedef struct tr_job_beginning {
     uint64_t held[2]; /* the generations that all state slots hold whole, the newest first; 0: none */
     uint64_t
         generation; /* that it goes on from: the newest, or the other; 0: from the topology's beginning */
+    /* More deaths than are mended: this epoch is for saving that generation, and an error is as good, where nothing of it would
+     * be lost. */
+    bool gives_up;
     /* Another one, with the same nodes, may be put here: to begin from elsewhere. It must outlive the job. */
     const tr_topology *topology;
 } tr_job_beginning;
@@ -50,7 +53,7 @@ typedef struct tr_job_beginning {
  * every state slot holds whole, in a new epoch. Only with processes. */
 typedef struct tr_job_recovery {
     uint32_t max_restarts;  /* 0: a death ends the job */
-    uint32_t within_ms;     /* more restarts than that in so long a time end it too */
+    uint32_t within_ms;     /* more restarts than that in so long a time end it too; the last is for saving the state */
     uint32_t hung_after_ms; /* a worker without a sign of work for so long is killed; 0: never */
     uint32_t first_epoch;   /* one more than any that was ever begun; 1 to 65535 */
     /* Before an epoch begins: must be durable on return, so that no epoch is ever used twice. May be NULL. */

@@ -36,6 +36,21 @@ static bool too_often(tr_head *self, uint64_t now_ns)
     return often;
 }
 
+/* One epoch more for saving the state, if the job can; a death in that one is the end. False: it has ended. */
+static bool give_up_if_too_often(tr_head *self, const char *text)
+{
+    const tr_job_recovery *recovery = &self->options->recovery;
+    bool often = too_often(self, tr_node_now_ns(self->node)), is_last = self->given_up.status != TR_OK;
+    if (!often && !is_last) return true;
+    if (!is_last)
+        tr_fail(&self->given_up, TR_ECLOSED,
+                "%s; that was death number %llu, and %u within %u s are the most that are mended", text,
+                (unsigned long long)self->n_restarts, recovery->max_restarts, recovery->within_ms / 1000);
+    if (!is_last && recovery->begin_again) return true;
+    tr_head_end(self, &self->given_up, TR_HEAD_GRACE_MS);
+    return false;
+}
+
 static void call_everybody(tr_head *self)
 {
     const tr_control_note note = {.epoch = self->epoch, .layout = self->layout};
@@ -79,7 +94,6 @@ void tr_head_recover(tr_head *self, const char *text)
     const tr_job_recovery *recovery = &self->options->recovery;
     char line[LINE_BYTES];
     tr_error err;
-    uint64_t now_ns = tr_node_now_ns(self->node);
     tr_head_forget_change(self);
     if (!tr_head_can_recover(self)) {
         tr_head_end_because(self, TR_ECLOSED, text);
@@ -90,13 +104,7 @@ void tr_head_recover(tr_head *self, const char *text)
         tr_head_end_because(self, TR_ECLOSED, line);
         return;
     }
-    if (too_often(self, now_ns)) {
-        snprintf(line, sizeof line,
-                 "%s; that was death number %llu, and %u within %u s are the most that are mended", text,
-                 (unsigned long long)self->n_restarts, recovery->max_restarts, recovery->within_ms / 1000);
-        tr_head_end_because(self, TR_ECLOSED, line);
-        return;
-    }
+    if (!give_up_if_too_often(self, text)) return;
     uint32_t next = self->epoch + 1;
     if (recovery->record_epoch && recovery->record_epoch(self->options->context, next, &err) != TR_OK) {
         snprintf(line, sizeof line, "%s; and epoch %u could not be recorded: %s", text, next, err.message);
@@ -164,7 +172,8 @@ static void common_generations(const tr_head *self, uint64_t out[2])
 tr_status tr_head_begin_again(tr_head *self, tr_error *err)
 {
     const tr_job_recovery *recovery = &self->options->recovery;
-    tr_job_beginning beginning = {.epoch = self->epoch, .topology = self->topology};
+    tr_job_beginning beginning = {
+        .epoch = self->epoch, .topology = self->topology, .gives_up = self->given_up.status != TR_OK};
     common_generations(self, beginning.held);
     beginning.generation = beginning.held[0];
     if (recovery->begin_again) {

@@ -145,24 +145,41 @@ static void a_resumed_run_does_not_need_the_checkpoint_it_began_with(void)
     tr_free(run);
 }
 
-static void too_many_deaths_end_the_run(void)
+/* In the last epoch nothing is computed: whoever did would die of it. */
+static void too_many_deaths_end_the_run_with_a_checkpoint(const char *more_points, const char *override,
+                                                          bool saves)
 {
-    char *run = path_in(directory, "run");
-    char *recipe = write_recipe(
-        run, "zmq", "1/stage 0 of replica 0/forward/5/KILL,2/stage 0 of replica 0/forward/5/KILL");
+    char *run = path_in(directory, "run"), *newest = path_in(run, "checkpoints/step-6");
+    char *points = tr_format("1/stage 0 of replica 0/forward/6/KILL,2/stage 0 of replica 0/forward/6/KILL,"
+                             "3/stage 0 of replica 0/forward/6/KILL%s",
+                             more_points);
+    char *recipe = write_recipe(run, "zmq", points);
     command_run command;
-    command_start(&command, (const char *const[]){"train", recipe, "supervision.intensity=1", NULL});
+    command_start(&command,
+                  (const char *const[]){"train", recipe, "supervision.intensity=1", override, NULL});
     command_wait(&command, COMMAND_SECONDS);
     CU_ASSERT(command_ended(&command, 1));
     CU_ASSERT(text_has(command.err_text, "1 within 60 s are the most that are mended"));
-    CU_ASSERT_EQUAL(count_events(run, "worker_died"), 2);
+    CU_ASSERT(text_has(command.err_text, saves ? "--resume goes on after step 6" : "goes on after step 4"));
+    CU_ASSERT_EQUAL(count_events(run, "worker_died"), saves ? 2 : 3);
+    CU_ASSERT_EQUAL(tr_path_exists(newest), saves);
     command_release(&command);
     /* The run goes on from its checkpoint, in an epoch that no earlier one had. */
-    CU_ASSERT(command_succeeds((const char *const[]){"train", recipe, "--resume", NULL}));
+    CU_ASSERT(command_succeeds((const char *const[]){"train", recipe, "--resume", override, NULL}));
     CU_ASSERT(same_run(run));
     tr_directory_remove_tree(run, NULL);
+    tr_free(points);
+    tr_free(newest);
     tr_free(recipe);
     tr_free(run);
+}
+
+static void too_many_deaths_end_the_run(void)
+{
+    too_many_deaths_end_the_run_with_a_checkpoint("", NULL, true);
+    too_many_deaths_end_the_run_with_a_checkpoint("", "recovery=replay", true);
+    too_many_deaths_end_the_run_with_a_checkpoint("", "supervision.hold_every=3", true);
+    too_many_deaths_end_the_run_with_a_checkpoint(",3/stage 1 of replica 0/restoring/any/KILL", NULL, false);
 }
 
 int main(void)
