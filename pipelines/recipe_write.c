@@ -10,17 +10,32 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The character of two or three bytes that begins here, if YAML would not take it as it is: a control character of
+ * Unicode, another line's end, or a byte order mark and its mirror. 0: it would. */
+static unsigned not_for_yaml(const unsigned char *c)
+{
+    if (c[0] == 0xC2 && c[1] >= 0x80 && c[1] <= 0x9F) return c[1];
+    unsigned character = (c[0] & 0xF0) == 0xE0 && c[1] && c[2]
+                             ? (c[0] & 0xFu) << 12 | (c[1] & 0x3Fu) << 6 | (c[2] & 0x3Fu)
+                             : 0;
+    bool ends_line = character == 0x2028 || character == 0x2029;
+    return ends_line || character == 0xFEFF || character >= 0xFFFE ? character : 0;
+}
+
 /* Double quotes with escapes that YAML and JSON share. Other bytes stay as they are. */
 static void write_quoted(FILE *stream, const char *text)
 {
     fputc('"', stream);
     for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
-        if (*c < 0x20 || *c == 0x7F)
-            fprintf(stream, "\\u%04x", *c);
-        else if (*c == '"' || *c == '\\')
+        unsigned character = *c < 0x20 || *c == 0x7F ? *c : not_for_yaml(c);
+        if (character) {
+            fprintf(stream, "\\u%04x", character);
+            c += character < 0x80 ? 0 : character < 0x800 ? 1 : 2;
+        } else if (*c == '"' || *c == '\\') {
             fprintf(stream, "\\%c", *c);
-        else
+        } else {
             fputc(*c, stream);
+        }
     }
     fputc('"', stream);
 }

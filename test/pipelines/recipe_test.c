@@ -359,7 +359,8 @@ static void a_resolved_recipe_reads_back_equal(void)
         "{\"run\": \"r\", \"model\": {\"family\": \"gpt2\", \"layers\": 3, \"width\": 8, \"heads\": 2},"
         " \"data\": {\"text\": \"t\"}, \"train\": {\"steps\": 3, \"sequence\": 8, \"microbatch\": 2},"
         " \"lr\": {\"peak\": 0.1}, \"layout\": {\"stages\": [1, 2]}, \"transport\": \"zmq\"}",
-        "run: r\nmodel: {layers: 4, width: 8, heads: 2}\ndata: {text: t}\nlr: {peak: 1}\ndevice: auto\n"
+        "run: \"\\u0007\\u007f\\u0081\\x85 \\u2028\\u2029\\ufeff\\uffff\\U0001f3ad\"\n" /* which need escapes */
+        "model: {layers: 4, width: 8, heads: 2}\ndata: {text: t}\nlr: {peak: 1}\ndevice: auto\n"
         "train: {steps: 3, sequence: 8, microbatch: 2}\nlayout: {stages: [{layers: 3, device: cuda}, 1]}\n",
         smallest,
     };
