@@ -171,8 +171,8 @@ static void fill_dependent(reading *self)
     fill_integer(self, "layout.pipeline", &recipe->layout.pipeline, pipeline > 0 ? pipeline : 1);
     bool is_spread = recipe->layout.hosts > 1;
     bool copies = is_spread && recipe->supervision.copies && recipe->layout.data == 1;
-    fill_integer(self, "supervision.hold_every", &recipe->supervision.hold_every,
-                 asks_for_gpus(recipe) || copies ? 16 : 1);
+    bool seldom = (asks_for_gpus(recipe) || copies) && recipe->recovery != TR_RECOVERY_REPLAY;
+    fill_integer(self, "supervision.hold_every", &recipe->supervision.hold_every, seldom ? 16 : 1);
     fill_integer(self, "supervision.lease", &recipe->supervision.lease, is_spread ? 0 : 30);
     if (!is_given(self, "transport"))
         recipe->transport = recipe->layout.processes ? TR_TRANSPORT_UCX : TR_TRANSPORT_INPROC;
@@ -386,14 +386,10 @@ static tr_status check_hosts(const reading *self, tr_error *err)
             "does not go with layout.hosts %d: all hosts end with the head, and --resume goes on "
             "from the newest checkpoint; leave it out",
             recipe->layout.hosts);
-    if (recipe->recovery == TR_RECOVERY_REPLAY)
-        return tr__recipe_refuse(self, line_of(self, "recovery"), "recovery", NULL, err,
-                                 "is for one host, and layout.hosts is %d; give recovery: step",
-                                 recipe->layout.hosts);
     return TR_OK;
 }
 
-/* What is kept lies in the host's memory, and is of one step. */
+/* What is kept is of one step. */
 static tr_status check_replay(const reading *self, tr_error *err)
 {
     const tr_recipe *recipe = &self->recipe;

@@ -52,8 +52,9 @@ typedef struct tr_job_beginning {
 /* What happens when a worker ends that should not have: it is replaced, everybody goes back to the newest generation that
  * every state slot holds whole, in a new epoch. Only with processes. */
 typedef struct tr_job_recovery {
-    uint32_t max_restarts;  /* 0: a death ends the job */
-    uint32_t within_ms;     /* more restarts than that in so long a time end it too; the last is for saving the state */
+    uint32_t max_restarts; /* 0: a death ends the job */
+    uint32_t
+        within_ms; /* more restarts than that in so long a time end it too; the last is for saving the state */
     uint32_t hung_after_ms; /* a worker without a sign of work for so long is killed; 0: never */
     uint32_t first_epoch;   /* one more than any that was ever begun; 1 to 65535 */
     /* Before an epoch begins: must be durable on return, so that no epoch is ever used twice. May be NULL. */

@@ -209,6 +209,19 @@ case_a_lost_host_is_taken_over_by_copies() {
     same_bits plain
 }
 
+case_those_who_live_on_keep_their_work() { # recovery: replay
+    local layout
+    for layout in "" "$pipeline"; do
+        lead kept recovery=replay $layout
+        join 10.77.0.2 kept.joiner
+        wait_for_step 40
+        kill_host
+        same_bits plain
+        grep -q '"replayed".*: 1 of 2 stages kept their work' kept/events.jsonl || fail "all was computed again"
+        ! grep -q '"corruption"' kept/events.jsonl || fail "a replay differs"
+    done
+}
+
 case_a_slow_copy_holds_the_job_back() { # or there would be no generation that all have
     lead slow $pipeline supervision.hold_every=1 network.copy_rate=1
     join 10.77.0.2 slow.joiner
@@ -345,7 +358,7 @@ case_hosts_that_do_not_come() {
 }
 
 all="two_hosts_train_the_bits_of_one who_may_not_join_is_refused a_lost_host_is_taken_over_by_equals
-    a_lost_host_is_taken_over_by_copies a_slow_copy_holds_the_job_back another_host_replaces_it a_spare_takes_over the_agent_of_the_heads_host_dies
+    a_lost_host_is_taken_over_by_copies those_who_live_on_keep_their_work a_slow_copy_holds_the_job_back another_host_replaces_it a_spare_takes_over the_agent_of_the_heads_host_dies
     a_cut_between_hosts a_host_that_comes_back_takes_copies one_side_is_deaf a_connection_that_flaps hosts_that_do_not_come"
 for each in ${*:-$all}; do
     began=$SECONDS
