@@ -72,12 +72,13 @@ static bool run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
                                        .seed = spec->seed,
                                        .step = flight->step,
                                        .microbatch = flight->microbatch}};
-    if (phase == TR_PHASE_WEIGHT) tr__collect_overlap(self, &bindings);
+    if (phase == (self->is_fused ? TR_PHASE_BACKWARD : TR_PHASE_WEIGHT)) tr__collect_overlap(self, &bindings);
     tr_program_run(self->program, phase, &bindings);
     if (self->device && !tr__device_collect(self, flight, phase)) return false;
     if (tr_actor_is_spoiled(self->actor)) spoil(self, flight, phase);
     self->busy_ns += tr_clock_ns() - begin;
     if (!flight->evaluation) tr__replay_note_computed(self, phase);
+    if (self->is_fused && phase == TR_PHASE_BACKWARD) tr__replay_note_computed(self, TR_PHASE_WEIGHT);
     trace_phase(self, flight, phase, traced_ns);
     return true;
 }
@@ -219,9 +220,29 @@ static bool backward_is_possible(const tr__stage *self)
     return self->last ? self->tokens[flight->step % self->ring] != 0 : self->gradients.head != NULL;
 }
 
+/* Weight gradients of a micro-batch are about to be added. */
+static bool begin_weight(tr__stage *self, const tr__flight *flight)
+{
+    TR_ASSERT(flight->microbatch == self->next_weight);
+    return flight->microbatch != tr_plan_group(&self->spec.plan, self->group).begin ||
+           tr__reduce_begin_group(self, self->group);
+}
+
+static bool end_weight(tr__stage *self, tr__flight *flight)
+{
+    uint32_t end = tr_plan_group(&self->spec.plan, self->group).end;
+    let_go(self, flight, TR_PHASE_WEIGHT);
+    flight->state = TR__FREE;
+    self->next_weight++;
+    if (self->next_weight == end && !tr__reduce_end_group(self)) return false;
+    if (self->next_weight == self->microbatches.end) tr__reduce_start(self);
+    return true;
+}
+
 static bool do_backward(tr__stage *self)
 {
     tr__flight *flight = oldest_flight(self, TR__FORWARD_DONE);
+    if (self->is_fused && !begin_weight(self, flight)) return false;
     if (self->last) self->factor = (float)(1.0 / (double)self->tokens[flight->step % self->ring]);
     if (!self->first && !(flight->input_gradient = tr__buffers_take(&self->input_gradients))) {
         tr__fail_for_memory(self);
@@ -235,6 +256,7 @@ static bool do_backward(tr__stage *self)
     }
     if (!run_phase(self, flight, TR_PHASE_BACKWARD)) return false;
     if (!self->first && !send_on(self, self->out_gradient, flight, flight->input_gradient, 0)) return false;
+    if (self->is_fused) return end_weight(self, flight);
     let_go(self, flight, TR_PHASE_BACKWARD);
     flight->state = TR__BACKWARD_DONE;
     return true;
@@ -248,16 +270,7 @@ static bool weight_is_possible(const tr__stage *self)
 static bool do_weight(tr__stage *self)
 {
     tr__flight *flight = oldest_flight(self, TR__BACKWARD_DONE);
-    TR_ASSERT(flight->microbatch == self->next_weight);
-    tr_range group = tr_plan_group(&self->spec.plan, self->group);
-    if (flight->microbatch == group.begin && !tr__reduce_begin_group(self, self->group)) return false;
-    if (!run_phase(self, flight, TR_PHASE_WEIGHT)) return false;
-    let_go(self, flight, TR_PHASE_WEIGHT);
-    flight->state = TR__FREE;
-    self->next_weight++;
-    if (self->next_weight == group.end && !tr__reduce_end_group(self)) return false;
-    if (self->next_weight == self->microbatches.end) tr__reduce_start(self);
-    return true;
+    return begin_weight(self, flight) && run_phase(self, flight, TR_PHASE_WEIGHT) && end_weight(self, flight);
 }
 
 /* The design's classes, the most urgent first. What a device has finished goes at once. What ends a step is short, and others
@@ -542,6 +555,7 @@ static tr_status stage_init(tr_actor *actor, void *context, const void *config, 
     tr_program_options options = {.device = spec->device, .n_threads = spec->n_threads};
     if (spec->device != TR_DEVICE_CPU && !status) options.stream = tr__device_stream(self);
     if (!status) status = tr_program_new(&self->program, spec->graph, &options, err);
+    self->is_fused = !status && !tr_program_has_phase(self->program, TR_PHASE_WEIGHT);
     if (!status) status = tr_thread_pool_new(&self->pool, tr__update_threads(spec), err);
     if (!status) status = find_edges(self, err);
     if (!status) status = tr__stage_allocate(self, err);

@@ -117,6 +117,7 @@ typedef struct tr__stage {
     tr_range microbatches;
     uint32_t step;        /* updates done = the step being computed */
     uint32_t next_weight; /* micro-batch whose weight gradient comes next */
+    bool is_fused;        /* weight gradients are part of the backward (ops/recompute.h) */
     double *losses;
     uint32_t ring;    /* see tr_plan_steps_ahead */
     uint64_t *tokens; /* target tokens of step, at step % ring; 0: not yet known */

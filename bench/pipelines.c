@@ -100,7 +100,7 @@ static tr_stage_times measure_layer(void)
     must(tr_data_open(&data, &recipe, config.vocabulary, &err), &err);
     must(tr_job_plan_init(&plan, &recipe, &config, data, &start, &err), &err);
     tr_stage_times units[MOST_STAGES];
-    must(tr_measure_units(&plan.model, 1, units, NULL, &err), &err);
+    must(tr_measure_units(&plan.model, TR_RECOMPUTE_NONE, 1, units, NULL, &err), &err);
     tr_stage_times layer = units[2]; /* the embedding is the first */
     tr_job_plan_release(&plan);
     tr_data_close(&data);

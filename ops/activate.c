@@ -126,6 +126,7 @@ static const tr_op activate_op = {
     .gradient = gradient,
     .flops = flops,
     .alias_input = 0,
+    .is_light = true,
     .run = {[TR_DEVICE_CPU] = run_cpu},
 };
 

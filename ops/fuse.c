@@ -8,6 +8,7 @@
 #include "ops/attributes.h"
 #include "ops/fused.h"
 #include "ops/infer.h"
+#include "ops/rewrite.h"
 
 #include <string.h>
 
@@ -326,49 +327,22 @@ static void find_patterns(fusion *self)
     }
 }
 
-static tr_value copy_value(tr_graph *to, const tr_value_info *value)
-{
-    tr_graph_set_unit(to, value->unit);
-    switch (value->kind) {
-    case TR_VALUE_INPUT: return tr_graph_input(to, value->name, value->dtype, value->shape);
-    case TR_VALUE_PARAMETER: return tr_graph_parameter(to, value->name, value->dtype, value->shape);
-    case TR_VALUE_GRADIENT: return tr_graph_gradient(to, value->parameter, value->use);
-    case TR_VALUE_STATE: return tr_graph_state(to, value->name, value->dtype, value->shape);
-    case TR_VALUE_CONSTANT:
-        return tr_graph_constant(to, value->name, value->dtype, value->shape, value->constant);
-    case TR_VALUE_INTERMEDIATE: break;
-    }
-    return tr_graph_intermediate(to, value->dtype, value->shape);
-}
-
-static void copy_values(const fusion *self, tr_graph *to)
-{
-    for (tr_value v = 0; v < self->n_values; v++) {
-        const tr_value_info *value = value_of(self, v);
-        tr_value made = copy_value(to, value);
-        if (made == TR_NO_VALUE) return; /* the graph keeps the error */
-        TR_ASSERT(made == v);
-        if (value->kind == TR_VALUE_INTERMEDIATE && value->name[0]) tr_graph_set_name(to, v, value->name);
-        if (value->is_output) tr_graph_mark_output(to, v);
-    }
-    for (int32_t i = 0; i < self->n_added; i++) tr_graph_intermediate(to, TR_F32, self->added[i]);
-}
-
 static void copy_nodes(const fusion *self, tr_graph *to)
 {
     for (int32_t n = 0; n < self->n_nodes; n++) {
         const tr_node *node = tr_graph_node(self->graph, n);
         const change *c = &self->changes[n];
         if (c->gone) continue;
-        tr_graph_set_unit(to, node->unit);
-        tr_graph_set_phase(to, node->phase);
-        int32_t made = c->op
-                           ? tr_graph_add(to, c->op, c->inputs, c->n_inputs, c->attributes,
-                                          sizeof c->attributes, c->outputs, c->n_outputs)
-                           : tr_graph_add(to, node->op, node->inputs, node->n_inputs, node->attributes.bytes,
-                                          TR_ATTRIBUTE_BYTES, node->outputs, node->n_outputs);
-        if (made < 0) return;
-        tr_graph_set_use(to, made, node->use);
+        tr_node copy = *node;
+        if (c->op) {
+            copy.op = c->op;
+            copy.n_inputs = c->n_inputs;
+            copy.n_outputs = c->n_outputs;
+            memcpy(copy.inputs, c->inputs, sizeof copy.inputs);
+            memcpy(copy.outputs, c->outputs, sizeof copy.outputs);
+            memcpy(copy.attributes.bytes, c->attributes, sizeof c->attributes);
+        }
+        if (tr__graph_copy_node(to, &copy) < 0) return;
     }
 }
 
@@ -379,7 +353,8 @@ static tr_status fuse(fusion *self, tr_graph **out, tr_error *err)
     find_patterns(self);
     tr_status status = tr_graph_new(&to, err);
     if (status != TR_OK) return status;
-    copy_values(self, to);
+    tr__graph_copy_values(self->graph, to);
+    for (int32_t i = 0; i < self->n_added; i++) tr_graph_intermediate(to, TR_F32, self->added[i]);
     copy_nodes(self, to);
     status = tr_graph_check(to, err);
     if (status == TR_OK)

@@ -61,6 +61,9 @@ struct tr_op {
      * afterwards; -1 for never. */
     int alias_input;
 
+    /* Its outputs are about as soon computed as written: see TR_RECOMPUTE_SELECTIVE. */
+    bool is_light;
+
     /* Of TR_DEVICE_CPU. Kernels of other devices are found by the operation's name (tr_kernel), so that a build
      * without them refers to none. */
     void (*run[TR_DEVICE_KIND_COUNT])(const tr_call *call);

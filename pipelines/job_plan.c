@@ -130,7 +130,11 @@ tr_status tr_model_plan_stage(const tr_model_plan *self, const tr_recipe *recipe
     tr_status status =
         tr_partition_extract(self->whole, &self->values, self->partition.first_unit[stage],
                              self->partition.first_unit[stage + 1], TR_PIECE_TRAINING, &piece, err);
-    if (status) return status;
+    if (!status) status = tr_piece_recompute(&piece, recipe->layout.recompute, err);
+    if (status) {
+        tr_piece_release(&piece);
+        return status;
+    }
     *spec = (tr_stage_spec){.plan = *plan,
                             .optimizer = {.beta1 = (float)recipe->optimizer.betas[0],
                                           .beta2 = (float)recipe->optimizer.betas[1],

@@ -112,13 +112,14 @@ static void measure(bench *self, tr_thread_pool *pool, tr_stage_times *out)
     }
 }
 
-static tr_status measure_unit(const tr_model_plan *model, int32_t unit, int n_threads, tr_thread_pool *pool,
-                              tr_stage_times *out, tr_error *err)
+static tr_status measure_unit(const tr_model_plan *model, int32_t unit, tr_recompute recompute, int n_threads,
+                              tr_thread_pool *pool, tr_stage_times *out, tr_error *err)
 {
     bench self = {0};
     tr_program_options options = {.device = TR_DEVICE_CPU, .n_threads = n_threads};
     tr_status status = tr_partition_extract(model->whole, &model->values, unit, unit + 1, TR_PIECE_TRAINING,
                                             &self.piece, err);
+    if (!status) status = tr_piece_recompute(&self.piece, recompute, err);
     if (!status) status = tr_program_new(&self.program, self.piece.graph, &options, err);
     if (!status) status = bind(&self, model->config.vocabulary, err);
     if (!status) measure(&self, pool, out);
@@ -126,8 +127,8 @@ static tr_status measure_unit(const tr_model_plan *model, int32_t unit, int n_th
     return status;
 }
 
-tr_status tr_measure_units(const tr_model_plan *model, int n_threads, tr_stage_times *units, FILE *progress,
-                           tr_error *err)
+tr_status tr_measure_units(const tr_model_plan *model, tr_recompute recompute, int n_threads,
+                           tr_stage_times *units, FILE *progress, tr_error *err)
 {
     int32_t n_units = tr_graph_unit_count(model->whole);
     tr_thread_pool *pool = NULL;
@@ -139,7 +140,7 @@ tr_status tr_measure_units(const tr_model_plan *model, int n_threads, tr_stage_t
             fflush(progress);
             told_ns = tr_clock_ns();
         }
-        status = measure_unit(model, u, n_threads, pool, &units[u], err);
+        status = measure_unit(model, u, recompute, n_threads, pool, &units[u], err);
     }
     tr_thread_pool_destroy(&pool);
     return status;
@@ -268,7 +269,9 @@ tr_status tr_measure_print(const tr_job_plan *plan, tr_model_config *config, con
             *balanced = cuts ? cuts + n_stages : NULL;
     tr_status status = TR_OK;
     if (!units || !cuts) status = tr_fail(err, TR_ENOMEM, "no memory to measure %d layers", n_layers);
-    if (!status) status = tr_measure_units(&plan->model, plan->recipe->layout.threads, units, progress, err);
+    if (!status)
+        status = tr_measure_units(&plan->model, plan->recipe->layout.recompute, plan->recipe->layout.threads,
+                                  units, progress, err);
     if (!status) status = tr_balance(units, n_layers, &plan->training, balanced, err);
     if (!status) {
         layers_of(&plan->model.partition, n_layers, cuts);

@@ -14,8 +14,8 @@ extern "C" {
 /* Runs every unit (the embedding, each layer, the head) by itself on random numbers, a few times, one after the other, and
  * fills units, one for each, with the medians for one micro-batch. progress (may be NULL) hears how far it is where it
  * takes long. Errors: TR_ENOMEM and those of tr_partition_extract and tr_program_new. */
-tr_status tr_measure_units(const tr_model_plan *model, int n_threads, tr_stage_times *units, FILE *progress,
-                           tr_error *err);
+tr_status tr_measure_units(const tr_model_plan *model, tr_recompute recompute, int n_threads,
+                           tr_stage_times *units, FILE *progress, tr_error *err);
 
 /* Measures, balances the cut by it, and prints times, both cuts with what their step is foretold to be, the line for the
  * recipe, and the memory of the balanced cut's workers. config is that of the model and is taken over. */

@@ -234,6 +234,17 @@ done:
     return status;
 }
 
+tr_status tr_piece_recompute(tr_piece *self, tr_recompute what, tr_error *err)
+{
+    tr_graph *graph;
+    if (what == TR_RECOMPUTE_NONE) return TR_OK;
+    tr_status status = tr_graph_recompute(&graph, self->graph, what, err);
+    if (status != TR_OK) return status;
+    tr_graph_destroy(&self->graph);
+    self->graph = graph;
+    return TR_OK;
+}
+
 void tr_piece_release(tr_piece *self)
 {
     tr_graph_destroy(&self->graph);

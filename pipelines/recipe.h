@@ -6,6 +6,7 @@
 #ifndef TROUPE_PIPELINES_RECIPE_H
 #define TROUPE_PIPELINES_RECIPE_H
 
+#include "ops/recompute.h"
 #include "pipelines/model_config.h"
 
 #include <stdio.h>
@@ -85,6 +86,7 @@ typedef struct tr_recipe {
         int32_t hosts;          /* that the workers are spread over; the others join */
         tr_recipe_stage_list stages; /* none: balanced by cost */
         int32_t stash;               /* stash credits of a stage beyond those of 1F1B */
+        tr_recompute recompute;
     } layout;
     tr_recipe_device device; /* of stages that do not name their own */
     tr_recipe_dtype dtype;

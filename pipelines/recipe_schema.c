@@ -18,6 +18,7 @@ static const char *const optimizers[] = {"adamw", NULL};
 static const char *const decays[] = {"cosine", "linear", "constant", NULL};
 const char *const tr__recipe_devices[] = {"cpu", "cuda", "auto", NULL};
 static const char *const dtypes[] = {"float32", "bfloat16", NULL};
+static const char *const recomputations[] = {"none", "selective", "full", NULL};
 static const char *const reductions[] = {"exact", NULL};
 static const char *const recoveries[] = {"step", "replay", "off", NULL};
 static const char *const transports[] = {"ucx", "zmq", "inproc", NULL};
@@ -89,6 +90,7 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"layout.hosts", AT(layout.hosts), .type = TR__INTEGER, TO(1, 64), BY_DEFAULT("1"), .help = "machines that the workers are spread over: this one, and others that come with `troupe worker --join`"},
     {"layout.stages", AT(layout.stages), .type = TR__STAGES, TO(1, 4096), ELSE("balanced by cost"), .help = "decoder layers of each of the pipeline x pieces stages, or {layers: 2, device: cuda}"},
     {"layout.stash", AT(layout.stash), .type = TR__INTEGER, TO(0, 4096), BY_DEFAULT("1"), .help = "micro-batches a stage may hold beyond those of 1F1B: memory for less idling"},
+    {"layout.recompute", AT(layout.recompute), .type = TR__CHOICE, .choices = recomputations, BY_DEFAULT("none"), .help = "time for memory: selective computes norms and activations again in the backward, full all of a layer but its input"},
 
     {"device", AT(device), .type = TR__CHOICE, .choices = tr__recipe_devices, BY_DEFAULT("cpu"), .help = "where stages compute; auto: on a GPU if one can be used; several workers may share a GPU"},
     {"dtype", AT(dtype), .type = TR__CHOICE, .choices = dtypes, BY_DEFAULT("float32"), .help = "of matrices and activations (sums, norms, losses and the weights that are updated stay float32)"},

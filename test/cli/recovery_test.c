@@ -56,6 +56,18 @@ static void nor_does_it_where_few_states_are_held(void)
     memset(more, 0, sizeof more);
 }
 
+/* Layers computed twice give the bits of those that are kept. */
+static void nor_does_it_where_layers_are_computed_again(void)
+{
+    static const char *const every[][4] = {{"layout.recompute=full"}, {"layout.recompute=selective"}};
+    static const int which[] = {1, 2, 4, 6};
+    for (size_t i = 0; i < sizeof which / sizeof *which; i++) {
+        memcpy(more, every[i % 2], sizeof every[i % 2]);
+        mends(&cases[which[i]], i % 3 ? "ucx" : "zmq");
+    }
+    memset(more, 0, sizeof more);
+}
+
 /* The agent holds the state, so it is lost with it: the newest checkpoint is what there is. */
 static void the_agents_death_changes_no_bit_either(void)
 {
@@ -190,6 +202,7 @@ int main(void)
         CHECK_TEST(an_actor_in_a_dead_loop_is_found),
         CHECK_TEST(nor_does_it_in_bfloat16),
         CHECK_TEST(nor_does_it_where_few_states_are_held),
+        CHECK_TEST(nor_does_it_where_layers_are_computed_again),
         CHECK_TEST(the_agents_death_changes_no_bit_either),
         CHECK_TEST(nor_does_a_workers_before_the_first_step_after_it),
         CHECK_TEST(a_checkpoint_that_was_damaged_since_ends_the_run_with_a_message),

@@ -110,6 +110,14 @@ static void also_in_bfloat16_with_dropout(void)
     dtype = "float32";
 }
 
+/* The backward brings the weight gradients with it. */
+static void also_where_layers_are_computed_again(void)
+{
+    static const int which[] = {1, 2, 4, 6};
+    begin("layout.recompute=full", NULL, NULL);
+    for (size_t i = 0; i < sizeof which / sizeof *which; i++) mends(&cases[which[i]], i % 2 ? "ucx" : "zmq");
+}
+
 /* A worker that dies takes two pieces along, and so does one that lives keep two. */
 static void also_with_two_pieces_a_worker(void)
 {
@@ -247,6 +255,7 @@ int main(void)
         CHECK_TEST(whoever_dies_only_they_compute_again_over_ucx),
         CHECK_TEST(whoever_dies_only_they_compute_again_over_zmq),
         CHECK_TEST(also_in_bfloat16_with_dropout),
+        CHECK_TEST(also_where_layers_are_computed_again),
         CHECK_TEST(also_with_two_pieces_a_worker),
         CHECK_TEST(the_agents_death_leaves_nothing_to_replay),
         CHECK_TEST(a_flipped_bit_is_found_and_changes_none),

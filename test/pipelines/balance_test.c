@@ -169,7 +169,7 @@ static void every_unit_is_measured(void)
     CHECK_OK(tr_recipe_parse(&recipe, text, sizeof text - 1, "recipe", NULL, 0, &err));
     CHECK_OK(tr_model_config_from_recipe(&config, &recipe, &err));
     CHECK_OK(tr_model_plan_init(&model, &config, &recipe, &err));
-    CHECK_OK(tr_measure_units(&model, 1, units, NULL, &err));
+    CHECK_OK(tr_measure_units(&model, TR_RECOMPUTE_NONE, 1, units, NULL, &err));
     for (int u = 0; u < 4; u++) {
         CU_ASSERT(units[u].ns[TR_PHASE_FORWARD] > 0 && units[u].ns[TR_PHASE_WEIGHT] > 0);
         CU_ASSERT((units[u].ns[TR_PHASE_BACKWARD] > 0) == (u > 0)); /* nobody wants a gradient of tokens */
@@ -177,7 +177,7 @@ static void every_unit_is_measured(void)
     uint64_t failures = 0;
     for (uint64_t n = 1;; n += CHECK_SIZE(1 + n / 20, 1 + n), failures++) {
         tr_memory_fail_after(n);
-        tr_status status = tr_measure_units(&model, 1, units, NULL, &err);
+        tr_status status = tr_measure_units(&model, TR_RECOMPUTE_NONE, 1, units, NULL, &err);
         tr_memory_fail_after(0);
         if (!status) break;
         CU_ASSERT_EQUAL(status, TR_ENOMEM);

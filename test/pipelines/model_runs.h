@@ -35,7 +35,9 @@ enum { MAX_PIECES = 8 };
 
 typedef struct model_run {
     tr_loaded_model model;
-    tr_dtype dtype;    /* of the graphs */
+    tr_dtype dtype; /* of the graphs */
+    tr_recompute recompute;
+    tr_random random;  /* what dropout draws by; at first it draws nothing */
     tr_bf16 **rounded; /* by parameter, where dtype is bfloat16 */
     tr_graph *whole;
     tr_model_values values;
@@ -81,6 +83,7 @@ static inline void run_prepare_piece(model_run *r, int s)
     tr_program_options options = {.device = TR_DEVICE_CPU, .n_threads = 1};
     MUST(tr_partition_extract(r->whole, &r->values, r->partition.first_unit[s],
                               r->partition.first_unit[s + 1], TR_PIECE_TRAINING, piece, err));
+    MUST(tr_piece_recompute(piece, r->recompute, err));
     MUST(tr_program_new(&r->programs[s], piece->graph, &options, err));
     r->bound[s] = tr_alloc_zero((size_t)tr_graph_value_count(piece->graph), sizeof(void *));
     r->stash[s] = tr__alloc_tensor((int64_t)tr_program_stash_bytes(r->programs[s]), 1);
@@ -113,12 +116,13 @@ static inline void fresh_model(tr_loaded_model *out, const char *json)
     }
 }
 
-/* The model, which the run takes over, cut into n_pieces balanced stages that compute in dtype. */
-static inline void run_open_model_as(model_run *r, const tr_loaded_model *model, int32_t batch,
-                                     int32_t sequence, int n_pieces, tr_dtype dtype)
+/* The model, which the run takes over, cut into n_pieces balanced stages that compute in dtype, some of it twice. */
+static inline void run_open_model_twice(model_run *r, const tr_loaded_model *model, int32_t batch,
+                                        int32_t sequence, int n_pieces, tr_dtype dtype,
+                                        tr_recompute recompute)
 {
     TR_ASSERT(n_pieces <= MAX_PIECES);
-    *r = (model_run){.model = *model, .dtype = dtype};
+    *r = (model_run){.model = *model, .dtype = dtype, .recompute = recompute};
     r->rounded = tr_alloc_zero(r->model.parameters.count, sizeof *r->rounded);
     tr_model_options options = {
         .kind = TR_MODEL_TRAINING, .batch = batch, .sequence = sequence, .dtype = dtype};
@@ -131,6 +135,12 @@ static inline void run_open_model_as(model_run *r, const tr_loaded_model *model,
         if (s > 0) run_bind(r, s, r->pieces[s].activation_in, r->activations[s - 1]);
         if (s + 1 < n_pieces) run_bind(r, s, r->pieces[s].gradient_in, r->activation_gradients[s + 1]);
     }
+}
+
+static inline void run_open_model_as(model_run *r, const tr_loaded_model *model, int32_t batch,
+                                     int32_t sequence, int n_pieces, tr_dtype dtype)
+{
+    run_open_model_twice(r, model, batch, sequence, n_pieces, dtype, TR_RECOMPUTE_NONE);
 }
 
 static inline void run_open_model(model_run *r, const tr_loaded_model *model, int32_t batch, int32_t sequence,
@@ -149,7 +159,8 @@ static inline void run_open(model_run *r, const char *directory, int32_t batch, 
 
 static inline void run_phase(model_run *r, int s, tr_phase phase)
 {
-    tr_bindings bindings = {.values = r->bound[s], .stash = r->stash[s], .scratch = r->scratch[s]};
+    tr_bindings bindings = {
+        .values = r->bound[s], .stash = r->stash[s], .scratch = r->scratch[s], .random = r->random};
     if (tr_program_has_phase(r->programs[s], phase)) tr_program_run(r->programs[s], phase, &bindings);
 }
 
