@@ -135,7 +135,7 @@ static bool is_held_next(const coordinator *self)
 }
 
 /* The next state to be held goes into the slot of the older one. */
-static bool waits_for_copies(const coordinator *self)
+bool tr__coordinator_waits_for_copies(const tr__coordinator *self)
 {
     return is_held_next(self) && self->copied < self->held_generation;
 }
@@ -190,7 +190,7 @@ static void commit_when_ready(coordinator *self)
     if (self->stopping && self->step > plan->first_step && self->last_checkpoint == self->step)
         return; /* the last step is done; only its checkpoint is awaited */
     if (self->n_untold >= TR_COORDINATOR_UNTOLD) return;
-    if (waits_for_copies(self)) return;
+    if (tr__coordinator_waits_for_copies(self)) return;
     uint64_t targets = self->counted[self->step % self->ring];
     double loss = sum_losses(self) / (double)targets, norm = norm_of_gradient(self);
     if (!isfinite(loss) || !isfinite(norm)) {

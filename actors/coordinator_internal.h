@@ -53,6 +53,8 @@ typedef struct tr__coordinator {
     uint32_t pause_at;    /* not before this step: the one at hand is finished */
 } tr__coordinator;
 
+bool tr__coordinator_waits_for_copies(const tr__coordinator *self);
+
 /* See tr_behavior.waits; state: a tr__coordinator. */
 uint32_t tr__coordinator_waits(const tr_actor *actor, const void *state, tr_wait *waits, uint32_t capacity);
 

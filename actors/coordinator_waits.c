@@ -42,6 +42,9 @@ uint32_t tr__coordinator_waits(const tr_actor *actor, const void *state, tr_wait
     if (ends && self->n_checkpoints && n < capacity)
         waits[n++] = (tr_wait){
             .kind = TR_WAIT_WORD, .topic = TR_TOPIC_CHECKPOINTED, .which = (uint32_t)self->checkpoint};
+    bool all_ready = self->n_ready == self->n_stages_all;
+    if (!ends && all_ready && tr__coordinator_waits_for_copies(self) && n < capacity)
+        waits[n++] = (tr_wait){.kind = TR_WAIT_WORD, .topic = TR_TOPIC_COPIED}; /* the runtime tells it */
     if (ends && self->n_updated < self->n_stages_all)
         return n + missing(self, self->has_voted, TR_TOPIC_UPDATED, waits + n, capacity - n);
     return ends ? n : n + missing(self, self->is_ready, TR_TOPIC_READY, waits + n, capacity - n);

@@ -73,21 +73,53 @@ static int longest_name(const tr_topology *topology)
     return longest;
 }
 
-static void put_actor(screen *to, const tr_observation *seen, tr_actor_id id, int name_width)
+/* Of the column HOST, which a job on one has not got. */
+static int host_width(const tr_observation *seen)
+{
+    int width = 0;
+    for (size_t i = 0; i < seen->processes.topology.n_actors; i++) {
+        int length = (int)strlen(seen->actors[i].host_name);
+        if (length > width) width = length;
+    }
+    if (width && (int)strlen(seen->processes.host) > width) width = (int)strlen(seen->processes.host);
+    return width;
+}
+
+static const char *host_of(const tr_observation *seen, const tr_actor_seen *one)
+{
+    return one->host_name[0] ? one->host_name : one->pid ? seen->processes.host : "-";
+}
+
+static void say_bytes(uint64_t bytes, char text[16])
+{
+    double mib = (double)bytes / (1 << 20);
+    if (!bytes)
+        snprintf(text, 16, "-");
+    else if (mib < 10000)
+        snprintf(text, 16, "%.0f MiB", mib);
+    else
+        snprintf(text, 16, "%.1f GiB", mib / 1024);
+}
+
+static void put_actor(screen *to, const tr_observation *seen, tr_actor_id id, int name_width,
+                      int host_columns)
 {
     const tr_actor_spec *actor = tr_topology_actor(&seen->processes.topology, id);
     const tr_actor_seen *one = &seen->actors[id - 1];
     const tr_activity_record *record = &one->record;
     char row[ROW_BYTES], where[32] = "head", life[32] = "-", doing[256], since[32], step[16], microbatch[16];
+    char memory[16], host[TR_HOST_CHARS] = "";
     if (actor->node) snprintf(where, sizeof where, "worker %d", actor->node);
+    if (host_columns) snprintf(host, sizeof host, "%s", host_of(seen, one));
+    say_bytes(one->resident_bytes, memory);
     if (record->actor)
         snprintf(life, sizeof life, "%u.%u", record->incarnation >> 16, record->incarnation & 0xffff);
     say_duration(seen->now_ns, tr_observation_doing(seen, id, doing, sizeof doing), since, sizeof since);
     say_number(record->what[0] ? record->step : TR_ACTIVITY_NONE, step);
     say_number(record->what[0] ? record->microbatch : TR_ACTIVITY_NONE, microbatch);
-    snprintf(row, sizeof row, "%-*s  %-9s %8d %5s %6s %5s %6u %9llu %9s  %s", name_width, actor->name, where,
-             one->pid, life, step, microbatch, record->queued, (unsigned long long)record->handled, since,
-             doing);
+    snprintf(row, sizeof row, "%-*s  %-9s%*s%-*s %8d %9s %5s %6s %5s %6u %9llu %9s  %s", name_width,
+             actor->name, where, host_columns ? 2 : 0, "", host_columns, host, one->pid, memory, life, step,
+             microbatch, record->queued, (unsigned long long)record->handled, since, doing);
     put_row(to, row);
 }
 
@@ -95,12 +127,13 @@ static void put_all(screen *to, const char *run, const tr_observation *seen)
 {
     char row[ROW_BYTES];
     const tr_topology *topology = &seen->processes.topology;
-    int width = longest_name(topology);
+    int width = longest_name(topology), hosts = host_width(seen);
     put_header(to, run, seen);
-    snprintf(row, sizeof row, "%-*s  %-9s %8s %5s %6s %5s %6s %9s %9s  %s", width, "ACTOR", "WHERE", "PID",
-             "LIFE", "STEP", "BATCH", "QUEUED", "HANDLED", "FOR", "DOING");
+    snprintf(row, sizeof row, "%-*s  %-9s%*s%-*s %8s %9s %5s %6s %5s %6s %9s %9s  %s", width, "ACTOR",
+             "WHERE", hosts ? 2 : 0, "", hosts, hosts ? "HOST" : "", "PID", "MEMORY", "LIFE", "STEP", "BATCH",
+             "QUEUED", "HANDLED", "FOR", "DOING");
     put_row(to, row);
-    for (size_t i = 0; i < topology->n_actors; i++) put_actor(to, seen, i + 1, width);
+    for (size_t i = 0; i < topology->n_actors; i++) put_actor(to, seen, i + 1, width, hosts);
     if (!seen->held_up) return;
     int n = snprintf(row, sizeof row, "%u wait for ", seen->stall.n_waiting);
     tr_stall_describe(&seen->stall, topology, seen->actors, tr_topic_name, seen->now_ns, row + n,
@@ -134,14 +167,16 @@ static json_t *actor_object(const tr_observation *seen, tr_actor_id id)
     json_t *since = since_ns && seen->now_ns >= since_ns ? json_real((double)(seen->now_ns - since_ns) * 1e-9)
                                                          : json_null();
     bool acted = record->what[0] != 0;
-    return json_pack("{s:s, s:s, s:i, s:i, s:s, s:i, s:i, s:s, s:b, s:o, s:o, s:o, s:o, s:I, s:I}", "name",
-                     actor->name, "kind", actor->behavior, "node", actor->node, "pid", one->pid, "process",
-                     processes[one->process], "epoch", (int)(record->incarnation >> 16), "restarts",
-                     (int)(record->incarnation & 0xffff), "doing", doing, "running", (int)record->running,
-                     "for_s", since, "waits", list, "step",
-                     acted ? number_or_null(record->step) : json_null(), "microbatch",
-                     acted ? number_or_null(record->microbatch) : json_null(), "queued",
-                     (json_int_t)record->queued, "handled", (json_int_t)record->handled);
+    json_t *memory = one->resident_bytes ? json_integer((json_int_t)one->resident_bytes) : json_null();
+    return json_pack(
+        "{s:s, s:s, s:i, s:s, s:i, s:o, s:i, s:s, s:i, s:i, s:s, s:b, s:o, s:o, s:o, s:o, s:I, s:I}", "name",
+        actor->name, "kind", actor->behavior, "node", actor->node, "host", one->pid ? host_of(seen, one) : "",
+        "host_number", one->host, "memory_bytes", memory, "pid", one->pid, "process", processes[one->process],
+        "epoch", (int)(record->incarnation >> 16), "restarts", (int)(record->incarnation & 0xffff), "doing",
+        doing, "running", (int)record->running, "for_s", since, "waits", list, "step",
+        acted ? number_or_null(record->step) : json_null(), "microbatch",
+        acted ? number_or_null(record->microbatch) : json_null(), "queued", (json_int_t)record->queued,
+        "handled", (json_int_t)record->handled);
 }
 
 static int print_json(const char *run, const tr_observation *seen)
@@ -328,6 +363,7 @@ static void print_columns(void)
 {
     puts("\n"
          "  WHERE    the head's process or a worker's      LIFE     epoch, and restarts within it\n"
+         "  HOST     where there are several               MEMORY   of its process, resident\n"
          "  STEP     steps done before the one at hand     BATCH    micro-batch of the step\n"
          "  QUEUED   messages in its mailbox               HANDLED  messages since its process began\n"
          "  DOING    what it does or waits for, and from whom; FOR how long");

@@ -43,7 +43,13 @@ typedef struct tr_activity_page {
     uint64_t n_records;
     uint64_t beats;   /* counted up by the worker, whatever its actors do */
     uint64_t beat_ns; /* when that was, monotonic; 0: never yet */
-    uint8_t pad_[104];
+    /* Of a page that the head keeps for a worker of another host (host_activity.h); of any other all 0: */
+    int32_t pid;             /* there */
+    uint32_t process;        /* a tr_process_seen, as its agent saw it */
+    uint64_t resident_bytes; /* 0: not known */
+    int32_t host;            /* its number */
+    char host_name[64];
+    uint8_t pad_[16];
     tr_activity_record records[TR_ACTIVITY_RECORDS];
 } tr_activity_page;
 

@@ -9,6 +9,7 @@
 #include "base/memory.h"
 #include "runtime/agent_hosts.h"
 #include "runtime/control_messages.h"
+#include "runtime/host_activity.h"
 #include "runtime/lease.h"
 #include "runtime/leftovers.h"
 #include "runtime/worker.h"
@@ -118,9 +119,32 @@ static void watch_over(agent *self, ward *worker, uint64_t now_ns)
     send_note(self, TR_CONTROL_HUNG, &note);
 }
 
+static void tell_what_it_does(agent *self, const ward *worker, uint64_t now_ns)
+{
+    tr_worker_seen seen = {.node = worker->node, .pid = worker->pid, .now_ns = now_ns};
+    void *bytes = NULL;
+    size_t size_bytes = 0;
+    tr_error err;
+    seen.process = tr_process_look(worker->pid, &seen.resident_bytes);
+    seen.page = *worker->activity;
+    if (tr_worker_seen_encode(&seen, &bytes, &size_bytes, &err) == TR_OK)
+        tr_node_send_system(self->node, TR_NODE_HEAD, TR_CONTROL_SEEN, bytes, (uint32_t)size_bytes);
+    tr_free(bytes); /* without memory it is not told, and nobody waits for it */
+}
+
+/* On the head's own host everybody can look for himself. */
+static void tell_what_they_do(agent *self, uint64_t now_ns)
+{
+    if (!self->launch->member || now_ns < self->seen_ns + (uint64_t)TR_HOST_SEEN_MS * 1000000) return;
+    self->seen_ns = now_ns;
+    for (int32_t i = 1; i < self->topology.n_nodes && !self->head_lost; i++)
+        if (self->wards[i].pidfd >= 0) tell_what_it_does(self, &self->wards[i], now_ns);
+}
+
 static void on_tick(void *context, uint64_t now_ns)
 {
     agent *self = context;
+    if (self->hosts) tell_what_they_do(self, now_ns);
     for (int32_t i = 1; i < self->topology.n_nodes && !self->stopping; i++)
         watch_over(self, &self->wards[i], now_ns);
     for (int32_t i = 1; i < self->launch->node; i++)

@@ -60,7 +60,8 @@ typedef enum tr_control_topic {
     TR_CONTROL_BEAT,       /* between head and agents: only that it lives */
     TR_CONTROL_SLOT,       /* from agent to agent: a part of a state slot */
     TR_CONTROL_SLOT_TAKEN, /* the answer */
-    TR_CONTROL_HELD        /* from an agent to the head: it has a whole copy */
+    TR_CONTROL_HELD,       /* from an agent to the head: it has a whole copy */
+    TR_CONTROL_SEEN        /* the same: what a worker does (host_activity.h) */
 } tr_control_topic;
 
 /* One shape for all that is small. What does not apply is 0. */

@@ -286,7 +286,8 @@ static void note_death(tr_head *self, uint64_t silent_ns)
 static void worker_ended(tr_head *self, const tr_control_note *note)
 {
     char text[LINE_BYTES], how[128];
-    tr_crew_remove_worker(self->crew, note->node);
+    if (!self->hosts || tr_hosts_is_home(self->hosts, note->node, 0))
+        tr_crew_remove_worker(self->crew, note->node);
     bool left = self->workers[note->node].leaving || note->node >= self->topology->n_nodes;
     self->workers[note->node].leaving = false;
     if (left || !explains(self, note)) return;
@@ -352,8 +353,8 @@ static void worker_started(tr_head *self, const tr_control_note *note)
     char text[64];
     bool is_here = !self->hosts || tr_hosts_is_home(self->hosts, note->node, 0);
     self->workers[note->node].pid = note->pid;
-    self->places[note->node] = is_here ? tr_place_of(note->pid, TR_LAUNCH_FIRST_INHERITED)
-                                       : (tr_place_seen){.descriptor = -1}; /* not to be seen from here */
+    self->places[note->node] = self->hosts ? tr_hosts_place(self->hosts, note->node, note->pid)
+                                           : tr_place_of(note->pid, TR_LAUNCH_FIRST_INHERITED);
     self->workers[note->node].fenced = false;
     if (is_here) tr_crew_add_worker(self->crew, note->node, note->pid);
     snprintf(text, sizeof text, "worker %d (pid %d) started%s", note->node, note->pid,
@@ -371,11 +372,14 @@ static void note_from_agent(tr_head *self, int32_t peer, uint32_t topic, const t
     int32_t member = peer - self->agent;
     bool a_worker = note->node >= 1 && note->node < self->topology->n_nodes &&
                     (!self->hosts || tr_hosts_is_home(self->hosts, note->node, member));
-    bool was_one = note->node >= 1 && note->node < self->agent && (!self->hosts || member == 0);
+    bool was_one = self->hosts ? a_worker : note->node >= 1 && note->node < self->agent;
+    bool moved = self->hosts && !a_worker && member == 0 && note->node >= 1 && note->node < self->agent;
     if (topic == TR_CONTROL_WORKER_STARTED && a_worker)
         worker_started(self, note);
     else if (topic == TR_CONTROL_WORKER_ENDED && was_one)
         worker_ended(self, note);
+    else if (topic == TR_CONTROL_WORKER_ENDED && moved) /* its successor is on another host */
+        tr_crew_remove_worker(self->crew, note->node);
     else if (topic == TR_CONTROL_HUNG && a_worker)
         tr_head_fence(self, note->node, note->text);
     else if (topic == TR_CONTROL_JOB_ENDED)

@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "base/pack.h"
 #include "runtime/door.h"
+#include "runtime/host_activity.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -40,6 +41,7 @@ struct tr_hosts {
     bool all_came;             /* once */
     uint64_t awaited_until_ns; /* 0: nobody is */
     uint64_t settled_ns, beat_ns;
+    tr_host_pages *pages;
 };
 
 static int32_t n_nodes(const tr_hosts *self)
@@ -410,6 +412,21 @@ void tr_hosts_agent_ended(tr_hosts *self)
 
 /* --- what agents say, and the time --- */
 
+tr_place_seen tr_hosts_place(tr_hosts *self, int32_t node, int32_t pid)
+{
+    int32_t m = self->home[node];
+    if (m == 0) return tr_place_of(pid, TR_LAUNCH_FIRST_INHERITED);
+    return tr_host_pages_begin(self->pages, node, pid, self->members[m].host, self->members[m].name);
+}
+
+static void hear_seen(tr_hosts *self, int32_t m, const tr_message *message)
+{
+    tr_worker_seen seen;
+    if (tr_worker_seen_decode(&seen, tr_message_bytes(message), message->frame.body_bytes, NULL) == TR_OK &&
+        seen.node < n_nodes(self) && self->home[seen.node] == m)
+        tr_host_pages_take(self->pages, &seen, tr_node_now_ns(self->head->node));
+}
+
 bool tr_hosts_hear(tr_hosts *self, int32_t peer, const tr_message *message)
 {
     tr_slot_part held;
@@ -417,6 +434,10 @@ bool tr_hosts_hear(tr_hosts *self, int32_t peer, const tr_message *message)
     self->members[m].heard_ns = tr_node_now_ns(self->head->node);
     if (message->frame.edge == TR_CONTROL_FAREWELL) self->members[m].has_left = true;
     if (message->frame.edge == TR_CONTROL_BEAT) return true;
+    if (message->frame.edge == TR_CONTROL_SEEN) {
+        hear_seen(self, m, message);
+        return true;
+    }
     if (message->frame.edge != TR_CONTROL_HELD) return false;
     bool good =
         tr_slot_part_decode(&held, tr_message_bytes(message), message->frame.body_bytes, NULL) == TR_OK;
@@ -542,6 +563,7 @@ tr_status tr_hosts_new(tr_hosts **out, tr_head *head, const tr_launch *launch, t
         snprintf(self->members[0].name, TR_HOST_NAME_CHARS, "%s", self->mine.name);
         snprintf(self->mine.run, sizeof self->mine.run, "%s", self->options->run);
     }
+    if (status == TR_OK) status = tr_host_pages_new(&self->pages, head->agent, err);
     if (status == TR_OK) status = copy_launch(self, launch, err);
     const tr_door_options door = {.listen = self->options->listen,
                                   .key = head->options->key,
@@ -561,6 +583,7 @@ void tr_hosts_destroy(tr_hosts **out)
     tr_hosts *self = *out;
     if (!self) return;
     tr_door_close(&self->door);
+    tr_host_pages_destroy(&self->pages);
     tr_launch_release(&self->launch);
     tr_free(self->members);
     tr_free(self->home);

@@ -29,6 +29,9 @@ bool tr_hosts_is_home(const tr_hosts *self, int32_t node, int32_t member); /* do
 bool tr_hosts_are_awaited(const tr_hosts *self);    /* no worker has a home before they are here */
 uint64_t tr_hosts_settled_ns(const tr_hosts *self); /* when workers last got their homes; 0: not yet */
 
+/* A worker's process has begun on its home: where it is to be seen. */
+tr_place_seen tr_hosts_place(tr_hosts *self, int32_t node, int32_t pid);
+
 /* What agents say: true where there is nothing more to it. */
 bool tr_hosts_hear(tr_hosts *self, int32_t peer, const tr_message *message);
 void tr_hosts_greeted(tr_hosts *self, int32_t peer, const tr_control_hello *hello);

@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Workers beat ten times a second, the head twenty times; a busy host may keep them from it for a moment. */
 static const uint64_t SILENT_NS = 2000000000u;
@@ -48,11 +49,42 @@ bool tr_place_lives(const tr_place_seen *self)
     return look_at(self, &state);
 }
 
+static uint64_t resident_bytes(int32_t pid)
+{
+    char path[64];
+    uint64_t pages = 0;
+    snprintf(path, sizeof path, "/proc/%d/statm", pid);
+    FILE *file = fopen(path, "re");
+    if (!file) return 0;
+    if (fscanf(file, "%*u %" SCNu64, &pages) != 1) pages = 0;
+    fclose(file);
+    return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+static tr_process_seen process_in(char state)
+{
+    return state == 'T' || state == 't' ? TR_PROCESS_STOPPED : TR_PROCESS_WELL;
+}
+
+tr_process_seen tr_process_look(int32_t pid, uint64_t *bytes)
+{
+    char state;
+    uint64_t started;
+    *bytes = 0;
+    if (!read_stat(pid, &state, &started) || state == 'Z' || state == 'X') return TR_PROCESS_GONE;
+    *bytes = resident_bytes(pid);
+    return process_in(state);
+}
+
+/* One of another host is as its agent last said, unless nothing was heard since. */
 static tr_process_seen process_of(const tr_place_seen *place, const tr_activity_page *page, uint64_t now_ns)
 {
     char state = 0;
     if (!look_at(place, &state)) return TR_PROCESS_GONE;
-    if (state == 'T' || state == 't') return TR_PROCESS_STOPPED;
+    tr_process_seen process = process_in(state);
+    if (page->pid)
+        process = page->process <= TR_PROCESS_GONE ? (tr_process_seen)page->process : TR_PROCESS_GONE;
+    if (process != TR_PROCESS_WELL) return process;
     return page->beat_ns && now_ns > page->beat_ns + SILENT_NS ? TR_PROCESS_SILENT : TR_PROCESS_WELL;
 }
 
@@ -64,10 +96,10 @@ static const tr_activity_record *record_of(const tr_activity_page *page, tr_acto
 }
 
 /* They go onto terminals and into files, and came out of another process. */
-static void clean(char what[TR_ACTIVITY_BYTES])
+static void clean(char *text, size_t size)
 {
-    what[TR_ACTIVITY_BYTES - 1] = 0;
-    for (char *c = what; *c; c++)
+    text[size - 1] = 0;
+    for (char *c = text; *c; c++)
         if (*c < 0x20 || *c > 0x7e) *c = '?';
 }
 
@@ -80,12 +112,21 @@ void tr_look(const tr_topology *topology, const tr_place_seen *places, uint64_t 
             tr_activity_page_copy(&page, place->pid, place->descriptor, NULL) != TR_OK)
             memset(&page, 0, sizeof page);
         tr_process_seen process = process_of(place, &page, now_ns);
+        uint64_t bytes = page.pid                     ? page.resident_bytes
+                         : process == TR_PROCESS_GONE ? 0
+                                                      : resident_bytes(place->pid);
         for (size_t i = 0; i < topology->n_actors; i++) {
             if (topology->actors[i].node != node) continue;
             const tr_activity_record *record = record_of(&page, i + 1);
-            out[i] = (tr_actor_seen){.process = process, .pid = place->pid, .beat_ns = page.beat_ns};
+            out[i] = (tr_actor_seen){.process = process,
+                                     .pid = page.pid ? page.pid : place->pid,
+                                     .host = page.host,
+                                     .resident_bytes = bytes,
+                                     .beat_ns = page.beat_ns};
+            memcpy(out[i].host_name, page.host_name, sizeof page.host_name);
+            clean(out[i].host_name, sizeof out[i].host_name);
             if (record) out[i].record = *record;
-            clean(out[i].record.what);
+            clean(out[i].record.what, sizeof out[i].record.what);
         }
     }
 }

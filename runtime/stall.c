@@ -186,12 +186,15 @@ static const char *name_of(const tr_topology *topology, tr_actor_id id)
 void tr_wait_describe(const tr_topology *topology, const tr_wait *wait, tr_topic_name_of name, char *text,
                       size_t capacity)
 {
-    const char *whom = name_of(topology, tr_wait_for_whom(topology, wait));
+    tr_actor_id from = tr_wait_for_whom(topology, wait);
+    const char *whom = name_of(topology, from);
     const char *edge = wait->kind != TR_WAIT_WORD && wait->which < topology->n_edges
                            ? topology->edges[wait->which].name
                            : "an unknown edge";
     const char *word = wait->kind == TR_WAIT_WORD && name ? name(wait->topic) : NULL;
-    if (wait->kind == TR_WAIT_WORD)
+    if (wait->kind == TR_WAIT_WORD && !from) /* it comes from outside of the actors */
+        snprintf(text, capacity, "%s", word ? word : "a word");
+    else if (wait->kind == TR_WAIT_WORD)
         snprintf(text, capacity, "%s from %s", word ? word : "a word", whom);
     else
         snprintf(text, capacity, "%s%s from %s", wait->kind == TR_WAIT_CREDIT ? "a credit of " : "", edge,
@@ -262,12 +265,14 @@ void tr_stall_describe(const tr_stall *self, const tr_topology *topology, const 
     int32_t node = topology->actors[self->who - 1].node;
     char doing[TR_ACTIVITY_BYTES + 64];
     double age = age_s(now_ns, self->since_ns);
+    tr_wait unused[TR_ACTIVITY_WAITS];
     tr_activity_record_doing(record, doing, sizeof doing);
     text[0] = 0;
     if (node == TR_NODE_HEAD)
         add(text, capacity, "%s (head, pid %d)", name_of(topology, self->who), one->pid);
     else
-        add(text, capacity, "%s (worker %d, pid %d)", name_of(topology, self->who), node, one->pid);
+        add(text, capacity, "%s (worker %d, pid %d%s%s)", name_of(topology, self->who), node, one->pid,
+            one->host_name[0] ? " on " : "", one->host_name);
     switch (self->kind) {
     case TR_STALL_GONE: add(text, capacity, ", whose process is gone"); break;
     case TR_STALL_STOPPED: add(text, capacity, ", whose process was stopped %.1f s ago", age); break;
@@ -277,7 +282,10 @@ void tr_stall_describe(const tr_stall *self, const tr_topology *topology, const 
     case TR_STALL_BUSY: add(text, capacity, ", which is %s, for %.1f s", doing, age); break;
     case TR_STALL_QUEUED: add(text, capacity, ", for which %u messages wait", record->queued); break;
     case TR_STALL_CIRCLE: add(text, capacity, ", in a circle"); break;
-    case TR_STALL_IDLE: add(text, capacity, ", which waits for nobody"); break;
+    case TR_STALL_IDLE:
+        add(text, capacity,
+            tr_activity_waits(record, unused) ? ", which waits for no actor" : ", which waits for nobody");
+        break;
     }
     if (self->kind == TR_STALL_CIRCLE) {
         add_circle(self, topology, seen, name, now_ns, text, capacity);

@@ -36,7 +36,7 @@ typedef const char *(*tr_topic_name_of)(uint32_t topic);
 
 /* seen: by actor id - 1. false: nobody waits for anybody, or there is no memory. */
 bool tr_stall_find(tr_stall *out, const tr_topology *topology, const tr_actor_seen *seen);
-/* Whom a wait of actor `who` is for; 0 where it names nobody that there is. */
+/* Whom a wait is for; 0 where it names nobody that there is: a word with `which` 0 comes from outside of the actors. */
 tr_actor_id tr_wait_for_whom(const tr_topology *topology, const tr_wait *wait);
 /* "activation from stage 0 of replica 0", "a credit of gradient from stage 1 of replica 0", "the commit from coordinator". */
 void tr_wait_describe(const tr_topology *topology, const tr_wait *wait, tr_topic_name_of name, char *text,

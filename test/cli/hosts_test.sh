@@ -22,7 +22,7 @@ fi
 
 # --- two hosts: this namespace, 10.77.0.1, and that of $there, 10.77.0.2 and .3 ---
 here=10.77.0.1 port=7600
-unshare --net sleep 600 &
+unshare --net --uts sleep 900 &
 there=$!
 cleanup() {
     local pid
@@ -36,11 +36,12 @@ trap cleanup EXIT
 for _ in $(seq 100); do # it has another namespace than ours
     [ "$(readlink /proc/$there/ns/net)" != "$(readlink /proc/self/ns/net)" ] && break || sleep 0.02
 done
-over_there() { nsenter --net="/proc/$there/ns/net" "$@"; }
+over_there() { nsenter --net="/proc/$there/ns/net" --uts="/proc/$there/ns/uts" "$@"; }
 ip link set lo up
 ip link add cable type veth peer name cable netns "$there"
 ip addr add $here/24 dev cable
 ip link set cable up
+over_there hostname second
 over_there ip link set lo up
 over_there ip addr add 10.77.0.2/24 dev cable
 over_there ip addr add 10.77.0.3/24 dev cable
@@ -183,6 +184,49 @@ case_who_may_not_join_is_refused() {
     plan=$("$troupe" plan recipe.yaml run=refusals $hosts network.wait=60 | sed -n 's/^plan //p')
     join 10.77.0.2 refusals.joiner --run refusals --plan "$plan"
     same_bits plain
+}
+
+pid_of_worker() { # of the process that it is now, on whatever host
+    sed -n "s/.*\"worker_started\".*\"node\":$1,\"pid\":\([0-9]*\).*/\1/p" "$name/events.jsonl" | tail -n 1
+}
+stop_politely() { # the head's run, where it stands
+    kill -INT "$(cat "/proc/$head/task/$head/children")"
+    wait "$head" || true
+}
+
+case_ps_sees_all_hosts() {
+    local row pid
+    lead seen train.steps=1000000
+    join 10.77.0.2 seen.joiner
+    wait_for_step 20
+    pid=$(pid_of_worker 2)
+    sleep 1 # two reports
+    "$troupe" ps seen >seen.ps || fail "ps fails"
+    row=$(grep 'stage 0 of replica 1' seen.ps)
+    [[ $row =~ worker\ 2\ +second\ +$pid\ +[0-9]+\ MiB\ +1\.0\ +([0-9]+)\ +[0-9-]+\ +[0-9]+\ +([0-9]+)\  ]] || fail "not seen at work: $row"
+    [ "${BASH_REMATCH[1]}" -ge 10 ] && [ "${BASH_REMATCH[2]}" -gt 100 ] || fail "nothing is done there: $row"
+    row=$(grep 'stage 0 of replica 0' seen.ps)
+    [[ $row =~ worker\ 1\ +$(hostname)\ +$(pid_of_worker 1)\ +[0-9]+\ MiB ]] || fail "not seen: $row"
+    "$troupe" top seen --interval 0.1 2>&1 | head -n 20 | grep -q 'worker 2 *second' || fail "top does not show it"
+    kill -STOP "$pid"
+    for _ in $(seq 60); do
+        "$troupe" ps seen --json | grep -q '"process": "stopped"' && break || sleep 0.02
+    done
+    "$troupe" ps seen --json | grep -q '"process": "stopped"' || fail "does not see that it was stopped"
+    kill -CONT "$pid"
+    stop_politely
+}
+
+case_a_worker_on_another_host_dies() {
+    lead worker $pipeline
+    join 10.77.0.2 worker.joiner
+    wait_for_step 40
+    kill -KILL "$(pid_of_worker 2)"
+    same_bits plain
+    [ "$(epochs)" = "1 2 " ] || fail "epochs $(epochs)"
+    ! has_event host_lost || fail "lost the whole host"
+    wait "$joiner" || fail "the joiner fails"
+    grep -q 'worker_died.*worker 2 .*signal 9' worker/events.jsonl || fail "its death is not told"
 }
 
 case_a_lost_host_is_taken_over_by_equals() {
@@ -357,7 +401,7 @@ case_hosts_that_do_not_come() {
     grep -q 'no head at' nobody || fail "does not say that nobody is there"
 }
 
-all="two_hosts_train_the_bits_of_one who_may_not_join_is_refused a_lost_host_is_taken_over_by_equals
+all="two_hosts_train_the_bits_of_one ps_sees_all_hosts a_worker_on_another_host_dies who_may_not_join_is_refused a_lost_host_is_taken_over_by_equals
     a_lost_host_is_taken_over_by_copies those_who_live_on_keep_their_work a_slow_copy_holds_the_job_back another_host_replaces_it a_spare_takes_over the_agent_of_the_heads_host_dies
     a_cut_between_hosts a_host_that_comes_back_takes_copies one_side_is_deaf a_connection_that_flaps hosts_that_do_not_come"
 for each in ${*:-$all}; do

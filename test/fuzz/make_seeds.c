@@ -14,6 +14,7 @@
 #include "pipelines/safetensors.h"
 #include "runtime/change.h"
 #include "runtime/control_messages.h"
+#include "runtime/host_activity.h"
 #include "runtime/host_messages.h"
 #include "runtime/launch.h"
 #include "runtime/lease.h"
@@ -189,6 +190,11 @@ static void make_hosts(void)
     tr_free(bytes);
     MUST(tr_join_request_encode(&wish, &bytes, &size, &err));
     seed("message", "wish", "J", 1, bytes, size);
+    tr_free(bytes);
+    tr_worker_seen seen = {.node = 1, .pid = 4711, .resident_bytes = 1 << 20, .now_ns = 5000};
+    seen.page.records[0] = (tr_activity_record){.actor = 2, .what = "forward", .step = 3, .since_ns = 4000};
+    MUST(tr_worker_seen_encode(&seen, &bytes, &size, &err));
+    seed("message", "seen", "A", 1, bytes, size);
     tr_free(bytes);
 }
 

@@ -7,6 +7,7 @@
 #include "pipelines/job_plan.h"
 #include "runtime/change.h"
 #include "runtime/control_messages.h"
+#include "runtime/host_activity.h"
 #include "runtime/host_messages.h"
 #include "runtime/launch.h"
 #include "runtime/lease.h"
@@ -235,6 +236,17 @@ static void check_part(const uint8_t *bytes, size_t size_bytes)
     FUZZ_PROMISE(!part.n_bytes || (begin >= bytes && begin + part.n_bytes <= bytes + size_bytes));
 }
 
+static void check_seen(const uint8_t *bytes, size_t size_bytes)
+{
+    tr_worker_seen seen;
+    tr_error err = {0};
+    tr_status status = tr_worker_seen_decode(&seen, bytes, size_bytes, &err);
+    if (status)
+        fuzz_refused(status, &err);
+    else
+        FUZZ_PROMISE(seen.node > 0 && seen.pid > 0 && seen.process <= TR_PROCESS_GONE);
+}
+
 static void check_wish(const uint8_t *bytes, size_t size_bytes)
 {
     tr_join_request wish, mine = {.version = "1", .run = "run"};
@@ -265,6 +277,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size_bytes)
     case 'H': check_homes(body, size_bytes); break;
     case 'P': check_part(body, size_bytes); break;
     case 'J': check_wish(body, size_bytes); break;
+    case 'A': check_seen(body, size_bytes); break;
     default: return -1; /* not worth keeping */
     }
     return 0;
