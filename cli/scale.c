@@ -44,10 +44,12 @@ static int run_scale(int n, char **arguments)
         else if (!run)
             run = argument;
         else
-            return command_usage("'%s' is neither data=N, pipeline=N, pieces=N nor the run, which is '%s'",
-                                 argument, run);
+            return command_usage(
+                "'%s' is neither data=N, pipeline=N, pieces=N, hosts=N nor the run, which is '%s'", argument,
+                run);
     }
-    if (!run) return command_usage("which run? usage: troupe scale RUN data=N [pipeline=N] [pieces=N]");
+    if (!run)
+        return command_usage("which run? usage: troupe scale RUN data=N [pipeline=N] [pieces=N] [hosts=N]");
     int connection;
     if (tr_layout_parse(&layout, wish, &error) || tr_scale_connect(run, &connection, &error))
         return command_failed(&error);
@@ -60,7 +62,7 @@ static int run_scale(int n, char **arguments)
 static void help_scale(void)
 {
     puts(
-        "usage: troupe scale RUN [data=N] [pipeline=N] [pieces=N]\n"
+        "usage: troupe scale RUN [data=N] [pipeline=N] [pieces=N] [hosts=N]\n"
         "\n"
         "Gives a run that is going on another layout: more or fewer replicas, another cut of the model. It "
         "waits until\n"
@@ -73,6 +75,7 @@ static void help_scale(void)
         "  data=N       replicas, at most as many as there are reduction groups (train.groups)\n"
         "  pipeline=N   workers of a replica; layout.stages is balanced anew\n"
         "  pieces=N     stages of each worker\n"
+        "  hosts=N      machines, the leading one included, of those that have joined (docs/hosts.md)\n"
         "Or write the same as {\"data\": N} into RUN/scale.json, under another name first and renamed: the "
         "run "
         "looks\n"

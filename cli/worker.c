@@ -6,8 +6,12 @@
 #include "runtime/agent.h"
 #include "runtime/door.h"
 
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
 
 typedef struct request {
     const char *join, *key, *address, *run, *plan, *wait;
@@ -43,7 +47,18 @@ static bool parse(int n, char **arguments, request *out)
     return true;
 }
 
-/* Joins once and works to the job's end. Errors: those of tr_door_knock; TR_ECLOSED: the head was lost. */
+/* SIGTERM and Ctrl-C are for the head of the job to hear: who has workers hands them over first. */
+static int catch_leave(sigset_t *before)
+{
+    sigset_t caught;
+    sigemptyset(&caught);
+    sigaddset(&caught, SIGINT);
+    sigaddset(&caught, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &caught, before); /* before any thread is made; fails of bad arguments only */
+    return signalfd(-1, &caught, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+/* Joins once and works to the job's end. Errors: those of tr_door_knock; TR_ECLOSED: the head was lost; TR_ESTOPPED: it left. */
 static tr_status work(const tr_knock_options *knock, const char *join, tr_error *err)
 {
     tr_launch launch = {0};
@@ -58,7 +73,14 @@ static tr_status work(const tr_knock_options *knock, const char *join, tr_error 
     printf("joined the job at %s as '%s', with what it listens at %s; its workers are started here\n", join,
            knock->request->name, knock->bind);
     fflush(stdout);
-    status = tr_agent_run(&launch, err);
+    sigset_t before;
+    int leave = catch_leave(&before);
+    status = tr_agent_run(&launch, leave, err);
+    struct signalfd_siginfo meant_for_the_job;
+    while (leave >= 0 && read(leave, &meant_for_the_job, sizeof meant_for_the_job) > 0) {
+    }
+    if (leave >= 0) close(leave);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     tr_launch_release(&launch);
     return status;
 }
@@ -104,9 +126,10 @@ static int run_worker(int n, char **arguments)
                 fprintf(stderr, "troupe: the head is gone; looking for one again for %d s\n", (int)wait_s);
         } while (status == TR_ECLOSED && given.stay);
         if (status == TR_OK) puts("the job has ended");
+        if (status == TR_ESTOPPED) puts(error.message);
     }
     tr_curve_key_wipe(&key);
-    if (status == TR_OK) return EXIT_DONE;
+    if (status == TR_OK || status == TR_ESTOPPED) return EXIT_DONE;
     command_failed(&error);
     return status == TR_EINVAL || status == TR_EREFUSED ? EXIT_USAGE : EXIT_FAILED;
 }
@@ -138,7 +161,11 @@ static void help_worker(void)
         "are\n"
         "others than the job's. If it hears nothing of the head for supervision.silence seconds, its workers "
         "end.\n"
-        "Exit: 0 the job has ended, 1 the head was lost, 2 bad usage, or it may not join.");
+        "SIGTERM or Ctrl-C asks to leave: other hosts take over what runs here, no step is lost, and it "
+        "ends; "
+        "a\n"
+        "second one ends it at once, as if it had been lost.\n"
+        "Exit: 0 the job has ended or it has left, 1 the head was lost, 2 bad usage, or it may not join.");
 }
 
 const command command_worker = {"worker", "join a job that is led from another machine", run_worker,

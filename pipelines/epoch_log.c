@@ -82,8 +82,8 @@ tr_status tr_epoch_log_begin(tr_epoch_log *self, uint32_t epoch, tr_error *err)
 tr_status tr_epoch_log_begin_in(tr_epoch_log *self, uint32_t epoch, const tr_layout *layout, tr_error *err)
 {
     char line[LINE_BYTES];
-    snprintf(line, sizeof line, "{\"epoch\":%u,\"data\":%d,\"pipeline\":%d,\"pieces\":%d}", epoch,
-             layout->data, layout->pipeline, layout->pieces);
+    snprintf(line, sizeof line, "{\"epoch\":%u,\"data\":%d,\"pipeline\":%d,\"pieces\":%d,\"hosts\":%d}",
+             epoch, layout->data, layout->pipeline, layout->pieces, layout->hosts);
     return write_line(self, line, err);
 }
 
@@ -97,9 +97,10 @@ size_t tr_epoch_log_layouts(const char *path, tr_layout *layouts, size_t most)
         uint32_t epoch;
         tr_layout read;
         *end = 0;
-        if (sscanf(line, "{\"epoch\":%10u,\"data\":%6d,\"pipeline\":%6d,\"pieces\":%6d}", &epoch, &read.data,
-                   &read.pipeline, &read.pieces) != 4 ||
-            read.data < 1 || read.pipeline < 1 || read.pieces < 1)
+        read.hosts = 0; /* older lines do not say */
+        if (sscanf(line, "{\"epoch\":%10u,\"data\":%6d,\"pipeline\":%6d,\"pieces\":%6d,\"hosts\":%6d}",
+                   &epoch, &read.data, &read.pipeline, &read.pieces, &read.hosts) < 4 ||
+            read.data < 1 || read.pipeline < 1 || read.pieces < 1 || read.hosts < 0)
             continue;
         if (n && tr_layout_is_same(&layouts[0], &read)) continue;
         n += n < most;

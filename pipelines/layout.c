@@ -10,24 +10,26 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { N_KEYS = 3, MOST = 65536 };
+enum { N_KEYS = 4, MOST = 65536 };
 
-static const char *const keys[N_KEYS] = {"data", "pipeline", "pieces"};
+static const char *const keys[N_KEYS] = {"data", "pipeline", "pieces", "hosts"};
 
 static int32_t *value_of(tr_layout *self, int key)
 {
-    int32_t *const values[N_KEYS] = {&self->data, &self->pipeline, &self->pieces};
+    int32_t *const values[N_KEYS] = {&self->data, &self->pipeline, &self->pieces, &self->hosts};
     return values[key];
 }
 
 tr_layout tr_layout_of(const tr_recipe *recipe)
 {
-    return (tr_layout){recipe->layout.data, recipe->layout.pipeline, recipe->layout.pieces};
+    return (tr_layout){recipe->layout.data, recipe->layout.pipeline, recipe->layout.pieces,
+                       recipe->layout.hosts};
 }
 
 bool tr_layout_is_same(const tr_layout *a, const tr_layout *b)
 {
-    return a->data == b->data && a->pipeline == b->pipeline && a->pieces == b->pieces;
+    return a->data == b->data && a->pipeline == b->pipeline && a->pieces == b->pieces &&
+           (a->hosts == b->hosts || !a->hosts || !b->hosts);
 }
 
 static int find_key(const char *text, size_t length)
@@ -41,8 +43,8 @@ static tr_status set(tr_layout *self, const char *name, size_t length, long long
 {
     int key = find_key(name, length);
     if (key == N_KEYS)
-        return tr_fail(err, TR_EINVAL, "'%.*s' cannot be scaled; data, pipeline and pieces can", (int)length,
-                       name);
+        return tr_fail(err, TR_EINVAL, "'%.*s' cannot be scaled; data, pipeline, pieces and hosts can",
+                       (int)length, name);
     if (*value_of(self, key)) return tr_fail(err, TR_EINVAL, "%s is given twice", keys[key]);
     if (value < 1 || value > MOST)
         return tr_fail(err, TR_EINVAL, "%s '%lld' is not a whole number from 1 to %d", keys[key], value,
@@ -53,8 +55,8 @@ static tr_status set(tr_layout *self, const char *name, size_t length, long long
 
 static tr_status check_whole(const tr_layout *self, tr_error *err)
 {
-    if (self->data || self->pipeline || self->pieces) return TR_OK;
-    return tr_fail(err, TR_EINVAL, "scale to what? give data=N, pipeline=N or pieces=N");
+    if (self->data || self->pipeline || self->pieces || self->hosts) return TR_OK;
+    return tr_fail(err, TR_EINVAL, "scale to what? give data=N, pipeline=N, pieces=N or hosts=N");
 }
 
 tr_status tr_layout_parse(tr_layout *out, const char *text, tr_error *err)
@@ -68,7 +70,8 @@ tr_status tr_layout_parse(tr_layout *out, const char *text, tr_error *err)
         errno = 0;
         long long value = at[name] == '=' ? strtoll(at + name + 1, &end, 10) : 0;
         if (at[name] != '=' || end == at + name + 1 || end != at + length || errno)
-            return tr_fail(err, TR_EINVAL, "'%.*s' is not data=N, pipeline=N or pieces=N", (int)length, at);
+            return tr_fail(err, TR_EINVAL, "'%.*s' is not data=N, pipeline=N, pieces=N or hosts=N",
+                           (int)length, at);
         status = set(&read, at, name, value, err);
         at += length;
         at += strspn(at, " ");

@@ -1,4 +1,4 @@
-/* pipelines/layout.h - how many replicas of how many workers a training has: what may change while it runs (`troupe scale`).
+/* pipelines/layout.h - how many replicas of how many workers a training has, on how many hosts: what may change while it runs (`troupe scale`).
  * Threads: plain data.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_PIPELINES_LAYOUT_H
@@ -11,13 +11,13 @@ extern "C" {
 #endif
 
 typedef struct tr_layout {
-    int32_t data, pipeline, pieces; /* 0, in a wish: as it is */
+    int32_t data, pipeline, pieces, hosts; /* 0, in a wish: as it is */
 } tr_layout;
 
 tr_layout tr_layout_of(const tr_recipe *recipe);
 bool tr_layout_is_same(const tr_layout *a, const tr_layout *b);
 
-/* "data=4 pipeline=2 pieces=1", each at most once. Errors: TR_EINVAL, with what a person should know. */
+/* "data=4 pipeline=2 pieces=1 hosts=2", each at most once. Errors: TR_EINVAL, with what a person should know. */
 tr_status tr_layout_parse(tr_layout *out, const char *text, tr_error *err);
 /* The same as JSON, {"data": 4, "pipeline": 2}. */
 tr_status tr_layout_parse_json(tr_layout *out, const char *text, size_t size_bytes, tr_error *err);

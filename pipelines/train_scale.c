@@ -106,8 +106,13 @@ static uint64_t available_bytes(void)
 static uint64_t bytes_on_host(const tr_job_plan *plan)
 {
     uint64_t bytes = 0;
-    for (uint32_t i = 0; i < plan->training.n_replicas * plan->training.n_stages; i++)
-        bytes += tr_stage_budget_on_host(&plan->budgets[i]);
+    for (uint32_t i = 0; i < plan->training.n_replicas * plan->training.n_stages; i++) {
+        uint32_t replica = i / plan->training.n_stages, stage = i % plan->training.n_stages;
+        tr_actor_id id = tr_role_find_stage(&plan->topology, replica, stage);
+        if (plan->host_of[tr_topology_actor(&plan->topology, id)->node] ==
+            0) /* of others nothing is known here */
+            bytes += tr_stage_budget_on_host(&plan->budgets[i]);
+    }
     return bytes;
 }
 
@@ -119,14 +124,15 @@ static tr_status check_memory(const tr_job_plan *now, const tr_job_plan *next, t
                    (double)(needed - had) / (1 << 30), (double)there / (1 << 30));
 }
 
-static tr_status check_now(const tr__scale *self, tr_error *err)
+static tr_status check_now(const tr__scale *self, const tr_layout *wish, tr_error *err)
 {
     const tr__training *training = self->training;
     if (training->recipe->trace)
         return tr_fail(err, TR_EINVAL, "this run writes a trace (trace: true), which knows one layout only");
-    if (training->recipe->layout.hosts > 1)
-        return tr_fail(err, TR_EINVAL,
-                       "a job on several hosts (layout.hosts) keeps the layout that it began with");
+    if (!training->listen[0] && wish->hosts > 1)
+        return tr_fail(
+            err, TR_EINVAL,
+            "this run began on one host, which no other can join; give layout.hosts at its beginning");
     const tr_step_record *last = tr_run_last(training->run);
     if (last && last->step >= (uint32_t)training->recipe->train.steps)
         return tr_fail(err, TR_EINVAL, "the run has done its steps");
@@ -141,7 +147,7 @@ static tr_status plan_wish(tr__scale *self, const tr_layout *wish, tr_error *err
     tr_model_config config = {0};
     tr_state_move *moves = NULL;
     tr_recipe recipe;
-    tr_status status = check_now(self, err);
+    tr_status status = check_now(self, wish, err);
     if (!status) status = tr_layout_recipe(&recipe, training->recipe, wish, err);
     if (!status) status = tr__training_keep_recipe(training, &recipe, err);
     if (status) return status;
@@ -180,6 +186,7 @@ static void wish_for(tr__scale *self, const tr_layout *wish)
     if (!whole.data) whole.data = now.data;
     if (!whole.pipeline) whole.pipeline = now.pipeline;
     if (!whole.pieces) whole.pieces = now.pieces;
+    if (!whole.hosts) whole.hosts = now.hosts;
     self->has_wish = false;
     if (tr_layout_is_same(&now, &whole))
         answer(self, TR_SCALE_DONE, "it has that layout already");
@@ -286,6 +293,10 @@ static void prepare(tr__scale *self, struct tr_head *job)
     if (tr_job_is_stopping(job)) status = tr_fail(&err, TR_ESTOPPED, "the run was asked to stop");
     if (!status && !self->plan) status = tr_state_moves(now, now, &self->moves, &self->change.n_moves, &err);
     self->change.topology = self->plan ? &self->plan->topology : &now->topology;
+    const tr_job_plan *next = self->plan ? self->plan : now;
+    self->change.n_hosts = next->recipe->layout.hosts;
+    self->change.host_of = next->host_of;
+    self->change.equals = next->equals;
     self->change.moves = self->moves;
     self->change.generation = (uint64_t)self->paused_step + 1;
     list_leaving(self);
@@ -332,6 +343,14 @@ static void on_leaving(void *context, struct tr_head *job, int32_t node)
     snprintf(text, sizeof text, "worker %d is asked to leave: another one is to take its place", node);
     tr_run_note(training->run, "worker_leaving", text);
     if (self->phase == IDLE) begin_to_pause(self);
+}
+
+/* Another host is to have workers, or one is to have none any more. */
+static void on_hosts(void *context, struct tr_head *job)
+{
+    tr__training *training = context;
+    (void)job;
+    if (training->scale->phase == IDLE) begin_to_pause(training->scale);
 }
 
 static tr_status on_begin(void *context, uint32_t epoch, tr_error *err)
@@ -399,12 +418,15 @@ static void tell_done(tr__scale *self, const tr_job_event *event)
         add(text, sizeof text, " %d -> %d workers a replica,", self->before.pipeline, now.pipeline);
     if (now.pieces != self->before.pieces)
         add(text, sizeof text, " %d -> %d pieces a worker,", self->before.pieces, now.pieces);
+    if (now.hosts != self->before.hosts)
+        add(text, sizeof text, " %d -> %d hosts,", self->before.hosts, now.hosts);
     add_count(text, sizeof text, n_workers - self->n_workers, "new");
     add_count(text, sizeof text, self->n_workers - n_workers, "less");
     add_count(text, sizeof text, (int32_t)self->change.n_leaving, "replaced");
     add(text, sizeof text, " %.0f ms without steps", values[2]);
     if (event->kind == TR_JOB_RECOVERED) add(text, sizeof text, " (with a death on the way)");
-    tr_run_note_numbers(training->run, self->plan ? "scaled" : "workers_replaced", text, keys, values);
+    const char *kind = self->plan ? "scaled" : self->change.n_leaving ? "workers_replaced" : "hosts_changed";
+    tr_run_note_numbers(training->run, kind, text, keys, values);
     finish(self, TR_SCALE_DONE, text);
     self->n_leaving = 0; /* who wants to leave as well asks again now */
 }
@@ -476,6 +498,7 @@ tr_status tr__scale_new(tr__scale **out, tr__training *training, tr_job_changes 
                                 .descriptor = self->ready,
                                 .on_ready = on_ready,
                                 .on_leaving = on_leaving,
+                                .on_hosts = on_hosts,
                                 .begin = on_begin,
                                 .on_refused = on_refused};
     *out = self;

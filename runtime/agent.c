@@ -18,6 +18,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -304,6 +305,7 @@ void tr__agent_hosts_start(agent *self)
 static void replace(agent *self, int32_t node)
 {
     tr_error err;
+    if (self->hosts && !tr__agent_hosts_are_ready(self->hosts, node)) return;
     if (!self->stopping && !self->head_lost && start_worker(self, node, &err) != TR_OK)
         tr__agent_tell_failure(self, &err);
 }
@@ -344,6 +346,23 @@ static void on_system(void *context, int32_t peer, const tr_message *message)
     }
 }
 
+/* Of another host: somebody wants it to go. Its workers go on until others have taken over; who asks twice does not wait. */
+static void on_leave(void *context)
+{
+    agent *self = context;
+    struct signalfd_siginfo info;
+    bool again = self->leaving;
+    while (read(self->leave_descriptor, &info, sizeof info) == sizeof info) {
+        again = self->leaving;
+        self->leaving = true;
+    }
+    const tr_control_note note = {.node = self->launch->node, .pid = getpid()};
+    if (again)
+        begin_stop(self, 0);
+    else
+        send_note(self, TR_CONTROL_LEAVING, &note);
+}
+
 static tr_status connect_head(agent *self, tr_error *err)
 {
     static const tr_registry nothing;
@@ -364,6 +383,8 @@ static tr_status connect_head(agent *self, tr_error *err)
     tr_status status = tr_node_new(&self->node, &options, err);
     if (status == TR_OK && launch->lease_ms)
         status = tr_node_watch(self->node, self->head, on_head_end, self, err);
+    if (status == TR_OK && self->leave_descriptor >= 0)
+        status = tr_node_watch(self->node, self->leave_descriptor, on_leave, self, err);
     if (status == TR_OK) status = tr_node_connect(self->node, TR_NODE_HEAD, launch->head_address, NULL, err);
     tr_control_hello hello = {.epoch = launch->epoch, .member = launch->member};
     if (status == TR_OK) status = tr_control_send_hello(self->node, TR_NODE_HEAD, &hello, err);
@@ -435,10 +456,15 @@ static tr_status serve(agent *self, tr_status status, tr_error *problem)
     return status;
 }
 
-tr_status tr_agent_run(const tr_launch *launch, tr_error *err)
+tr_status tr_agent_run(const tr_launch *launch, int leave_descriptor, tr_error *err)
 {
-    agent self = {
-        .launch = launch, .epoch = launch->epoch, .directory = -1, .kept = -1, .listener = -1, .head = -1};
+    agent self = {.launch = launch,
+                  .epoch = launch->epoch,
+                  .directory = -1,
+                  .kept = -1,
+                  .listener = -1,
+                  .head = -1,
+                  .leave_descriptor = leave_descriptor};
     tr_error problem = {0};
     tr_status status = tr_topology_decode(&self.topology, launch->topology, launch->topology_bytes, err);
     if (status != TR_OK) return status;
@@ -449,6 +475,8 @@ tr_status tr_agent_run(const tr_launch *launch, tr_error *err)
         if (!tr__agent_await_head(&self)) break;
         status = serve(&self, go_on(&self, &problem), &problem);
     }
+    if (status == TR_OK && self.leaving)
+        status = tr_fail(&problem, TR_ESTOPPED, "this host has left the job, as asked");
     if (status == TR_OK && self.head_lost) status = tr_fail(&problem, TR_ECLOSED, "the head is gone");
     release(&self);
     if (status != TR_OK && err) *err = problem;

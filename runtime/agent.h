@@ -11,8 +11,10 @@ extern "C" {
 #endif
 
 /* Runs until the head says stop and every worker is reaped, or the head is gone and, with a lease, no other one has come.
- * Errors: TR_ECLOSED, TR_EIO, TR_ENOMEM. */
-tr_status tr_agent_run(const tr_launch *launch, tr_error *err);
+ * leave_descriptor: of another host than the head's, a signalfd; what comes there asks to leave the job, which is done when others
+ * have taken over what runs here, or at once when it comes again. -1: none.
+ * Errors: TR_ECLOSED, TR_EIO, TR_ENOMEM; TR_ESTOPPED: it has left. */
+tr_status tr_agent_run(const tr_launch *launch, int leave_descriptor, tr_error *err);
 
 #ifdef __cplusplus
 }

@@ -5,7 +5,7 @@
  * All of it lies beside what there is until the epoch begins; then workers that stay are told of their memory, those that
  * are not needed any more are waited for, and killed where they do not go.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "runtime/agent_internal.h"
+#include "runtime/agent_hosts.h"
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -29,6 +29,7 @@ typedef struct tr__prepared {
 void tr__agent_drop_prepared(tr__agent *self)
 {
     prepared *dropped = self->prepared;
+    if (self->hosts) tr__agent_hosts_forget_fetched(self->hosts);
     if (!dropped) return;
     for (size_t i = 0; dropped->states && i < dropped->order.topology.n_actors; i++)
         tr_state_region_destroy(&dropped->states[i]);
@@ -42,15 +43,23 @@ void tr__agent_drop_prepared(tr__agent *self)
 
 /* ---- the deal ---- */
 
+/* From another agent, or this one's own. */
+static tr_state_region *region_of(const tr__agent *self, tr_actor_id from)
+{
+    tr_state_region *fetched = self->hosts ? tr__agent_hosts_fetched(self->hosts, from) : NULL;
+    if (fetched || !from || from > self->topology.n_actors) return fetched;
+    return self->states[from - 1];
+}
+
 /* Where the generation lies in `from`, whole. */
 static tr_status find_slot(tr__agent *self, tr_actor_id from, int *slot, tr_error *err)
 {
     prepared *next = self->prepared;
-    if (from > self->topology.n_actors || !self->states[from - 1])
+    if (!region_of(self, from))
         return tr_fail(err, TR_ECORRUPT, "a change takes state of actor %llu, which has none",
                        (unsigned long long)from);
     int *found = &next->slots[from - 1];
-    if (*found == NOT_LOOKED) *found = tr_state_find_whole(self->states[from - 1], next->order.generation);
+    if (*found == NOT_LOOKED) *found = tr_state_find_whole(region_of(self, from), next->order.generation);
     if (*found < 0)
         return tr_fail(err, TR_ECORRUPT, "the state of %s does not hold generation %llu whole",
                        self->topology.actors[from - 1].name, (unsigned long long)next->order.generation);
@@ -61,7 +70,8 @@ static tr_status find_slot(tr__agent *self, tr_actor_id from, int *slot, tr_erro
 static bool is_kept(const tr__agent *self, const tr_actor_spec *actor, const tr_state_move *moves, size_t n)
 {
     const tr_actor_spec *from = n == 1 ? tr_topology_actor(&self->topology, moves->from) : NULL;
-    return from && from->state_bytes == actor->state_bytes && strcmp(from->name, actor->name) == 0 &&
+    bool is_ours = from && region_of(self, from->id) == self->states[from->id - 1];
+    return is_ours && from->state_bytes == actor->state_bytes && strcmp(from->name, actor->name) == 0 &&
            !moves->to_offset && !moves->from_offset && moves->bytes == actor->state_bytes;
 }
 
@@ -70,7 +80,7 @@ static tr_status copy(tr__agent *self, tr_state_region *to, const tr_state_move 
     int slot;
     tr_status status = find_slot(self, move->from, &slot, err);
     if (status != TR_OK) return status;
-    const tr_state_region *region = self->states[move->from - 1];
+    const tr_state_region *region = region_of(self, move->from);
     uint64_t there = tr_state_region_slot_bytes(region);
     if (move->bytes > there || move->from_offset > there - move->bytes)
         return tr_fail(err, TR_ECORRUPT, "a change takes more state of %s than there is",
@@ -99,6 +109,13 @@ static tr_status deal(tr__agent *self, const tr_actor_spec *actor, const tr_stat
     return status;
 }
 
+/* On several hosts each agent deals out for its own workers. */
+static bool is_for_us(const tr__agent *self, int32_t node)
+{
+    const tr_change_order *order = &self->prepared->order;
+    return !self->hosts || (order->home && order->home[node] == self->launch->member);
+}
+
 static tr_status deal_all(tr__agent *self, tr_error *err)
 {
     prepared *next = self->prepared;
@@ -118,35 +135,78 @@ static tr_status deal_all(tr__agent *self, tr_error *err)
         const tr_actor_spec *actor = &topology->actors[i];
         size_t n = 0;
         while (at + n < next->order.n_moves && next->order.moves[at + n].to == actor->id) n++;
-        if (actor->state_bytes) status = deal(self, actor, next->order.moves + at, n, err);
+        if (actor->state_bytes && is_for_us(self, actor->node))
+            status = deal(self, actor, next->order.moves + at, n, err);
         at += n;
     }
     return status;
 }
 
+static void answer(tr__agent *self, uint32_t epoch, uint32_t layout, tr_status status, const tr_error *err)
+{
+    tr_control_note note = {
+        .node = self->launch->node, .pid = getpid(), .epoch = epoch, .layout = layout, .status = status};
+    if (status != TR_OK) tr__agent_drop_prepared(self);
+    if (status != TR_OK) memcpy(note.text, err->message, sizeof note.text);
+    if (!self->head_lost) tr_control_send_note(self->node, TR_NODE_HEAD, TR_CONTROL_PREPARED, &note);
+}
+
+void tr__agent_go_on_preparing(tr__agent *self)
+{
+    tr_error err = {0};
+    if (!self->prepared) return;
+    uint32_t epoch = self->prepared->order.epoch, layout = self->prepared->order.layout;
+    answer(self, epoch, layout, deal_all(self, &err), &err);
+}
+
 void tr__agent_prepare(tr__agent *self, const tr_message *message)
 {
-    tr_control_note note = {.node = self->launch->node, .pid = getpid()};
-    tr_change_order order;
+    tr_change_order order = {0};
     tr_error err = {0};
+    size_t n_awaited = 0;
     tr__agent_drop_prepared(self);
     tr_status status = tr_change_decode(&order, tr_message_bytes(message), message->frame.body_bytes, &err);
+    uint32_t epoch = order.epoch, layout = order.layout;
     if (status == TR_OK) {
-        note.epoch = order.epoch;
-        note.layout = order.layout;
         self->prepared = tr_alloc_zero(1, sizeof *self->prepared);
         if (self->prepared) {
             self->prepared->order = order;
-            status = deal_all(self, &err);
         } else {
             tr_change_order_release(&order);
             status = tr_fail(&err, TR_ENOMEM, "no memory for another layout");
         }
     }
-    if (status != TR_OK) tr__agent_drop_prepared(self);
-    note.status = status;
-    memcpy(note.text, err.message, sizeof note.text);
-    if (!self->head_lost) tr_control_send_note(self->node, TR_NODE_HEAD, TR_CONTROL_PREPARED, &note);
+    if (status == TR_OK && self->hosts)
+        status = tr__agent_hosts_fetch(self->hosts, &self->prepared->order, &n_awaited, &err);
+    if (status != TR_OK)
+        answer(self, epoch, layout, status, &err);
+    else if (!n_awaited)
+        tr__agent_go_on_preparing(self);
+}
+
+tr_status tr__agent_adopt(tr__agent *self, const void *topology, size_t topology_bytes, uint32_t layout,
+                          tr_error *err)
+{
+    tr__agent_drop_prepared(self);
+    prepared *next = tr_alloc_zero(1, sizeof *next);
+    if (!next) return tr_fail(err, TR_ENOMEM, "no memory for another layout");
+    next->order.layout = layout;
+    tr_status status = tr_topology_decode(&next->order.topology, topology, topology_bytes, err);
+    size_t n_actors = status == TR_OK ? next->order.topology.n_actors : 0;
+    self->prepared = next;
+    if (status == TR_OK && next->order.topology.n_nodes > self->launch->node)
+        status = tr_fail(err, TR_ECORRUPT, "%d workers are more than this job may have",
+                         next->order.topology.n_nodes - 1);
+    if (status == TR_OK) {
+        next->states = tr_alloc_zero(n_actors + 1, sizeof(void *));
+        next->kept = tr_alloc_zero(n_actors + 1, sizeof *next->kept);
+        if (!next->states || !next->kept) status = tr_fail(err, TR_ENOMEM, "no memory for another layout");
+    }
+    if (status == TR_OK)
+        tr__agent_settle(self, layout);
+    else
+        tr__agent_drop_prepared(self);
+    return status;
 }
 
 /* ---- the change ---- */
@@ -235,7 +295,8 @@ static void change(tr__agent *self)
         tr__ward *worker = &self->wards[node];
         if (worker->pidfd < 0) continue;
         if (node >= self->topology.n_nodes && !worker->leaving) let_go(self, node);
-        if (!worker->leaving) tell_memory(self, worker, has_the_same(self, &old_topology, old_states, node));
+        if (!worker->leaving && (!self->hosts || is_for_us(self, node)))
+            tell_memory(self, worker, has_the_same(self, &old_topology, old_states, node));
     }
     for (size_t i = 0; i < old_topology.n_actors; i++)
         if (old_states[i] && !is_used(self, old_states[i])) tr_state_region_destroy(&old_states[i]);

@@ -41,8 +41,10 @@ typedef struct tr__agent {
     bool stopping, head_lost;
     bool orphaned; /* the head is dead, and the lease begins */
     uint64_t kill_at_ns;
-    uint64_t silent_ns; /* since when its link to the head is broken; 0: it is not */
-    uint64_t seen_ns;   /* when it last told what its workers do */
+    uint64_t silent_ns;   /* since when its link to the head is broken; 0: it is not */
+    uint64_t seen_ns;     /* when it last told what its workers do */
+    int leave_descriptor; /* see tr_agent_run */
+    bool leaving;         /* somebody wants it to */
     /* With a lease: */
     int directory, kept; /* inherited; see tr_job_lease */
     int listener, head;  /* head: its pidfd */

@@ -5,7 +5,7 @@
 #include "base/memory.h"
 #include "base/pack.h"
 
-enum { FIELDS = 6, MOVE_NUMBERS = 5, MOST = 1 << 26 };
+enum { FIELDS = 8, MOVE_NUMBERS = 5, FETCH_NUMBERS = 3, MOST = 1 << 26, MOST_MEMBERS = 1 << 16 };
 
 tr_status tr_change_encode(const tr_change *self, uint32_t epoch, uint32_t layout, void **bytes,
                            size_t *size_bytes, tr_error *err)
@@ -30,6 +30,15 @@ tr_status tr_change_encode(const tr_change *self, uint32_t epoch, uint32_t layou
     }
     tr_pack_array(&packer, self->n_leaving);
     for (size_t i = 0; i < self->n_leaving; i++) tr_pack_int(&packer, self->leaving[i]);
+    size_t n_homes = self->home ? (size_t)self->topology->n_nodes : 0;
+    tr_pack_array(&packer, n_homes);
+    for (size_t i = 0; i < n_homes; i++) tr_pack_int(&packer, self->home[i]);
+    tr_pack_array(&packer, self->n_fetches * FETCH_NUMBERS);
+    for (size_t i = 0; i < self->n_fetches; i++) {
+        tr_pack_uint(&packer, self->fetches[i].actor);
+        tr_pack_int(&packer, self->fetches[i].from);
+        tr_pack_int(&packer, self->fetches[i].to);
+    }
     tr_free(topology);
     return tr_packer_take(&packer, bytes, size_bytes, err);
 }
@@ -44,6 +53,30 @@ static bool fits(const tr_change_order *self, size_t i)
     if (!before) return true;
     return before->to < move->to ||
            (before->to == move->to && before->to_offset + before->bytes <= move->to_offset);
+}
+
+/* Of several hosts. Whether the members are there, and have what they should send, is for the agent to see. */
+static tr_status read_homes(tr_change_order *self, tr_unpacker *unpacker, tr_error *err)
+{
+    uint32_t n = tr_unpack_array(unpacker, (uint32_t)self->topology.n_nodes);
+    if (n && n != (uint32_t)self->topology.n_nodes) unpacker->bad = true;
+    if (n && !unpacker->bad && !(self->home = tr_alloc_zero(n, sizeof *self->home)))
+        return tr_fail(err, TR_ENOMEM, "no memory for %u nodes", n);
+    for (uint32_t i = 0; i < n && !unpacker->bad; i++)
+        self->home[i] = (int32_t)tr_unpack_int(unpacker, i ? 0 : -1, MOST_MEMBERS);
+    n = tr_unpack_array(unpacker, MOST);
+    if (n % FETCH_NUMBERS || (n && !self->home)) unpacker->bad = true;
+    if (unpacker->bad) return tr_unpacker_done(unpacker, "change", err);
+    self->fetches = tr_alloc_zero(n / FETCH_NUMBERS + 1, sizeof *self->fetches);
+    if (!self->fetches) return tr_fail(err, TR_ENOMEM, "no memory for %u transfers", n / FETCH_NUMBERS);
+    for (uint32_t i = 0; i < n / FETCH_NUMBERS && !unpacker->bad; i++) {
+        tr_state_fetch *fetch = &self->fetches[self->n_fetches++];
+        fetch->actor = tr_unpack_uint(unpacker, UINT32_MAX);
+        fetch->from = (int32_t)tr_unpack_int(unpacker, 0, MOST_MEMBERS);
+        fetch->to = (int32_t)tr_unpack_int(unpacker, 0, MOST_MEMBERS);
+        if (!fetch->actor || fetch->from == fetch->to) unpacker->bad = true;
+    }
+    return tr_unpacker_done(unpacker, "change", err);
 }
 
 static tr_status read_lists(tr_change_order *self, tr_unpacker *unpacker, tr_error *err)
@@ -66,7 +99,7 @@ static tr_status read_lists(tr_change_order *self, tr_unpacker *unpacker, tr_err
     if (!self->leaving) return tr_fail(err, TR_ENOMEM, "no memory for %u nodes", n);
     for (; self->n_leaving < n; self->n_leaving++)
         self->leaving[self->n_leaving] = (int32_t)tr_unpack_int(unpacker, 1, self->topology.n_nodes - 1);
-    return tr_unpacker_done(unpacker, "change", err);
+    return read_homes(self, unpacker, err);
 }
 
 tr_status tr_change_decode(tr_change_order *out, const void *bytes, size_t size_bytes, tr_error *err)
@@ -96,5 +129,7 @@ void tr_change_order_release(tr_change_order *self)
     tr_topology_release(&self->topology);
     tr_free(self->moves);
     tr_free(self->leaving);
+    tr_free(self->home);
+    tr_free(self->fetches);
     *self = (tr_change_order){0};
 }

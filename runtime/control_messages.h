@@ -52,7 +52,7 @@ typedef enum tr_control_topic {
     TR_CONTROL_EPOCH,   /* to workers and agent: note.epoch begins */
     TR_CONTROL_FENCE,   /* to the agent: kill worker note.node */
     TR_CONTROL_HUNG,    /* from the agent: worker note.node gives no sign of work; the text says of what */
-    TR_CONTROL_LEAVING, /* from a worker: somebody wants it to end (SIGTERM) */
+    TR_CONTROL_LEAVING, /* from a worker, or another host's agent: somebody wants it to end (SIGTERM) */
     TR_CONTROL_PREPARE, /* to the agent: runtime/change.h */
     TR_CONTROL_PREPARED, /* from it: the state of note.layout is dealt, or note.status and text why not; nothing has changed */
     /* Several hosts (host_messages.h): */
@@ -61,7 +61,8 @@ typedef enum tr_control_topic {
     TR_CONTROL_SLOT,       /* from agent to agent: a part of a state slot */
     TR_CONTROL_SLOT_TAKEN, /* the answer */
     TR_CONTROL_HELD,       /* from an agent to the head: it has a whole copy */
-    TR_CONTROL_SEEN        /* the same: what a worker does (host_activity.h) */
+    TR_CONTROL_SEEN,       /* the same: what a worker does (host_activity.h) */
+    TR_CONTROL_FORGET      /* from the head to agents: what PREPARE prepared is not wanted any more */
 } tr_control_topic;
 
 /* One shape for all that is small. What does not apply is 0. */

@@ -385,7 +385,7 @@ static void note_from_agent(tr_head *self, int32_t peer, uint32_t topic, const t
     else if (topic == TR_CONTROL_JOB_ENDED)
         job_ended(self, note);
     else if (topic == TR_CONTROL_PREPARED)
-        tr_head_prepared(self, note);
+        tr_head_prepared(self, peer, note);
     else if (topic == TR_CONTROL_FAREWELL && member == 0)
         self->farewell_heard = true;
     if (have_all_left(self) && self->crew_ended_ns) quit(self);

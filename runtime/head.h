@@ -108,9 +108,11 @@ void tr_head_tell_agent_of(tr_head *self, int32_t node, tr_control_topic topic, 
 /* hosts.c has found that a host is gone, with the workers that it had; heard_ns: its last sign of life. */
 void tr_head_lost_host(tr_head *self, uint64_t heard_ns, const char *text);
 /* head_change.c */
-void tr_head_prepared(tr_head *self, const tr_control_note *note); /* by the agent, or it could not */
-void tr_head_leaving(tr_head *self, int32_t node);                 /* a worker is asked to end */
-void tr_head_forget_change(tr_head *self);                         /* somebody died on the way */
+void tr_head_prepared(tr_head *self, int32_t peer,
+                      const tr_control_note *note); /* by an agent, or it could not */
+void tr_head_refuse_change(tr_head *self, const tr_error *why);
+void tr_head_leaving(tr_head *self, int32_t node); /* a worker is asked to end */
+void tr_head_forget_change(tr_head *self);         /* somebody died on the way */
 
 /* readopt.c. The crew was taken over from a head that died: this epoch begins where that one's state is. */
 void tr_head_readopt(tr_head *self, const struct tr_orphans *orphans);

@@ -7,6 +7,7 @@
 #include "runtime/head.h"
 
 #include "base/memory.h"
+#include "runtime/hosts.h"
 
 #include <stdio.h>
 
@@ -22,8 +23,6 @@ bool tr_job_is_stopping(const tr_head *self)
 
 tr_status tr_job_change(tr_head *self, const tr_change *change, tr_error *err)
 {
-    if (self->hosts)
-        return tr_fail(err, TR_EINVAL, "a job on several hosts keeps the layout that it began with");
     if (self->phase != TR_HEAD_RUNNING || self->change)
         return tr_fail(err, TR_EEXIST, "another change of the job is under way");
     if (!tr_head_can_recover(self) || self->epoch >= TR_HEAD_LAST_EPOCH)
@@ -31,6 +30,11 @@ tr_status tr_job_change(tr_head *self, const tr_change *change, tr_error *err)
     if (change->topology->n_nodes > self->agent || change->topology->n_nodes < 2)
         return tr_fail(err, TR_EINVAL, "%d workers are not 1 to %d", change->topology->n_nodes - 1,
                        self->agent - 1);
+    if (self->hosts) {
+        tr_status asked = tr_hosts_prepare(self->hosts, change, err);
+        if (asked == TR_OK) self->change = change;
+        return asked;
+    }
     void *bytes = NULL;
     size_t size_bytes = 0;
     tr_status status = tr_change_encode(change, self->epoch, self->epoch + 1, &bytes, &size_bytes, err);
@@ -50,9 +54,10 @@ void tr_head_forget_change(tr_head *self)
     self->changing = false;
 }
 
-static void refuse(tr_head *self, const tr_error *why)
+void tr_head_refuse_change(tr_head *self, const tr_error *why)
 {
     self->change = NULL;
+    if (self->hosts) tr_hosts_forget_change(self->hosts);
     self->options->changes.on_refused(self->options->context, self, why);
 }
 
@@ -63,11 +68,16 @@ static void begin(tr_head *self, uint32_t epoch)
     const tr_change *change = self->change;
     int32_t n_before = self->topology->n_nodes;
     char text[128];
+    tr_error err;
     for (int32_t i = change->topology->n_nodes; i < n_before; i++)
         tr_control_send_note(self->node, i, TR_CONTROL_STOP, &stop);
     for (size_t i = 0; i < change->n_leaving; i++) {
         self->workers[change->leaving[i]].leaving = true;
         tr_control_send_note(self->node, change->leaving[i], TR_CONTROL_STOP, &stop);
+    }
+    if (self->hosts && tr_hosts_change(self->hosts, change, &err) != TR_OK) {
+        tr_head_end(self, &err, TR_HEAD_GRACE_MS); /* recorded, and cannot be */
+        return;
     }
     for (int32_t i = n_before; i < change->topology->n_nodes; i++) {
         self->workers[i] = (tr_head_worker){0};
@@ -83,15 +93,16 @@ static void begin(tr_head *self, uint32_t epoch)
     tr_head_begin_epoch(self, text);
 }
 
-void tr_head_prepared(tr_head *self, const tr_control_note *note)
+void tr_head_prepared(tr_head *self, int32_t peer, const tr_control_note *note)
 {
     tr_error err = {.status = note->status};
     uint32_t next = self->epoch + 1;
     if (!self->change || note->layout != next) return; /* a death has taken it back */
+    if (note->status == TR_OK && self->hosts && !tr_hosts_prepared(self->hosts, peer)) return;
     snprintf(err.message, sizeof err.message, "%s", note->text);
     if (note->status == TR_OK) (void)self->options->changes.begin(self->options->context, next, &err);
     if (err.status != TR_OK)
-        refuse(self, &err);
+        tr_head_refuse_change(self, &err);
     else
         begin(self, next);
 }

@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { HOMES_FIELDS = 4, STATE_FIELDS = 4, PART_FIELDS = 6, JOIN_FIELDS = 6 };
+enum { HOMES_FIELDS = 6, STATE_FIELDS = 4, PART_FIELDS = 8, JOIN_FIELDS = 6 };
 
 tr_status tr_homes_encode(const tr_homes *self, void **bytes, size_t *size_bytes, tr_error *err)
 {
@@ -18,6 +18,8 @@ tr_status tr_homes_encode(const tr_homes *self, void **bytes, size_t *size_bytes
     tr_packer_init(&packer);
     tr_pack_array(&packer, HOMES_FIELDS);
     tr_pack_uint(&packer, self->epoch);
+    tr_pack_uint(&packer, self->layout);
+    tr_pack_bytes(&packer, self->topology, self->topology_bytes);
     tr_pack_array(&packer, (size_t)self->n_members);
     for (int32_t m = 0; m < self->n_members; m++) tr_pack_text(&packer, self->addresses[m]);
     tr_pack_array(&packer, (size_t)self->n_nodes);
@@ -53,15 +55,33 @@ static void unpack_states(tr_homes *self, tr_unpacker *unpacker, const tr_topolo
     }
 }
 
+static void unpack_head(tr_homes *self, tr_unpacker *unpacker)
+{
+    if (tr_unpack_array(unpacker, HOMES_FIELDS) != HOMES_FIELDS) unpacker->bad = true;
+    self->epoch = (uint32_t)tr_unpack_uint(unpacker, UINT32_MAX);
+    self->layout = (uint32_t)tr_unpack_uint(unpacker, UINT32_MAX);
+    self->topology = tr_unpack_bytes(unpacker, &self->topology_bytes);
+}
+
+tr_status tr_homes_peek(tr_homes *self, const void *bytes, size_t size_bytes, tr_error *err)
+{
+    tr_unpacker unpacker;
+    tr_homes read = {0};
+    tr_unpacker_init(&unpacker, bytes, size_bytes);
+    unpack_head(&read, &unpacker);
+    if (unpacker.bad) return tr_fail(err, TR_ECORRUPT, "a list of homes does not read as it should");
+    *self = read;
+    return TR_OK;
+}
+
 tr_status tr_homes_decode(tr_homes *self, const void *bytes, size_t size_bytes, const tr_topology *topology,
                           tr_error *err)
 {
     tr_unpacker unpacker;
     *self = (tr_homes){0};
     tr_unpacker_init(&unpacker, bytes, size_bytes);
-    if (topology->n_actors == 0 || tr_unpack_array(&unpacker, HOMES_FIELDS) != HOMES_FIELDS)
-        unpacker.bad = true;
-    self->epoch = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
+    unpack_head(self, &unpacker);
+    if (topology->n_actors == 0) unpacker.bad = true;
     self->n_members = (int32_t)tr_unpack_array(&unpacker, TR_MAX_MEMBERS);
     self->addresses = tr_alloc_zero((size_t)self->n_members + 1, sizeof *self->addresses);
     self->home = tr_alloc_zero((size_t)topology->n_nodes, sizeof *self->home);
@@ -98,6 +118,8 @@ tr_status tr_slot_part_encode(const tr_slot_part *self, void **bytes, size_t *si
     tr_packer packer;
     tr_packer_init(&packer);
     tr_pack_array(&packer, PART_FIELDS);
+    tr_pack_uint(&packer, self->layout);
+    tr_pack_uint(&packer, self->fetched);
     tr_pack_uint(&packer, self->actor);
     tr_pack_uint(&packer, self->generation);
     tr_pack_uint(&packer, self->hash);
@@ -113,6 +135,8 @@ tr_status tr_slot_part_decode(tr_slot_part *self, const void *bytes, size_t size
     tr_slot_part read = {0};
     tr_unpacker_init(&unpacker, bytes, size_bytes);
     if (tr_unpack_array(&unpacker, PART_FIELDS) != PART_FIELDS) unpacker.bad = true;
+    read.layout = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
+    read.fetched = tr_unpack_uint(&unpacker, 1) == 1;
     read.actor = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
     read.generation = tr_unpack_uint(&unpacker, UINT64_MAX);
     read.hash = tr_unpack_uint(&unpacker, UINT64_MAX);

@@ -9,7 +9,9 @@
  *     x becomes an agent  | <------ HELLO -----|
  *                         |------ HOMES -----> |      when all hosts are there, and with each epoch
  *                         | <----- BEAT -----> |      both ways, all the time
- *   agent                 | <------ HELD ------|      a copy is whole
+ *                         | <------ HELD ------|      a copy is whole
+ *                         | <----- LEAVING ----|      it is asked to go; STOP comes when others have what it had
+ *   agent                 |                    |
  *     |--- SLOT ------------------------------>|      parts of state slots, a window of them under way
  *     | <--------------------- SLOT_TAKEN -----|
  *
@@ -44,7 +46,10 @@ typedef struct tr_state_home {
 
 /* HOMES. What an agent finds for itself in it: which workers it runs, what state they begin with, what it sends whom. */
 typedef struct tr_homes {
-    uint32_t epoch;
+    uint32_t epoch, layout; /* see tr_control_note */
+    const void *
+        topology; /* encoded, of a layout but the job's first: for who had no part in the change to it. Not owned */
+    size_t topology_bytes;
     int32_t n_members, n_nodes;
     uint32_t n_states;
     char (*addresses)[TR_BIND_CHARS]; /* by member; "": not there (any more) */
@@ -53,6 +58,8 @@ typedef struct tr_homes {
 } tr_homes;
 
 tr_status tr_homes_encode(const tr_homes *self, void **bytes, size_t *size_bytes, tr_error *err);
+/* Only epoch, layout and topology, which points into the bytes: what the rest is to be checked against. Errors: TR_ECORRUPT. */
+tr_status tr_homes_peek(tr_homes *self, const void *bytes, size_t size_bytes, tr_error *err);
 /* Checked against the topology. Release what it gave. Errors: TR_ECORRUPT, TR_ENOMEM. */
 tr_status tr_homes_decode(tr_homes *self, const void *bytes, size_t size_bytes, const tr_topology *topology,
                           tr_error *err);
@@ -60,6 +67,9 @@ void tr_homes_release(tr_homes *self);
 
 /* SLOT, SLOT_TAKEN and HELD. */
 typedef struct tr_slot_part {
+    uint32_t layout; /* that the actor is of: what is of another than the receiver's is dropped */
+    bool
+        fetched; /* for a change of the layout (change.h), whose number that is; the actor is of the one that is */
     uint32_t actor;      /* the receiver's */
     uint64_t generation; /* 0: that was all, no more slots of it come */
     uint64_t hash;       /* of the whole slot */

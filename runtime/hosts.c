@@ -1,58 +1,27 @@
 /* runtime/hosts.c - see hosts.h. Which state is where is kept by actor: `valid` says that the agent of its home has it, since
  * the last time that all workers were ready; a copy at another member counts from the first generation that it has whole.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "runtime/hosts.h"
+#include "runtime/hosts_internal.h"
 
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/pack.h"
-#include "runtime/door.h"
-#include "runtime/host_activity.h"
 
 #include <stdio.h>
 #include <string.h>
 
 enum {
-    BROKEN_MS = 300,   /* a link that breaks may be one of many: the host is lost with all of them */
-    MIN_BEAT_MS = 100, /* between two signs of life */
-    LINE_BYTES = TR_ERROR_SIZE + 256
+    BROKEN_MS = 300,     /* a link that breaks may be one of many: the host is lost with all of them */
+    MIN_BEAT_MS = 100,   /* between two signs of life */
+    ASK_AGAIN_MS = 5000, /* for a change that could not be made */
+    LINE_BYTES = TR__HOST_LINE_BYTES
 };
 
-typedef struct member {
-    int32_t host; /* that it plays in the plan; -1: a spare */
-    bool present, has_left;
-    char name[TR_HOST_NAME_CHARS], address[TR_BIND_CHARS];
-    uint64_t heard_ns, broken_ns; /* broken_ns 0: its link is well */
-} member;
-
-struct tr_hosts {
-    tr_head *head;
-    const tr_job_hosts *options;
-    tr_door *door;
-    tr_launch launch;
-    tr_join_request mine;
-    member *members;
-    int32_t n_members;
-    int32_t *home;             /* by node: a member; -1: none */
-    bool *valid;               /* by actor, like the next two */
-    int32_t *copy;             /* the member that keeps a copy; -1: none */
-    uint64_t *copied;          /* the newest generation that it has whole; 0: none */
-    uint64_t told;             /* the newest that all copies have, as `options->told` knows it */
-    bool all_came;             /* once */
-    uint64_t awaited_until_ns; /* 0: nobody is */
-    uint64_t settled_ns, beat_ns;
-    tr_host_pages *pages;
-};
+typedef tr__member member;
 
 static int32_t n_nodes(const tr_hosts *self)
 {
     return self->head->topology->n_nodes;
-}
-
-/* Member 0's node. */
-static int32_t first_agent(const tr_hosts *self)
-{
-    return self->head->agent;
 }
 
 static const tr_actor_spec *actor_at(const tr_hosts *self, size_t i)
@@ -65,11 +34,6 @@ static int32_t home_of_actor(const tr_hosts *self, size_t i)
     return self->home[actor_at(self, i)->node];
 }
 
-static bool is_here(const tr_hosts *self, int32_t m)
-{
-    return m >= 0 && self->members[m].present;
-}
-
 static int32_t member_of_host(const tr_hosts *self, int32_t host)
 {
     for (int32_t m = 0; m < self->n_members; m++)
@@ -77,7 +41,7 @@ static int32_t member_of_host(const tr_hosts *self, int32_t host)
     return -1;
 }
 
-static void describe(const tr_hosts *self, int32_t m, char text[LINE_BYTES])
+void tr__hosts_describe(const tr_hosts *self, int32_t m, char text[TR__HOST_LINE_BYTES])
 {
     const member *who = &self->members[m];
     if (who->host >= 0)
@@ -88,18 +52,18 @@ static void describe(const tr_hosts *self, int32_t m, char text[LINE_BYTES])
 
 bool tr_hosts_is_agent(const tr_hosts *self, int32_t peer)
 {
-    int32_t m = peer - first_agent(self);
+    int32_t m = peer - tr__hosts_first_agent(self);
     return m >= 0 && m < self->n_members && (m == 0 || self->members[m].present);
 }
 
 int32_t tr_hosts_agent_of(const tr_hosts *self, int32_t node)
 {
-    return self->home[node] < 0 ? -1 : first_agent(self) + self->home[node];
+    return self->home[node] < 0 ? -1 : tr__hosts_first_agent(self) + self->home[node];
 }
 
 bool tr_hosts_is_home(const tr_hosts *self, int32_t node, int32_t m)
 {
-    return self->home[node] == m && is_here(self, m);
+    return self->home[node] == m && tr__hosts_is_here(self, m);
 }
 
 bool tr_hosts_are_awaited(const tr_hosts *self)
@@ -117,8 +81,8 @@ uint64_t tr_hosts_settled_ns(const tr_hosts *self)
 /* Does the member have the state of actor i, and under which index? */
 static bool has_state(const tr_hosts *self, int32_t m, size_t i, uint32_t *as)
 {
-    const uint32_t *equals = self->options->equals;
-    if (!is_here(self, m)) return false;
+    const uint32_t *equals = self->equals;
+    if (!tr__hosts_is_here(self, m)) return false;
     *as = (uint32_t)i;
     if (self->valid[i] && home_of_actor(self, i) == m) return true;
     for (size_t k = 0; equals && equals[i] && k < self->head->topology->n_actors; k++) {
@@ -145,7 +109,7 @@ static int32_t best_home(const tr_hosts *self, int32_t node)
 {
     int32_t best = 0, best_score = INT32_MIN;
     for (int32_t m = 0; m < self->n_members; m++) {
-        if (!self->members[m].present) continue;
+        if (!tr__hosts_stays(self, m)) continue;
         int32_t score = 0;
         uint32_t as;
         for (size_t i = 0; i < self->head->topology->n_actors; i++)
@@ -162,9 +126,9 @@ static int32_t best_home(const tr_hosts *self, int32_t node)
 static void find_homes(tr_hosts *self)
 {
     for (int32_t node = 1; node < n_nodes(self); node++) {
-        if (is_here(self, self->home[node]) || self->home[node] == 0)
+        if (tr__hosts_is_here(self, self->home[node]) || self->home[node] == 0)
             continue; /* the head's agent comes again */
-        int32_t m = member_of_host(self, self->options->host_of[node]);
+        int32_t m = member_of_host(self, self->host_of[node]);
         self->home[node] = m >= 0 ? m : best_home(self, node);
     }
 }
@@ -172,7 +136,7 @@ static void find_homes(tr_hosts *self)
 /* One that is not on a host where an equal one is: then nothing need be copied. */
 static bool is_held_elsewhere(const tr_hosts *self, size_t i)
 {
-    const uint32_t *equals = self->options->equals;
+    const uint32_t *equals = self->equals;
     for (size_t k = 0; equals && equals[i] && k < self->head->topology->n_actors; k++)
         if (equals[k] == equals[i] && home_of_actor(self, k) != home_of_actor(self, i)) return true;
     return false;
@@ -184,9 +148,9 @@ static void choose_copies(tr_hosts *self)
         if (!actor_at(self, i)->state_bytes) continue;
         int32_t home = home_of_actor(self, i), before = self->copy[i], chosen = -1;
         bool wanted = self->options->copy && !is_held_elsewhere(self, i);
-        if (wanted && is_here(self, before) && before != home) chosen = before;
+        if (wanted && tr__hosts_stays(self, before) && before != home) chosen = before;
         for (int32_t k = 1; wanted && chosen < 0 && k < self->n_members; k++)
-            if (is_here(self, (home + k) % self->n_members)) chosen = (home + k) % self->n_members;
+            if (tr__hosts_stays(self, (home + k) % self->n_members)) chosen = (home + k) % self->n_members;
         self->copy[i] = chosen;
         if (chosen != before) self->copied[i] = 0;
     }
@@ -197,6 +161,9 @@ static void send_homes(tr_hosts *self)
     tr_error err = {0};
     size_t n_actors = self->head->topology->n_actors;
     tr_homes homes = {.epoch = self->head->epoch,
+                      .layout = self->head->layout,
+                      .topology = self->head->layout ? self->launch.topology : NULL,
+                      .topology_bytes = self->head->layout ? self->launch.topology_bytes : 0,
                       .n_members = self->n_members,
                       .n_nodes = n_nodes(self),
                       .home = self->home};
@@ -219,13 +186,21 @@ static void send_homes(tr_hosts *self)
     for (uint32_t k = 0; k < homes.n_states; k++) homes.states[k].copy = self->copy[homes.states[k].actor];
     if (status == TR_OK) status = tr_homes_encode(&homes, &bytes, &size_bytes, &err);
     for (int32_t m = 0; status == TR_OK && m < self->n_members; m++)
-        if (self->members[m].present)
-            tr_node_send_system(self->head->node, first_agent(self) + m, TR_CONTROL_HOMES, bytes,
+        if ((self->members[m].knows = self->members[m].present))
+            tr_node_send_system(self->head->node, tr__hosts_first_agent(self) + m, TR_CONTROL_HOMES, bytes,
                                 (uint32_t)size_bytes);
     tr_free(bytes);
     tr_free(homes.addresses);
     tr_free(homes.states);
     if (status != TR_OK) tr_head_end(self->head, &err, 0);
+}
+
+static void tell_copied(tr_hosts *self);
+
+void tr__hosts_tell_homes(tr_hosts *self)
+{
+    send_homes(self);
+    tell_copied(self);
 }
 
 static void settle(tr_hosts *self)
@@ -281,7 +256,7 @@ static tr_status admit(void *context, const tr_join_request *request, tr_launch 
     snprintf(self->members[m].name, TR_HOST_NAME_CHARS, "%s", request->name);
     *launch = self->launch;
     launch->topology = topology;
-    launch->node = first_agent(self) + m;
+    launch->node = tr__hosts_first_agent(self) + m;
     launch->member = m;
     launch->incarnation = launch->epoch = self->head->epoch;
     launch->silence_ms = self->options->silence_ms;
@@ -297,16 +272,16 @@ static void on_refused(void *context, const char *text)
 }
 
 /* Of those that have to join; -1: none. */
-static int32_t missing_host(const tr_hosts *self)
+int32_t tr__hosts_missing(const tr_hosts *self)
 {
-    for (int32_t host = 1; host < self->options->count; host++)
+    for (int32_t host = 1; host < self->count; host++)
         if (member_of_host(self, host) < 0) return host;
     return -1;
 }
 
 void tr_hosts_greeted(tr_hosts *self, int32_t peer, const tr_control_hello *hello)
 {
-    int32_t m = peer - first_agent(self);
+    int32_t m = peer - tr__hosts_first_agent(self);
     if (m < 0 || m >= self->n_members || (m > 0 && self->members[m].present)) return;
     member *who = &self->members[m];
     if (snprintf(who->address, TR_BIND_CHARS, "%s", hello->control_address) >= TR_BIND_CHARS) return;
@@ -317,21 +292,24 @@ void tr_hosts_greeted(tr_hosts *self, int32_t peer, const tr_control_hello *hell
     if (m > 0) {
         char text[LINE_BYTES], line[LINE_BYTES + 64];
         bool lacked = !self->all_came || tr_hosts_are_awaited(self);
-        who->host = lacked ? missing_host(self) : -1;
-        describe(self, m, text);
+        who->host = lacked ? tr__hosts_missing(self) : -1;
+        tr__hosts_describe(self, m, text);
+        bool used = who->host < 0 && tr__hosts_missing(self) > 0;
         snprintf(line, sizeof line, "%s joined%s", text,
-                 who->host < 0 ? "; it takes over when another one is lost" : "");
+                 used            ? "; it is used from the next generation on"
+                 : who->host < 0 ? "; it takes over when another one is lost or leaves"
+                                 : "");
         tr_head_tell(self->head, TR_JOB_HOST_JOINED, -1, hello->pid, line);
     }
     if (self->head->phase == TR_HEAD_ENDING) return;
     bool comes_again = m == 0 && self->all_came && !tr_hosts_are_awaited(self);
-    bool complete = self->members[0].present && missing_host(self) < 0;
+    bool complete = self->members[0].present && tr__hosts_missing(self) < 0;
     if (comes_again || (tr_hosts_are_awaited(self) && complete)) {
         self->all_came = true;
         settle(self);
     } else if (who->host < 0 && self->head->phase == TR_HEAD_RUNNING) {
-        send_homes(self); /* nobody moves, but it may take copies */
-        tell_copied(self);
+        tr__hosts_tell_homes(self); /* nobody moves, but it may take copies */
+        tr__hosts_consider(self);
     }
 }
 
@@ -339,8 +317,7 @@ static void await_hosts(tr_hosts *self, const char *why, uint32_t wait_ms)
 {
     char text[LINE_BYTES];
     int32_t n = 0;
-    for (int32_t host = 0; host < self->options->count; host++)
-        n += host > 0 && member_of_host(self, host) < 0;
+    for (int32_t host = 0; host < self->count; host++) n += host > 0 && member_of_host(self, host) < 0;
     self->awaited_until_ns = tr_node_now_ns(self->head->node) + (uint64_t)wait_ms * 1000000;
     const char *at = strstr(self->options->listen, "//");
     snprintf(text, sizeof text, "%s%d more host%s at %s for %u s (there: troupe worker --join %s --key FILE)",
@@ -350,17 +327,22 @@ static void await_hosts(tr_hosts *self, const char *why, uint32_t wait_ms)
 
 /* --- those who go --- */
 
+void tr__hosts_disconnect_worker(tr_hosts *self, int32_t node)
+{
+    tr_node_disconnect(self->head->node, node);
+    self->head->workers[node].pid = 0;
+    self->head->places[node] = (tr_place_seen){.descriptor = -1};
+}
+
 /* Nothing that it or its workers say is heard any more, and where they hear us, they end. */
 static void cut_off(tr_hosts *self, int32_t m)
 {
     for (int32_t node = 1; node < n_nodes(self); node++) {
         if (self->home[node] != m) continue;
-        tr_node_disconnect(self->head->node, node);
-        self->head->workers[node].pid = 0;
-        self->head->places[node] = (tr_place_seen){.descriptor = -1};
+        tr__hosts_disconnect_worker(self, node);
         self->home[node] = -1;
     }
-    tr_node_disconnect(self->head->node, first_agent(self) + m);
+    tr_node_disconnect(self->head->node, tr__hosts_first_agent(self) + m);
 }
 
 static void forget_states(tr_hosts *self, int32_t m)
@@ -380,7 +362,7 @@ static void lose(tr_hosts *self, int32_t m, const char *why)
     bool worked = false;
     for (int32_t node = 1; node < n_nodes(self); node++) worked = worked || self->home[node] == m;
     for (size_t i = 0; i < self->head->topology->n_actors; i++) worked = worked || self->copy[i] == m;
-    describe(self, m, text);
+    tr__hosts_describe(self, m, text);
     snprintf(line, sizeof line, "%s is lost: %s", text, why);
     who->present = false;
     forget_states(self, m);
@@ -388,17 +370,23 @@ static void lose(tr_hosts *self, int32_t m, const char *why)
     tr_head_tell(self->head, TR_JOB_HOST_LOST, -1, 0, line);
     if (self->head->phase == TR_HEAD_ENDING) return;
     int32_t spare = member_of_host(self, -1);
-    if (spare >= 0 && who->host >= 0) self->members[spare].host = who->host;
+    while (spare >= 0 && spare < self->n_members &&
+           !(tr__hosts_stays(self, spare) && self->members[spare].host < 0))
+        spare++;
+    if (spare >= 0 && spare < self->n_members && who->host >= 0) self->members[spare].host = who->host;
     who->host = -1;
-    if (!self->all_came || !worked) return; /* before the beginning: it is awaited as it was */
-    if (missing_host(self) > 0 && self->options->replace_ms)
+    if (!self->all_came || !worked) { /* before the beginning: it is awaited as it was */
+        tr__hosts_lost_in_change(self, line);
+        return;
+    }
+    if (tr__hosts_missing(self) > 0 && self->options->replace_ms)
         await_hosts(self, "waiting for ", self->options->replace_ms);
     tr_head_lost_host(self->head, who->heard_ns, line);
 }
 
 void tr_hosts_lost_link(tr_hosts *self, int32_t peer, const char *reason)
 {
-    int32_t m = peer - first_agent(self);
+    int32_t m = peer - tr__hosts_first_agent(self);
     if (m < 1 || m >= self->n_members || !self->members[m].present || self->members[m].broken_ns) return;
     tr_log(TR_LOG_INFO, "the link to the agent of host %d broke: %s", self->members[m].host, reason);
     self->members[m].broken_ns = tr_node_now_ns(self->head->node);
@@ -430,10 +418,14 @@ static void hear_seen(tr_hosts *self, int32_t m, const tr_message *message)
 bool tr_hosts_hear(tr_hosts *self, int32_t peer, const tr_message *message)
 {
     tr_slot_part held;
-    int32_t m = peer - first_agent(self);
+    int32_t m = peer - tr__hosts_first_agent(self);
     self->members[m].heard_ns = tr_node_now_ns(self->head->node);
     if (message->frame.edge == TR_CONTROL_FAREWELL) self->members[m].has_left = true;
     if (message->frame.edge == TR_CONTROL_BEAT) return true;
+    if (message->frame.edge == TR_CONTROL_LEAVING) {
+        tr__hosts_wants_to_leave(self, m);
+        return true;
+    }
     if (message->frame.edge == TR_CONTROL_SEEN) {
         hear_seen(self, m, message);
         return true;
@@ -441,7 +433,9 @@ bool tr_hosts_hear(tr_hosts *self, int32_t peer, const tr_message *message)
     if (message->frame.edge != TR_CONTROL_HELD) return false;
     bool good =
         tr_slot_part_decode(&held, tr_message_bytes(message), message->frame.body_bytes, NULL) == TR_OK;
-    if (!good || held.actor >= self->head->topology->n_actors || self->copy[held.actor] != m) return true;
+    if (!good || held.layout != self->head->layout || held.actor >= self->head->topology->n_actors ||
+        self->copy[held.actor] != m)
+        return true;
     if (held.generation > self->copied[held.actor]) self->copied[held.actor] = held.generation;
     if (self->head->phase == TR_HEAD_RUNNING) tell_copied(self);
     return true;
@@ -451,7 +445,13 @@ void tr_hosts_started(tr_hosts *self)
 {
     for (size_t i = 0; i < self->head->topology->n_actors; i++)
         self->valid[i] = actor_at(self, i)->state_bytes > 0;
+    bool newcomer = false; /* who came in the meantime may take copies */
+    for (int32_t m = 0; m < self->n_members; m++)
+        newcomer = newcomer || (self->members[m].present && !self->members[m].knows);
+    if (newcomer) send_homes(self);
     tell_copied(self);
+    tr__hosts_let_go(self);
+    tr__hosts_consider(self);
 }
 
 static void beat(tr_hosts *self, uint64_t now_ns)
@@ -462,7 +462,7 @@ static void beat(tr_hosts *self, uint64_t now_ns)
     self->beat_ns = now_ns;
     for (int32_t m = 1; m < self->n_members; m++)
         if (self->members[m].present)
-            tr_node_send_system(self->head->node, first_agent(self) + m, TR_CONTROL_BEAT, NULL, 0);
+            tr_node_send_system(self->head->node, tr__hosts_first_agent(self) + m, TR_CONTROL_BEAT, NULL, 0);
 }
 
 static void look_at_members(tr_hosts *self, uint64_t now_ns)
@@ -490,7 +490,7 @@ static void stop_waiting(tr_hosts *self)
         return;
     }
     snprintf(text, sizeof text, "host %d did not join within %u s; layout.hosts: %d wants it",
-             missing_host(self), self->options->wait_ms / 1000, self->options->count);
+             tr__hosts_missing(self), self->options->wait_ms / 1000, self->count);
     tr_head_end_because(self->head, TR_ETIMEDOUT, text);
 }
 
@@ -500,7 +500,9 @@ void tr_hosts_on_tick(tr_hosts *self, uint64_t now_ns)
     beat(self, now_ns);
     if (self->head->phase == TR_HEAD_ENDING) return;
     look_at_members(self, now_ns);
-    if (!self->all_came && self->members[0].present && missing_host(self) < 0) {
+    if (self->asked_ns && now_ns > self->asked_ns + (uint64_t)ASK_AGAIN_MS * 1000000)
+        tr__hosts_consider(self);
+    if (!self->all_came && self->members[0].present && tr__hosts_missing(self) < 0) {
         self->all_came = true;
         settle(self);
     } else if (!self->all_came && !self->awaited_until_ns) {
@@ -513,7 +515,7 @@ void tr_hosts_stop(tr_hosts *self, const tr_control_note *note)
 {
     for (int32_t m = 1; m < self->n_members; m++)
         if (self->members[m].present)
-            tr_control_send_note(self->head->node, first_agent(self) + m, TR_CONTROL_STOP, note);
+            tr_control_send_note(self->head->node, tr__hosts_first_agent(self) + m, TR_CONTROL_STOP, note);
 }
 
 bool tr_hosts_have_left(const tr_hosts *self)
@@ -525,6 +527,38 @@ bool tr_hosts_have_left(const tr_hosts *self)
 }
 
 /* --- beginning and end --- */
+
+tr_status tr__hosts_resize(tr_hosts *self, const tr_topology *topology, tr_error *err)
+{
+    size_t n = topology->n_actors + 1, topology_bytes = 0;
+    bool *valid = tr_alloc_zero(n, sizeof *valid);
+    int32_t *copy = tr_alloc_zero(n, sizeof *copy);
+    uint64_t *copied = tr_alloc_zero(n, sizeof *copied);
+    void *encoded = NULL;
+    tr_status status = valid && copy && copied ? TR_OK : tr_fail(err, TR_ENOMEM, "no memory for hosts");
+    if (status == TR_OK) status = tr_topology_encode(topology, &encoded, &topology_bytes, err);
+    if (status != TR_OK) {
+        tr_free(valid);
+        tr_free(copy);
+        tr_free(copied);
+        return status;
+    }
+    tr_free(self->valid);
+    tr_free(self->copy);
+    tr_free(self->copied);
+    tr_free(self->launch.topology);
+    self->valid = valid;
+    self->copy = copy;
+    self->copied = copied;
+    self->launch.topology = encoded;
+    self->launch.topology_bytes = topology_bytes;
+    for (size_t i = 0; i < topology->n_actors; i++) {
+        self->valid[i] = topology->actors[i].state_bytes > 0;
+        self->copy[i] = -1;
+    }
+    tr_plan_hash(encoded, topology_bytes, self->mine.plan);
+    return TR_OK;
+}
 
 static tr_status copy_launch(tr_hosts *self, const tr_launch *launch, tr_error *err)
 {
@@ -541,18 +575,24 @@ static tr_status copy_launch(tr_hosts *self, const tr_launch *launch, tr_error *
 
 tr_status tr_hosts_new(tr_hosts **out, tr_head *head, const tr_launch *launch, tr_error *err)
 {
-    size_t n = (size_t)head->topology->n_nodes, n_actors = head->topology->n_actors;
+    size_t n = (size_t)head->agent, n_actors = head->topology->n_actors;
     tr_hosts *self = tr_alloc_zero(1, sizeof *self);
     if (!self) return tr_fail(err, TR_ENOMEM, "no memory for hosts");
     self->head = head;
     self->options = &head->options->hosts;
+    self->count = self->options->count;
+    self->host_of = self->options->host_of;
+    self->equals = self->options->equals;
     self->told = UINT64_MAX;
     self->members = tr_alloc_zero(TR_MAX_MEMBERS, sizeof *self->members);
     self->home = tr_alloc_zero(n, sizeof *self->home);
+    self->next_home = tr_alloc_zero(n, sizeof *self->next_home);
+    self->next_host = tr_alloc_zero(TR_MAX_MEMBERS, sizeof *self->next_host);
     self->valid = tr_alloc_zero(n_actors, sizeof *self->valid);
     self->copy = tr_alloc_zero(n_actors, sizeof *self->copy);
     self->copied = tr_alloc_zero(n_actors, sizeof *self->copied);
-    tr_status status = self->members && self->home && self->valid && self->copy && self->copied
+    tr_status status = self->members && self->home && self->next_home && self->next_host && self->valid &&
+                               self->copy && self->copied
                            ? TR_OK
                            : tr_fail(err, TR_ENOMEM, "no memory for hosts");
     if (status == TR_OK) {
@@ -587,6 +627,8 @@ void tr_hosts_destroy(tr_hosts **out)
     tr_launch_release(&self->launch);
     tr_free(self->members);
     tr_free(self->home);
+    tr_free(self->next_home);
+    tr_free(self->next_host);
     tr_free(self->valid);
     tr_free(self->copy);
     tr_free(self->copied);

@@ -41,6 +41,12 @@ void tr_hosts_agent_ended(tr_hosts *self); /* the head's own, with its workers a
 void tr_hosts_call(tr_hosts *self);    /* an epoch begins: agents are told */
 void tr_hosts_started(tr_hosts *self); /* it is there: every worker has the state of one generation */
 void tr_hosts_on_tick(tr_hosts *self, uint64_t now_ns);
+/* Another layout: agents are told to prepare it; has the last one whose part is needed? It begins (the head's topology is the
+ * one before until behind it); or it is not wanted any more. Errors: TR_EINVAL: too few hosts; TR_ENOMEM. */
+tr_status tr_hosts_prepare(tr_hosts *self, const tr_change *change, tr_error *err);
+bool tr_hosts_prepared(tr_hosts *self, int32_t peer);
+tr_status tr_hosts_change(tr_hosts *self, const tr_change *change, tr_error *err);
+void tr_hosts_forget_change(tr_hosts *self);
 void tr_hosts_stop(tr_hosts *self, const tr_control_note *note); /* to the agents of other hosts */
 bool tr_hosts_have_left(const tr_hosts *self);                   /* those have all said farewell */
 

@@ -282,7 +282,7 @@ int tr_job_child_main(int argc, char **argv, const tr_registry *registry)
     tr_crash_report();
     tr_status status = tr_launch_receive(&launch, &err);
     if (status == TR_OK)
-        status = launch.role == TR_LAUNCH_AGENT ? tr_agent_run(&launch, &err)
+        status = launch.role == TR_LAUNCH_AGENT ? tr_agent_run(&launch, -1, &err)
                                                 : run_worker(&launch, registry, &err);
     /* The head's death is no fault of this process, and it was told to end then. */
     if (status != TR_OK && status != TR_ECLOSED) tr_log(TR_LOG_ERROR, "%s", err.message);

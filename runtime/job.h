@@ -33,7 +33,9 @@ typedef enum tr_job_event_kind {
     TR_JOB_HOST_AWAITED, /* one is missing, for the reason in the text */
     TR_JOB_HOST_JOINED,
     TR_JOB_HOST_REFUSED,
-    TR_JOB_HOST_LOST /* with all its workers */
+    TR_JOB_HOST_LOST,    /* with all its workers */
+    TR_JOB_HOST_LEAVING, /* somebody wants it to: its workers are handed over first */
+    TR_JOB_HOST_LEFT
 } tr_job_event_kind;
 
 /* From where an epoch goes on. */
@@ -90,6 +92,9 @@ typedef struct tr_job_changes {
     void (*on_ready)(void *context, struct tr_head *job);
     void (*on_leaving)(void *context, struct tr_head *job,
                        int32_t node); /* somebody wants its process to end */
+    /* Several hosts: one wants to leave, or has come where one is missing. A change is wanted, with the topology that is or another;
+     * the new homes follow from tr_change.host_of and who is there. Asked again until it is made. May be NULL. */
+    void (*on_hosts)(void *context, struct tr_head *job);
     /* All is dealt out: the epoch is to be recorded, durably, with the layout that it has; the new topology holds from
      * here on. An error: nothing has changed. */
     tr_status (*begin)(void *context, uint32_t epoch, tr_error *err);

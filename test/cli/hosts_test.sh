@@ -229,6 +229,136 @@ case_a_worker_on_another_host_dies() {
     grep -q 'worker_died.*worker 2 .*signal 9' worker/events.jsonl || fail "its death is not told"
 }
 
+# Behind a change that nobody died of: every step once, the disk is not needed.
+changed_without_loss() { # PLAIN
+    same_bits "$1"
+    ! grep -q '"recovered"\|"host_lost"' "$name/events.jsonl" || fail "somebody was lost"
+    [ -z "$(grep -o '"event":"going_back[^,]*' "$name/events.jsonl")" ] || fail "went back"
+}
+agent_of() { # the process itself, below timeout(1) and whatever shell
+    local pid=$1 child
+    while child=$(pgrep -P "$pid" | head -n 1) && [ -n "$child" ] && [ "$(readlink "/proc/$pid/exe")" != "$troupe" ]; do
+        pid=$child
+    done
+    echo "$pid"
+}
+generation_of() { sed -n "s/.*\"$1\".*\"generation\":\([0-9]*\).*/\1/p" "$name/events.jsonl" | tail -n 1; }
+long() { [ -d long ] || "$troupe" train recipe.yaml run=long train.steps=1500 layout.processes=false transport=inproc >/dev/null; }
+wait_for_hosts() { # so many have joined in all
+    for _ in $(seq 1000); do
+        [ "$(grep -c host_joined "$name/events.jsonl")" -ge "$1" ] && return || sleep 0.02
+    done
+    fail "no $1 hosts have joined"
+}
+is_there() { # WORKER: its process is on another host than the head's
+    grep '"worker_started"' "$name/events.jsonl" | grep "\"node\":$1," | tail -n 1 | grep -q 'on another host'
+}
+
+# Its workers go to the head's host, with and without equals elsewhere, by SIGTERM and by Ctrl-C; nothing is run again.
+case_a_host_leaves_politely() {
+    local signal
+    for signal in TERM INT; do
+        if [ $signal = TERM ]; then lead left $pipeline; else lead left; fi
+        join 10.77.0.2 left.joiner
+        wait_for_step 40
+        kill -$signal "$(agent_of "$joiner")"
+        wait "$joiner" || fail "the host that leaves ends with exit $?"
+        grep -q 'has left the job' left.joiner || fail "does not say that it left"
+        wait_for_event host_left
+        wait_for_event hosts_changed
+        wait_for_step $(($(steps_logged) + 5))
+        ! is_there 2 || fail "worker 2 is not on the head's host"
+        changed_without_loss plain
+        [ "$(epochs)" = "1 2 " ] || fail "epochs $(epochs)"
+    done
+}
+
+# First the spare takes over what ran there, then the head's host what ran on the spare; a host that comes then is used again.
+case_hosts_come_and_go() {
+    local first second
+    long
+    lead go $pipeline train.steps=1500
+    join 10.77.0.2 go.joiner
+    first=$joiner
+    wait_for_step 20
+    join 10.77.0.3 go.joiner2
+    second=$joiner
+    wait_for_hosts 2
+    wait_for_step $(($(steps_logged) + 20))
+    kill -TERM "$(agent_of "$first")"
+    wait "$first" || fail "the first host ends with exit $?"
+    wait_for_step $(($(steps_logged) + 20))
+    is_there 2 || fail "worker 2 is not on the spare"
+    kill -TERM "$(agent_of "$second")"
+    wait "$second" || fail "the second host ends with exit $?"
+    wait_for_step $(($(steps_logged) + 20))
+    ! is_there 2 || fail "worker 2 is not on the head's host"
+    join 10.77.0.2 go.joiner3
+    wait_for_hosts 3
+    wait_for_step $(($(steps_logged) + 50))
+    is_there 2 || fail "a host that joined later is not used"
+    changed_without_loss long
+    wait "$joiner" || fail "the third joiner fails"
+    [ "$(epochs)" = "1 2 3 4 " ] || fail "epochs $(epochs)"
+}
+
+scale() { timeout 60 "$troupe" scale "$name" "$@" >"$name.scale" 2>&1 || { cat "$name.scale"; fail "is not scaled to $*"; }; }
+case_scaling_over_hosts() {
+    local spare
+    long
+    lead scaled train.steps=1500
+    join 10.77.0.2 scaled.joiner
+    wait_for_step 20
+    scale data=4
+    grep -q '2 -> 4 replicas, 2 workers new' scaled.scale || fail "says '$(cat scaled.scale)'"
+    ! is_there 2 && is_there 3 && is_there 4 || fail "4 replicas are not 2 on each host"
+    wait_for_step $(($(steps_logged) + 20))
+    scale data=1 pipeline=2
+    ! is_there 1 && is_there 2 || fail "the pipeline is not cut between the hosts"
+    wait_for_step $(($(steps_logged) + 20))
+    if timeout 60 "$troupe" scale scaled hosts=3 data=3 >scaled.refused 2>&1; then fail "more hosts than there are"; fi
+    grep -q '2 hosts are here, and 3 are wanted' scaled.refused || fail "says '$(cat scaled.refused)'"
+    spare=$joiner
+    join 10.77.0.3 scaled.joiner2
+    wait_for_hosts 2
+    scale data=3 pipeline=1 hosts=3
+    ! is_there 1 && is_there 2 && is_there 3 || fail "3 replicas are not on 3 hosts"
+    [ "$("$troupe" ps scaled --json | grep '"host_number"' | sort -u | wc -l)" = 3 ] || fail "not 3 hosts"
+    wait_for_step $(($(steps_logged) + 20))
+    scale hosts=1
+    ! is_there 1 && ! is_there 2 && ! is_there 3 || fail "not all is on one host"
+    wait_for_step $(($(steps_logged) + 20))
+    scale data=2 hosts=2
+    is_there 2 || fail "the second host is not used again"
+    changed_without_loss long
+    wait "$joiner" || fail "a joiner fails"
+    wait "$spare" || fail "a joiner fails"
+}
+
+# Whatever moment of a change the host is lost in, whether it is to get work, to give it or to keep it.
+case_a_host_is_lost_during_a_change() {
+    local delay wish
+    long
+    for delay in 0 0.01 0.02 0.04 0.08; do
+        for wish in "data=4 pipeline=1" "data=1 pipeline=1 hosts=1" "leave"; do
+            lead mid $pipeline train.steps=300
+            join 10.77.0.2 mid.joiner
+            wait_for_step 30
+            if [ "$wish" = leave ]; then
+                kill -TERM "$(agent_of "$joiner")"
+            else
+                timeout 60 "$troupe" scale mid $wish >mid.scale 2>&1 &
+            fi
+            sleep $delay
+            kill_host
+            if [ ! -d plain300 ]; then
+                "$troupe" train recipe.yaml run=plain300 train.steps=300 layout.processes=false transport=inproc >/dev/null
+            fi
+            same_bits plain300
+        done
+    done
+}
+
 case_a_lost_host_is_taken_over_by_equals() {
     lead lost
     join 10.77.0.2 lost.joiner
@@ -339,7 +469,7 @@ case_a_cut_between_hosts() {
 
 case_a_host_that_comes_back_takes_copies() {
     local real pid
-    [ -d long ] || "$troupe" train recipe.yaml run=long train.steps=1500 layout.processes=false transport=inproc >/dev/null
+    long
     lead back $pipeline train.steps=1500
     join 10.77.0.2 back.joiner --stay
     wait_for_step 20
@@ -401,7 +531,7 @@ case_hosts_that_do_not_come() {
     grep -q 'no head at' nobody || fail "does not say that nobody is there"
 }
 
-all="two_hosts_train_the_bits_of_one ps_sees_all_hosts a_worker_on_another_host_dies who_may_not_join_is_refused a_lost_host_is_taken_over_by_equals
+all="two_hosts_train_the_bits_of_one a_host_leaves_politely hosts_come_and_go scaling_over_hosts a_host_is_lost_during_a_change ps_sees_all_hosts a_worker_on_another_host_dies who_may_not_join_is_refused a_lost_host_is_taken_over_by_equals
     a_lost_host_is_taken_over_by_copies those_who_live_on_keep_their_work a_slow_copy_holds_the_job_back another_host_replaces_it a_spare_takes_over the_agent_of_the_heads_host_dies
     a_cut_between_hosts a_host_that_comes_back_takes_copies one_side_is_deaf a_connection_that_flaps hosts_that_do_not_come"
 for each in ${*:-$all}; do

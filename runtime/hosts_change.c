@@ -1,0 +1,261 @@
+/* runtime/hosts_change.c - another layout of a job on several hosts, and hosts that come and go in good order. Both are a change
+ * (change.h), whose next topology may be the one that is: who runs which worker is decided anew, the agents hand over what is
+ * missing where, and when all of them have said that their part of it is there, the epoch begins. Until then nothing has
+ * changed, so whoever dies on the way only takes it back.
+ * When it is time is not known here: the job's owner is asked (tr_job_changes.on_hosts), and comes with a change when all hold one
+ * state. Where it cannot, it is asked again after a while.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "runtime/hosts_internal.h"
+
+#include "base/log.h"
+#include "base/memory.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { LINE_BYTES = TR__HOST_LINE_BYTES, LEAVE_GRACE_MS = 500 };
+
+static bool has_work(const tr_hosts *self, int32_t m)
+{
+    for (int32_t node = 1; node < self->head->topology->n_nodes; node++)
+        if (self->home[node] == m) return true;
+    return false;
+}
+
+/* ---- those who come and go ---- */
+
+void tr__hosts_consider(tr_hosts *self)
+{
+    const tr_job_changes *changes = &self->head->options->changes;
+    bool spare = false, leaves = false;
+    for (int32_t m = 1; m < self->n_members; m++) {
+        if (!tr__hosts_is_here(self, m)) continue;
+        spare = spare || (self->members[m].host < 0 && !self->members[m].leaving);
+        leaves = leaves || (self->members[m].leaving && has_work(self, m));
+    }
+    self->asked_ns = 0;
+    if (self->head->phase != TR_HEAD_RUNNING || self->head->signals > 0) return;
+    if (!leaves && !(spare && tr__hosts_missing(self) > 0)) return;
+    self->asked_ns = tr_node_now_ns(self->head->node);
+    if (changes->max_nodes && changes->on_hosts) changes->on_hosts(self->head->options->context, self->head);
+}
+
+static void let_go(tr_hosts *self, int32_t m)
+{
+    const tr_control_note stop = {.grace_ms = LEAVE_GRACE_MS};
+    char text[LINE_BYTES], line[LINE_BYTES + 32];
+    tr__hosts_describe(self, m, text);
+    snprintf(line, sizeof line, "%s has left", text);
+    tr_control_send_note(self->head->node, tr__hosts_first_agent(self) + m, TR_CONTROL_STOP, &stop);
+    self->members[m].present = false;
+    self->members[m].host = -1;
+    tr_head_tell(self->head, TR_JOB_HOST_LEFT, -1, 0, line);
+}
+
+/* Copies that it keeps are made anew elsewhere: the next homes name nobody who leaves. */
+void tr__hosts_let_go(tr_hosts *self)
+{
+    bool any = false;
+    for (int32_t m = 1; m < self->n_members; m++) {
+        if (!self->members[m].leaving || !tr__hosts_is_here(self, m) || has_work(self, m)) continue;
+        let_go(self, m);
+        any = true;
+    }
+    if (any) tr__hosts_tell_homes(self);
+}
+
+void tr__hosts_wants_to_leave(tr_hosts *self, int32_t m)
+{
+    char text[LINE_BYTES], line[LINE_BYTES + 96];
+    if (m < 1 || self->members[m].leaving || self->head->phase == TR_HEAD_ENDING) return;
+    self->members[m].leaving = true;
+    tr__hosts_describe(self, m, text);
+    snprintf(line, sizeof line, "%s is asked to leave%s", text,
+             has_work(self, m) ? ": others take over what runs there" : "");
+    tr_head_tell(self->head, TR_JOB_HOST_LEAVING, -1, 0, line);
+    if (self->head->phase != TR_HEAD_RUNNING) return; /* when all are ready it is seen to */
+    tr__hosts_let_go(self);
+    tr__hosts_consider(self);
+}
+
+/* ---- a change ---- */
+
+/* Who plays which host: those that have one keep it, spares take what is missing. */
+static tr_status cast(tr_hosts *self, int32_t count, tr_error *err)
+{
+    int32_t n_here = 0, lacking = 0;
+    for (int32_t m = 0; m < self->n_members; m++) {
+        bool keeps = tr__hosts_stays(self, m) && self->members[m].host < count;
+        self->next_host[m] = keeps ? self->members[m].host : -1;
+        n_here += tr__hosts_stays(self, m);
+    }
+    for (int32_t host = 1; host < count; host++) {
+        int32_t spare = 0;
+        bool has = false;
+        for (int32_t m = 1; m < self->n_members; m++) {
+            has = has || self->next_host[m] == host;
+            if (!spare && tr__hosts_stays(self, m) && self->next_host[m] < 0) spare = m;
+        }
+        if (!has && spare) self->next_host[spare] = host;
+        lacking += !has && !spare;
+    }
+    if (!lacking || count <= self->count) return TR_OK; /* the others do the work of one that was lost */
+    return tr_fail(err, TR_EINVAL, "%d hosts are here, and %d are wanted; let more join first (%s)", n_here,
+                   count, "troupe worker --join");
+}
+
+static int32_t next_member_of(const tr_hosts *self, int32_t host)
+{
+    for (int32_t m = 0; m < self->n_members; m++)
+        if (self->next_host[m] == host && tr__hosts_stays(self, m)) return m;
+    return -1;
+}
+
+/* For a worker whose host is missing: where it is, else who has the fewest by now. */
+static int32_t fallback(const tr_hosts *self, int32_t node)
+{
+    int32_t best = 0, fewest = INT32_MAX;
+    if (node < self->head->topology->n_nodes && tr__hosts_stays(self, self->home[node]))
+        return self->home[node];
+    for (int32_t m = 0; m < self->n_members; m++) {
+        int32_t n = 0;
+        if (!tr__hosts_stays(self, m)) continue;
+        for (int32_t k = 1; k < node; k++) n += self->next_home[k] == m;
+        if (n >= fewest) continue;
+        fewest = n;
+        best = m;
+    }
+    return best;
+}
+
+static void find_next_homes(tr_hosts *self, const tr_change *change)
+{
+    self->next_home[TR_NODE_HEAD] = -1;
+    for (int32_t node = 1; node < change->topology->n_nodes; node++) {
+        int32_t m = next_member_of(self, change->host_of[node]);
+        self->next_home[node] = m >= 0 ? m : fallback(self, node);
+    }
+}
+
+static int32_t home_of(const tr_hosts *self, tr_actor_id id)
+{
+    return self->home[tr_topology_actor(self->head->topology, id)->node];
+}
+
+/* Where `to` will be, the state of `from` may be there already under another name. */
+static tr_actor_id nearest(const tr_hosts *self, tr_actor_id from, int32_t member)
+{
+    uint32_t class = self->equals ? self->equals[from - 1] : 0;
+    if (!class || home_of(self, from) == member) return from;
+    for (size_t i = 0; i < self->head->topology->n_actors; i++)
+        if (self->equals[i] == class && home_of(self, i + 1) == member) return i + 1;
+    return from;
+}
+
+static bool is_listed(const tr_change *order, const tr_state_fetch *fetch)
+{
+    for (size_t i = 0; i < order->n_fetches; i++)
+        if (order->fetches[i].actor == fetch->actor && order->fetches[i].to == fetch->to) return true;
+    return false;
+}
+
+/* Moves with sources that are near, and what has to be fetched for them; both are the caller's. */
+static tr_status plan_moves(const tr_hosts *self, tr_change *order, tr_state_move *moves,
+                            tr_state_fetch *fetches, tr_error *err)
+{
+    order->fetches = fetches;
+    order->moves = moves;
+    for (size_t i = 0; i < order->n_moves; i++) {
+        const tr_actor_spec *to = tr_topology_actor(order->topology, moves[i].to);
+        if (!tr_topology_actor(self->head->topology, moves[i].from) || !to)
+            return tr_fail(err, TR_EINVAL, "a change moves state of an actor that there is not");
+        int32_t member = self->next_home[to->node];
+        moves[i].from = nearest(self, moves[i].from, member);
+        const tr_state_fetch fetch = {
+            .actor = moves[i].from, .from = home_of(self, moves[i].from), .to = member};
+        if (fetch.from != member && !is_listed(order, &fetch)) fetches[order->n_fetches++] = fetch;
+    }
+    return TR_OK;
+}
+
+static void tell_all(tr_hosts *self, uint32_t topic, const void *bytes, size_t size_bytes)
+{
+    for (int32_t m = 0; m < self->n_members; m++)
+        if (tr__hosts_is_here(self, m))
+            tr_node_send_system(self->head->node, tr__hosts_first_agent(self) + m, topic, bytes,
+                                (uint32_t)size_bytes);
+}
+
+tr_status tr_hosts_prepare(tr_hosts *self, const tr_change *change, tr_error *err)
+{
+    tr_change order = *change;
+    void *bytes = NULL;
+    size_t size_bytes = 0;
+    if (!change->host_of || change->n_hosts < 1)
+        return tr_fail(err, TR_EINVAL, "a change that does not say which worker is on which host");
+    tr_status status = cast(self, change->n_hosts, err);
+    if (status != TR_OK) return status;
+    find_next_homes(self, change);
+    order.home = self->next_home;
+    order.n_fetches = 0;
+    tr_state_move *moves = tr_alloc((change->n_moves + 1) * sizeof *moves);
+    tr_state_fetch *fetches = tr_alloc((change->n_moves + 1) * sizeof *fetches);
+    if (!moves || !fetches) status = tr_fail(err, TR_ENOMEM, "no memory for another layout");
+    if (status == TR_OK && change->n_moves) memcpy(moves, change->moves, change->n_moves * sizeof *moves);
+    if (status == TR_OK) status = plan_moves(self, &order, moves, fetches, err);
+    uint32_t epoch = self->head->epoch;
+    if (status == TR_OK) status = tr_change_encode(&order, epoch, epoch + 1, &bytes, &size_bytes, err);
+    if (status == TR_OK && size_bytes > UINT32_MAX)
+        status = tr_fail(err, TR_EINVAL, "a layout of %d workers is too large to tell of",
+                         change->topology->n_nodes - 1);
+    if (status == TR_OK) {
+        for (int32_t m = 0; m < self->n_members; m++) self->members[m].prepared = false;
+        tell_all(self, TR_CONTROL_PREPARE, bytes, size_bytes);
+    }
+    tr_free(bytes);
+    tr_free(moves);
+    tr_free(fetches);
+    return status;
+}
+
+/* Of those that are here by then: who comes later gets no work by it. */
+bool tr_hosts_prepared(tr_hosts *self, int32_t peer)
+{
+    self->members[peer - tr__hosts_first_agent(self)].prepared = true;
+    for (int32_t node = 1; node < self->head->change->topology->n_nodes; node++)
+        if (!self->members[self->next_home[node]].prepared) return false;
+    return true;
+}
+
+void tr_hosts_forget_change(tr_hosts *self)
+{
+    tell_all(self, TR_CONTROL_FORGET, NULL, 0);
+}
+
+void tr__hosts_lost_in_change(tr_hosts *self, const char *text)
+{
+    tr_error err;
+    if (!self->head->change) return;
+    tr_fail(&err, TR_ECLOSED, "%s", text);
+    tr_head_refuse_change(self->head, &err);
+}
+
+/* The head's topology is still the one before. */
+tr_status tr_hosts_change(tr_hosts *self, const tr_change *change, tr_error *err)
+{
+    int32_t n_before = self->head->topology->n_nodes, n_after = change->topology->n_nodes;
+    tr_status status = tr__hosts_resize(self, change->topology, err);
+    if (status != TR_OK) return status;
+    for (int32_t node = 1; node < n_before; node++)
+        if (node >= n_after || self->next_home[node] != self->home[node])
+            tr__hosts_disconnect_worker(self, node);
+    for (int32_t node = 1; node < n_after; node++) self->home[node] = self->next_home[node];
+    for (int32_t node = n_after; node < n_before; node++) self->home[node] = -1;
+    for (int32_t m = 0; m < self->n_members; m++)
+        if (tr__hosts_is_here(self, m) && !self->members[m].leaving)
+            self->members[m].host = self->next_host[m];
+    self->count = change->n_hosts;
+    self->host_of = change->host_of;
+    self->equals = change->equals;
+    return TR_OK;
+}

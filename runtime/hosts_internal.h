@@ -1,0 +1,81 @@
+/* runtime/hosts_internal.h - what the head keeps of its job's hosts, shared by hosts.c (who comes, who is lost, who runs what) and
+ * hosts_change.c (another layout, and who leaves).
+ * Internal to runtime/.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef TROUPE_RUNTIME_HOSTS_INTERNAL_H
+#define TROUPE_RUNTIME_HOSTS_INTERNAL_H
+
+#include "runtime/door.h"
+#include "runtime/host_activity.h"
+#include "runtime/hosts.h"
+
+enum { TR__HOST_LINE_BYTES = TR_ERROR_SIZE + 256 };
+
+typedef struct tr__member {
+    int32_t host; /* that it plays in the plan; -1: a spare */
+    bool present, has_left;
+    bool knows;    /* was told the homes of this epoch */
+    bool leaving;  /* is asked to: gets no more work, and goes when it has none */
+    bool prepared; /* its part of the change at hand */
+    char name[TR_HOST_NAME_CHARS], address[TR_BIND_CHARS];
+    uint64_t heard_ns, broken_ns; /* broken_ns 0: its link is well */
+} tr__member;
+
+struct tr_hosts {
+    tr_head *head;
+    const tr_job_hosts *options;
+    int32_t count; /* these three as in the options, of the present layout */
+    const int32_t *host_of;
+    const uint32_t *equals;
+    tr_door *door;
+    tr_launch launch;
+    tr_join_request mine;
+    tr__member *members;
+    int32_t n_members;
+    int32_t *home;             /* by node, of any layout: a member; -1: none */
+    bool *valid;               /* by actor, like the next two: see hosts.c */
+    int32_t *copy;             /* the member that keeps a copy; -1: none */
+    uint64_t *copied;          /* the newest generation that it has whole; 0: none */
+    uint64_t told;             /* the newest that all copies have, as `options->told` knows it */
+    bool all_came;             /* once */
+    uint64_t awaited_until_ns; /* 0: nobody is */
+    uint64_t settled_ns, beat_ns;
+    uint64_t asked_ns; /* when a change was last asked for */
+    tr_host_pages *pages;
+    /* Of the change at hand: */
+    int32_t *next_home; /* by node of the next layout */
+    int32_t *next_host; /* by member: what it plays then */
+};
+
+static inline int32_t tr__hosts_first_agent(const tr_hosts *self)
+{
+    return self->head->agent; /* member 0's node */
+}
+
+static inline bool tr__hosts_is_here(const tr_hosts *self, int32_t m)
+{
+    return m >= 0 && self->members[m].present;
+}
+
+/* One that may get work. */
+static inline bool tr__hosts_stays(const tr_hosts *self, int32_t m)
+{
+    return tr__hosts_is_here(self, m) && !self->members[m].leaving;
+}
+
+/* hosts.c */
+void tr__hosts_describe(const tr_hosts *self, int32_t m, char text[TR__HOST_LINE_BYTES]);
+void tr__hosts_tell_homes(tr_hosts *self);       /* while all run: who is where, and who keeps copies */
+int32_t tr__hosts_missing(const tr_hosts *self); /* a host of the plan that nobody plays; -1: none */
+/* The actors' states are those of another topology; all are where their homes are. */
+tr_status tr__hosts_resize(tr_hosts *self, const tr_topology *topology, tr_error *err);
+void tr__hosts_disconnect_worker(tr_hosts *self, int32_t node);
+
+/* hosts_change.c: is there a spare for a missing host, or does somebody leave who has work? Asks for a change then. */
+void tr__hosts_consider(tr_hosts *self);
+void tr__hosts_wants_to_leave(tr_hosts *self, int32_t m);
+void tr__hosts_let_go(tr_hosts *self); /* of those who leave: who has nothing any more */
+/* One is gone: what was prepared with it is not wanted any more. */
+void tr__hosts_lost_in_change(tr_hosts *self, const char *text);
+
+#endif
