@@ -109,11 +109,18 @@ static tr_status deal(tr__agent *self, const tr_actor_spec *actor, const tr_stat
     return status;
 }
 
-/* On several hosts each agent deals out for its own workers. */
+/* On several hosts each agent deals out for its own workers, and the copies that it is to keep. */
 static bool is_for_us(const tr__agent *self, int32_t node)
 {
     const tr_change_order *order = &self->prepared->order;
     return !self->hosts || (order->home && order->home[node] == self->launch->member);
+}
+
+static bool is_dealt_here(const tr__agent *self, size_t actor)
+{
+    const tr_change_order *order = &self->prepared->order;
+    bool copied = self->hosts && order->copy && order->copy[actor] == self->launch->member;
+    return copied || is_for_us(self, order->topology.actors[actor].node);
 }
 
 static tr_status deal_all(tr__agent *self, tr_error *err)
@@ -135,7 +142,7 @@ static tr_status deal_all(tr__agent *self, tr_error *err)
         const tr_actor_spec *actor = &topology->actors[i];
         size_t n = 0;
         while (at + n < next->order.n_moves && next->order.moves[at + n].to == actor->id) n++;
-        if (actor->state_bytes && is_for_us(self, actor->node))
+        if (actor->state_bytes && is_dealt_here(self, i))
             status = deal(self, actor, next->order.moves + at, n, err);
         at += n;
     }

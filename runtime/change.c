@@ -5,7 +5,7 @@
 #include "base/memory.h"
 #include "base/pack.h"
 
-enum { FIELDS = 8, MOVE_NUMBERS = 5, FETCH_NUMBERS = 3, MOST = 1 << 26, MOST_MEMBERS = 1 << 16 };
+enum { FIELDS = 9, MOVE_NUMBERS = 5, FETCH_NUMBERS = 3, MOST = 1 << 26, MOST_MEMBERS = 1 << 16 };
 
 tr_status tr_change_encode(const tr_change *self, uint32_t epoch, uint32_t layout, void **bytes,
                            size_t *size_bytes, tr_error *err)
@@ -33,6 +33,9 @@ tr_status tr_change_encode(const tr_change *self, uint32_t epoch, uint32_t layou
     size_t n_homes = self->home ? (size_t)self->topology->n_nodes : 0;
     tr_pack_array(&packer, n_homes);
     for (size_t i = 0; i < n_homes; i++) tr_pack_int(&packer, self->home[i]);
+    size_t n_copies = self->home ? self->topology->n_actors : 0;
+    tr_pack_array(&packer, n_copies);
+    for (size_t i = 0; i < n_copies; i++) tr_pack_int(&packer, self->copy[i]);
     tr_pack_array(&packer, self->n_fetches * FETCH_NUMBERS);
     for (size_t i = 0; i < self->n_fetches; i++) {
         tr_pack_uint(&packer, self->fetches[i].actor);
@@ -58,12 +61,20 @@ static bool fits(const tr_change_order *self, size_t i)
 /* Of several hosts. Whether the members are there, and have what they should send, is for the agent to see. */
 static tr_status read_homes(tr_change_order *self, tr_unpacker *unpacker, tr_error *err)
 {
-    uint32_t n = tr_unpack_array(unpacker, (uint32_t)self->topology.n_nodes);
-    if (n && n != (uint32_t)self->topology.n_nodes) unpacker->bad = true;
-    if (n && !unpacker->bad && !(self->home = tr_alloc_zero(n, sizeof *self->home)))
-        return tr_fail(err, TR_ENOMEM, "no memory for %u nodes", n);
+    uint32_t n_nodes = (uint32_t)self->topology.n_nodes, n_actors = (uint32_t)self->topology.n_actors;
+    uint32_t n = tr_unpack_array(unpacker, n_nodes);
+    if (n && n != n_nodes) unpacker->bad = true;
+    if (n && !unpacker->bad) {
+        self->home = tr_alloc_zero(n_nodes, sizeof *self->home);
+        self->copy = tr_alloc_zero(n_actors + 1, sizeof *self->copy);
+        if (!self->home || !self->copy) return tr_fail(err, TR_ENOMEM, "no memory for %u nodes", n_nodes);
+    }
     for (uint32_t i = 0; i < n && !unpacker->bad; i++)
         self->home[i] = (int32_t)tr_unpack_int(unpacker, i ? 0 : -1, MOST_MEMBERS);
+    n = tr_unpack_array(unpacker, n_actors);
+    if (n != (self->home ? n_actors : 0)) unpacker->bad = true;
+    for (uint32_t i = 0; i < n && !unpacker->bad; i++)
+        self->copy[i] = (int32_t)tr_unpack_int(unpacker, -1, MOST_MEMBERS);
     n = tr_unpack_array(unpacker, MOST);
     if (n % FETCH_NUMBERS || (n && !self->home)) unpacker->bad = true;
     if (unpacker->bad) return tr_unpacker_done(unpacker, "change", err);
@@ -130,6 +141,7 @@ void tr_change_order_release(tr_change_order *self)
     tr_free(self->moves);
     tr_free(self->leaving);
     tr_free(self->home);
+    tr_free(self->copy);
     tr_free(self->fetches);
     *self = (tr_change_order){0};
 }

@@ -39,8 +39,9 @@ typedef struct tr_change {
     const int32_t *host_of;
     const uint32_t *equals;
     /* The same, filled in by the head: by node of the next topology the member that runs it (NULL: there is one agent),
-     * and what has to go from agent to agent before. */
-    const int32_t *home;
+     * the same by actor of the member that is to keep a copy of its state (-1: none), and what has to go from agent to agent
+     * before. */
+    const int32_t *home, *copy;
     const tr_state_fetch *fetches;
     size_t n_fetches;
 } tr_change;
@@ -53,7 +54,7 @@ typedef struct tr_change_order {
     size_t n_moves;
     int32_t *leaving;
     size_t n_leaving;
-    int32_t *home; /* NULL: all nodes are the agent's */
+    int32_t *home, *copy; /* NULL: all nodes are the agent's */
     tr_state_fetch *fetches;
     size_t n_fetches;
     tr_topology topology;

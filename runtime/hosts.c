@@ -629,6 +629,7 @@ void tr_hosts_destroy(tr_hosts **out)
     tr_free(self->home);
     tr_free(self->next_home);
     tr_free(self->next_host);
+    tr_free(self->next_copy);
     tr_free(self->valid);
     tr_free(self->copy);
     tr_free(self->copied);

@@ -137,29 +137,61 @@ static void find_next_homes(tr_hosts *self, const tr_change *change)
     }
 }
 
+/* As the copies that are made while a job runs (hosts.c): of what no other host has, by the next one. */
+static tr_status find_next_copies(tr_hosts *self, const tr_change *change, tr_error *err)
+{
+    const tr_topology *topology = change->topology;
+    tr_free(self->next_copy);
+    self->next_copy = tr_alloc_zero(topology->n_actors + 1, sizeof *self->next_copy);
+    if (!self->next_copy) return tr_fail(err, TR_ENOMEM, "no memory for another layout");
+    for (size_t i = 0; i < topology->n_actors; i++) {
+        int32_t home = self->next_home[topology->actors[i].node];
+        bool wanted = topology->actors[i].state_bytes && self->options->copy;
+        for (size_t k = 0; wanted && change->equals && change->equals[i] && k < topology->n_actors; k++)
+            if (change->equals[k] == change->equals[i] && self->next_home[topology->actors[k].node] != home)
+                wanted = false;
+        self->next_copy[i] = -1;
+        for (int32_t k = 1; wanted && self->next_copy[i] < 0 && k < self->n_members; k++)
+            if (tr__hosts_stays(self, (home + k) % self->n_members))
+                self->next_copy[i] = (home + k) % self->n_members;
+    }
+    return TR_OK;
+}
+
 static int32_t home_of(const tr_hosts *self, tr_actor_id id)
 {
     return self->home[tr_topology_actor(self->head->topology, id)->node];
 }
 
-/* Where `to` will be, the state of `from` may be there already under another name. */
-static tr_actor_id nearest(const tr_hosts *self, tr_actor_id from, int32_t member)
+/* As its home, or as a copy of the generation. */
+static bool has(const tr_hosts *self, int32_t member, tr_actor_id id, uint64_t generation)
+{
+    return home_of(self, id) == member ||
+           (self->copy[id - 1] == member && self->copied[id - 1] >= generation);
+}
+
+/* At the member the state of `from` may be there under another name. */
+static tr_actor_id nearest(const tr_hosts *self, tr_actor_id from, int32_t member, uint64_t generation)
 {
     uint32_t class = self->equals ? self->equals[from - 1] : 0;
-    if (!class || home_of(self, from) == member) return from;
+    if (!class || has(self, member, from, generation)) return from;
     for (size_t i = 0; i < self->head->topology->n_actors; i++)
         if (self->equals[i] == class && home_of(self, i + 1) == member) return i + 1;
     return from;
 }
 
-static bool is_listed(const tr_change *order, const tr_state_fetch *fetch)
+/* What the member needs and has not. */
+static void fetch(const tr_hosts *self, tr_change *order, tr_state_fetch *fetches, tr_actor_id actor,
+                  int32_t member)
 {
+    if (member < 0 || has(self, member, actor, order->generation)) return;
     for (size_t i = 0; i < order->n_fetches; i++)
-        if (order->fetches[i].actor == fetch->actor && order->fetches[i].to == fetch->to) return true;
-    return false;
+        if (fetches[i].actor == actor && fetches[i].to == member) return;
+    fetches[order->n_fetches++] =
+        (tr_state_fetch){.actor = actor, .from = home_of(self, actor), .to = member};
 }
 
-/* Moves with sources that are near, and what has to be fetched for them; both are the caller's. */
+/* Moves with sources that are near, and what has to be fetched for them; room for two a move. */
 static tr_status plan_moves(const tr_hosts *self, tr_change *order, tr_state_move *moves,
                             tr_state_fetch *fetches, tr_error *err)
 {
@@ -169,11 +201,9 @@ static tr_status plan_moves(const tr_hosts *self, tr_change *order, tr_state_mov
         const tr_actor_spec *to = tr_topology_actor(order->topology, moves[i].to);
         if (!tr_topology_actor(self->head->topology, moves[i].from) || !to)
             return tr_fail(err, TR_EINVAL, "a change moves state of an actor that there is not");
-        int32_t member = self->next_home[to->node];
-        moves[i].from = nearest(self, moves[i].from, member);
-        const tr_state_fetch fetch = {
-            .actor = moves[i].from, .from = home_of(self, moves[i].from), .to = member};
-        if (fetch.from != member && !is_listed(order, &fetch)) fetches[order->n_fetches++] = fetch;
+        moves[i].from = nearest(self, moves[i].from, self->next_home[to->node], order->generation);
+        fetch(self, order, fetches, moves[i].from, self->next_home[to->node]);
+        fetch(self, order, fetches, moves[i].from, self->next_copy[to->id - 1]);
     }
     return TR_OK;
 }
@@ -196,10 +226,13 @@ tr_status tr_hosts_prepare(tr_hosts *self, const tr_change *change, tr_error *er
     tr_status status = cast(self, change->n_hosts, err);
     if (status != TR_OK) return status;
     find_next_homes(self, change);
+    status = find_next_copies(self, change, err);
+    if (status != TR_OK) return status;
     order.home = self->next_home;
+    order.copy = self->next_copy;
     order.n_fetches = 0;
     tr_state_move *moves = tr_alloc((change->n_moves + 1) * sizeof *moves);
-    tr_state_fetch *fetches = tr_alloc((change->n_moves + 1) * sizeof *fetches);
+    tr_state_fetch *fetches = tr_alloc((2 * change->n_moves + 1) * sizeof *fetches);
     if (!moves || !fetches) status = tr_fail(err, TR_ENOMEM, "no memory for another layout");
     if (status == TR_OK && change->n_moves) memcpy(moves, change->moves, change->n_moves * sizeof *moves);
     if (status == TR_OK) status = plan_moves(self, &order, moves, fetches, err);
@@ -224,6 +257,8 @@ bool tr_hosts_prepared(tr_hosts *self, int32_t peer)
     self->members[peer - tr__hosts_first_agent(self)].prepared = true;
     for (int32_t node = 1; node < self->head->change->topology->n_nodes; node++)
         if (!self->members[self->next_home[node]].prepared) return false;
+    for (size_t i = 0; i < self->head->change->topology->n_actors; i++)
+        if (self->next_copy[i] >= 0 && !self->members[self->next_copy[i]].prepared) return false;
     return true;
 }
 
@@ -254,6 +289,10 @@ tr_status tr_hosts_change(tr_hosts *self, const tr_change *change, tr_error *err
     for (int32_t m = 0; m < self->n_members; m++)
         if (tr__hosts_is_here(self, m) && !self->members[m].leaving)
             self->members[m].host = self->next_host[m];
+    for (size_t i = 0; i < change->topology->n_actors; i++) { /* dealt there as well */
+        self->copy[i] = tr__hosts_is_here(self, self->next_copy[i]) ? self->next_copy[i] : -1;
+        self->copied[i] = self->copy[i] >= 0 ? change->generation : 0;
+    }
     self->count = change->n_hosts;
     self->host_of = change->host_of;
     self->equals = change->equals;

@@ -45,6 +45,7 @@ struct tr_hosts {
     /* Of the change at hand: */
     int32_t *next_home; /* by node of the next layout */
     int32_t *next_host; /* by member: what it plays then */
+    int32_t *next_copy; /* by actor of the next layout; NULL: none was planned yet */
 };
 
 static inline int32_t tr__hosts_first_agent(const tr_hosts *self)

@@ -257,8 +257,9 @@ is_there() { # WORKER: its process is on another host than the head's
 # Its workers go to the head's host, with and without equals elsewhere, by SIGTERM and by Ctrl-C; nothing is run again.
 case_a_host_leaves_politely() {
     local signal
+    long
     for signal in TERM INT; do
-        if [ $signal = TERM ]; then lead left $pipeline; else lead left; fi
+        if [ $signal = TERM ]; then lead left train.steps=1500 $pipeline; else lead left train.steps=1500; fi
         join 10.77.0.2 left.joiner
         wait_for_step 40
         kill -$signal "$(agent_of "$joiner")"
@@ -268,7 +269,7 @@ case_a_host_leaves_politely() {
         wait_for_event hosts_changed
         wait_for_step $(($(steps_logged) + 5))
         ! is_there 2 || fail "worker 2 is not on the head's host"
-        changed_without_loss plain
+        changed_without_loss long
         [ "$(epochs)" = "1 2 " ] || fail "epochs $(epochs)"
     done
 }
@@ -335,13 +336,36 @@ case_scaling_over_hosts() {
     wait "$spare" || fail "a joiner fails"
 }
 
+# From replicas that are each other's copies to a pipeline that has none: they come with the change, not some seconds later.
+case_a_host_is_lost_behind_a_change() {
+    local slow="model.width=96 train.steps=400 network.copy_rate=1"
+    "$troupe" train recipe.yaml run=wide $slow layout.processes=false transport=inproc >/dev/null
+    lead behind $slow
+    join 10.77.0.2 behind.joiner
+    wait_for_step 20
+    scale data=1 pipeline=2
+    kill_host
+    same_bits wide
+    has_event host_lost || fail "nobody noticed"
+    lead behind2 $slow $pipeline
+    join 10.77.0.2 behind2.joiner
+    wait_for_step 20
+    kill_host
+    wait_for_event recovered
+    join 10.77.0.3 behind2.joiner2 # is used, and has copies
+    wait_for_event hosts_changed
+    kill_host
+    same_bits wide
+    [ "$(grep -c '"host_lost"' behind2/events.jsonl)" = 2 ] || fail "not two hosts were lost"
+}
+
 # Whatever moment of a change the host is lost in, whether it is to get work, to give it or to keep it.
 case_a_host_is_lost_during_a_change() {
     local delay wish
     long
     for delay in 0 0.01 0.02 0.04 0.08; do
-        for wish in "data=4 pipeline=1" "data=1 pipeline=1 hosts=1" "leave"; do
-            lead mid $pipeline train.steps=300
+        for wish in "data=4 pipeline=1" "data=1 pipeline=1 hosts=1" leave; do
+            lead mid $pipeline train.steps=1500
             join 10.77.0.2 mid.joiner
             wait_for_step 30
             if [ "$wish" = leave ]; then
@@ -351,10 +375,7 @@ case_a_host_is_lost_during_a_change() {
             fi
             sleep $delay
             kill_host
-            if [ ! -d plain300 ]; then
-                "$troupe" train recipe.yaml run=plain300 train.steps=300 layout.processes=false transport=inproc >/dev/null
-            fi
-            same_bits plain300
+            same_bits long
         done
     done
 }
@@ -397,14 +418,50 @@ case_those_who_live_on_keep_their_work() { # recovery: replay
 }
 
 case_a_slow_copy_holds_the_job_back() { # or there would be no generation that all have
-    lead slow $pipeline supervision.hold_every=1 network.copy_rate=1
+    local keys="model.width=96 train.steps=12 supervision.hold_every=1 network.copy_rate=1" mib took least
+    "$troupe" train recipe.yaml run=slow_plain $keys layout.processes=false transport=inproc >/dev/null
+    lead slow $pipeline $keys
     join 10.77.0.2 slow.joiner
-    wait_for_step 8
+    same_bits slow_plain
+    # Each host sends its half of the states for each step but the last two, at 1 MiB a second.
+    mib=$("$troupe" plan recipe.yaml run=slow $hosts $pipeline $keys | sed -n 's/^copied to .*: \([0-9.]*\) MiB in all/\1/p')
+    least=$(awk "BEGIN {print int(10 * 1000 * $mib / 2 - 500)}")
+    took=$(sed 's/.*"step_ms": *\([0-9]*\).*/\1/' slow/log.jsonl | awk '{sum += $1} END {print int(sum)}')
+    [ "$least" -gt 4000 ] || fail "the states are so small ($mib MiB) that nothing is seen"
+    [ "$took" -ge "$least" ] || fail "copied more than 1 MiB a second: 12 steps of $mib MiB took $took ms, not $least"
+    lead lost_slow $pipeline $keys
+    join 10.77.0.2 lost_slow.joiner
+    wait_for_step 4
     kill_host
-    same_bits plain
-    local took
-    took=$(head -n 8 slow/log.jsonl | sed 's/.*"step_ms": *\([0-9]*\).*/\1/' | awk "{sum += \$1} END {print int(sum)}")
-    [ "$took" -ge 300 ] || fail "copied more than 1 MiB a second: 8 steps of 100 KiB took $took ms"
+    same_bits slow_plain
+}
+
+# While nothing happens the head says nothing but that it lives, and the host needs no more.
+case_a_quiet_job_keeps_its_hosts() {
+    lead quiet train.steps=1000000 supervision.silence=1
+    join 10.77.0.2 quiet.joiner
+    wait_for_step 5
+    sleep 4
+    [ "$(epochs)" = "1 " ] || fail "epochs $(epochs)"
+    ! has_event host_lost || fail "lost a host that was well"
+    ! grep -q 'lease of this host is over' quiet.joiner || fail "the host ended its workers"
+    stop_politely
+}
+
+case_a_stall_for_copies_is_told() {
+    local agent
+    long
+    lead stalled $pipeline train.steps=1500 supervision.silence=40 supervision.stall_after=2 supervision.hold_every=1
+    join 10.77.0.2 stalled.joiner
+    agent=$(agent_of "$joiner")
+    wait_for_step 20
+    kill -STOP "$agent" # its worker goes on
+    wait_for_event stalled
+    kill -CONT "$agent"
+    grep '"stalled"' stalled/events.jsonl |
+        grep -q 'coordinator (head, pid [0-9]*), which waits for no actor.*it waits for copies of all held states on other hosts' ||
+        fail "it does not say for what"
+    same_bits long
 }
 
 case_another_host_replaces_it() {
@@ -531,7 +588,7 @@ case_hosts_that_do_not_come() {
     grep -q 'no head at' nobody || fail "does not say that nobody is there"
 }
 
-all="two_hosts_train_the_bits_of_one a_host_leaves_politely hosts_come_and_go scaling_over_hosts a_host_is_lost_during_a_change ps_sees_all_hosts a_worker_on_another_host_dies who_may_not_join_is_refused a_lost_host_is_taken_over_by_equals
+all="a_quiet_job_keeps_its_hosts a_stall_for_copies_is_told two_hosts_train_the_bits_of_one a_host_leaves_politely hosts_come_and_go scaling_over_hosts a_host_is_lost_during_a_change a_host_is_lost_behind_a_change ps_sees_all_hosts a_worker_on_another_host_dies who_may_not_join_is_refused a_lost_host_is_taken_over_by_equals
     a_lost_host_is_taken_over_by_copies those_who_live_on_keep_their_work a_slow_copy_holds_the_job_back another_host_replaces_it a_spare_takes_over the_agent_of_the_heads_host_dies
     a_cut_between_hosts a_host_that_comes_back_takes_copies one_side_is_deaf a_connection_that_flaps hosts_that_do_not_come"
 for each in ${*:-$all}; do

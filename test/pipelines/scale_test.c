@@ -62,7 +62,7 @@ static void so_is_one_in_a_file(void)
 
 static void the_last_layouts_of_a_run_are_found_again(void)
 {
-    static const tr_layout one = {1, 2, 1}, two = {4, 1, 3};
+    static const tr_layout one = {1, 2, 1, 1}, two = {4, 1, 3, 2};
     char *home = enter_directory(), *path = path_in(home, "epochs.jsonl");
     tr_layout found[2];
     tr_epoch_log *log;
@@ -92,6 +92,15 @@ static void the_last_layouts_of_a_run_are_found_again(void)
     CHECK_OK(tr_epoch_log_open(&log, path, &err));
     CU_ASSERT_EQUAL(tr_epoch_log_first(log), 8);
     tr_epoch_log_close(&log);
+    file = fopen(path, "ae");
+    CU_ASSERT_FATAL(file != NULL);
+    fputs("{\"epoch\":8,\"data\":2,\"pipeline\":1,\"pieces\":1}\n",
+          file); /* as it was before hosts changed */
+    fputs("{\"epoch\":9,\"data\":2,\"pipeline\":1,\"pieces\":12,\"hos\n",
+          file); /* cut short, and gone on behind */
+    fclose(file);
+    CU_ASSERT_EQUAL(tr_epoch_log_layouts(path, found, 2), 2);
+    CU_ASSERT(found[0].data == 2 && found[0].pieces == 1 && found[0].hosts == 0);
     tr_free(path);
     leave_directory(home);
 }
@@ -107,7 +116,7 @@ static void limit_files(rlim_t bytes)
 /* Nothing of it, or a part. */
 static void what_could_not_be_recorded_is_not_recorded_later(void)
 {
-    static const tr_layout one = {1, 2, 1}, two = {4, 1, 3};
+    static const tr_layout one = {1, 2, 1, 1}, two = {4, 1, 3, 2};
     signal(SIGXFSZ, SIG_IGN);
     for (rlim_t more = 0; more <= 30; more += 30) {
         char *directory = enter_directory(), *path = path_in(directory, "epochs.jsonl");
@@ -265,7 +274,8 @@ static void expect_dealt(const tr_layout *before, const tr_layout *after)
 
 static void state_is_dealt_tensor_by_tensor(void)
 {
-    static const tr_layout layouts[] = {{1, 1, 1}, {3, 1, 1}, {2, 2, 1}, {1, 4, 1}, {2, 2, 2}, {1, 3, 1}};
+    static const tr_layout layouts[] = {{1, 1, 1, 1}, {3, 1, 1, 1}, {2, 2, 1, 1},
+                                        {1, 4, 1, 1}, {2, 2, 2, 1}, {1, 3, 1, 1}};
     enum { N = sizeof layouts / sizeof *layouts };
     enter("{}");
     for (int i = 0; i < N; i++)
@@ -276,7 +286,7 @@ static void state_is_dealt_tensor_by_tensor(void)
 /* So that it keeps its memory. */
 static void who_stays_what_it_was_takes_its_own_slot(void)
 {
-    static const tr_layout before = {2, 2, 1}, after = {4, 2, 1};
+    static const tr_layout before = {2, 2, 1, 1}, after = {4, 2, 1, 1};
     tr_job_plan from, to;
     tr_recipe owned[2];
     tr_state_move *moves;
