@@ -359,6 +359,51 @@ case_a_host_is_lost_behind_a_change() {
     [ "$(grep -c '"host_lost"' behind2/events.jsonl)" = 2 ] || fail "not two hosts were lost"
 }
 
+# Asked twice it goes at once; a worker that is asked is replaced where it is; a spare just goes.
+case_other_ways_to_leave() {
+    local first
+    long
+    lead ways train.steps=1500
+    join 10.77.0.2 ways.joiner
+    first=$joiner
+    wait_for_step 20
+    kill -TERM "$(pid_of_worker 2)"
+    wait_for_event workers_replaced
+    is_there 2 || fail "the worker's successor is on another host"
+    join 10.77.0.3 ways.joiner2
+    wait_for_hosts 2
+    kill -TERM "$(agent_of "$joiner")"
+    wait "$joiner" || fail "the spare ends with exit $?"
+    wait_for_event host_left
+    changed_without_loss long
+    [ "$(epochs)" = "1 2 " ] || fail "epochs $(epochs)"
+    wait "$first" || fail "the joiner fails"
+    lead twice $pipeline train.steps=1500
+    join 10.77.0.2 twice.joiner
+    wait_for_step 20
+    kill -INT "$(agent_of "$joiner")"
+    kill -TERM "$(agent_of "$joiner")"
+    wait "$joiner" || fail "the host that leaves at once ends with exit $?"
+    same_bits long
+}
+
+case_a_resumed_job_keeps_its_layout() {
+    long
+    lead again train.steps=1500
+    join 10.77.0.2 again.joiner --stay
+    wait_for_step 20
+    scale data=4
+    wait_for_step 150
+    kill -KILL "$(cat "/proc/$head/task/$head/children")"
+    wait "$head" || true
+    timeout -k 5 120 "$troupe" train recipe.yaml run=again $hosts train.steps=1500 --resume >again.out2 2>&1 &
+    head=$!
+    wait_for_hosts 2
+    same_bits long
+    is_there 3 && is_there 4 || fail "not the layout that it was scaled to"
+    wait "$joiner" || fail "the joiner fails"
+}
+
 # Whatever moment of a change the host is lost in, whether it is to get work, to give it or to keep it.
 case_a_host_is_lost_during_a_change() {
     local delay wish
@@ -450,8 +495,7 @@ case_a_quiet_job_keeps_its_hosts() {
 
 case_a_stall_for_copies_is_told() {
     local agent
-    long
-    lead stalled $pipeline train.steps=1500 supervision.silence=40 supervision.stall_after=2 supervision.hold_every=1
+    lead stalled $pipeline supervision.silence=25 supervision.stall_after=2 supervision.hold_every=1
     join 10.77.0.2 stalled.joiner
     agent=$(agent_of "$joiner")
     wait_for_step 20
@@ -461,7 +505,7 @@ case_a_stall_for_copies_is_told() {
     grep '"stalled"' stalled/events.jsonl |
         grep -q 'coordinator (head, pid [0-9]*), which waits for no actor.*it waits for copies of all held states on other hosts' ||
         fail "it does not say for what"
-    same_bits long
+    same_bits plain
 }
 
 case_another_host_replaces_it() {
@@ -494,17 +538,28 @@ case_a_spare_takes_over() {
     wait "$second" || fail "the spare fails"
 }
 
-case_the_agent_of_the_heads_host_dies() {
-    local real pid
-    lead agent $pipeline
+case_the_agent_of_the_heads_host_dies() { # also of one that knows the job's layout from the head alone
+    agent_dies plain "1 2 "
+    agent_dies long "1 2 3 " train.steps=1500
+}
+agent_dies() { # PLAIN EPOCHS [key=value]: with it, behind a change of the layout
+    local real pid plain=$1 epochs=$2
+    shift 2
+    [ $plain = plain ] || long
+    lead agent $pipeline "$@"
     join 10.77.0.2 agent.joiner
     wait_for_step 40
+    if [ $plain = long ]; then
+        scale data=2
+        is_there 3 && is_there 4 || fail "the second replica is not on the second host"
+        wait_for_step $(($(steps_logged) + 20))
+    fi
     real=$(cat "/proc/$head/task/$head/children") # below timeout(1) is the head, below it the agent
     real=${real%% *}
     pid=$(cat "/proc/$real/task/$real/children")
     kill -KILL ${pid%% *}
-    same_bits plain
-    [ "$(epochs)" = "1 2 " ] || fail "epochs $(epochs)"
+    same_bits $plain
+    [ "$(epochs)" = "$epochs" ] || fail "epochs $(epochs)"
 }
 
 cut_between_hosts() { # key=value...
@@ -588,7 +643,7 @@ case_hosts_that_do_not_come() {
     grep -q 'no head at' nobody || fail "does not say that nobody is there"
 }
 
-all="a_quiet_job_keeps_its_hosts a_stall_for_copies_is_told two_hosts_train_the_bits_of_one a_host_leaves_politely hosts_come_and_go scaling_over_hosts a_host_is_lost_during_a_change a_host_is_lost_behind_a_change ps_sees_all_hosts a_worker_on_another_host_dies who_may_not_join_is_refused a_lost_host_is_taken_over_by_equals
+all="other_ways_to_leave a_resumed_job_keeps_its_layout a_quiet_job_keeps_its_hosts a_stall_for_copies_is_told two_hosts_train_the_bits_of_one a_host_leaves_politely hosts_come_and_go scaling_over_hosts a_host_is_lost_during_a_change a_host_is_lost_behind_a_change ps_sees_all_hosts a_worker_on_another_host_dies who_may_not_join_is_refused a_lost_host_is_taken_over_by_equals
     a_lost_host_is_taken_over_by_copies those_who_live_on_keep_their_work a_slow_copy_holds_the_job_back another_host_replaces_it a_spare_takes_over the_agent_of_the_heads_host_dies
     a_cut_between_hosts a_host_that_comes_back_takes_copies one_side_is_deaf a_connection_that_flaps hosts_that_do_not_come"
 for each in ${*:-$all}; do

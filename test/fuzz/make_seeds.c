@@ -159,6 +159,20 @@ static void make_topology(void)
     MUST(tr_change_encode(&change, 3, 4, &written, &n_written, &err));
     seed("message", "change", "g", 1, written, n_written);
     tr_free(written);
+    const int32_t home_of[] = {-1, 0, 1, 0}, copy_of[] = {-1, 1, -1, -1, -1, -1, -1, -1};
+    const tr_state_fetch fetch = {.actor = 1, .from = 0, .to = 1};
+    tr_change on_hosts = change;
+    on_hosts.home = home_of;
+    on_hosts.copy = copy_of;
+    on_hosts.fetches = &fetch;
+    on_hosts.n_fetches = 1;
+    MUST((size_t)topology.n_nodes <= sizeof home_of / sizeof *home_of &&
+                 topology.n_actors <= sizeof copy_of / sizeof *copy_of
+             ? TR_OK
+             : TR_EINVAL);
+    MUST(tr_change_encode(&on_hosts, 3, 4, &written, &n_written, &err));
+    seed("message", "change-hosts", "g", 1, written, n_written);
+    tr_free(written);
     tr_free(bytes);
     make_lease(&topology);
     tr_topology_release(&topology);

@@ -69,6 +69,10 @@ static void check_change(const uint8_t *bytes, size_t size_bytes)
     }
     for (size_t i = 0; i < order.n_leaving; i++)
         FUZZ_PROMISE(order.leaving[i] >= 1 && order.leaving[i] < order.topology.n_nodes);
+    for (int32_t n = 1; order.home && n < order.topology.n_nodes; n++) FUZZ_PROMISE(order.home[n] >= 0);
+    for (size_t i = 0; order.home && i < order.topology.n_actors; i++) FUZZ_PROMISE(order.copy[i] >= -1);
+    for (size_t i = 0; i < order.n_fetches; i++)
+        FUZZ_PROMISE(order.home && order.fetches[i].actor && order.fetches[i].from != order.fetches[i].to);
     tr_change_order_release(&order);
 }
 
@@ -208,6 +212,10 @@ static void check_homes(const uint8_t *bytes, size_t size_bytes)
     const tr_topology topology = {.n_nodes = 2, .threads_per_node = 1, .actors = actors, .n_actors = 2};
     tr_homes homes;
     tr_error err = {0};
+    if (!tr_homes_peek(&homes, bytes, size_bytes, &err) && homes.topology_bytes) {
+        const uint8_t *at = homes.topology;
+        FUZZ_PROMISE(at >= bytes && at + homes.topology_bytes <= bytes + size_bytes);
+    }
     tr_status status = tr_homes_decode(&homes, bytes, size_bytes, &topology, &err);
     if (status) {
         fuzz_refused(status, &err);

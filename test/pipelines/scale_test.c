@@ -94,7 +94,7 @@ static void the_last_layouts_of_a_run_are_found_again(void)
     tr_epoch_log_close(&log);
     file = fopen(path, "ae");
     CU_ASSERT_FATAL(file != NULL);
-    fputs("{\"epoch\":8,\"data\":2,\"pipeline\":1,\"pieces\":1}\n",
+    fputs("\n{\"epoch\":8,\"data\":2,\"pipeline\":1,\"pieces\":1}\n",
           file); /* as it was before hosts changed */
     fputs("{\"epoch\":9,\"data\":2,\"pipeline\":1,\"pieces\":12,\"hos\n",
           file); /* cut short, and gone on behind */

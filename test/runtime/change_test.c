@@ -78,6 +78,54 @@ static void a_change_comes_over_whole_or_not_at_all(void)
     CU_ASSERT_EQUAL(tr_memory_blocks(), before);
 }
 
+static tr_status try_homes(const int32_t *home, const tr_state_fetch *fetches, size_t n,
+                           tr_change_order *order)
+{
+    static const int32_t copy[3] = {1, -1, 0};
+    tr_topology topology;
+    void *bytes;
+    size_t size;
+    make_topology(&topology);
+    const tr_change change = {.topology = &topology,
+                              .generation = 7,
+                              .home = home,
+                              .copy = copy,
+                              .fetches = fetches,
+                              .n_fetches = n};
+    CHECK_OK(tr_change_encode(&change, 3, 4, &bytes, &size, &err));
+    tr_status status = tr_change_decode(order, bytes, size, &err);
+    for (size_t cut = 0; cut < size; cut++) {
+        tr_change_order damaged;
+        CU_ASSERT_EQUAL(tr_change_decode(&damaged, bytes, cut, &err), TR_ECORRUPT);
+    }
+    tr_free(bytes);
+    tr_topology_release(&topology);
+    return status;
+}
+
+static void on_several_hosts_homes_and_transfers_come_with_it(void)
+{
+    static const int32_t home[4] = {-1, 0, 2, 1}, nowhere[4] = {-1, 0, -1, 1};
+    static const tr_state_fetch fetches[] = {{1, 0, 2}, {3, 1, 0}}, to_itself[] = {{1, 2, 2}},
+                                nobody[] = {{0, 0, 1}};
+    tr_change_order order;
+    size_t before = tr_memory_blocks();
+    CHECK_OK(try_homes(home, fetches, 2, &order));
+    CU_ASSERT(memcmp(order.home, home, sizeof home) == 0);
+    CU_ASSERT(order.copy[0] == 1 && order.copy[1] == -1 && order.copy[2] == 0);
+    CU_ASSERT(order.n_fetches == 2 && order.fetches[0].actor == 1 && order.fetches[0].from == 0 &&
+              order.fetches[0].to == 2 && order.fetches[1].actor == 3 && order.fetches[1].to == 0);
+    tr_change_order_release(&order);
+    CU_ASSERT_EQUAL(try_homes(nowhere, fetches, 2, &order), TR_ECORRUPT);
+    CU_ASSERT_EQUAL(try_homes(home, to_itself, 1, &order), TR_ECORRUPT);
+    CU_ASSERT_EQUAL(try_homes(home, nobody, 1, &order), TR_ECORRUPT);
+    CU_ASSERT_EQUAL(try_homes(NULL, fetches, 2, &order), TR_ECORRUPT); /* between whom? */
+    CHECK_OK(try_homes(NULL, NULL, 0, &order));
+    CU_ASSERT(!order.home && !order.copy && !order.n_fetches);
+    tr_change_order_release(&order);
+    CU_ASSERT_EQUAL(tr_memory_blocks(), before);
+}
+
 static void ranges_beyond_a_slot_are_refused(void)
 {
     static const tr_state_move bad[][2] = {
@@ -180,6 +228,7 @@ static void memory_is_taken_when_all_of_it_has_come(void)
 
 static const check_test tests[] = {
     CHECK_TEST(a_change_comes_over_whole_or_not_at_all),
+    CHECK_TEST(on_several_hosts_homes_and_transfers_come_with_it),
     CHECK_TEST(ranges_beyond_a_slot_are_refused),
     CHECK_TEST(a_slot_is_whole_only_with_the_bytes_that_were_published),
     CHECK_TEST(memory_is_taken_when_all_of_it_has_come),

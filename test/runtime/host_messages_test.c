@@ -25,6 +25,9 @@ static void homes_come_over_whole_or_not_at_all(void)
     tr_state_home states[2] = {{.actor = 1, .source = 0, .source_actor = 1, .copy = -1},
                                {.actor = 2, .source = 0, .source_actor = 1, .copy = 0}};
     tr_homes made = {.epoch = 3,
+                     .layout = 2,
+                     .topology = "plan",
+                     .topology_bytes = 4,
                      .n_members = 2,
                      .n_nodes = 3,
                      .n_states = 2,
@@ -41,6 +44,10 @@ static void homes_come_over_whole_or_not_at_all(void)
     CU_ASSERT_STRING_EQUAL(read.addresses[1], addresses[1]);
     CU_ASSERT(read.states[1].actor == 2 && read.states[1].source_actor == 1 && read.states[1].copy == 0);
     tr_homes_release(&read);
+    CHECK_OK(tr_homes_peek(&read, bytes, size, &err)); /* before it is known which topology it is of */
+    CU_ASSERT(read.epoch == 3 && read.layout == 2 && read.topology_bytes == 4 &&
+              memcmp(read.topology, "plan", 4) == 0);
+    CU_ASSERT_EQUAL(tr_homes_peek(&read, bytes, 3, &err), TR_ECORRUPT);
     for (size_t cut = 0; cut < size; cut++)
         CU_ASSERT_EQUAL(tr_homes_decode(&read, bytes, cut, &topology, &err), TR_ECORRUPT);
     tr_free(bytes);
@@ -58,7 +65,9 @@ static void homes_come_over_whole_or_not_at_all(void)
 
 static void a_part_points_into_its_message(void)
 {
-    const tr_slot_part made = {.actor = 2,
+    const tr_slot_part made = {.layout = 9,
+                               .fetched = true,
+                               .actor = 2,
                                .generation = 5,
                                .hash = 77,
                                .offset_bytes = 32,
@@ -71,7 +80,7 @@ static void a_part_points_into_its_message(void)
     CHECK_OK(tr_slot_part_encode(&made, &bytes, &size, &err));
     CHECK_OK(tr_slot_part_decode(&read, bytes, size, &err));
     CU_ASSERT(read.actor == 2 && read.generation == 5 && read.hash == 77 && read.offset_bytes == 32 &&
-              read.good);
+              read.good && read.layout == 9 && read.fetched);
     CU_ASSERT(read.n_bytes == 3 && memcmp(read.bytes, "abc", 3) == 0);
     CU_ASSERT((const char *)read.bytes > (const char *)bytes &&
               (const char *)read.bytes < (const char *)bytes + size);

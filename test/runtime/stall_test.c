@@ -194,6 +194,19 @@ static void one_that_says_nothing_is_the_last_to_be_suspected(void)
            "from three, for 41.0 s");
 }
 
+static void a_word_from_outside_of_the_actors_is_told(void)
+{
+    scene self;
+    set_scene(&self);
+    waits(&self, 2, 41, TR_WAIT_MESSAGE, 2);
+    waits(&self, 3, 40, TR_WAIT_WORD, 0); /* of no actor */
+    strcpy(self.seen[2].host_name, "second");
+    expect(&self, TR_STALL_IDLE, 3, 1,
+           "three (worker 3, pid 1003 on second), which waits for no actor; it waits for the vote for 40.0 "
+           "s; two "
+           "waits for backward from three, for 41.0 s");
+}
+
 static void where_nobody_waits_there_is_no_stall(void)
 {
     scene self;
@@ -230,6 +243,7 @@ static const check_test tests[] = {
     CHECK_TEST(a_silent_process_is_named),
     CHECK_TEST(any_of_several_waits_may_be_the_one),
     CHECK_TEST(one_that_says_nothing_is_the_last_to_be_suspected),
+    CHECK_TEST(a_word_from_outside_of_the_actors_is_told),
     CHECK_TEST(where_nobody_waits_there_is_no_stall),
     CHECK_TEST(a_long_report_is_cut),
 };
