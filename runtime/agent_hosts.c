@@ -24,7 +24,7 @@ static const tr_actor_spec *actor_at(const hosts *self, uint32_t i)
 
 static bool is_mine(const hosts *self, int32_t node)
 {
-    return self->settled && self->homes.home[node] == self->me;
+    return self->settled && node < self->homes.n_nodes && self->homes.home[node] == self->me;
 }
 
 tr_status tr__agent_hosts_new(tr__agent_hosts **out, tr__agent *agent, tr_error *err)

@@ -38,7 +38,7 @@ static uint64_t slot_bytes(const hosts *self, uint32_t i)
 
 static bool is_mine(const hosts *self, int32_t node)
 {
-    return self->settled && self->homes.home[node] == self->me;
+    return self->settled && node < self->homes.n_nodes && self->homes.home[node] == self->me;
 }
 
 /* --- sending --- */

@@ -61,7 +61,7 @@ void tr__hosts_let_go(tr_hosts *self)
         let_go(self, m);
         any = true;
     }
-    if (any) tr__hosts_tell_homes(self);
+    if (any && self->head->phase == TR_HEAD_RUNNING) tr__hosts_tell_homes(self);
 }
 
 void tr__hosts_wants_to_leave(tr_hosts *self, int32_t m)
@@ -73,7 +73,7 @@ void tr__hosts_wants_to_leave(tr_hosts *self, int32_t m)
     snprintf(line, sizeof line, "%s is asked to leave%s", text,
              has_work(self, m) ? ": others take over what runs there" : "");
     tr_head_tell(self->head, TR_JOB_HOST_LEAVING, -1, 0, line);
-    if (self->head->phase != TR_HEAD_RUNNING) return; /* when all are ready it is seen to */
+    if (self->all_came && self->head->phase != TR_HEAD_RUNNING) return; /* when all are ready it is seen to */
     tr__hosts_let_go(self);
     tr__hosts_consider(self);
 }
