@@ -202,10 +202,10 @@ case_ps_sees_all_hosts() {
     pid=$(pid_of_worker 2)
     sleep 1 # two reports
     "$troupe" ps seen >seen.ps || fail "ps fails"
-    row=$(grep 'stage 0 of replica 1' seen.ps)
+    row=$(grep '^stage 0 of replica 1' seen.ps)
     [[ $row =~ worker\ 2\ +second\ +$pid\ +[0-9]+\ MiB\ +1\.0\ +([0-9]+)\ +[0-9-]+\ +[0-9]+\ +([0-9]+)\  ]] || fail "not seen at work: $row"
     [ "${BASH_REMATCH[1]}" -ge 10 ] && [ "${BASH_REMATCH[2]}" -gt 100 ] || fail "nothing is done there: $row"
-    row=$(grep 'stage 0 of replica 0' seen.ps)
+    row=$(grep '^stage 0 of replica 0' seen.ps)
     [[ $row =~ worker\ 1\ +$(hostname)\ +$(pid_of_worker 1)\ +[0-9]+\ MiB ]] || fail "not seen: $row"
     "$troupe" top seen --interval 0.1 2>&1 | head -n 20 | grep -q 'worker 2 *second' || fail "top does not show it"
     kill -STOP "$pid"
@@ -259,12 +259,17 @@ case_a_host_leaves_politely() {
     local signal
     long
     for signal in TERM INT; do
-        if [ $signal = TERM ]; then lead left train.steps=1500 $pipeline; else lead left train.steps=1500; fi
+        if [ $signal = TERM ]; then
+            lead left train.steps=1500 $pipeline
+        else
+            lead left train.steps=1500 recovery=replay
+        fi
         join 10.77.0.2 left.joiner
         wait_for_step 40
         kill -$signal "$(agent_of "$joiner")"
         wait "$joiner" || fail "the host that leaves ends with exit $?"
         grep -q 'has left the job' left.joiner || fail "does not say that it left"
+        ! grep -q 'lease of this host' left.joiner || fail "was not told that it may go"
         wait_for_event host_left
         wait_for_event hosts_changed
         wait_for_step $(($(steps_logged) + 5))
