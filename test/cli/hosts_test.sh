@@ -386,8 +386,9 @@ case_other_ways_to_leave() {
     lead twice $pipeline train.steps=1500
     join 10.77.0.2 twice.joiner
     wait_for_step 20
-    kill -INT "$(agent_of "$joiner")"
-    kill -TERM "$(agent_of "$joiner")"
+    first=$(agent_of "$joiner")
+    kill -INT "$first"
+    kill -TERM "$first" || true # it may be gone by now
     wait "$joiner" || fail "the host that leaves at once ends with exit $?"
     same_bits long
 }
@@ -412,10 +413,10 @@ case_a_resumed_job_keeps_its_layout() {
 # Whatever moment of a change the host is lost in, whether it is to get work, to give it or to keep it.
 case_a_host_is_lost_during_a_change() {
     local delay wish
-    long
-    for delay in 0 0.01 0.02 0.04 0.08; do
+    "$troupe" train recipe.yaml run=plain600 train.steps=600 layout.processes=false transport=inproc >/dev/null
+    for delay in 0 0.02 0.06; do
         for wish in "data=4 pipeline=1" "data=1 pipeline=1 hosts=1" leave; do
-            lead mid $pipeline train.steps=1500
+            lead mid $pipeline train.steps=600
             join 10.77.0.2 mid.joiner
             wait_for_step 30
             if [ "$wish" = leave ]; then
@@ -425,7 +426,7 @@ case_a_host_is_lost_during_a_change() {
             fi
             sleep $delay
             kill_host
-            same_bits long
+            same_bits plain600
         done
     done
 }

@@ -255,8 +255,9 @@ static void what_cannot_be_is_refused_with_one_line(void)
     CU_ASSERT(scale(&one, "data=5", NULL, 2, "layout.data '5' is more replicas than reduction groups (4)"));
     CU_ASSERT(scale(&one, "pipeline=3", NULL, 2, "layout.pipeline '3'"));
     CU_ASSERT(scale(&one, "data=0", NULL, 2, "data '0' is not a whole number from 1 to 65536"));
-    CU_ASSERT(scale(&one, "data=2x", NULL, 2, "'data=2x' is not data=N, pipeline=N or pieces=N"));
-    CU_ASSERT(scale(&one, "steps=2", NULL, 2, "'steps' cannot be scaled; data, pipeline and pieces can"));
+    CU_ASSERT(scale(&one, "data=2x", NULL, 2, "'data=2x' is not data=N, pipeline=N, pieces=N or hosts=N"));
+    CU_ASSERT(
+        scale(&one, "steps=2", NULL, 2, "'steps' cannot be scaled; data, pipeline, pieces and hosts can"));
     CU_ASSERT(scale(&one, "data=2", "data=4", 2, "data is given twice"));
     CU_ASSERT(scale(&one, NULL, NULL, 2, "scale to what?"));
     CU_ASSERT(scale(&one, "data=1", "pipeline=1", 0, "it has that layout already"));
