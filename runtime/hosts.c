@@ -400,21 +400,6 @@ void tr_hosts_agent_ended(tr_hosts *self)
 
 /* --- what agents say, and the time --- */
 
-tr_place_seen tr_hosts_place(tr_hosts *self, int32_t node, int32_t pid)
-{
-    int32_t m = self->home[node];
-    if (m == 0) return tr_place_of(pid, TR_LAUNCH_FIRST_INHERITED);
-    return tr_host_pages_begin(self->pages, node, pid, self->members[m].host, self->members[m].name);
-}
-
-static void hear_seen(tr_hosts *self, int32_t m, const tr_message *message)
-{
-    tr_worker_seen seen;
-    if (tr_worker_seen_decode(&seen, tr_message_bytes(message), message->frame.body_bytes, NULL) == TR_OK &&
-        seen.node < n_nodes(self) && self->home[seen.node] == m)
-        tr_host_pages_take(self->pages, &seen, tr_node_now_ns(self->head->node));
-}
-
 bool tr_hosts_hear(tr_hosts *self, int32_t peer, const tr_message *message)
 {
     tr_slot_part held;
@@ -427,7 +412,7 @@ bool tr_hosts_hear(tr_hosts *self, int32_t peer, const tr_message *message)
         return true;
     }
     if (message->frame.edge == TR_CONTROL_SEEN) {
-        hear_seen(self, m, message);
+        tr__hosts_seen(self, m, message);
         return true;
     }
     if (message->frame.edge != TR_CONTROL_HELD) return false;
@@ -527,38 +512,6 @@ bool tr_hosts_have_left(const tr_hosts *self)
 }
 
 /* --- beginning and end --- */
-
-tr_status tr__hosts_resize(tr_hosts *self, const tr_topology *topology, tr_error *err)
-{
-    size_t n = topology->n_actors + 1, topology_bytes = 0;
-    bool *valid = tr_alloc_zero(n, sizeof *valid);
-    int32_t *copy = tr_alloc_zero(n, sizeof *copy);
-    uint64_t *copied = tr_alloc_zero(n, sizeof *copied);
-    void *encoded = NULL;
-    tr_status status = valid && copy && copied ? TR_OK : tr_fail(err, TR_ENOMEM, "no memory for hosts");
-    if (status == TR_OK) status = tr_topology_encode(topology, &encoded, &topology_bytes, err);
-    if (status != TR_OK) {
-        tr_free(valid);
-        tr_free(copy);
-        tr_free(copied);
-        return status;
-    }
-    tr_free(self->valid);
-    tr_free(self->copy);
-    tr_free(self->copied);
-    tr_free(self->launch.topology);
-    self->valid = valid;
-    self->copy = copy;
-    self->copied = copied;
-    self->launch.topology = encoded;
-    self->launch.topology_bytes = topology_bytes;
-    for (size_t i = 0; i < topology->n_actors; i++) {
-        self->valid[i] = topology->actors[i].state_bytes > 0;
-        self->copy[i] = -1;
-    }
-    tr_plan_hash(encoded, topology_bytes, self->mine.plan);
-    return TR_OK;
-}
 
 static tr_status copy_launch(tr_hosts *self, const tr_launch *launch, tr_error *err)
 {

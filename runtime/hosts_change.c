@@ -275,11 +275,44 @@ void tr__hosts_lost_in_change(tr_hosts *self, const char *text)
     tr_head_refuse_change(self->head, &err);
 }
 
+/* The actors' states are those of another topology; all are where their homes are. */
+static tr_status resize(tr_hosts *self, const tr_topology *topology, tr_error *err)
+{
+    size_t n = topology->n_actors + 1, topology_bytes = 0;
+    bool *valid = tr_alloc_zero(n, sizeof *valid);
+    int32_t *copy = tr_alloc_zero(n, sizeof *copy);
+    uint64_t *copied = tr_alloc_zero(n, sizeof *copied);
+    void *encoded = NULL;
+    tr_status status = valid && copy && copied ? TR_OK : tr_fail(err, TR_ENOMEM, "no memory for hosts");
+    if (status == TR_OK) status = tr_topology_encode(topology, &encoded, &topology_bytes, err);
+    if (status != TR_OK) {
+        tr_free(valid);
+        tr_free(copy);
+        tr_free(copied);
+        return status;
+    }
+    tr_free(self->valid);
+    tr_free(self->copy);
+    tr_free(self->copied);
+    tr_free(self->launch.topology);
+    self->valid = valid;
+    self->copy = copy;
+    self->copied = copied;
+    self->launch.topology = encoded;
+    self->launch.topology_bytes = topology_bytes;
+    for (size_t i = 0; i < topology->n_actors; i++) {
+        self->valid[i] = topology->actors[i].state_bytes > 0;
+        self->copy[i] = -1;
+    }
+    tr_plan_hash(encoded, topology_bytes, self->mine.plan);
+    return TR_OK;
+}
+
 /* The head's topology is still the one before. */
 tr_status tr_hosts_change(tr_hosts *self, const tr_change *change, tr_error *err)
 {
     int32_t n_before = self->head->topology->n_nodes, n_after = change->topology->n_nodes;
-    tr_status status = tr__hosts_resize(self, change->topology, err);
+    tr_status status = resize(self, change->topology, err);
     if (status != TR_OK) return status;
     for (int32_t node = 1; node < n_before; node++)
         if (node >= n_after || self->next_home[node] != self->home[node])

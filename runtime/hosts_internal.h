@@ -64,12 +64,13 @@ static inline bool tr__hosts_stays(const tr_hosts *self, int32_t m)
     return tr__hosts_is_here(self, m) && !self->members[m].leaving;
 }
 
+/* hosts_seen.c: what an agent tells of one of its workers. */
+void tr__hosts_seen(tr_hosts *self, int32_t m, const tr_message *message);
+
 /* hosts.c */
 void tr__hosts_describe(const tr_hosts *self, int32_t m, char text[TR__HOST_LINE_BYTES]);
 void tr__hosts_tell_homes(tr_hosts *self);       /* while all run: who is where, and who keeps copies */
 int32_t tr__hosts_missing(const tr_hosts *self); /* a host of the plan that nobody plays; -1: none */
-/* The actors' states are those of another topology; all are where their homes are. */
-tr_status tr__hosts_resize(tr_hosts *self, const tr_topology *topology, tr_error *err);
 void tr__hosts_disconnect_worker(tr_hosts *self, int32_t node);
 
 /* hosts_change.c: is there a spare for a missing host, or does somebody leave who has work? Asks for a change then. */
