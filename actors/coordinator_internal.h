@@ -53,6 +53,13 @@ typedef struct tr__coordinator {
     uint32_t pause_at;    /* not before this step: the one at hand is finished */
 } tr__coordinator;
 
+/* Nothing is committed until the monitor has taken a record. */
+static inline bool tr__coordinator_is_far_ahead(const tr__coordinator *self)
+{
+    uint32_t most = self->known->most_untold;
+    return self->n_untold >= (most ? most : TR_COORDINATOR_UNTOLD);
+}
+
 /* See tr_behavior.waits; state: a tr__coordinator. */
 uint32_t tr__coordinator_waits(const tr_actor *actor, const void *state, tr_wait *waits, uint32_t capacity);
 

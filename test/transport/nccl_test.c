@@ -74,7 +74,7 @@ static void *live(void *context)
     if (!self->status) self->status = tr_stream_new(&stream, device, &self->err);
     options.stream = stream;
     if (!self->status) self->status = tr_nccl.join(&group, &options, &self->err);
-    if (!self->status) self->status = settle(group, 20000, &self->err);
+    if (!self->status) self->status = settle(group, CHECK_SIZE(20000, 1000), &self->err);
     if (!self->status) exchange_with_all(self, group, memory);
     tr_status left = tr_nccl.leave(&group, &self->err);
     if (!self->status) self->status = left;
@@ -167,6 +167,7 @@ static const check_test tests[] = {
 
 int main(void)
 {
+    setenv("TROUPE_NCCL", FAKE_NCCL, 1); /* where memory fails each test runs by itself */
     alarm(100);
     return check_run("transport/nccl", tests, sizeof tests / sizeof *tests);
 }
