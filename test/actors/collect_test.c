@@ -4,6 +4,9 @@
 #include "actors/stage_collect.h"
 #include "tiny_job.h"
 
+#include <signal.h>
+#include <sys/wait.h>
+
 static void run_well(tiny_job *job)
 {
     tr_error err = {0};
@@ -130,12 +133,30 @@ static void one_that_cannot_join_keeps_all_with_the_host(void)
     }
 }
 
+/* The device may still write into what would be freed, so the process ends, and its agent replaces it. */
+static void a_worker_that_cannot_leave_its_group_is_ended_by_force(void)
+{
+    if (CHECK_SIZE(false, true)) return; /* it waits for seconds */
+    int status = 0;
+    pid_t child = fork();
+    if (child == 0) {
+        tr_error err = {0};
+        tiny_job job = job_of(2, 1, 4, 4, false);
+        setenv("FAKE_NCCL_HANGS", "1", 1);
+        tiny_run(&job, &err);
+        _exit(0);
+    }
+    CU_ASSERT_EQUAL_FATAL(waitpid(child, &status, 0), child);
+    CU_ASSERT(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+}
+
 static const check_test tests[] = {
     CHECK_TEST(neighbours_share_a_bucket_until_it_is_full),
     CHECK_TEST(buckets_cover_every_element_once_in_the_order_of_the_program),
     CHECK_TEST(without_the_library_the_host_sums),
     CHECK_TEST(no_layout_and_no_bucket_changes_a_bit),
     CHECK_TEST(one_that_cannot_join_keeps_all_with_the_host),
+    CHECK_TEST(a_worker_that_cannot_leave_its_group_is_ended_by_force),
 };
 
 int main(void)

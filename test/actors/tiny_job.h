@@ -255,7 +255,7 @@ static tr_status simulate_starved(const tr_topology *topology, const tr_registry
     tr_simulation *simulation;
     tr_simulation_options options = {.topology = topology,
                                      .registry = registry,
-                                     .max_events = CHECK_SIZE(1000000, 6000),
+                                     .max_events = CHECK_SIZE(1000000, 1500),
                                      .control = {.in_order = true},
                                      .starved = tr_role_find(topology, TR_ROLE_MONITOR)};
     tr_status status = tr_simulation_new(&simulation, &options, err);

@@ -224,7 +224,7 @@ static void simulate(job *self, uint64_t seed)
                                      .registry = &registry,
                                      .data = gentle,
                                      .control = gentle,
-                                     .max_events = CHECK_SIZE(200000, 6000),
+                                     .max_events = CHECK_SIZE(200000, 1500),
                                      .duration_ns = duration_of,
                                      .context = self};
     tr_simulation *simulation;
