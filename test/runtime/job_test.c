@@ -181,10 +181,9 @@ typedef struct observed {
     bool running;
     pid_t kill_agent, send; /* what to do when the job runs: kill the agent; send ourselves this signal */
     int n_send;
-    int later; /* and this one from a process of its own, later_ms after that; 0: none */
-    uint32_t later_ms;
-    pid_t sender;
-    int report; /* a descriptor that gets the pids, and 0 when the job runs; 0: none */
+    int later, later_ms; /* and this one so much later; 0: none */
+    pid_t sender;        /* of that */
+    int report;          /* a descriptor that gets the pids, and 0 when the job runs; 0: none */
     uint64_t running_ns, stopping_ns;
 } observed;
 
@@ -209,8 +208,7 @@ static pid_t child_of(pid_t parent)
     return found;
 }
 
-/* From a process of its own, after a while: signals that come together are one to the kernel. From when the job runs on: one
- * that comes before is another case. */
+/* From a process of its own, a while after the job runs: signals that come together are one to the kernel. */
 static pid_t send_later(int signal, uint32_t after_ms)
 {
     pid_t parent = getpid(), pid = fork();
@@ -242,7 +240,7 @@ static void on_event(void *context, const tr_job_event *event)
     if (seen->kill_agent) seen->kill_agent = child_of(getpid());
     if (seen->kill_agent) kill(seen->kill_agent, SIGKILL);
     for (int i = 0; i < seen->n_send; i++) kill(getpid(), SIGTERM);
-    if (seen->later) seen->sender = send_later(seen->later, seen->later_ms);
+    if (seen->later) seen->sender = send_later(seen->later, (uint32_t)seen->later_ms);
 }
 
 static void make_ring(tr_topology *topology, uint32_t n_rounds, int victim, fault harm)
