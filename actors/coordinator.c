@@ -189,7 +189,7 @@ static void commit_when_ready(coordinator *self)
     if (self->ended || self->n_ready < self->n_stages_all || self->n_losses < plan->n_microbatches) return;
     if (self->stopping && self->step > plan->first_step && self->last_checkpoint == self->step)
         return; /* the last step is done; only its checkpoint is awaited */
-    if (self->n_untold >= TR_COORDINATOR_UNTOLD) return;
+    if (tr__coordinator_is_far_ahead(self)) return;
     if (tr__coordinator_waits_for_copies(self)) return;
     uint64_t targets = self->counted[self->step % self->ring];
     double loss = sum_losses(self) / (double)targets, norm = norm_of_gradient(self);

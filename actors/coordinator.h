@@ -48,6 +48,7 @@ typedef struct tr_coordinator_context {
     void *context;
     double (*learning_rate)(void *context, uint32_t step);
     tr_coordinator_journal *journal; /* NULL: it never begins again */
+    uint32_t most_untold;            /* less than TR_COORDINATOR_UNTOLD, which 0 says */
     /* After TR_TOPIC_PAUSE: the state after `step` updates is in a slot of every stage, its record told, no checkpoint is
      * being written, and nobody is told to update until it hears TR_TOPIC_GO_ON or begins again. On the actor's thread,
      * within a handler. NULL: it never pauses. */

@@ -54,6 +54,12 @@ typedef struct tr__coordinator {
 } tr__coordinator;
 
 bool tr__coordinator_waits_for_copies(const tr__coordinator *self);
+/* Nothing is committed until the monitor has taken a record. */
+static inline bool tr__coordinator_is_far_ahead(const tr__coordinator *self)
+{
+    uint32_t most = self->known->most_untold;
+    return self->n_untold >= (most ? most : TR_COORDINATOR_UNTOLD);
+}
 
 /* See tr_behavior.waits; state: a tr__coordinator. */
 uint32_t tr__coordinator_waits(const tr_actor *actor, const void *state, tr_wait *waits, uint32_t capacity);

@@ -26,7 +26,7 @@ uint32_t tr__coordinator_waits(const tr_actor *actor, const void *state, tr_wait
         waits[n++] = (tr_wait){.kind = TR_WAIT_WORD,
                                .topic = TR_TOPIC_EVALUATED,
                                .which = (uint32_t)self->stages[(r + 1) * plan->n_stages - 1]};
-    if (self->n_untold >= TR_COORDINATOR_UNTOLD && n < capacity)
+    if (tr__coordinator_is_far_ahead(self) && n < capacity)
         waits[n++] =
             (tr_wait){.kind = TR_WAIT_WORD, .topic = TR_TOPIC_RECORDED, .which = (uint32_t)self->monitor};
     bool counted =

@@ -326,6 +326,7 @@ static void suspect(tr_head *self, int32_t node, const char *reason)
     if (self->phase == TR_HEAD_ENDING || self->suspect) return;
     tr_log(TR_LOG_INFO, "the link to node %d broke: %s", node, reason);
     self->suspect = node;
+    snprintf(self->suspect_reason, sizeof self->suspect_reason, "%s", reason);
     self->suspect_since_ns = tr_node_now_ns(self->node);
 }
 

@@ -67,6 +67,7 @@ typedef struct tr_head {
     tr_error held;         /* a failure that a death may explain yet; status TR_OK: none */
     uint64_t held_since_ns;
     int32_t suspect; /* a node whose link broke; 0: none. Its death may be told yet, with more to say */
+    char suspect_reason[TR_ERROR_SIZE];
     uint64_t suspect_since_ns;
     uint64_t greeted_from_ns, greeting_until_ns;
     uint64_t explained_until_ns; /* ending: until then a death may still explain the cause */

@@ -37,8 +37,9 @@ void tr_head_check_suspect(tr_head *self, uint64_t now_ns)
     if (!self->suspect || now_ns < self->suspect_since_ns + (uint64_t)SUSPICION_MS * 1000000) return;
     int32_t node = self->suspect;
     bool is_agent = node == self->agent;
-    snprintf(text, sizeof text, "%s %d does not answer any more%s", is_agent ? "the agent, node" : "worker",
-             node, tr_head_can_recover(self) ? "" : ", though its process lives");
+    snprintf(text, sizeof text, "%s %d does not answer any more%s (%s)",
+             is_agent ? "the agent, node" : "worker", node,
+             tr_head_can_recover(self) ? "" : ", though its process lives", self->suspect_reason);
     if (tr_head_can_recover(self)) {
         self->suspect = 0;
         if (is_agent)

@@ -283,7 +283,7 @@ tr_status tr_node_load(tr_node *self, const tr_topology *topology, tr_state_regi
     return status;
 }
 
-tr_status tr_node_unload(tr_node *self, tr_error *err)
+tr_status tr_node_unload(tr_node *self, uint32_t next_epoch, tr_error *err)
 {
     tr_scheduler_clear(self->scheduler);
     if (self->world) tr__world_stop(self->world);
@@ -296,7 +296,7 @@ tr_status tr_node_unload(tr_node *self, tr_error *err)
     tr__world_destroy(&world);
     tr_timers_release(&self->timers);
     tr_timers_init(&self->timers);
-    tr_status status = tr__link_renew(&self->data, err);
+    tr_status status = tr__link_renew(&self->data, next_epoch, err);
     tr__peers_forget(self, -1);
     tr_scheduler_notify(self->scheduler, &self->service);
     return status;

@@ -74,9 +74,10 @@ void tr_node_start_actors(tr_node *self); /* calls start of each */
 
 /* A change of epoch (runtime/head.h): unload, set the epoch, connect anew, load, start.
  * Unload ends the actors (stop of each is called), drops what waits for them and closes the links for data, whose
- * address may be another one behind it; those for control stay, and what is lost of them is forgotten. Only while the node does not run, or from its own callbacks where
- * it has one thread. Errors: TR_EIO of the transport. */
-tr_status tr_node_unload(tr_node *self, tr_error *err);
+ * address may be another one behind it, and which nodes of incarnations before next_epoch do not get any more; those for
+ * control stay, and what is lost of them is forgotten. Only while the node does not run, or from its own callbacks where it
+ * has one thread. Errors: TR_EIO of the transport. */
+tr_status tr_node_unload(tr_node *self, uint32_t next_epoch, tr_error *err);
 /* Of what is loaded from now on. What carries another epoch is counted and dropped. generation: see tr_actor_generation. */
 void tr_node_set_epoch(tr_node *self, uint32_t epoch, uint64_t generation);
 /* A peer that was lost has greeted again. */

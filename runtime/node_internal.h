@@ -148,8 +148,9 @@ void tr__notice_all(tr_node *self, uint32_t topic, uint64_t source, const char *
 tr_status tr__link_send(tr__link *self, int32_t peer, tr_message **message);
 int tr__link_progress(tr__link *self); /* does nothing where another thread is at it */
 bool tr__peer_is_lost(tr_node *self, int32_t peer);
-void tr__peers_forget(tr_node *self, int32_t peer);      /* that it was lost; -1: all */
-tr_status tr__link_renew(tr__link *self, tr_error *err); /* quietly: nobody is told of a loss */
+void tr__peers_forget(tr_node *self, int32_t peer); /* that it was lost; -1: all */
+tr_status tr__link_renew(tr__link *self, uint32_t oldest,
+                         tr_error *err); /* quietly: nobody is told of a loss */
 tr_buffer *tr__on_place(void *context, int32_t peer, const tr_frame *frame);
 void tr__on_deliver(void *context, int32_t peer, tr_message *message);
 void tr__on_peer_lost(void *context, int32_t peer, const char *reason);

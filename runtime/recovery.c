@@ -83,7 +83,7 @@ void tr_head_begin_epoch(tr_head *self, const char *text)
     self->suspect = 0;
     self->held.status = TR_OK;
     self->phase = TR_HEAD_GREETING;
-    if (tr_node_unload(self->node, &err) == TR_OK)
+    if (tr_node_unload(self->node, self->epoch, &err) == TR_OK)
         call_everybody(self);
     else
         tr_head_end_because(self, err.status, err.message);

@@ -214,11 +214,11 @@ void tr__peers_forget(tr_node *self, int32_t peer)
     pthread_mutex_unlock(&self->peers_lock);
 }
 
-tr_status tr__link_renew(tr__link *self, tr_error *err)
+tr_status tr__link_renew(tr__link *self, uint32_t oldest, tr_error *err)
 {
     if (!self->transport) return TR_OK;
     pthread_mutex_lock(&self->lock);
-    tr_status status = tr_transport_renew(self->transport, err);
+    tr_status status = tr_transport_renew(self->transport, oldest, err);
     rearm(self);
     pthread_mutex_unlock(&self->lock);
     return status;

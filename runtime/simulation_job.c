@@ -203,6 +203,15 @@ static void end_epoch(tr__simulated_job *self, int32_t place)
     tr__job_trace(self, "a worker ends", place);
 }
 
+/* A suspicion ends in a fence, so nobody comes under it who lives and whose links hold, whatever happened to others. */
+static void audit_suspicion(tr__simulated_job *self)
+{
+    bool links_hold = self->counters.n_cuts + self->counters.n_zombies == 0;
+    int32_t node = self->head.suspect;
+    if (node && node < self->n_nodes && links_hold && self->processes[node].life == TR__PROCESS_RUNS)
+        tr__simulation_break(&self->base, "the head suspects worker %d, to which nothing had happened", node);
+}
+
 static void before_activation(void *context, int32_t place)
 {
     tr__faults_before(context, place);
@@ -218,6 +227,7 @@ static void after_activation(void *context, int32_t place)
     if (self->head.epoch < self->epoch_before)
         tr__simulation_break(&self->base, "epoch %u came after %u", self->head.epoch, self->epoch_before);
     self->epoch_before = self->head.epoch;
+    audit_suspicion(self);
 }
 
 /* ---- what happens beside nodes ---- */

@@ -210,6 +210,7 @@ static void handle_hello(inproc *self, const tr_message *message)
         if (link) tr__link_goodbye(&self->base, &link->base);
         return;
     }
+    if (tr__hello_is_late(&self->base, &message->frame)) return;
     tr_hello hello;
     tr_link *base_link = tr__hello_admit(&self->base, &message->frame, message->body->data, &hello);
     if (!base_link) {

@@ -59,6 +59,7 @@ struct tr_transport {
     tr_transport_counters counters;
     tr_link **links; /* searched in order: nodes are few */
     size_t n_links, links_capacity;
+    uint32_t oldest; /* the first incarnation that may greet: see tr_transport_renew */
     size_t
         n_failed; /* links whose loss is still to be reported; relaxed where it is asked for without a lock */
     char address[TR_ADDRESS_CHARS];
@@ -82,6 +83,11 @@ void tr__link_report(tr_transport *self, tr_link *link);
 
 /* A sealed HELLO to `peer` that says who and where we are; goodbye has no body. Errors: TR_ENOMEM. */
 tr_status tr__hello_new(tr_transport *self, int32_t peer, bool goodbye, tr_message **out, tr_error *err);
+
+/* A HELLO (with a body) that was said before the last renewal and has come behind it? Counted as refused. It gets no answer:
+ * its sender's end of the link is gone, or goes as soon as it hears why we began anew. Taken, it would stand for the
+ * peer's next life, and its end would look like that one's. */
+bool tr__hello_is_late(tr_transport *self, const tr_frame *frame);
 
 /* Judges a HELLO with a body. Returns the peer's link, made if need be, with its incarnation noted but its
  * state unchanged, or NULL when the peer is refused (counted and logged). A link to an older incarnation is

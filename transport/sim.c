@@ -349,16 +349,20 @@ static tr_status sim_open(tr_transport *base, tr_error *err)
 }
 
 /* Greetings do not fly: a link is there, for both, or it is refused. */
-static tr_link *greet(sim *self, sim *to, tr_error *err)
+static tr_link *greet(sim *self, sim *to, bool *is_late, tr_error *err)
 {
     tr_message *message;
     if (tr__hello_new(&self->base, to->base.options.node, false, &message, err) != TR_OK) return NULL;
     tr_hello hello;
-    tr_link *link = tr__hello_admit(&to->base, &message->frame, tr_message_bytes(message), &hello);
+    *is_late = tr__hello_is_late(&to->base, &message->frame);
+    tr_link *link =
+        *is_late ? NULL : tr__hello_admit(&to->base, &message->frame, tr_message_bytes(message), &hello);
     tr_message_destroy(&message);
     if (link) {
         link->state = TR_LINK_OPEN;
         ((sim_link *)link)->cut = false;
+    } else if (*is_late) {
+        tr_fail(err, TR_EREFUSED, "node %d left a late greeting without an answer", to->base.options.node);
     } else if (to->base.counters.starved) {
         tr_fail(err, TR_ENOMEM, "node %d has no memory for a link", to->base.options.node);
     } else {
@@ -382,7 +386,9 @@ static tr_status sim_connect(tr_transport *base, tr_link *link, const char *addr
                                           .to_incarnation = base->options.incarnation});
         return TR_OK;
     }
-    if (greet(self, to, err) && greet(to, self, err)) return TR_OK;
+    bool is_late = false;
+    if (greet(self, to, &is_late, err) && greet(to, self, &is_late, err)) return TR_OK;
+    if (is_late) return TR_OK; /* nobody answers it, and it is not told */
     return to->base.counters.starved || self->base.counters.starved ? TR_ENOMEM : TR_EREFUSED;
 }
 

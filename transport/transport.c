@@ -208,8 +208,9 @@ void tr_transport_disconnect(tr_transport *self, int32_t peer)
     snprintf(link->reason, sizeof link->reason, "disconnected by this side");
 }
 
-tr_status tr_transport_renew(tr_transport *self, tr_error *err)
+tr_status tr_transport_renew(tr_transport *self, uint32_t oldest, tr_error *err)
 {
+    self->oldest = oldest;
     for (size_t i = 0; i < self->n_links; i++) tr_transport_disconnect(self, self->links[i]->peer);
     return self->kind->renew ? self->kind->renew(self, err) : TR_OK;
 }
@@ -273,6 +274,14 @@ static tr_status judge_hello(tr_transport *self, const tr_frame *frame, const vo
         return tr_fail(err, TR_EREFUSED, "node %d greets as incarnation '%u', but %u was here already",
                        hello->node, hello->incarnation, known->incarnation);
     return TR_OK;
+}
+
+bool tr__hello_is_late(tr_transport *self, const tr_frame *frame)
+{
+    if (frame->incarnation >= self->oldest) return false;
+    tr__refuse(self, "it greets as incarnation '%u', of before the link was renewed for '%u'",
+               frame->incarnation, self->oldest);
+    return true;
 }
 
 tr_link *tr__hello_admit(tr_transport *self, const tr_frame *frame, const void *body, tr_hello *hello)

@@ -87,8 +87,9 @@ bool tr_transport_arm(tr_transport *self);
 size_t tr_transport_unsent(const tr_transport *self);           /* messages accepted and not yet gone */
 void tr_transport_disconnect(tr_transport *self, int32_t peer); /* quietly: no peer_lost */
 /* Disconnects all, and begins anew with nothing that a killed peer could have left behind: for who outlives its peers. The
- * address may be another one, and the descriptors. Errors: TR_EIO; then it is merely disconnected. */
-tr_status tr_transport_renew(tr_transport *self, tr_error *err);
+ * address may be another one, and the descriptors. Peers greet from now on as `oldest` or a later incarnation: what earlier
+ * ones had still under way is dropped without a word. Errors: TR_EIO; then it is merely disconnected. */
+tr_status tr_transport_renew(tr_transport *self, uint32_t oldest, tr_error *err);
 tr_transport_counters tr_transport_count(const tr_transport *self);
 void tr_transport_destroy(tr_transport **self); /* waits at most 100 ms for unsent messages */
 

@@ -290,6 +290,10 @@ static void handle_greeting(tr__ucx *self, const greeting *noted)
         if (link) tr__link_goodbye(&self->base, &link->base);
         return;
     }
+    if (tr__hello_is_late(&self->base, &noted->frame)) {
+        if (!link) tr__ucx_endpoint_leave(self, noted->reply);
+        return;
+    }
     tr_link *base_link = tr__hello_admit(&self->base, &noted->frame, noted->body, &hello);
     if (!base_link) {
         turn_away(self, noted);

@@ -182,6 +182,7 @@ static void handle_hello(tr__zmq *self, arrival *in, const tr_frame *frame)
     tr_link *base_link = NULL;
     tr_error err;
     size_t identity_bytes = zmq_msg_size(&in->parts[0]);
+    if (tr__hello_is_late(&self->base, frame)) return;
     if (identity_bytes == TR__ZMQ_IDENTITY_BYTES)
         base_link = tr__hello_admit(&self->base, frame, zmq_msg_data(&in->parts[2]), &hello);
     else

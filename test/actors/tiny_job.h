@@ -33,6 +33,7 @@ typedef struct tiny_job {
     bool fail_record;      /* the monitor cannot write */
     bool interrupt_late;   /* SIGINT when a checkpoint is abandoned: its actor is being taken apart */
     bool starve_monitor;   /* in simulation: it has a turn when all others wait */
+    uint32_t most_untold;  /* see tr_coordinator_context */
     uint64_t tokens_before, fail_after; /* see tiny_fail_after */
     /* heard */
     tr_step_record records[MOST_STEPS];
@@ -254,7 +255,7 @@ static tr_status simulate_starved(const tr_topology *topology, const tr_registry
     tr_simulation *simulation;
     tr_simulation_options options = {.topology = topology,
                                      .registry = registry,
-                                     .max_events = 1000000,
+                                     .max_events = CHECK_SIZE(1000000, 1500),
                                      .control = {.in_order = true},
                                      .starved = tr_role_find(topology, TR_ROLE_MONITOR)};
     tr_status status = tr_simulation_new(&simulation, &options, err);
@@ -288,6 +289,7 @@ static tr_status tiny_run(tiny_job *self, tr_error *err)
                                           .n_elements = n_elements,
                                           .n_parameters = N_TINY,
                                           .tokens_before = self->tokens_before,
+                                          .most_untold = self->most_untold,
                                           .context = self,
                                           .learning_rate = tiny_lr};
     tr_monitor_context monitor = {

@@ -1,11 +1,12 @@
 /* test/transport/fake_nccl.c - a library with NCCL's names that moves memory between threads of one process: what
  * transport/nccl.c does with the real one is tested without a GPU. Like a communicator that does not block, everything is in
  * progress until it is asked for and all that it needs has come. Streams are not looked at: the CPU's are done at once.
- * FAKE_NCCL_REFUSES=RANK: that member's ncclCommInitRankConfig fails.
+ * FAKE_NCCL_REFUSES=RANK: that member's ncclCommInitRankConfig fails. FAKE_NCCL_HANGS: ncclCommAbort never returns.
  * SPDX-License-Identifier: Apache-2.0 */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { SUCCESS = 0, SYSTEM_ERROR = 2, INVALID_USAGE = 5, IN_PROGRESS = 7, MOST_GROUPS = 512, MOST_OPS = 256 };
 
@@ -96,6 +97,7 @@ int ncclCommInitRankConfig(void **comm, int n_ranks, unique_id id, int rank, voi
 
 int ncclCommAbort(void *comm)
 {
+    while (getenv("FAKE_NCCL_HANGS")) pause();
     free(comm);
     return SUCCESS;
 }

@@ -74,7 +74,7 @@ static void *live(void *context)
     if (!self->status) self->status = tr_stream_new(&stream, device, &self->err);
     options.stream = stream;
     if (!self->status) self->status = tr_nccl.join(&group, &options, &self->err);
-    if (!self->status) self->status = settle(group, 20000, &self->err);
+    if (!self->status) self->status = settle(group, CHECK_SIZE(20000, 1000), &self->err);
     if (!self->status) exchange_with_all(self, group, memory);
     tr_status left = tr_nccl.leave(&group, &self->err);
     if (!self->status) self->status = left;
@@ -158,15 +158,40 @@ static void what_the_library_refuses_is_told(void)
     tr_device_close(&device);
 }
 
+/* What it holds is left to it: the process is what ends. */
+static void a_group_that_cannot_be_left_is_given_up_within_its_time(void)
+{
+    tr_device *device = NULL;
+    tr_stream *stream = NULL;
+    tr_group *group = NULL;
+    tr_error err = {0};
+    tr_group_options options = {.n_members = 2, .member = 0};
+    CHECK_OK(tr_nccl.name_group(options.name, &err));
+    CHECK_OK(tr_device_open(&device, TR_DEVICE_CPU, 0, &err));
+    CHECK_OK(tr_stream_new(&stream, device, &err));
+    options.stream = stream;
+    CHECK_OK(tr_nccl.join(&group, &options, &err));
+    setenv("FAKE_NCCL_HANGS", "1", 1);
+    if (CHECK_SIZE(false, true)) return; /* it waits for seconds */
+    uint64_t began_ns = tr_clock_ns();
+    CU_ASSERT_EQUAL(tr_nccl.leave(&group, &err), TR_EIO);
+    uint64_t took_ms = (tr_clock_ns() - began_ns) / 1000000;
+    CU_ASSERT(strstr(err.message, "an exchange is still on the device 5 s after it was given up") != NULL);
+    CU_ASSERT(took_ms >= TR_GROUP_LEAVE_MS && took_ms < 3 * TR_GROUP_LEAVE_MS);
+    CU_ASSERT_PTR_NULL(group);
+}
+
 static const check_test tests[] = {
     CHECK_TEST(a_missing_library_is_named),
     CHECK_TEST(members_get_what_they_are_sent),
     CHECK_TEST(who_waits_for_a_member_that_never_comes_can_leave),
     CHECK_TEST(what_the_library_refuses_is_told),
+    CHECK_TEST(a_group_that_cannot_be_left_is_given_up_within_its_time), /* last: a thread of it stays */
 };
 
 int main(void)
 {
+    setenv("TROUPE_NCCL", FAKE_NCCL, 1); /* where memory fails each test runs by itself */
     alarm(100);
     return check_run("transport/nccl", tests, sizeof tests / sizeof *tests);
 }
