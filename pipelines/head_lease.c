@@ -221,11 +221,25 @@ static tr_status refused(const tr_head_lease *self, const tr_etcd_entry *other, 
                    self->job, other->value[0] ? other->value : "somebody else");
 }
 
+static void tell_waiting(const tr_head_lease *self, const tr_etcd_entry *other,
+                         tr_head_lease_patience patience)
+{
+    char text[TR_ERROR_SIZE];
+    const char *who = other->value[0] ? other->value : "somebody else";
+    if (!self->options.waits) return;
+    if (patience == TR_LEASE_FOR_EVER)
+        snprintf(text, sizeof text, "waits: job '%.500s' is led by %s", self->job, who);
+    else
+        snprintf(text, sizeof text, "waits up to %u s: job '%.500s' was led by %s, and may be yet",
+                 self->options.ttl_s + 2, self->job, who);
+    self->options.waits(self->options.context, text);
+}
+
 static tr_status wait_and_claim(tr_head_lease *self, tr_head_lease_patience patience, tr_error *err)
 {
     /* A dead holder's key goes within its time to live, which is mostly ours. etcd looks for ended leases twice a second. */
     uint64_t until_ns = now_ns() + (uint64_t)(self->options.ttl_s + 2) * 1000000000;
-    bool answered = false, said = false;
+    bool answered = false, said = false, told = false;
     tr_error why;
     for (;;) {
         tr_etcd_entry other = {0};
@@ -235,6 +249,8 @@ static tr_status wait_and_claim(tr_head_lease *self, tr_head_lease_patience pati
         bool waits =
             patience == TR_LEASE_FOR_EVER ? answered : patience == TR_LEASE_IF_DEAD && now_ns() < until_ns;
         if (!status && !waits) return refused(self, &other, err);
+        if (!status && !told) tell_waiting(self, &other, patience);
+        told = told || !status;
         if (status && !(answered && waits))
             return tr_fail(err, status == TR_ECORRUPT || status == TR_ENOMEM ? status : TR_ENOTFOUND,
                            "head.etcd: cannot ask for the lease of job '%s': %s", self->job, why.message);

@@ -30,6 +30,9 @@ typedef struct tr_head_lease_options {
     const char *holder;    /* who this is, for the others to read */
     uint32_t ttl_s;
     void *context;
+    void (*waits)(
+        void *context,
+        const char *text); /* once, where another one holds it and that is waited out; NULL: not told */
     void (*lost)(void *context, const char *text); /* on a thread of its own, once */
 } tr_head_lease_options;
 

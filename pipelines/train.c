@@ -460,8 +460,12 @@ static void leave_word(const training *self, tr_status status, const tr_error *e
 
 tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, bool *started, tr_error *err)
 {
-    training self = {
-        .recipe = recipe, .given = recipe, .lock = -1, .directory = -1, .lost_lead = options->lost_lead};
+    training self = {.recipe = recipe,
+                     .given = recipe,
+                     .lock = -1,
+                     .directory = -1,
+                     .lost_lead = options->lost_lead,
+                     .progress = options->progress};
     *started = false;
     bool needed = true;
     tr_status status =

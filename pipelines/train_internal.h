@@ -48,6 +48,7 @@ typedef struct tr__training {
     tr_trace_file *trace;                /* NULL: not wanted, or it could not be written */
     uint64_t n_dropped;                  /* spans of it that people know to be missing */
     void (*lost_lead)(const char *text); /* see tr_train_options */
+    FILE *progress;                      /* the same */
     char bind[TR_BIND_CHARS];            /* "": nodes choose */
     char listen[TR_BIND_CHARS + 8];      /* of the door, with several hosts */
     tr_curve_key key;                    /* where the recipe names one */

@@ -16,6 +16,14 @@ static void on_lost(void *context, const char *text)
     self->lost_lead(text);
 }
 
+static void on_waits(void *context, const char *text)
+{
+    const tr__training *self = context;
+    if (!self->progress) return;
+    fprintf(self->progress, "process %d %s\n", getpid(), text);
+    fflush(self->progress);
+}
+
 /* As realpath(3) will say it when the directory is there: all heads have to call it the same. Free with tr_free; NULL: no
  * memory. */
 static char *whole_path(const char *run)
@@ -60,6 +68,7 @@ tr_status tr__training_lead(tr__training *self, tr_head_lease_patience patience,
                                      .holder = holder,
                                      .ttl_s = (uint32_t)recipe->head.ttl,
                                      .context = self,
+                                     .waits = on_waits,
                                      .lost = on_lost};
     tr_status status = job && holder ? tr_head_lease_acquire(&self->lead, &options, patience, err)
                                      : tr_fail(err, TR_ENOMEM, "no memory for a lease");

@@ -6,7 +6,9 @@
 
 #include "base/clock.h"
 #include "check.h"
+#include "pipelines/checkpoint_files.h"
 #include "pipelines/files.h"
+#include "pipelines/run_directory.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -272,6 +274,64 @@ static void without_etcd_it_must_stop_and_is_lost_before_its_time_is_over(void)
     CU_ASSERT(start_etcd());
 }
 
+/* Its own process may not have run when `lost` should have ended it: then what it writes is looked at once more. */
+static void what_lasts_is_not_written_without_it(void)
+{
+    holder first;
+    tr_run *run;
+    tr_recipe recipe;
+    tr_model_config config;
+    tr_model_parameters parameters = {0};
+    tr_checkpoint_files *files;
+    char *path = path_in(home, "run"), *log = path_in(path, "log.jsonl"),
+         *epochs = path_in(path, "epochs.jsonl"), *third = path_in(path, "checkpoints/step-3");
+    char *text = tr_format("run: %s\nmodel: {preset: llama-15m}\ndata: {text: x}\nlr: {peak: 1}\n"
+                           "train: {steps: 9, sequence: 4, microbatch: 1}\n",
+                           path);
+    CHECK_OK(tr_recipe_parse(&recipe, text, strlen(text), "r", NULL, 0, &err));
+    CHECK_OK(acquire(&first, "lasts", "process 1", TR_LEASE_NOW));
+    const tr_run_beginning beginning = {.lock = -1, .lead = first.lease};
+    CHECK_OK(tr_run_open_at(&run, &recipe, &beginning, NULL, &err));
+    CU_ASSERT(tr_run_first_epoch(run) == 1);
+    CHECK_OK(tr_run_epoch(run, 1, &err));
+    const tr_step_record one = {.step = 1, .loss = 1}, two = {.step = 2, .loss = 1};
+    CHECK_OK(tr_run_record(run, &one, &err));
+    CHECK_OK(tr_model_config_preset(&config, "llama-15m", &err));
+    tr_checkpoint_files_options options = {
+        .run = path, .config = &config, .parameters = &parameters, .lead = first.lease, .keep = 1};
+    CHECK_OK(tr_checkpoint_files_new(&files, &options, &err));
+    const tr_checkpoint_writer *writer = tr_checkpoint_files_writer(files);
+    char named[256];
+    CHECK_OK(writer->begin(writer->context, 2, &err));
+    CHECK_OK(writer->commit(writer->context, named, sizeof named, &err));
+    CHECK_OK(writer->begin(writer->context, 3, &err));
+    kill_etcd();
+    uint64_t killed_ns = tr_clock_ns();
+    while (tr_head_lease_is_held(first.lease) && ms_since(killed_ns) < TTL_S * 1000 + SLACK_MS)
+        tr_clock_sleep_ms(5);
+    CU_ASSERT(tr_run_record(run, &two, &err) == TR_ECLOSED && strstr(err.message, "step 2 is not logged"));
+    CU_ASSERT(tr_run_epoch(run, 2, &err) == TR_EIO);
+    CU_ASSERT(writer->commit(writer->context, named, sizeof named, &err) == TR_ECLOSED &&
+              !tr_path_exists(third));
+    CU_ASSERT(writer->begin(writer->context, 4, &err) == TR_ECLOSED);
+    tr_checkpoint_files_destroy(&files);
+    tr_run_close(&run);
+    tr_head_lease_release(&first.lease);
+    size_t n = 0;
+    char *read = NULL;
+    CHECK_OK(tr_file_read(log, &read, &n, &err));
+    CU_ASSERT(strchr(read, '\n') == read + n - 1); /* one line */
+    tr_free(read);
+    CHECK_OK(tr_file_read(epochs, &read, &n, &err));
+    CU_ASSERT(strncmp(read, "{\"epoch\":1,\"lease\":", 19) == 0 && strchr(read, '\n') == read + n - 1);
+    tr_free(read);
+    tr_model_config_release(&config);
+    tr_recipe_release(&recipe);
+    char *const texts[] = {path, log, epochs, third, text};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) tr_free(texts[i]);
+    CU_ASSERT(start_etcd());
+}
+
 static void an_etcd_that_hangs_is_one_that_does_not_answer(void)
 {
     holder first;
@@ -420,6 +480,7 @@ static const check_test tests[] = {
     CHECK_TEST(who_waits_for_a_living_holder_is_refused_in_the_end),
     CHECK_TEST(a_standby_waits_also_while_etcd_is_away),
     CHECK_TEST(without_etcd_it_must_stop_and_is_lost_before_its_time_is_over),
+    CHECK_TEST(what_lasts_is_not_written_without_it),
     CHECK_TEST(an_etcd_that_hangs_is_one_that_does_not_answer),
     CHECK_TEST(epochs_are_won_once_and_only_by_who_holds_it),
     CHECK_TEST(another_address_is_asked_where_nobody_answers),
