@@ -144,6 +144,9 @@ tr_status tr_run_open_at(tr_run **out, const tr_recipe *recipe, const tr_run_beg
     if (!status && self->lock < 0) status = lock_directory(self, recipe->run, err);
     bool locked = !status; /* without the lock it is another troupe's, that made it since we looked */
     uint32_t n_kept = 0;
+    if (!status && self->lead && !tr_head_lease_is_held(self->lead))
+        status = tr_fail(err, TR_ECLOSED, "the run '%s' is not opened: this head does not lead any more",
+                         recipe->run);
     if (!status) status = open_files(self, recipe, beginning, &n_kept, err);
     if (!status && n_kept < updates) tell_of_gap(self, n_kept, updates);
     if (!status)

@@ -104,7 +104,7 @@ lead() { # HOST NAME key=value...: sets head
     name=$2
     shift 2
     rm -rf "$name" "$name".*
-    on "$at" timeout -k 5 90 "$troupe" train recipe.yaml run="$name" $common network.address="${address[$at]}" "$@" \
+    on "$at" timeout -k 5 90 "$troupe" train recipe.yaml run="./$name" $common network.address="${address[$at]}" "$@" \
         >"$name.$at.out" 2>"$name.$at.err" &
     head=$!
 }
@@ -341,8 +341,22 @@ case_a_standby_beside_the_head_takes_its_workers_over() { # on one host the leas
     [ "$(heads_in_epochs)" = 2 ] || fail "not two heads"
 }
 
+case_a_resume_waits_for_a_dead_heads_lease() {
+    local alone="layout.hosts=1 supervision.silence=null network.wait=null"
+    lead a resumed $alone
+    wait_for_step 50
+    kill -KILL "$(head_of $head)"
+    wait $head 2>/dev/null || true
+    on a timeout 60 "$troupe" train recipe.yaml --resume run=resumed $common network.address=10.78.0.2 $alone >resumed.out 2>&1 ||
+        fail "exit $?"
+    grep -q "waits up to 5 s: job '.*/resumed' was led by process" resumed.out || fail "it does not say that it waits"
+    same_bits
+    [ "$(heads_in_epochs)" = 2 ] || fail "not two heads"
+}
+
 all="the_leading_host_is_killed the_leading_host_is_cut_off two_standbys_and_one_more_loss the_loser_is_refused
-    etcd_goes_away no_etcd_at_the_start a_head_that_sleeps_beyond_its_lease_does_nothing a_standby_beside_the_head_takes_its_workers_over"
+    etcd_goes_away no_etcd_at_the_start a_head_that_sleeps_beyond_its_lease_does_nothing a_standby_beside_the_head_takes_its_workers_over
+    a_resume_waits_for_a_dead_heads_lease"
 start_etcd
 for each in ${*:-$all}; do
     began=$SECONDS

@@ -284,7 +284,8 @@ static void what_lasts_is_not_written_without_it(void)
     tr_model_parameters parameters = {0};
     tr_checkpoint_files *files;
     char *path = path_in(home, "run"), *log = path_in(path, "log.jsonl"),
-         *epochs = path_in(path, "epochs.jsonl"), *third = path_in(path, "checkpoints/step-3");
+         *epochs = path_in(path, "epochs.jsonl"), *third = path_in(path, "checkpoints/step-3"),
+         *late_path = path_in(home, "late");
     char *text = tr_format("run: %s\nmodel: {preset: llama-15m}\ndata: {text: x}\nlr: {peak: 1}\n"
                            "train: {steps: 9, sequence: 4, microbatch: 1}\n",
                            path);
@@ -311,6 +312,13 @@ static void what_lasts_is_not_written_without_it(void)
         tr_clock_sleep_ms(5);
     CU_ASSERT(tr_run_record(run, &two, &err) == TR_ECLOSED && strstr(err.message, "step 2 is not logged"));
     CU_ASSERT(tr_run_epoch(run, 2, &err) == TR_EIO);
+    tr_run *late;
+    tr_recipe_release(&recipe);
+    char *elsewhere = tr_format("run=%s", late_path);
+    const char *const overrides[] = {elsewhere};
+    CHECK_OK(tr_recipe_parse(&recipe, text, strlen(text), "r", overrides, 1, &err));
+    CU_ASSERT(tr_run_open_at(&late, &recipe, &beginning, NULL, &err) == TR_ECLOSED &&
+              !tr_path_exists(late_path));
     CU_ASSERT(writer->commit(writer->context, named, sizeof named, &err) == TR_ECLOSED &&
               !tr_path_exists(third));
     CU_ASSERT(writer->begin(writer->context, 4, &err) == TR_ECLOSED);
@@ -327,7 +335,7 @@ static void what_lasts_is_not_written_without_it(void)
     tr_free(read);
     tr_model_config_release(&config);
     tr_recipe_release(&recipe);
-    char *const texts[] = {path, log, epochs, third, text};
+    char *const texts[] = {path, log, epochs, third, late_path, elsewhere, text};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) tr_free(texts[i]);
     CU_ASSERT(start_etcd());
 }
@@ -426,7 +434,7 @@ static void *play(void *context)
     return NULL;
 }
 
-static void refuses(const char *says, bool without_end)
+static tr_status refuses(const char *says, bool without_end)
 {
     enum { TIMEOUT_MS = 400 };
     impostor other = {.says = says, .without_end = without_end};
@@ -450,6 +458,7 @@ static void refuses(const char *says, bool without_end)
     other.ends = true;
     pthread_join(thread, NULL);
     close(other.listener);
+    return status;
 }
 
 static void what_is_no_etcd_is_refused_in_time(void)
@@ -460,9 +469,10 @@ static void what_is_no_etcd_is_refused_in_time(void)
     refuses("220 mail.example.com ESMTP\r\n", false);
     refuses(HTTP, true);
     refuses(HTTP "X: ", true);
-    refuses(HTTP "\r\n", true); /* a body that does not end */
-    refuses(HTTP "Content-Length: 999999999999\r\n\r\n", true);
-    refuses(HTTP "Transfer-Encoding: chunked\r\n\r\nfffffff\r\n", true);
+    /* Bodies that do not end are not waited for. */
+    CU_ASSERT(refuses(HTTP "\r\n", true) == TR_ECORRUPT);
+    CU_ASSERT(refuses(HTTP "Content-Length: 999999999999\r\n\r\n", true) == TR_ECORRUPT);
+    CU_ASSERT(refuses(HTTP "Transfer-Encoding: chunked\r\n\r\nfffffff\r\n", true) == TR_ECORRUPT);
     refuses(HTTP "Content-Length: 2\r\n\r\n{}", false);
     refuses(HTTP "Content-Length: 9\r\n\r\n<html>...", false);
     refuses(HTTP "Content-Length: 500\r\n\r\n{\"ID\":\"7\",\"TTL\":\"3\"}", false); /* cut short */
