@@ -402,7 +402,7 @@ static tr_status check_head(const reading *self, tr_error *err)
     if (tr_etcd_check_addresses(recipe->head.etcd, &problem))
         return tr__recipe_refuse(self, line_of(self, "head.etcd"), "head.etcd", "", err, "%s",
                                  problem.message);
-    for (const char *at = recipe->head.job; at && (at == recipe->head.job || *at); at++)
+    for (const char *at = recipe->head.job; at && *at; at++)
         if ((unsigned char)*at < 32 || *at == 127)
             return tr__recipe_refuse(self, line_of(self, "head.job"), "head.job", "", err,
                                      "is no name; give some characters that people can read");
