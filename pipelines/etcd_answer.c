@@ -18,12 +18,12 @@ char *tr_base64_encode(const char *text)
     char *out = tr_alloc((n + 2) / 3 * 4 + 1), *to = out;
     if (!out) return NULL;
     for (size_t i = 0; i < n; i += 3) {
-        uint32_t group = (uint32_t)from[i] << 16 | (uint32_t)(i + 1 < n ? from[i + 1] : 0) << 8 |
-                         (uint32_t)(i + 2 < n ? from[i + 2] : 0);
-        *to++ = digits[group >> 18];
-        *to++ = digits[group >> 12 & 63];
-        *to++ = i + 1 < n ? digits[group >> 6 & 63] : '=';
-        *to++ = i + 2 < n ? digits[group & 63] : '=';
+        size_t left = n - i;
+        uint32_t group = (uint32_t)from[i] << 16 | (uint32_t)(left > 1 ? from[i + 1] : 0) << 8 |
+                         (uint32_t)(left > 2 ? from[i + 2] : 0);
+        for (size_t k = 0; k < 4; k++) *to++ = digits[group >> (18 - 6 * k) & 63];
+        if (left < 3) to[-1] = '=';
+        if (left < 2) to[-2] = '=';
     }
     *to = 0;
     return out;

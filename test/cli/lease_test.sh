@@ -186,9 +186,9 @@ END
 
 case_the_leading_host_is_killed() { # one that joined goes on, beside the head that was a standby there
     lead a killed
-    join b
-    wait_for_step 10
+    wait_for_words host_awaited "$name/events.jsonl" 20 # it waits for its hosts while the standby begins
     standby b
+    join b
     wait_for_step 50
     kill_host a
     ends_with 0 $standby 60 "the standby"
@@ -202,9 +202,9 @@ case_the_leading_host_is_killed() { # one that joined goes on, beside the head t
 
 case_the_leading_host_is_cut_off() { # from etcd and from all others
     lead a cut
-    join b
-    wait_for_step 10
+    wait_for_words host_awaited "$name/events.jsonl" 20 # it waits for its hosts while the standby begins
     standby b
+    join b
     wait_for_step 50
     cut_off a
     ends_with 1 $head 10 "the head that was cut off"
@@ -222,12 +222,12 @@ case_the_leading_host_is_cut_off() { # from etcd and from all others
 case_two_standbys_and_one_more_loss() { # in the end with fewer hosts than the layout has
     local first second
     lead a two
-    join a
-    wait_for_step 10
+    wait_for_words host_awaited "$name/events.jsonl" 20 # it waits for its hosts while the standby begins
     standby b
     first=$standby
     standby c
     second=$standby
+    join a
     wait_for_step 50
     kill_host a
     wait_for_running 2
@@ -243,9 +243,9 @@ case_two_standbys_and_one_more_loss() { # in the end with fewer hosts than the l
 case_the_loser_is_refused() { # and a standby that nobody needs goes
     local code
     lead a refused train.steps=4000
-    join b
-    wait_for_step 5
+    wait_for_words host_awaited "$name/events.jsonl" 20 # it waits for its hosts while the standby begins
     standby c
+    join b
     refused() { # WORDS key=value...
         local words=$1 out
         shift
@@ -271,9 +271,9 @@ case_the_loser_is_refused() { # and a standby that nobody needs goes
 
 case_etcd_goes_away() { # the head stops with a checkpoint; the standby goes on when etcd is back
     lead a away
-    join b
-    wait_for_step 5
+    wait_for_words host_awaited "$name/events.jsonl" 20 # it waits for its hosts while the standby begins
     standby c
+    join b
     wait_for_step 30
     stop_etcd
     ends_with 1 $head 10 "the head"
@@ -309,9 +309,9 @@ case_no_etcd_at_the_start() {
 case_a_head_that_sleeps_beyond_its_lease_does_nothing() {
     local real before epochs
     lead a asleep
-    join b
-    wait_for_step 10
+    wait_for_words host_awaited "$name/events.jsonl" 20 # it waits for its hosts while the standby begins
     standby c
+    join b
     wait_for_step 50
     real=$(head_of $head)
     kill -STOP "$real"
