@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { LOOK_MS = 500, WATCH_MS = 50, RETRY_MS = 100, FAREWELL_MS = 1000, LEAST_MS = 50 };
+enum { FIRST_MS = 5000, LOOK_MS = 500, WATCH_MS = 50, RETRY_MS = 100, FAREWELL_MS = 1000, LEAST_MS = 50 };
 
 struct tr_head_lease {
     tr_head_lease_options options;
@@ -210,7 +210,8 @@ static tr_status read_last_epoch(tr_head_lease *self, tr_error *err)
 /* One look: takes it where it is free, and says who has it where it is not. */
 static tr_status try_once(tr_head_lease *self, tr_etcd_entry *other, tr_error *err)
 {
-    tr_status status = tr_etcd_get(self->etcd, self->head_key, request_ms(self), other, err);
+    tr_status status =
+        tr_etcd_get(self->etcd, self->head_key, FIRST_MS, other, err); /* it may just be electing */
     return status || other->found ? status : claim(self, other, err);
 }
 

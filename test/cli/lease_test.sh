@@ -28,12 +28,10 @@ declare -A host address=([a]=10.78.0.2 [b]=10.78.0.3 [c]=10.78.0.4)
 etcd_url=http://10.78.0.1:2379
 etcd_pid="" name=none
 network_of() { readlink "/proc/$1/ns/net" 2>/dev/null || true; }
-processes_on() { # HOST: all that run there, but what keeps it
-    local pid net
-    net=$(network_of "${host[$1]}")
+processes_on() { # HOST: all that run there, but what keeps it; without a process of its own, so that it is quick
+    local pid
     for pid in /proc/[0-9]*; do
-        pid=${pid#/proc/}
-        [ "$pid" != "${host[$1]}" ] && [ "$(network_of "$pid")" = "$net" ] && echo "$pid"
+        [ "$pid/ns/net" -ef "/proc/${host[$1]}/ns/net" ] && [ "$pid" != "/proc/${host[$1]}" ] && echo "${pid#/proc/}"
     done
     true
 }
@@ -78,7 +76,8 @@ start_etcd() {
         --initial-cluster default=http://127.0.0.1:2380 >>etcd.log 2>&1 &
     etcd_pid=$!
     for _ in $(seq 300); do
-        (exec 3<>/dev/tcp/10.78.0.1/2379) 2>/dev/null && return || sleep 0.02
+        (exec 3<>/dev/tcp/10.78.0.1/2379 && printf 'GET /health HTTP/1.0\r\n\r\n' >&3 && grep -q true <&3) 2>/dev/null &&
+            return || sleep 0.02
     done
     echo "FAILED: etcd does not start"
     tail -n 20 etcd.log
@@ -166,7 +165,7 @@ same_bits() { # the run is done, as the plain one
 heads_in_epochs() { grep -o '"lease":[0-9]*' "$name/epochs.jsonl" | sort -u | wc -l; }
 
 steps=500
-case " $* " in *etcd_goes_away* | "  ") steps=1200 ;; esac # it has to be under way for longer than the lease lasts
+case " $* " in *etcd_goes_away* | *two_standbys* | "  ") steps=1200 ;; esac # under way for longer than a lease, or than two losses
 head -c 20000 "$troupe" | od -A n -t x1 >text
 cat >recipe.yaml <<END
 run: run
