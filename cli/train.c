@@ -7,6 +7,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct request {
     const char *recipe;
@@ -44,6 +45,16 @@ static int parse(int n, char **arguments, bool train, request *out)
     return EXIT_DONE;
 }
 
+/* Another head may lead from now on: nothing of this one may happen any more, not even what exit(3) does. */
+static void end_at_once(const char *text)
+{
+    char line[TR_ERROR_SIZE + 64];
+    int n = snprintf(line, sizeof line, "troupe: %s; this head ends, another one may lead\n", text);
+    if (n > 0 && write(STDERR_FILENO, line, (size_t)n < sizeof line ? (size_t)n : sizeof line - 1) < 0)
+        _exit(EXIT_FAILED);
+    _exit(EXIT_FAILED);
+}
+
 static int with_recipe(int n, char **arguments, bool train)
 {
     request given;
@@ -56,7 +67,8 @@ static int with_recipe(int n, char **arguments, bool train)
     tr_free(given.overrides);
     if (code != EXIT_DONE) return code;
     bool started = false;
-    tr_train_options options = {.resume = given.flag, .standby = given.standby, .progress = stdout};
+    tr_train_options options = {
+        .resume = given.flag, .standby = given.standby, .progress = stdout, .lost_lead = end_at_once};
     tr_status status = train ? tr_train(&recipe, &options, &started, &error)
                              : tr_plan(&recipe, given.flag, stdout, stderr, &error);
     tr_recipe_release(&recipe);
@@ -87,7 +99,9 @@ static void help_train(void)
         "               (supervision.lease), else from its newest valid checkpoint\n"
         "  --standby    wait while another troupe trains in the run directory, and go on if it dies; "
         "head.standby\n"
-        "               starts one of these beside the run\n"
+        "               starts one of these beside the run. On another host, with head.etcd and a shared run "
+        "directory:\n"
+        "               troupe train RUN/recipe.yaml --standby network.address=ITS_ADDRESS\n"
         "  key=value    overrides a key of the recipe, for example layout.data=4 or run=runs/second\n"
         "Ctrl-C ends the run after the step at hand with a checkpoint; a second one ends it at once.\n"
         "Exit: 0 done, 2 bad usage or input (nothing was created), 1 failed while running or stopped early.\n"

@@ -59,19 +59,19 @@ static int catch_leave(sigset_t *before)
 }
 
 /* Joins once and works to the job's end. Errors: those of tr_door_knock; TR_ECLOSED: the head was lost; TR_ESTOPPED: it left. */
-static tr_status work(const tr_knock_options *knock, const char *join, tr_error *err)
+static tr_status work(const tr_knock_options *knock, tr_error *err)
 {
     tr_launch launch = {0};
-    tr_status status = tr_door_knock(knock, &launch, err);
+    int32_t door = 0;
+    tr_status status = tr_door_knock(knock, &launch, &door, err);
     if (status != TR_OK) {
         tr_launch_release(&launch);
         return status;
     }
     launch.has_key = true;
     launch.key = *knock->key;
-    snprintf(launch.bind, sizeof launch.bind, "%s", knock->bind);
-    printf("joined the job at %s as '%s', with what it listens at %s; its workers are started here\n", join,
-           knock->request->name, knock->bind);
+    printf("joined the job at %s as '%s', with what it listens at %s; its workers are started here\n",
+           knock->doors[door].address + strlen("tcp://"), knock->request->name, launch.bind);
     fflush(stdout);
     sigset_t before;
     int leave = catch_leave(&before);
@@ -85,15 +85,37 @@ static tr_status work(const tr_knock_options *knock, const char *join, tr_error 
     return status;
 }
 
-static tr_status prepare(const request *given, char address[TR_DOOR_CHARS], char bind[TR_BIND_CHARS],
+/* "10.0.0.5:7600,10.0.0.6:7600". A way has to lead to one of them now. */
+static tr_status read_doors(const char *join, tr_door_place doors[TR_MAX_DOORS], int32_t *n_doors,
+                            tr_error *err)
+{
+    bool reached = false;
+    for (const char *at = join;; at++) {
+        char text[TR_DOOR_CHARS];
+        size_t length = strcspn(at, ",");
+        if (*n_doors == TR_MAX_DOORS)
+            return tr_fail(err, TR_EINVAL, "'%s' has more than %d addresses", join, TR_MAX_DOORS);
+        snprintf(text, sizeof text, "%.*s", (int)length, at);
+        tr_status status = tr_door_place_read(&doors[(*n_doors)++], text, err);
+        if (status == TR_EINVAL) return status;
+        reached = reached || status == TR_OK;
+        at += length;
+        if (!*at) break;
+    }
+    return reached ? TR_OK : TR_EINVAL; /* *err says of the last why not */
+}
+
+static tr_status prepare(const request *given, tr_door_place doors[TR_MAX_DOORS], int32_t *n_doors,
                          tr_curve_key *key, tr_join_request *wish, tr_error *err)
 {
-    tr_status status = tr_door_address(address, bind, given->join, err);
+    tr_status status = read_doors(given->join, doors, n_doors, err);
     if (status != TR_OK) return tr_fail_within(err, status, "--join");
     if (given->address) {
+        char bind[TR_BIND_CHARS];
         status = tr_address_bind(bind, given->address, err);
         if (status == TR_OK) status = tr_address_try(bind, err);
         if (status != TR_OK) return tr_fail_within(err, status, "--address");
+        for (int32_t i = 0; i < *n_doors; i++) memcpy(doors[i].bind, bind, sizeof bind);
     }
     status = tr_curve_key_read(key, given->key, err);
     if (status != TR_OK) return tr_fail_within(err, status, "--key");
@@ -106,7 +128,8 @@ static tr_status prepare(const request *given, char address[TR_DOOR_CHARS], char
 static int run_worker(int n, char **arguments)
 {
     request given = {0};
-    char address[TR_DOOR_CHARS], bind[TR_BIND_CHARS];
+    tr_door_place doors[TR_MAX_DOORS];
+    int32_t n_doors = 0;
     int64_t wait_s = 60;
     tr_curve_key key = {0};
     tr_join_request wish = {0};
@@ -116,12 +139,15 @@ static int run_worker(int n, char **arguments)
     if (given.plan && strlen(given.plan) != 16)
         return command_usage("--plan '%s' is no plan of 16 digits, as `troupe plan` prints it", given.plan);
     tr_log_set_role("agent");
-    tr_status status = prepare(&given, address, bind, &key, &wish, &error);
-    const tr_knock_options knock = {
-        .address = address, .bind = bind, .key = &key, .request = &wish, .wait_ms = (uint32_t)wait_s * 1000};
+    tr_status status = prepare(&given, doors, &n_doors, &key, &wish, &error);
+    const tr_knock_options knock = {.doors = doors,
+                                    .n_doors = n_doors,
+                                    .key = &key,
+                                    .request = &wish,
+                                    .wait_ms = (uint32_t)wait_s * 1000};
     if (status == TR_OK) {
         do {
-            status = work(&knock, given.join, &error);
+            status = work(&knock, &error);
             if (status == TR_ECLOSED && given.stay)
                 fprintf(stderr, "troupe: the head is gone; looking for one again for %d s\n", (int)wait_s);
         } while (status == TR_ECLOSED && given.stay);
@@ -137,7 +163,8 @@ static int run_worker(int n, char **arguments)
 static void help_worker(void)
 {
     puts(
-        "usage: troupe worker --join HOST:PORT --key FILE [--address HOST] [--wait SECONDS] [--stay]\n"
+        "usage: troupe worker --join HOST:PORT[,HOST:PORT ...] --key FILE [--address HOST] [--wait SECONDS] "
+        "[--stay]\n"
         "                    [--run RUN] [--plan HASH]\n"
         "\n"
         "This machine joins a job on several (layout.hosts), starts the workers that the job's head gives "
@@ -145,7 +172,9 @@ static void help_worker(void)
         "watches\n"
         "them, and keeps their state. HOST:PORT is network.address and network.port of the recipe, in "
         "numbers; "
-        "the\n"
+        "several\n"
+        "are tried by turns: where a standby of the head is, that one leads when the head is lost "
+        "(head.etcd). The\n"
         "key file is a copy of the job's (`troupe keygen`). Recipe, data and run directory need not be here; "
         "a "
         "model\n"

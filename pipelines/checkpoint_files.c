@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "pipelines/checkpoint_manifest.h"
+#include "pipelines/head_lease.h"
 #include "pipelines/safetensors.h"
 
 #include <dirent.h>
@@ -86,11 +87,30 @@ static tr_status declare_all(tr_checkpoint_files *self, tr_error *err)
     return status;
 }
 
+static tr_status check_lead(const tr_checkpoint_files *self, tr_error *err)
+{
+    if (!self->options.lead || tr_head_lease_is_held(self->options.lead)) return TR_OK;
+    return tr_fail(err, TR_ECLOSED,
+                   "the checkpoint after step %u is not written: this head does not lead any more",
+                   self->updates);
+}
+
+/* Two heads never write in one directory, even if one of them was stopped and does not know yet that it leads no more. */
+static char *temporary_name(const tr_checkpoint_files *self)
+{
+    const tr_head_lease *lead = self->options.lead;
+    return lead ? tr_format("%s/checkpoints/.step-%u-%" PRId64 ".tmp", self->options.run, self->updates,
+                            tr_head_lease_revision(lead))
+                : tr_format("%s/checkpoints/.step-%u.tmp", self->options.run, self->updates);
+}
+
 static tr_status begin(void *context, uint32_t updates, tr_error *err)
 {
     tr_checkpoint_files *self = context;
     self->updates = updates;
-    self->temporary = tr_format("%s/checkpoints/.step-%u.tmp", self->options.run, updates);
+    tr_status led = check_lead(self, err);
+    if (led) return led;
+    self->temporary = temporary_name(self);
     char *trainer = self->temporary ? tr_format("%s/trainer", self->temporary) : NULL;
     tr_status status = trainer ? tr_directory_remove_tree(self->temporary, err) : no_memory(err);
     if (!status) status = tr_directory_make(trainer, err);
@@ -191,7 +211,7 @@ static int compare_updates(const void *a, const void *b)
 static void prune(const tr_checkpoint_files *self)
 {
     enum { MOST = 4096 };
-    if (self->options.keep <= 0) return;
+    if (self->options.keep <= 0 || check_lead(self, NULL)) return;
     char *path = tr_format("%s/checkpoints", self->options.run);
     uint32_t *found = tr_alloc(MOST * sizeof *found);
     DIR *entries = path && found ? opendir(path) : NULL;
@@ -252,6 +272,7 @@ static tr_status commit(void *context, char *path, size_t path_capacity, tr_erro
     if (!status) status = write_companions(self, err);
     if (!status) status = write_state(self, err);
     if (!status) status = tr_manifest_write(self->temporary, err);
+    if (!status) status = check_lead(self, err);
     if (!status) status = publish(self, path, err);
     if (status) {
         abandon(self);

@@ -51,6 +51,8 @@ typedef struct tr_checkpoint_files_options {
     const tr_model_parameters *parameters;
     const tr_weights *weights;
     const char *source_directory;
+    const struct tr_head_lease
+        *lead; /* nothing gets its name without it, nor is removed; NULL: the lock is all */
     int32_t keep;
     uint64_t tokens_before, tokens_per_step;
     uint32_t updates_before;

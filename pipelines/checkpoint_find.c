@@ -10,6 +10,7 @@
 #include "pipelines/safetensors.h"
 
 #include <dirent.h>
+#include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
@@ -105,11 +106,15 @@ void tr_checkpoint_sweep(const char *run)
     DIR *entries = directory ? opendir(directory) : NULL;
     for (struct dirent *entry; entries && (entry = readdir(entries));) {
         uint32_t updates;
+        uint64_t revision; /* of the lease that its head had in etcd, if it had one */
         int length = 0;
         tr_error error;
-        if (sscanf(entry->d_name, ".step-%u.tmp%n", &updates, &length) != 1 || !length ||
-            entry->d_name[length])
-            continue;
+        bool has_begun = sscanf(entry->d_name, ".step-%u.tmp%n", &updates, &length) == 1 && length;
+        if (!has_begun)
+            has_begun =
+                sscanf(entry->d_name, ".step-%u-%" SCNu64 ".tmp%n", &updates, &revision, &length) == 2 &&
+                length;
+        if (!has_begun || entry->d_name[length]) continue;
         char *path = tr_format("%s/%s", directory, entry->d_name);
         if (path && tr_directory_remove_tree(path, &error)) tr_log(TR_LOG_WARNING, "%s", error.message);
         tr_free(path);

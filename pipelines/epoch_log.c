@@ -17,7 +17,8 @@ enum { LINE_BYTES = 128 };
 struct tr_epoch_log {
     FILE *stream;
     uint32_t first;
-    bool cut_short; /* the last line: when it was opened, or since one could not be written */
+    int64_t revision; /* 0: none */
+    bool cut_short;   /* the last line: when it was opened, or since one could not be written */
 };
 
 /* What is not taken now must not come later: by then it is not true. Behind a line that was cut short begins a new one: else
@@ -72,19 +73,30 @@ uint32_t tr_epoch_log_first(const tr_epoch_log *self)
     return self->first;
 }
 
+void tr_epoch_log_under(tr_epoch_log *self, int64_t revision)
+{
+    self->revision = revision;
+}
+
+static tr_status begin_line(tr_epoch_log *self, uint32_t epoch, const char *in, tr_error *err)
+{
+    char line[LINE_BYTES], under[40] = "";
+    if (self->revision) snprintf(under, sizeof under, ",\"lease\":%" PRId64, self->revision);
+    snprintf(line, sizeof line, "{\"epoch\":%u%s%s}", epoch, in, under);
+    return write_line(self, line, err);
+}
+
 tr_status tr_epoch_log_begin(tr_epoch_log *self, uint32_t epoch, tr_error *err)
 {
-    char line[LINE_BYTES];
-    snprintf(line, sizeof line, "{\"epoch\":%u}", epoch);
-    return write_line(self, line, err);
+    return begin_line(self, epoch, "", err);
 }
 
 tr_status tr_epoch_log_begin_in(tr_epoch_log *self, uint32_t epoch, const tr_layout *layout, tr_error *err)
 {
-    char line[LINE_BYTES];
-    snprintf(line, sizeof line, "{\"epoch\":%u,\"data\":%d,\"pipeline\":%d,\"pieces\":%d,\"hosts\":%d}",
-             epoch, layout->data, layout->pipeline, layout->pieces, layout->hosts);
-    return write_line(self, line, err);
+    char in[80];
+    snprintf(in, sizeof in, ",\"data\":%d,\"pipeline\":%d,\"pieces\":%d,\"hosts\":%d", layout->data,
+             layout->pipeline, layout->pieces, layout->hosts);
+    return begin_line(self, epoch, in, err);
 }
 
 size_t tr_epoch_log_layouts(const char *path, tr_layout *layouts, size_t most)
@@ -98,9 +110,9 @@ size_t tr_epoch_log_layouts(const char *path, tr_layout *layouts, size_t most)
         tr_layout read;
         *end = 0;
         read.hosts = 0; /* older lines do not say */
-        if (sscanf(line, "{\"epoch\":%10u,\"data\":%6d,\"pipeline\":%6d,\"pieces\":%6d,\"hosts\":%6d}",
-                   &epoch, &read.data, &read.pipeline, &read.pieces, &read.hosts) < 4 ||
-            end[-1] != '}' || read.data < 1 || read.pipeline < 1 || read.pieces < 1 || read.hosts < 0)
+        if (sscanf(line, "{\"epoch\":%10u,\"data\":%6d,\"pipeline\":%6d,\"pieces\":%6d,\"hosts\":%6d", &epoch,
+                   &read.data, &read.pipeline, &read.pieces, &read.hosts) < 4 ||
+            read.data < 1 || read.pipeline < 1 || read.pieces < 1 || read.hosts < 0)
             continue;
         if (n && tr_layout_is_same(&layouts[0], &read)) continue;
         n += n < most;

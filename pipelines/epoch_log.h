@@ -17,6 +17,8 @@ typedef struct tr_epoch_log tr_epoch_log;
 
 /* Makes the file where there is none. Errors: TR_EIO, TR_ENOMEM. */
 tr_status tr_epoch_log_open(tr_epoch_log **out, const char *path, tr_error *err);
+/* From then on each epoch's line names the revision of the head's lease that it was won under (pipelines/head_lease.h). */
+void tr_epoch_log_under(tr_epoch_log *self, int64_t revision);
 uint32_t tr_epoch_log_first(const tr_epoch_log *self); /* one more than any that stood there; at least 1 */
 tr_status tr_epoch_log_begin(tr_epoch_log *self, uint32_t epoch, tr_error *err);
 /* The same, and from then on in this layout. */

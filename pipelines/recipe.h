@@ -113,6 +113,10 @@ typedef struct tr_recipe {
     } supervision;
     struct {
         bool standby; /* a second head waits and goes on when the first one dies */
+        char *
+            etcd; /* who leads is decided there (pipelines/head_lease.h); NULL: by the lock on the run's directory */
+        char *job;   /* the name of the job there; NULL: the run's path */
+        int32_t ttl; /* seconds */
     } head;
     struct { /* see runtime/chaos.h */
         char *at;

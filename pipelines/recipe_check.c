@@ -2,6 +2,7 @@
  * A contradiction is told at the key that asks for what cannot be, with the other's value. A default never
  * contradicts another.
  * SPDX-License-Identifier: Apache-2.0 */
+#include "pipelines/etcd.h"
 #include "pipelines/recipe_schema.h"
 #include "runtime/chaos.h"
 #include "transport/address.h"
@@ -108,6 +109,7 @@ static tr_status check_use(const reading *self, tr_error *err)
         [TR__WITH_TEXT] = "has no meaning without data.text; leave it out",
         [TR__WITH_TOKENS] = "has no meaning without data.tokens; leave it out",
         [TR__WITH_SCHEDULE] = "has no meaning beside lr.values, which say every step's; leave it out",
+        [TR__WITH_ETCD] = "is of the lease in etcd; give head.etcd: http://HOST:2379, or leave it out",
     };
     for (int i = 0; i < TR__RECIPE_FIELDS; i++) {
         if (!self->lines[i] || tr__recipe_field_applies(&self->recipe, i)) continue;
@@ -377,15 +379,39 @@ static tr_status check_hosts(const reading *self, tr_error *err)
         return tr__recipe_refuse(self, line, "layout.hosts", NULL, err,
                                  "is more than the %lld workers of layout.data %d x layout.pipeline %d",
                                  (long long)workers, recipe->layout.data, recipe->layout.pipeline);
-    const char *key = recipe->supervision.lease ? "supervision.lease"
-                      : recipe->head.standby    ? "head.standby"
-                                                : NULL;
-    if (key)
+    if (recipe->supervision.lease)
+        return tr__recipe_refuse(self, line_of(self, "supervision.lease"), "supervision.lease", NULL, err,
+                                 "does not go with layout.hosts %d: all hosts end with the head, and "
+                                 "--resume or a standby goes on "
+                                 "from the newest checkpoint; leave it out",
+                                 recipe->layout.hosts);
+    if (recipe->head.standby && !recipe->head.etcd)
+        return tr__recipe_refuse(self, line_of(self, "head.standby"), "head.standby", NULL, err,
+                                 "needs head.etcd where layout.hosts is %d: a lock is of one host; give "
+                                 "head: {standby: true, etcd: http://HOST:2379}",
+                                 recipe->layout.hosts);
+    return TR_OK;
+}
+
+/* Where the lease is, and what it is called there. */
+static tr_status check_head(const reading *self, tr_error *err)
+{
+    tr_error problem = {0};
+    const tr_recipe *recipe = &self->recipe;
+    if (!recipe->head.etcd) return TR_OK;
+    if (tr_etcd_check_addresses(recipe->head.etcd, &problem))
+        return tr__recipe_refuse(self, line_of(self, "head.etcd"), "head.etcd", "", err, "%s",
+                                 problem.message);
+    for (const char *at = recipe->head.job; at && *at; at++)
+        if ((unsigned char)*at < 32 || *at == 127)
+            return tr__recipe_refuse(self, line_of(self, "head.job"), "head.job", "", err,
+                                     "is no name; give some characters that people can read");
+    if (recipe->head.standby && recipe->supervision.lease && recipe->supervision.lease <= recipe->head.ttl)
         return tr__recipe_refuse(
-            self, line_of(self, key), key, NULL, err,
-            "does not go with layout.hosts %d: all hosts end with the head, and --resume goes on "
-            "from the newest checkpoint; leave it out",
-            recipe->layout.hosts);
+            self, line_of(self, "head.ttl"), "head.ttl", NULL, err,
+            "is not shorter than supervision.lease %d: the workers would be gone before the "
+            "standby may lead",
+            recipe->supervision.lease);
     return TR_OK;
 }
 
@@ -443,6 +469,7 @@ tr_status tr__recipe_resolve(tr__recipe_reading *self, tr_error *err)
     if (!status) status = check_chaos(self, err);
     if (!status) status = check_network(self, err);
     if (!status) status = check_hosts(self, err);
+    if (!status) status = check_head(self, err);
     if (!status) status = check_replay(self, err);
     if (!status && recipe->model.preset) status = check_preset(self, err);
     return status;

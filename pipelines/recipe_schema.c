@@ -32,6 +32,7 @@ static const char *const transports[] = {"ucx", "zmq", "inproc", NULL};
 #define SIZES .use = TR__WITH_SIZES
 #define LLAMA .use = TR__WITH_LLAMA_SIZES
 #define SCHEDULE .use = TR__WITH_SCHEDULE
+#define ETCD .use = TR__WITH_ETCD
 #define BY_DEFAULT(yaml) .fallback = (yaml)
 #define ELSE(words) .fallback_words = (words)
 
@@ -118,6 +119,9 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"supervision.copies", AT(supervision.copies), .type = TR__FLAG, BY_DEFAULT("true"), .help = "with several hosts: each state that no other host has anyway is copied to one"},
     {"supervision.lease", AT(supervision.lease), .type = TR__INTEGER, TO(0, 86400), ELSE("30; on several hosts 0"), .help = "seconds that workers wait for --resume when the head has died; 0: they end with it"},
     {"head.standby", AT(head.standby), .type = TR__FLAG, BY_DEFAULT("false"), .help = "a second head waits, and goes on by itself when the first one dies"},
+    {"head.etcd", AT(head.etcd), .type = TR__TEXT, ELSE("none: the lock on the run directory decides"), .help = "http://HOST:PORT of etcd (several with commas), which decides who leads: for heads on several hosts"},
+    {"head.job", AT(head.job), .type = TR__TEXT, ETCD, ELSE("the run directory's whole path"), .help = "with etcd: the name under which heads of this job know one another"},
+    {"head.ttl", AT(head.ttl), .type = TR__INTEGER, TO(2, 3600), ETCD, BY_DEFAULT("10"), .help = "with etcd: seconds after which a head that is not heard of may be replaced"},
     {"chaos.at", AT(chaos.at), .type = TR__TEXT, .help = "faults on purpose: EPOCH/ACTOR/ACTIVITY/STEP/SIGNAL, ..."},
     {"chaos.seed", AT(chaos.seed), .type = TR__SEED, REAL_UP, BY_DEFAULT("1"), .help = "of the moments and victims of kills by chance"},
     {"chaos.kills_per_minute", AT(chaos.kills_per_minute), .type = TR__REAL, REAL_UP, BY_DEFAULT("0"), .help = "workers killed on purpose"},
@@ -152,6 +156,7 @@ bool tr__recipe_field_applies(const tr_recipe *recipe, int field)
     case TR__WITH_TEXT: return recipe->data.text != NULL;
     case TR__WITH_TOKENS: return recipe->data.tokens != NULL;
     case TR__WITH_SCHEDULE: return recipe->lr.values.count == 0;
+    case TR__WITH_ETCD: return recipe->head.etcd != NULL;
     case TR__ALWAYS: break;
     }
     return true;

@@ -30,7 +30,8 @@ typedef enum tr__field_use {
     TR__WITH_LLAMA_SIZES, /* ... of the llama family */
     TR__WITH_TEXT,        /* data.text */
     TR__WITH_TOKENS,      /* data.tokens */
-    TR__WITH_SCHEDULE     /* no lr.values */
+    TR__WITH_SCHEDULE,    /* no lr.values */
+    TR__WITH_ETCD         /* head.etcd */
 } tr__field_use;
 
 typedef struct tr__recipe_field {
@@ -46,7 +47,7 @@ typedef struct tr__recipe_field {
     bool low_open, high_open; /* the bound itself is outside */
 } tr__recipe_field;
 
-enum { TR__RECIPE_FIELDS = 76 };
+enum { TR__RECIPE_FIELDS = 79 };
 extern const char *const tr__recipe_devices[]; /* by tr_recipe_device, ends with NULL */
 extern const tr__recipe_field tr__recipe_fields[TR__RECIPE_FIELDS];
 

@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "pipelines/epoch_log.h"
+#include "pipelines/head_lease.h"
 #include "pipelines/line_file.h"
 #include "pipelines/run_log.h"
 
@@ -20,7 +21,8 @@ static const uint64_t SECOND = 1000000000u;
 static const uint64_t PLAIN_EVERY_S = 5, TERMINAL_EVERY_MS = 200, QUIET_AT_MOST_S = 10;
 
 struct tr_run {
-    int lock; /* on the directory, for as long as this process trains in it; -1: none */
+    int lock;            /* on the directory, for as long as this process trains in it; -1: none */
+    tr_head_lease *lead; /* the owner's; NULL: there is none */
     tr_epoch_log *epochs;
     tr_line_file *log, *events;
     FILE *progress;
@@ -96,6 +98,7 @@ static tr_status open_files(tr_run *self, const tr_recipe *recipe, const tr_run_
     remember_log(self, &kept);
     *n_kept = kept.n_kept;
     if (!status) status = tr_epoch_log_open(&self->epochs, epochs, err);
+    if (!status && self->lead) tr_epoch_log_under(self->epochs, tr_head_lease_revision(self->lead));
     if (!status) status = tr_line_file_open(&self->log, log, err);
     if (!status) status = tr_line_file_open(&self->events, events, err);
     if (!status) status = tr_directory_sync(recipe->run, err); /* the names of the three as well */
@@ -136,10 +139,14 @@ tr_status tr_run_open_at(tr_run **out, const tr_recipe *recipe, const tr_run_beg
     self->first_step = updates;
     self->began_ns = self->said_ns = self->heard_ns = tr_clock_ns();
     self->lock = beginning->lock;
+    self->lead = beginning->lead;
     tr_status status = first_missing(recipe->run, &self->made, err);
     if (!status && self->lock < 0) status = lock_directory(self, recipe->run, err);
     bool locked = !status; /* without the lock it is another troupe's, that made it since we looked */
     uint32_t n_kept = 0;
+    if (!status && self->lead && !tr_head_lease_is_held(self->lead))
+        status = tr_fail(err, TR_ECLOSED, "the run '%s' is not opened: this head does not lead any more",
+                         recipe->run);
     if (!status) status = open_files(self, recipe, beginning, &n_kept, err);
     if (!status && n_kept < updates) tell_of_gap(self, n_kept, updates);
     if (!status)
@@ -337,6 +344,9 @@ static void tell_first_new_step(tr_run *self, const tr_step_record *record)
 tr_status tr_run_record(tr_run *self, const tr_step_record *record, tr_error *err)
 {
     bool again;
+    if (self->lead && !tr_head_lease_is_held(self->lead))
+        return tr_fail(err, TR_ECLOSED, "step %u is not logged: this head does not lead any more",
+                       record->step);
     tr_status remembered = remember(self, record, &again, err);
     if (remembered || again) return remembered;
     char hex[40];
@@ -369,17 +379,27 @@ void tr_run_sync(tr_run *self)
 
 uint32_t tr_run_first_epoch(const tr_run *self)
 {
-    return tr_epoch_log_first(self->epochs);
+    uint32_t first = tr_epoch_log_first(self->epochs);
+    uint32_t won = self->lead ? tr_head_lease_last_epoch(self->lead) : 0;
+    return first > won ? first : won + 1;
+}
+
+/* Before it is recorded it is won, so that no other head has it. */
+static tr_status win(tr_run *self, uint32_t epoch, tr_error *err)
+{
+    return self->lead ? tr_head_lease_win_epoch(self->lead, epoch, err) : TR_OK;
 }
 
 tr_status tr_run_epoch(tr_run *self, uint32_t epoch, tr_error *err)
 {
-    return tr_epoch_log_begin(self->epochs, epoch, err);
+    tr_status status = win(self, epoch, err);
+    return status ? status : tr_epoch_log_begin(self->epochs, epoch, err);
 }
 
 tr_status tr_run_epoch_in(tr_run *self, uint32_t epoch, const tr_layout *layout, tr_error *err)
 {
-    return tr_epoch_log_begin_in(self->epochs, epoch, layout, err);
+    tr_status status = win(self, epoch, err);
+    return status ? status : tr_epoch_log_begin_in(self->epochs, epoch, layout, err);
 }
 
 tr_status tr_run_epoch_from(tr_run *self, uint32_t epoch, uint64_t generation, tr_error *err)

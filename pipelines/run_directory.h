@@ -27,6 +27,8 @@ tr_status tr_run_open(tr_run **out, const tr_recipe *recipe, uint32_t updates, F
 typedef struct tr_run_beginning {
     uint32_t updates;
     int lock; /* of tr_run_lock, taken over also by a failure; -1: to be taken */
+    struct tr_head_lease
+        *lead; /* without it nothing is written any more, and no epoch begun; NULL: the lock is all */
     bool
         keep; /* the log's lines of later steps stay, as far as none is missing: what is run again is compared with them */
 } tr_run_beginning;
@@ -43,7 +45,7 @@ tr_status tr_run_record(tr_run *self, const tr_step_record *record, tr_error *er
  * disk does not take wait on: a checkpoint is worth more than they, and a resume tells what is missing. */
 void tr_run_sync(tr_run *self);
 /* epochs.jsonl, the log of epochs: a line when one is begun, on the disk on return, and one that names the generation it
- * goes on from. The first epoch of this job: one more than any that stands there. */
+ * goes on from. The first epoch of this job: one more than any that stands there, or that any head won in etcd. */
 uint32_t tr_run_first_epoch(const tr_run *self);
 tr_status tr_run_epoch(tr_run *self, uint32_t epoch, tr_error *err);
 tr_status tr_run_epoch_in(tr_run *self, uint32_t epoch, const tr_layout *layout, tr_error *err);

@@ -154,6 +154,7 @@ static tr_status claim(training *self, tr_error *err)
 {
     tr_status status = compare_with_run(self->recipe, err);
     if (!status && self->lock < 0) status = tr_run_lock(self->recipe->run, false, &self->lock, err);
+    if (!status) status = tr__training_lead(self, TR_LEASE_IF_DEAD, err);
     if (!status) status = tr__training_find_layout(self, err);
     if (!status) tr_checkpoint_sweep(self->recipe->run);
     if (!status) status = tr__training_find_orphans(self, err);
@@ -273,13 +274,16 @@ static void release(training *self)
     tr_head_memory_destroy(&self->memory);
     if (self->directory >= 0) close(self->directory);
     if (self->lock >= 0) close(self->lock);
+    tr_head_lease_release(&self->lead);
 }
 
 /* The lock goes over to the run, also where that fails. */
 static tr_status open_run(training *self, FILE *progress, tr_error *err)
 {
-    const tr_run_beginning beginning = {
-        .updates = self->start.updates, .lock = self->lock, .keep = self->orphans != NULL};
+    const tr_run_beginning beginning = {.updates = self->start.updates,
+                                        .lock = self->lock,
+                                        .lead = self->lead,
+                                        .keep = self->orphans != NULL};
     self->lock = -1;
     return tr_run_open_at(&self->run, self->given, &beginning, progress, err);
 }
@@ -305,6 +309,7 @@ static tr_status open_checkpoints(training *self, tr_error *err)
         .parameters = &self->plan->model.parameters,
         .weights = self->weights,
         .source_directory = self->start.directory[0] ? self->start.directory : NULL,
+        .lead = self->lead,
         .keep = self->recipe->checkpoint.keep,
         .updates_before = self->start.updates,
         .tokens_before = self->start.tokens,
@@ -366,6 +371,7 @@ static tr_status run_job(training *self, tr_error *err)
                                         .seed = recipe->chaos.seed,
                                         .kills_per_minute = recipe->chaos.kills_per_minute},
                               .changes = changes,
+                              .may_lead = tr__training_may_lead,
                               .context = self,
                               .on_event = on_event};
     tr__training_hosts(self, &options.hosts);
@@ -379,7 +385,9 @@ static tr_status run_job(training *self, tr_error *err)
     status = tr_job_run(&options, err);
     if (self->scale) tr__scale_end(self->scale, status ? "the run has failed" : "the run has ended");
     self->places = NULL;
-    tr_processes_remove(recipe->run);
+    char why[TR_ERROR_SIZE];
+    if (tr__training_may_lead(self, why, sizeof why))
+        tr_processes_remove(recipe->run); /* else somebody goes on */
     return status;
 }
 
@@ -409,10 +417,16 @@ static void tell_devices(const training *self)
 }
 
 /* The last words of a run whose job ended well: it is done, or somebody asked it to stop. */
-static tr_status say_end(const training *self, FILE *progress, tr_error *err)
+static tr_status say_end(training *self, FILE *progress, tr_error *err)
 {
     const tr_step_record *last = tr_run_last(self->run);
-    if (!last || last->step < (uint32_t)self->recipe->train.steps)
+    char why[TR_ERROR_SIZE];
+    bool is_done = last && last->step >= (uint32_t)self->recipe->train.steps;
+    if (!is_done && !tr__training_may_lead(self, why, sizeof why))
+        return tr_fail(err, TR_ESTOPPED,
+                       "stopped after step %u of %d: %.700s; a standby or --resume goes on from there",
+                       last ? last->step : self->start.updates, self->recipe->train.steps, why);
+    if (!is_done)
         return tr_fail(err, TR_ESTOPPED, "stopped after step %u of %d, as asked; --resume goes on from there",
                        last ? last->step : self->start.updates, self->recipe->train.steps);
     if (!progress) return TR_OK;
@@ -446,11 +460,17 @@ static void leave_word(const training *self, tr_status status, const tr_error *e
 
 tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, bool *started, tr_error *err)
 {
-    training self = {.recipe = recipe, .given = recipe, .lock = -1, .directory = -1};
+    training self = {.recipe = recipe,
+                     .given = recipe,
+                     .lock = -1,
+                     .directory = -1,
+                     .lost_lead = options->lost_lead,
+                     .progress = options->progress};
     *started = false;
     bool needed = true;
     tr_status status =
-        options->standby ? tr__training_stand_by(&self, options->progress, &needed, err) : TR_OK;
+        options->standby ? read_network(&self, err) : TR_OK; /* while somebody reads what is wrong */
+    if (!status && options->standby) status = tr__training_stand_by(&self, options->progress, &needed, err);
     if (!status && !needed) {
         release(&self);
         return TR_OK;
@@ -465,9 +485,11 @@ tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, boo
         if (options->progress)
             fprintf(options->progress, "%s has its %d steps already; nothing to do\n", recipe->run,
                     recipe->train.steps);
+        if (self.took_over) tr_processes_remove(recipe->run); /* its head was lost in its last moment */
         release(&self);
         return TR_OK;
     }
+    if (!status) status = tr__training_lead(&self, TR_LEASE_NOW, err);
     if (!status) status = open_checkpoints(&self, err);
     if (!status) status = open_run(&self, options->progress, err);
     if (!status) {

@@ -18,6 +18,9 @@ typedef struct tr_train_options {
     bool
         standby; /* wait until the run's head has died, and resume then; nothing to do where the run ends otherwise */
     FILE *progress; /* where people look; NULL: nowhere */
+    /* With head.etcd, where it is required: another head may lead from now on. Called on a thread of its own; the process has
+     * to end at once, whatever its other threads do. */
+    void (*lost_lead)(const char *text);
 } tr_train_options;
 
 /* Trains to the end of the recipe. *started tells whether anything was created: an error before that is bad

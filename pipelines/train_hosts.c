@@ -20,13 +20,17 @@ void tr__training_hosts(tr__training *self, tr_job_hosts *hosts)
     /* "tcp://10.0.0.5:*", with the port in place of the star */
     snprintf(self->listen, sizeof self->listen, "%.*s%d", (int)strlen(self->bind) - 1, self->bind,
              recipe->network.port);
+    /* Those that live look for a new head when they miss the old one, so not long after it. */
+    int32_t wait = recipe->supervision.wait_for_host + 2 * recipe->supervision.silence;
+    if (!self->took_over || wait > recipe->network.wait) wait = recipe->network.wait;
     *hosts = (tr_job_hosts){.count = recipe->layout.hosts,
                             .host_of = self->plan->host_of,
                             .equals = self->plan->equals,
                             .listen = self->listen,
                             .version = TROUPE_VERSION,
                             .run = recipe->run,
-                            .wait_ms = (uint32_t)recipe->network.wait * 1000,
+                            .wait_ms = (uint32_t)wait * 1000,
+                            .fewer = self->took_over,
                             .silence_ms = (uint32_t)recipe->supervision.silence * 1000,
                             .replace_ms = (uint32_t)recipe->supervision.wait_for_host * 1000,
                             .copy = recipe->supervision.copies,

@@ -8,6 +8,7 @@
 #include "actors/coordinator.h"
 #include "pipelines/checkpoint_files.h"
 #include "pipelines/epoch_log.h"
+#include "pipelines/head_lease.h"
 #include "pipelines/head_memory.h"
 #include "pipelines/job_plan.h"
 #include "pipelines/processes.h"
@@ -37,16 +38,20 @@ typedef struct tr__training {
     tr_coordinator_journal *journal; /* in `memory` */
     tr_head_memory *memory;          /* what outlives this process, where the agent does */
     tr_orphans *orphans;             /* of a head that died; NULL: there are none, or they were not wanted */
+    tr_head_lease *lead;             /* in etcd; NULL: the lock is all */
+    bool took_over;                  /* from a head that was lost */
     int lock;                        /* on the run's directory, until `run` has it; -1: none */
     int directory;                   /* the run's, without a lock; -1: not opened */
     tr_weights *weights;             /* of a directory: for the names it gives its tensors */
     tr_checkpoint_files *files;
     tr_run *run;
-    tr_trace_file *trace;           /* NULL: not wanted, or it could not be written */
-    uint64_t n_dropped;             /* spans of it that people know to be missing */
-    char bind[TR_BIND_CHARS];       /* "": nodes choose */
-    char listen[TR_BIND_CHARS + 8]; /* of the door, with several hosts */
-    tr_curve_key key;               /* where the recipe names one */
+    tr_trace_file *trace;                /* NULL: not wanted, or it could not be written */
+    uint64_t n_dropped;                  /* spans of it that people know to be missing */
+    void (*lost_lead)(const char *text); /* see tr_train_options */
+    FILE *progress;                      /* the same */
+    char bind[TR_BIND_CHARS];            /* "": nodes choose */
+    char listen[TR_BIND_CHARS + 8];      /* of the door, with several hosts */
+    tr_curve_key key;                    /* where the recipe names one */
     tr_stall_watch watch;
     const tr_place_seen *places; /* the job's; NULL before it says so */
     uint64_t began_ns;
@@ -81,6 +86,12 @@ tr_status tr__training_lease(tr__training *self, tr_job_lease *lease, tr_error *
 void tr__training_hosts(tr__training *self, tr_job_hosts *hosts);
 /* What hosts read for themselves is named so that all find it: a relative path means something else there. */
 tr_status tr__training_make_absolute(tr__training *self, tr_error *err);
+
+/* train_lead.c. Takes the lease in etcd, where the recipe wants one and it is not there yet. Errors: those of
+ * tr_head_lease_acquire. */
+tr_status tr__training_lead(tr__training *self, tr_head_lease_patience patience, tr_error *err);
+/* For the job: may this process lead, and if not, why? */
+bool tr__training_may_lead(void *context, char *why, size_t capacity);
 
 /* train_standby.c. Where the recipe wants one and none is there. One that cannot be started is told and not needed. */
 void tr__training_start_standby(tr__training *self);

@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -41,7 +42,7 @@ void tr__training_watch_standby(tr__training *self)
         say(self, "the standby was killed; another one, process");
 }
 
-/* processes.json is taken away by a head that ends, however the run went. A directory that was made anew meanwhile is
+/* processes.json is taken away by a head that ends, however the run went, save for want of its lease. A directory that was made anew meanwhile is
  * another run's, and the lock is not on it. */
 static bool has_died(const char *run, int lock)
 {
@@ -49,9 +50,23 @@ static bool has_died(const char *run, int lock)
     char *path = tr_format("%s/processes.json", run);
     bool same = fstat(lock, &locked) == 0 && stat(run, &now) == 0 && locked.st_dev == now.st_dev &&
                 locked.st_ino == now.st_ino;
-    bool died = path && same && tr_path_exists(path);
+    int opened = path && same ? open(path, O_RDONLY | O_CLOEXEC)
+                              : -1; /* a network's file system asks its server then */
+    if (opened >= 0) close(opened);
     tr_free(path);
-    return died;
+    return opened >= 0;
+}
+
+/* With the lease in etcd, the lock is of who is on this host and has lost that, or is about to end. */
+static tr_status lock(tr__training *self, FILE *progress, tr_error *err)
+{
+    const char *run = self->recipe->run;
+    if (self->lead && tr_run_lock(run, false, &self->lock, NULL) == TR_OK) return TR_OK;
+    if (self->lead && progress) {
+        fprintf(progress, "process %d waits until another one on this host lets go of %s\n", getpid(), run);
+        fflush(progress);
+    }
+    return tr_run_lock(run, true, &self->lock, err);
 }
 
 tr_status tr__training_stand_by(tr__training *self, FILE *progress, bool *needed, tr_error *err)
@@ -60,9 +75,14 @@ tr_status tr__training_stand_by(tr__training *self, FILE *progress, bool *needed
     *needed = false;
     if (!tr_path_is_directory(run))
         return tr_fail(err, TR_EINVAL, "there is no run '%s' to stand by for; start it first", run);
-    tr_status status = tr_run_lock(run, true, &self->lock, err);
+    if (self->recipe->layout.hosts > 1 && !self->recipe->head.etcd)
+        return tr_fail(err, TR_EINVAL,
+                       "a standby needs head.etcd where layout.hosts is %d: the lock on '%s' is of one host",
+                       self->recipe->layout.hosts, run);
+    tr_status status = tr__training_lead(self, TR_LEASE_FOR_EVER, err);
+    if (!status) status = lock(self, progress, err);
     if (status) return status;
-    *needed = has_died(run, self->lock);
+    *needed = self->took_over = has_died(run, self->lock);
     signal(SIGTTOU, SIG_IGN); /* it may write to a terminal that is not its own */
     if (progress && *needed)
         fprintf(progress, "the head of %s is gone; process %d goes on in its place\n", run, getpid());

@@ -326,6 +326,12 @@ static void fence(agent *self, int32_t node)
     tr_process_kill(self->wards[node].pidfd, SIGKILL);
 }
 
+static void hear_stop(agent *self, const tr_control_note *note)
+{
+    self->head_gives_way = self->launch->silence_ms && note->status == TR_ECLOSED;
+    begin_stop(self, note->grace_ms);
+}
+
 static void on_system(void *context, int32_t peer, const tr_message *message)
 {
     tr_control_note note;
@@ -339,7 +345,7 @@ static void on_system(void *context, int32_t peer, const tr_message *message)
     }
     if (tr_control_read_note(message, &note, NULL) != TR_OK) return;
     switch (message->frame.edge) {
-    case TR_CONTROL_STOP: begin_stop(context, note.grace_ms); break;
+    case TR_CONTROL_STOP: hear_stop(context, &note); break;
     case TR_CONTROL_EPOCH: begin_epoch(context, &note); break;
     case TR_CONTROL_FENCE: fence(context, note.node); break;
     default: tr_log(TR_LOG_WARNING, "the head sent topic %u, which agents do not know", message->frame.edge);
@@ -477,7 +483,8 @@ tr_status tr_agent_run(const tr_launch *launch, int leave_descriptor, tr_error *
     }
     if (status == TR_OK && self.leaving)
         status = tr_fail(&problem, TR_ESTOPPED, "this host has left the job, as asked");
-    if (status == TR_OK && self.head_lost) status = tr_fail(&problem, TR_ECLOSED, "the head is gone");
+    if (status == TR_OK && (self.head_lost || self.head_gives_way))
+        status = tr_fail(&problem, TR_ECLOSED, "the head is gone");
     release(&self);
     if (status != TR_OK && err) *err = problem;
     return status;

@@ -39,7 +39,8 @@ typedef struct tr__agent {
     int32_t n_alive;
     uint32_t epoch;
     bool stopping, head_lost;
-    bool orphaned; /* the head is dead, and the lease begins */
+    bool head_gives_way; /* it stops, and another one may go on with the job */
+    bool orphaned;       /* the head is dead, and the lease begins */
     uint64_t kill_at_ns;
     uint64_t silent_ns;   /* since when its link to the head is broken; 0: it is not */
     uint64_t seen_ns;     /* when it last told what its workers do */

@@ -74,7 +74,7 @@ typedef struct tr_control_note {
     uint32_t layout;           /* EPOCH, PREPARED: the epoch that the layout is of; 0: the job's first */
     uint64_t silent_ns; /* WORKER_ENDED: how long ago its last sign of life was; UINT64_MAX: gave none */
     tr_actor_id actor;
-    tr_status status; /* TR_OK: ready, or ended well */
+    tr_status status; /* TR_OK: ready, or ended well. STOP: TR_ECLOSED: another head may go on with the job */
     char text[TR_ERROR_SIZE];
 } tr_control_note;
 

@@ -18,7 +18,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { RETRY_MS = 500, ANSWER_MS = 20000, MAX_LAUNCH_BYTES = 64 << 20 };
+enum { RETRY_MS = 500, ANSWER_MS = 20000, LISTENS_MS = 1000, MAX_LAUNCH_BYTES = 64 << 20 };
 
 struct tr_door {
     tr_door_options options;
@@ -169,8 +169,8 @@ static void sleep_on(const tr_transport *transport, int timeout_ms)
     poll(polled, (nfds_t)n, timeout_ms);
 }
 
-static tr_status knock_once(const tr_knock_options *options, uint64_t until_ns, tr_launch *launch,
-                            tr_error *err)
+static tr_status knock_once(const tr_knock_options *options, const tr_door_place *door, uint64_t until_ns,
+                            tr_launch *launch, tr_error *err)
 {
     knocking self = {.launch = launch};
     uint32_t number = 1;
@@ -181,7 +181,7 @@ static tr_status knock_once(const tr_knock_options *options, uint64_t until_ns, 
     if (getrandom(&number, sizeof number, 0) != (ssize_t)sizeof number) number = (uint32_t)getpid();
     tr_transport_options transport = {.node = 1 + (int32_t)(number % 0x7ffffff0u),
                                       .incarnation = 1,
-                                      .bind = options->bind,
+                                      .bind = door->bind,
                                       .key = options->key,
                                       .max_body_bytes = MAX_LAUNCH_BYTES};
     door_key(transport.job_key, options->key);
@@ -189,7 +189,7 @@ static tr_status knock_once(const tr_knock_options *options, uint64_t until_ns, 
         .context = &self, .place = place_body, .deliver = hear_answer, .peer_lost = hear_loss};
     tr_transport *way = NULL;
     status = tr_transport_new(&way, "zmq", &transport, &events, err);
-    if (status == TR_OK) status = tr_transport_connect(way, 0, options->address, err);
+    if (status == TR_OK) status = tr_transport_connect(way, 0, door->address, err);
     if (status == TR_OK) say(way, 0, TR_DOOR_JOIN, bytes, size_bytes);
     while (status == TR_OK && !self.answered && tr_clock_ns() < until_ns)
         if (tr_transport_progress(way) == 0 && tr_transport_arm(way)) sleep_on(way, 50);
@@ -201,40 +201,46 @@ static tr_status knock_once(const tr_knock_options *options, uint64_t until_ns, 
     return self.answer.status;
 }
 
-tr_status tr_door_knock(const tr_knock_options *options, tr_launch *launch, tr_error *err)
-{
-    uint64_t began_ns = tr_clock_ns(), until_ns = began_ns + (uint64_t)options->wait_ms * 1000000;
-    for (;;) {
-        tr_error problem = {0};
-        uint64_t now_ns = tr_clock_ns(), answer_ns = now_ns + (uint64_t)ANSWER_MS * 1000000;
-        tr_status status = knock_once(options, answer_ns, launch, &problem);
-        if (status == TR_OK) return TR_OK;
-        if (status != TR_ENOTFOUND || tr_clock_ns() >= until_ns) {
-            if (status == TR_ENOTFOUND)
-                return tr_fail(err, status, "no head at %s within %u s: %s", options->address,
-                               options->wait_ms / 1000, problem.message);
-            return tr_fail(err, status, "the head at %s refuses this host: %s", options->address,
-                           problem.message);
-        }
-        usleep(RETRY_MS * 1000);
-    }
-}
-
 /* --- addresses --- */
 
+/* "10.0.0.5:7600" as an address of the system's; the host alone goes into `host`, the port is returned; 0: it is none. */
+static int read_place(const char *text, char host[INET6_ADDRSTRLEN], struct sockaddr_storage *place)
+{
+    const char *colon = strrchr(text, ':'), *first = text;
+    char *end = NULL;
+    long port = colon ? strtol(colon + 1, &end, 10) : 0;
+    size_t length = colon ? (size_t)(colon - text) : 0;
+    if (length > 2 && text[0] == '[' && text[length - 1] == ']') {
+        first++;
+        length -= 2;
+    }
+    if (!colon || *end || port < 1 || port > 65535 || !length || length >= INET6_ADDRSTRLEN) return 0;
+    memcpy(host, first, length);
+    host[length] = 0;
+    struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    struct sockaddr_in6 six = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port)};
+    memset(place, 0, sizeof *place);
+    if (inet_pton(AF_INET, host, &four.sin_addr) == 1)
+        memcpy(place, &four, sizeof four);
+    else if (inet_pton(AF_INET6, host, &six.sin6_addr) == 1)
+        memcpy(place, &six, sizeof six);
+    else
+        return 0;
+    return (int)port;
+}
+
 /* Which address of ours a packet to there would carry: asked of the routing table, nothing is sent. */
-static tr_status own_address(char bind[TR_BIND_CHARS], const struct sockaddr *to, socklen_t size,
-                             tr_error *err)
+static tr_status own_address(char bind[TR_BIND_CHARS], const struct sockaddr_storage *to, tr_error *err)
 {
     struct sockaddr_storage from = {0};
     socklen_t from_size = sizeof from;
     char host[INET6_ADDRSTRLEN] = "";
-    int probe = socket(to->sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    bool good = probe >= 0 && connect(probe, to, size) == 0 &&
+    int probe = socket(to->ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    bool good = probe >= 0 && connect(probe, (const struct sockaddr *)to, sizeof *to) == 0 &&
                 getsockname(probe, (struct sockaddr *)&from, &from_size) == 0;
     int reason = errno;
     if (probe >= 0) close(probe);
-    if (!good) return tr_fail(err, TR_EINVAL, "there is no way from here to it: %s", strerror(reason));
+    if (!good) return tr_fail(err, TR_ENOTFOUND, "there is no way from here to it: %s", strerror(reason));
     if (from.ss_family == AF_INET)
         inet_ntop(AF_INET, &((struct sockaddr_in *)&from)->sin_addr, host, sizeof host);
     else
@@ -242,28 +248,88 @@ static tr_status own_address(char bind[TR_BIND_CHARS], const struct sockaddr *to
     return tr_address_bind(bind, host, err);
 }
 
-tr_status tr_door_address(char address[TR_DOOR_CHARS], char bind[TR_BIND_CHARS], const char *text,
+tr_status tr_door_place_read(tr_door_place *self, const char *text, tr_error *err)
+{
+    char host[INET6_ADDRSTRLEN];
+    struct sockaddr_storage place;
+    int port = read_place(text, host, &place);
+    if (!port) return tr_fail(err, TR_EINVAL, "'%s' is no HOST:PORT in numbers, such as 10.0.0.5:7600", text);
+    *self = (tr_door_place){.bind = ""};
+    snprintf(self->address, TR_DOOR_CHARS, place.ss_family == AF_INET ? "tcp://%s:%d" : "tcp://[%s]:%d", host,
+             port);
+    return own_address(self->bind, &place, err);
+}
+
+/* --- looking for a head --- */
+
+/* Of several doors most are closed, and ZeroMQ does not say so: it tries on. */
+static bool somebody_listens(const char *address)
+{
+    char host[INET6_ADDRSTRLEN];
+    struct sockaddr_storage place;
+    int problem = 0;
+    socklen_t size = sizeof problem;
+    if (!read_place(address + strlen("tcp://"), host, &place)) return false;
+    int probe = socket(place.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (probe < 0) return false;
+    struct pollfd polled = {.fd = probe, .events = POLLOUT};
+    bool good = connect(probe, (const struct sockaddr *)&place, sizeof place) == 0 ||
+                (errno == EINPROGRESS && poll(&polled, 1, LISTENS_MS) == 1 &&
+                 getsockopt(probe, SOL_SOCKET, SO_ERROR, &problem, &size) == 0 && problem == 0);
+    close(probe);
+    return good;
+}
+
+static tr_status try_door(const tr_knock_options *options, const tr_door_place *door, tr_launch *launch,
                           tr_error *err)
 {
-    char host[INET6_ADDRSTRLEN] = "";
-    const char *colon = strrchr(text, ':');
-    char *end = NULL;
-    long port = colon ? strtol(colon + 1, &end, 10) : 0;
-    const char *first = text;
-    size_t length = colon ? (size_t)(colon - text) : 0;
-    if (length > 2 && text[0] == '[' && text[length - 1] == ']') {
-        first++;
-        length -= 2;
+    char host[INET6_ADDRSTRLEN];
+    struct sockaddr_storage place;
+    tr_door_place now = *door;
+    if (!now.bind[0] && read_place(door->address + strlen("tcp://"), host, &place))
+        (void)own_address(now.bind, &place, NULL); /* there may be a way by now */
+    if (!now.bind[0]) return tr_fail(err, TR_ENOTFOUND, "there is no way from here to it");
+    if (options->n_doors > 1 && !somebody_listens(now.address))
+        return tr_fail(err, TR_ENOTFOUND, "nobody answered");
+    tr_status status = knock_once(options, &now, tr_clock_ns() + (uint64_t)ANSWER_MS * 1000000, launch, err);
+    if (status == TR_OK) memcpy(launch->bind, now.bind, sizeof launch->bind);
+    return status;
+}
+
+/* Each door once. Of what is in the way a refusal counts most. */
+static tr_status try_all(const tr_knock_options *options, tr_launch *launch, int32_t *door, tr_error *err)
+{
+    tr_status worst = TR_OK;
+    for (int32_t i = 0; i < options->n_doors; i++) {
+        tr_error problem;
+        tr_status status = try_door(options, &options->doors[i], launch, &problem);
+        if (status == TR_OK) {
+            *door = i;
+            return TR_OK;
+        }
+        tr_launch_release(launch);
+        if (worst && status == TR_ENOTFOUND) continue;
+        *door = i;
+        worst = status;
+        *err = problem;
     }
-    if (!colon || *end || port < 1 || port > 65535 || !length || length >= sizeof host)
-        return tr_fail(err, TR_EINVAL, "'%s' is no HOST:PORT in numbers, such as 10.0.0.5:7600", text);
-    memcpy(host, first, length);
-    struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    struct sockaddr_in6 six = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port)};
-    bool is_four = inet_pton(AF_INET, host, &four.sin_addr) == 1;
-    if (!is_four && inet_pton(AF_INET6, host, &six.sin6_addr) != 1)
-        return tr_fail(err, TR_EINVAL, "'%s' is no HOST:PORT in numbers, such as 10.0.0.5:7600", text);
-    snprintf(address, TR_DOOR_CHARS, is_four ? "tcp://%s:%ld" : "tcp://[%s]:%ld", host, port);
-    return is_four ? own_address(bind, (struct sockaddr *)&four, sizeof four, err)
-                   : own_address(bind, (struct sockaddr *)&six, sizeof six, err);
+    return worst;
+}
+
+tr_status tr_door_knock(const tr_knock_options *options, tr_launch *launch, int32_t *door, tr_error *err)
+{
+    uint64_t began_ns = tr_clock_ns(), until_ns = began_ns + (uint64_t)options->wait_ms * 1000000;
+    for (;;) {
+        tr_error problem = {0};
+        tr_status status = try_all(options, launch, door, &problem);
+        const char *address = options->doors[*door].address;
+        if (status == TR_OK) return TR_OK;
+        if (status != TR_ENOTFOUND)
+            return tr_fail(err, status, "the head at %s refuses this host: %s", address, problem.message);
+        if (tr_clock_ns() >= until_ns)
+            return tr_fail(err, status, "no head at %s%s within %u s: %s", address,
+                           options->n_doors > 1 ? " or the other addresses" : "", options->wait_ms / 1000,
+                           problem.message);
+        usleep(RETRY_MS * 1000);
+    }
 }

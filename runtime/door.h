@@ -30,21 +30,30 @@ tr_status tr_door_open(tr_door **out, const tr_door_options *options, tr_error *
 void tr_door_progress(tr_door *self); /* answers who has knocked; every now and then */
 void tr_door_close(tr_door **self);
 
+enum { TR_MAX_DOORS = 16 };
+
+/* One place where the head may be. */
+typedef struct tr_door_place {
+    char address[TR_DOOR_CHARS]; /* the door's, "tcp://10.0.0.5:7600" */
+    char bind
+        [TR_BIND_CHARS]; /* of this host, "tcp://10.0.0.6:*", by which it is reached from there; "": no way leads there now */
+} tr_door_place;
+
 typedef struct tr_knock_options {
-    const char *address; /* the door's, "tcp://10.0.0.5:7600" */
-    const char *bind;    /* of this host, "tcp://10.0.0.6:*"; what the launch will say */
+    const tr_door_place *doors; /* tried by turns: a job has one head, but another one may come after it */
+    int32_t n_doors;            /* 1 to TR_MAX_DOORS */
     const tr_curve_key *key;
     const tr_join_request *request;
     uint32_t wait_ms; /* for somebody to be there */
 } tr_knock_options;
 
-/* Release *launch. Errors: TR_EREFUSED, with the head's words; TR_ENOTFOUND: nobody was there; TR_EIO, TR_ECORRUPT. */
-tr_status tr_door_knock(const tr_knock_options *options, tr_launch *launch, tr_error *err);
+/* Release *launch, whose bind says where this host listens; *door: who let it in. Errors: TR_EREFUSED, with the head's words, when
+ * no other door opened in that turn; TR_ENOTFOUND: nobody was there; TR_EIO, TR_ECORRUPT. */
+tr_status tr_door_knock(const tr_knock_options *options, tr_launch *launch, int32_t *door, tr_error *err);
 
-/* "10.0.0.5:7600" or "[fd00::1]:7600" as the door's address, and the address of this host from where it is reached, as a
- * bind. Errors: TR_EINVAL (no numbers, no way there). */
-tr_status tr_door_address(char address[TR_DOOR_CHARS], char bind[TR_BIND_CHARS], const char *text,
-                          tr_error *err);
+/* From "10.0.0.5:7600" or "[fd00::1]:7600". Errors: TR_EINVAL (no numbers); TR_ENOTFOUND: there is no way from here to it; then
+ * the address is there, and the bind is "". */
+tr_status tr_door_place_read(tr_door_place *self, const char *text, tr_error *err);
 
 #ifdef __cplusplus
 }

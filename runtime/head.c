@@ -48,7 +48,8 @@ static void quit(tr_head *self)
 
 static void send_stop(tr_head *self, uint32_t grace_ms)
 {
-    const tr_control_note note = {.grace_ms = grace_ms};
+    tr_head_check_lead(self);
+    const tr_control_note note = {.grace_ms = grace_ms, .status = self->gives_way ? TR_ECLOSED : TR_OK};
     for (int32_t i = 1; i < self->topology->n_nodes; i++)
         if (self->workers[i].greeted) tr_control_send_note(self->node, i, TR_CONTROL_STOP, &note);
     if (tr_crew_agent_pid(self->crew)) tr_control_send_note(self->node, self->agent, TR_CONTROL_STOP, &note);
@@ -538,6 +539,7 @@ void tr_head_on_tick(void *context, uint64_t now_ns)
     tr_head *self = context;
     tr_spin_sample();
     if (self->activity) tr_activity_beat(self->activity);
+    tr_head_check_lead(self);
     if (self->phase == TR_HEAD_ENDING) {
         uint64_t farewell_ms = self->hosts && !tr_hosts_have_left(self->hosts) ? LEAVING_MS : FAREWELL_MS;
         if (self->hosts) tr_hosts_on_tick(self->hosts, now_ns);
@@ -556,19 +558,27 @@ void tr_head_on_tick(void *context, uint64_t now_ns)
     tr_head_strike(self, now_ns);
 }
 
+void tr_head_ask_to_stop(tr_head *self, const char *why)
+{
+    if (self->signals++ > 0) return;
+    tr_head_tell(self, TR_JOB_STOPPING, -1, 0, why);
+    if (self->options->stop_actor && self->phase == TR_HEAD_RUNNING)
+        tr_node_post(self->node, self->options->stop_actor, TR_TOPIC_STOP_REQUESTED, NULL, 0);
+    else if (!self->options->stop_actor ||
+             !self->changed_ns) /* otherwise it is told when it is there again */
+        tr_head_end_because(self, TR_ESTOPPED, why);
+}
+
 void tr_head_on_signal(tr_head *self, int signal)
 {
     char text[128];
-    self->signals++;
     snprintf(text, sizeof text, "stopped by signal %d (%s)", signal, strsignal(signal));
-    if (self->signals == 1) {
-        tr_head_tell(self, TR_JOB_STOPPING, -1, 0, text);
-        if (self->options->stop_actor && self->phase == TR_HEAD_RUNNING)
-            tr_node_post(self->node, self->options->stop_actor, TR_TOPIC_STOP_REQUESTED, NULL, 0);
-        else if (!self->options->stop_actor ||
-                 !self->changed_ns) /* otherwise it is told when it is there again */
-            tr_head_end_because(self, TR_ESTOPPED, text);
-    } else if (self->phase == TR_HEAD_ENDING) {
+    if (self->signals == 0) {
+        tr_head_ask_to_stop(self, text);
+        return;
+    }
+    self->signals++;
+    if (self->phase == TR_HEAD_ENDING) {
         if (self->crew) send_stop(self, 0);
     } else {
         tr_error cause;

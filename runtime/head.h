@@ -53,6 +53,7 @@ typedef struct tr_head {
     tr_head_phase phase;
     bool quit; /* before it ran */
     int signals;
+    bool gives_way;      /* another head may lead: tr_job_options.may_lead */
     uint64_t generation; /* that this epoch began with */
     uint64_t strike_ns;  /* the next kill by chance; 0: not drawn */
     uint32_t n_strikes;
@@ -87,6 +88,7 @@ void tr_head_on_job_end(void *context, const tr_error *error);
 void tr_head_on_tick(void *context, uint64_t now_ns);
 void tr_head_on_crew(void *context); /* the crew's descriptor is readable */
 void tr_head_on_signal(tr_head *self, int signal);
+void tr_head_ask_to_stop(tr_head *self, const char *why); /* politely, at the first time */
 
 /* recovery.c. A worker is gone: a new epoch, or the end where recovery is off or has been tried too often. */
 void tr_head_recover(tr_head *self, const char *text);
@@ -103,6 +105,7 @@ void tr_head_check_rejoin(tr_head *self, uint64_t now_ns);
 void tr_head_check_greeting(tr_head *self, uint64_t now_ns);
 void tr_head_check_suspect(tr_head *self, uint64_t now_ns);
 void tr_head_check_held(tr_head *self, uint64_t now_ns);
+void tr_head_check_lead(tr_head *self);
 
 /* To the agent of a worker, if it has one that is here. */
 void tr_head_tell_agent_of(tr_head *self, int32_t node, tr_control_topic topic, const tr_control_note *note);

@@ -67,3 +67,13 @@ void tr_head_check_held(tr_head *self, uint64_t now_ns)
         return;
     tr_head_end(self, &self->held, TR_HEAD_GRACE_MS);
 }
+
+/* Agents of other hosts cannot know that the job goes on without us, unless they are told with the end. */
+void tr_head_check_lead(tr_head *self)
+{
+    char why[TR_ERROR_SIZE];
+    const tr_job_options *options = self->options;
+    if (!options->may_lead || self->gives_way || options->may_lead(options->context, why, sizeof why)) return;
+    self->gives_way = true;
+    if (self->phase != TR_HEAD_ENDING) tr_head_ask_to_stop(self, why);
+}

@@ -470,7 +470,8 @@ static void look_at_members(tr_hosts *self, uint64_t now_ns)
 static void stop_waiting(tr_hosts *self)
 {
     char text[LINE_BYTES];
-    if (self->all_came) {
+    if (self->all_came || self->options->fewer) {
+        self->all_came = true;
         settle(self);
         return;
     }
@@ -481,7 +482,8 @@ static void stop_waiting(tr_hosts *self)
 
 void tr_hosts_on_tick(tr_hosts *self, uint64_t now_ns)
 {
-    tr_door_progress(self->door);
+    if (self->head->gives_way) tr_door_close(&self->door); /* who asks there shall ask the next head */
+    if (self->door) tr_door_progress(self->door);
     beat(self, now_ns);
     if (self->head->phase == TR_HEAD_ENDING) return;
     look_at_members(self, now_ns);

@@ -135,6 +135,7 @@ typedef struct tr_job_hosts {
     const char *listen;        /* where they knock: "tcp://10.0.0.5:7600" */
     const char *version, *run; /* of the program; what the job is called: a joiner may say which it wants */
     uint32_t wait_ms;          /* for hosts to come at the beginning */
+    bool fewer;                /* then it begins with those that have come; else it ends */
     uint32_t silence_ms;       /* without a word for so long a host is lost, and ends its workers by itself */
     uint32_t
         replace_ms; /* how long a lost host's workers wait for another one before the rest takes them over */
@@ -160,6 +161,9 @@ typedef struct tr_job_options {
     tr_job_changes changes;
     tr_job_chaos chaos;
     tr_job_hosts hosts;
+    /* Asked with each tick: false when another head may soon go on with this job. Then it stops as at a signal, for the reason
+     * in *why, and agents of other hosts are told to look for that head. NULL: there is no other. */
+    bool (*may_lead)(void *context, char *why, size_t capacity);
     void *context;
     void (*on_event)(void *context, const tr_job_event *event); /* on the head's thread; may be NULL */
 } tr_job_options;

@@ -60,7 +60,7 @@ static const struct {
     const char *why;
 } elsewhere[] = {
     {7, "an actor in a dead loop: cli/recovery"},
-    {9, "partition between hosts: cli/hosts/a_cut_between_hosts"},
+    {9, "partition between hosts: cli/hosts/a_cut_between_hosts, cli/lease/the_leading_host_is_cut_off"},
     {10, "one-way partition: cli/hosts/one_side_is_deaf"},
     {11, "half-open connection: transport/*_test (killed, stopped peers), cli/hosts/one_side_is_deaf"},
     {12, "a link that flaps: cli/hosts/a_connection_that_flaps"},

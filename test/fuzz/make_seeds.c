@@ -545,6 +545,31 @@ static void make_log(void)
     tr_free(directory);
 }
 
+/* As etcd 3.4 answers; the first byte is the question. */
+static void make_etcd(void)
+{
+#define HEADER "\"header\":{\"cluster_id\":\"3\",\"member_id\":\"4\",\"revision\":\"9\",\"raft_term\":\"2\"}"
+#define KEY                                                                                                  \
+    "\"kvs\":[{\"key\":\"a2V5\",\"create_revision\":\"2\",\"mod_revision\":\"2\",\"version\":\"1\","         \
+    "\"value\":\"dmFsdWU=\","                                                                                \
+    "\"lease\":\"77\"}],\"count\":\"1\""
+    static const char *const answers[][2] = {
+        {"grant", "0{" HEADER ",\"ID\":\"77\",\"TTL\":\"10\"}"},
+        {"alive", "1{\"result\":{" HEADER ",\"ID\":\"77\",\"TTL\":\"10\"}}\n"},
+        {"ended", "1{\"result\":{" HEADER ",\"ID\":\"77\"}}"},
+        {"range", "2{" HEADER "," KEY "}"},
+        {"nothing", "2{" HEADER "}"},
+        {"put", "3{" HEADER ",\"succeeded\":true,\"responses\":[{\"response_put\":{" HEADER "}}]}"},
+        {"not_put", "3{" HEADER ",\"responses\":[{\"response_range\":{" HEADER "," KEY "}}]}"},
+        {"refusal", "4{\"error\":\"etcdserver: requested lease not found\",\"code\":5}"},
+        {"base64", "5cHJvY2VzcyAxMg=="},
+    };
+#undef HEADER
+#undef KEY
+    for (size_t i = 0; i < sizeof answers / sizeof *answers; i++)
+        seed_text("etcd", answers[i][0], answers[i][1]);
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2) {
@@ -562,5 +587,6 @@ int main(int argc, char **argv)
     make_topics();
     make_checkpoint();
     make_region();
+    make_etcd();
     return 0;
 }

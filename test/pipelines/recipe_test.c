@@ -199,6 +199,20 @@ static const struct {
      "r.yaml:2: model.heads '4' does not divide the width 50; give a divisor, or head_size"},
     {"", "model.kv_heads=3",
      "command line: model.kv_heads '3' does not divide the 4 heads evenly; give a divisor of them"},
+    {"head: {ttl: 5}\n", NULL,
+     "r.yaml:6: head.ttl '5' is of the lease in etcd; give head.etcd: http://HOST:2379, or leave it out"},
+    {"head: {etcd: \"10.0.0.7:2379\"}\n", NULL,
+     "r.yaml:6: head.etcd '10.0.0.7:2379' is not http://HOST:PORT, or several with commas between"},
+    {"head: {etcd: \"http://a\", job: \"a\\tb\"}\n", NULL,
+     "r.yaml:6: head.job is no name; give some characters that people can read"},
+    {"head: {etcd: \"http://a\", ttl: 30, standby: true}\n", NULL,
+     "r.yaml:6: head.ttl '30' is not shorter than supervision.lease 30: the workers would be gone before the "
+     "standby may lead"},
+    {"layout: {hosts: 2, pipeline: 2}\ntransport: zmq\nnetwork: {address: 10.0.0.5, key: k}\nhead: {standby: "
+     "true}\n",
+     NULL,
+     "r.yaml:9: head.standby 'true' needs head.etcd where layout.hosts is 2: a lock is of one host; give "
+     "head: {standby: true, etcd: http://HOST:2379}"},
     {"", "model.vocabulary=255",
      "command line: model.vocabulary '255' is too small for bytes; give 256 or more"},
     {"", "model.positions=15",
