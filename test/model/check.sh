@@ -88,7 +88,7 @@ model=hosts.pml
 holds "hosts, none is lost"     -DFROM_START
 holds "a host"                  -DHOSTS=2 -DLOSSES=1
 holds "a host, and a spare"     -DLOSSES=1 -DLOST_HOST=2 -DSTEPS=2
-holds "one host after another"  -DHOSTS=2 -DLOSSES=2 -DSTEPS=1
+holds "one host after another"  -DHOSTS=2 -DLOSSES=2 -DSTEPS=2
 
 two_hosts=(-DHOSTS=2 -DLOSSES=1 -DSTEPS=2)
 breaks "no wait for copies"     'common'                   -DBREAK_NO_WAIT "${two_hosts[@]}"

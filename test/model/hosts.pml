@@ -86,7 +86,8 @@ byte generation = 1, copied_by_all = NOBODY; /* the coordinator's: step + 1; cop
 
 /* ---- ghosts ---- */
 
-bool excused; /* the last holder of some state is gone */
+bool excused;    /* the last holder of some state is gone */
+byte needed = 1; /* the generation that copies have whole before anything older is overwritten */
 byte losses = LOSSES, deaths = DEATHS;
 
 byte i, j, k, m, mask;
@@ -281,6 +282,7 @@ inline begin_again()
     assert(common[0] || excused || generation == 1); /* a generation is left that all hold */
     assert(excused || common[0] + 1 >= generation);  /* and nothing but the last step is run again */
     generation = (common[0] -> common[0] : 1);
+    needed = generation;
     phase = preparing;
     d_step {
         k = 0;
@@ -425,6 +427,7 @@ proctype head()
     do
     :: atomic { /* commit_when_ready */
            phase == running && is_ready[0] && is_ready[1] && generation <= STEPS && !waits_for_copies ->
+           needed = generation;
            generation++;
            commit_for[0] = generation;
            commit_for[1] = generation;
@@ -861,9 +864,12 @@ inline break_links(h)
     od
 }
 
+/* Who may be lost without loss, as far as the head knows: a worker's state is in its home, or else as a copy elsewhere. Until
+ * new copies are whole a second loss may be too much. */
+#define holds(h, s)                                                                                           \
+    (is_up[h] && present[h] && ((valid[s] && home[s] == (h)) || (copy[s] == (h) && copied[s] >= needed)))
 #define is_safe(s, h)                                                                                         \
-    ((is_up[0] && (h) != 0 && has_state(0, s)) || (is_up[1] && (h) != 1 && has_state(1, s)) ||                \
-     (HOSTS > 2 && is_up[HOSTS - 1] && (h) != HOSTS - 1 && has_state(HOSTS - 1, s)))
+    ((h != 0 && holds(0, s)) || (h != 1 && holds(1, s)) || (HOSTS > 2 && h != HOSTS - 1 && holds(HOSTS - 1, s)))
 
 #ifdef LOST_HOST
 #define MAY_BE_LOST(h) ((h) == LOST_HOST)
