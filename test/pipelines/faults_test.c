@@ -12,7 +12,7 @@ static outcome expected;
 static bool is_expected;
 static tr_job_simulation_counters seen; /* of all seeds together */
 static uint64_t n_again, n_saved_again, n_from_the_beginning, n_replayed, n_kept, n_compared,
-    n_from_the_beginning;
+    n_lost_checkpoints;
 
 typedef struct training {
     outcome out;
@@ -89,6 +89,23 @@ static void add_up(const tr_job_simulation_counters *one, const outcome *out)
     n_compared += out->n_compared;
 }
 
+/* A checkpoint that was being made of a slot that rots cannot be made again: then there is only the one after it. */
+static bool has_lost_no_more_than_one(const outcome *self, const outcome *whole)
+{
+    bool has_last = false;
+    for (uint32_t i = 0; i < self->n_checkpoints; i++) {
+        for (uint32_t k = 0; k < whole->n_checkpoints; k++) {
+            if (self->checkpoints[i].updates != whole->checkpoints[k].updates) continue;
+            if (memcmp(&self->checkpoints[i], &whole->checkpoints[k], sizeof *whole->checkpoints) != 0)
+                return false;
+            has_last = has_last || self->checkpoints[i].updates == STEPS;
+        }
+    }
+    n_lost_checkpoints += self->n_checkpoints < whole->n_checkpoints;
+    return has_last && self->n_checkpoints + 1 >= whole->n_checkpoints && self->n_records == STEPS &&
+           memcmp(self->records, whole->records, sizeof self->records) == 0;
+}
+
 static bool whoever_dies_training_gives_the_same_bits(uint64_t seed, FILE *trace)
 {
     training self = {0}, undisturbed = {0};
@@ -102,6 +119,7 @@ static bool whoever_dies_training_gives_the_same_bits(uint64_t seed, FILE *trace
     }
     tr_status status = train(seed % LAYOUTS, seed, 5, trace, &self, &counters, &err);
     add_up(&counters, &self.out);
+    if (status == TR_OK && counters.n_rotten && has_lost_no_more_than_one(&self.out, &expected)) return true;
     if (status == TR_OK) return outcome_is(&self.out, &expected, seed % LAYOUTS);
     fprintf(stderr, "%s %s %s: %s\n", layouts[seed % LAYOUTS].data, layouts[seed % LAYOUTS].pipeline,
             layouts[seed % LAYOUTS].pieces, err.message);
@@ -112,14 +130,14 @@ static bool whoever_dies_training_gives_the_same_bits(uint64_t seed, FILE *trace
 static int report(void)
 {
     printf("%u deaths, %u of them within an activation, %u while no epoch ran; %u slots spoiled, %u rotten; "
-           "%u stopped, "
-           "%u cuts, %u zombies, %u starved; %u changes of epoch; %" PRIu64 " records and %" PRIu64
-           " checkpoints came again, %" PRIu64 " times all from the beginning; %" PRIu64
+           "%u stopped, %u cuts, %u zombies, %u starved; %u changes of epoch; %" PRIu64
+           " records and %" PRIu64 " checkpoints came again, %" PRIu64
+           " times all from the beginning, %" PRIu64 " checkpoints lost with a rotten slot; %" PRIu64
            " steps replayed, in which %" PRIu64 " stages kept their work and %" PRIu64
            " messages were compared; %" PRIu64 " events\n",
            seen.n_deaths, seen.n_within, seen.n_between_epochs, seen.n_spoiled, seen.n_rotten, seen.n_stops,
-           seen.n_cuts, seen.n_zombies, seen.n_starved, seen.epoch, n_again, n_saved_again, n_replayed,
-           n_kept, n_compared, seen.n_events);
+           seen.n_cuts, seen.n_zombies, seen.n_starved, seen.epoch, n_again, n_saved_again,
+           n_from_the_beginning, n_lost_checkpoints, n_replayed, n_kept, n_compared, seen.n_events);
     bool each = seen.n_within && seen.n_between_epochs && seen.n_spoiled && seen.n_rotten &&
                 n_from_the_beginning && seen.n_stops && seen.n_cuts && seen.n_zombies && seen.n_starved &&
                 n_again && n_replayed && n_kept && n_compared;
