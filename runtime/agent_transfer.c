@@ -69,7 +69,8 @@ static bool was_sent(const stream *self, uint64_t generation)
     return generation == self->sent[0] || generation == self->sent[1];
 }
 
-/* The slot that goes next: handed over are both, the older one first; of those copied the newest; for a change the one. */
+/* The slot that goes next: both, the older one first, since everybody may go back to that. Of those copied only what is
+ * newer than what has gone; for a change the one. */
 static int next_slot(const stream *self, const tr_state_region *region)
 {
     uint64_t a = tr_state_generation(region, 0), b = tr_state_generation(region, 1);
@@ -77,6 +78,7 @@ static int next_slot(const stream *self, const tr_state_region *region)
     uint64_t of_newest = newest ? b : a, of_oldest = newest ? a : b;
     if (self->change && was_sent(self, self->wanted)) return -1;
     if (self->change) return of_newest == self->wanted ? newest : of_oldest == self->wanted ? oldest : -1;
+    if (self->goes_on && of_oldest > self->sent[0]) return oldest;
     if (self->goes_on) return of_newest > self->sent[0] ? newest : -1;
     if (of_oldest && !was_sent(self, of_oldest)) return oldest;
     return of_newest && !was_sent(self, of_newest) ? newest : -1;
@@ -98,6 +100,14 @@ static void send_part(hosts *self, const stream *to, const tr_slot_part *what)
     tr_free(bytes);
 }
 
+/* That all is handed over. */
+static void send_end(hosts *self, stream *to)
+{
+    to->ended = true;
+    to->moved_ns = tr_clock_ns();
+    send_part(self, to, &(tr_slot_part){.actor = to->actor});
+}
+
 static bool begin_slot(hosts *self, stream *to, const tr_state_region *region)
 {
     to->slot = next_slot(to, region);
@@ -108,11 +118,7 @@ static bool begin_slot(hosts *self, stream *to, const tr_state_region *region)
         to->moved_ns = tr_clock_ns();
         return true;
     }
-    if (!to->goes_on && !to->ended) {
-        const tr_slot_part end = {.actor = to->actor};
-        to->ended = true;
-        send_part(self, to, &end);
-    }
+    if (!to->goes_on && !to->ended) send_end(self, to);
     return false;
 }
 
@@ -130,8 +136,7 @@ static void pump(hosts *self, stream *to)
     if (!self->linked[to->member] || to->ended) return;
     if (!region && to->goes_on) return; /* it is on its way to us */
     if (!region) {                      /* nothing was ever there: it begins with nothing */
-        send_part(self, to, &(tr_slot_part){.actor = to->actor});
-        to->ended = true;
+        send_end(self, to);
         return;
     }
     if (to->slot < 0 && !begin_slot(self, to, region)) return;
@@ -184,8 +189,10 @@ void tr__agent_hosts_pump(hosts *self, uint64_t now_ns)
     for (size_t i = 0; i < self->n_streams; i++) {
         stream *to = &self->streams[i];
         bool waits = to->slot >= 0 && to->offset_bytes > to->taken_bytes;
-        if (waits && now_ns > to->moved_ns + (uint64_t)STUCK_MS * 1000000)
-            begin_again(to); /* it was not heard */
+        bool stuck = now_ns > to->moved_ns + (uint64_t)STUCK_MS * 1000000;
+        if (waits && stuck) begin_again(to); /* it was not heard */
+        if (to->ended && stuck)
+            to->ended = false; /* nobody answers that; it came for nothing where the head was not heard yet */
         pump(self, to);
     }
 }

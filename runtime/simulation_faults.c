@@ -264,6 +264,14 @@ static void cut_next_greeting(tr__simulated_job *self, int32_t victim)
     if (draw(self, 2)) tr__process_kill(self, victim);
 }
 
+/* Between two lives: then somebody takes the slot over, and must notice. */
+static void rot(tr__simulated_job *self, int32_t victim)
+{
+    tr__process_kill(self, victim);
+    if (self->processes[victim].heir_of || self->processes[victim].life == TR__PROCESS_RUNS) return;
+    if (tr__slots_rot(self, victim)) tr__job_trace(self, "a bit flips in a slot", victim);
+}
+
 void tr__faults_after(tr__simulated_job *self, int32_t place)
 {
     if (self->processes[place].dying) tr__process_kill(self, place);
@@ -274,7 +282,8 @@ static void strike(tr__simulated_job *self)
 {
     int32_t victim = 1 + (int32_t)draw(self, (uint64_t)self->n_nodes - 1);
     tr__process *process = &self->processes[victim];
-    switch ((tr__fault_kind)draw(self, TR__FAULT_KINDS)) {
+    uint64_t n_kinds = self->options->may_rot ? TR__FAULT_KINDS : TR__FAULT_ROT;
+    switch ((tr__fault_kind)draw(self, n_kinds)) {
     case TR__FAULT_KILL: tr__process_kill(self, victim); break;
     case TR__FAULT_KILL_WITHIN: process->dies_next = process->worker != NULL; break;
     case TR__FAULT_KILL_AT_SLOT:
@@ -286,6 +295,7 @@ static void strike(tr__simulated_job *self)
     case TR__FAULT_PAUSE: pause_head(self, victim); break;
     case TR__FAULT_STARVE: starve(self, victim); break;
     case TR__FAULT_ZOMBIE: become_zombie(self, victim); break;
+    case TR__FAULT_ROT: rot(self, victim); break;
     default: TR_ASSERT(false && "a kind of fault");
     }
 }

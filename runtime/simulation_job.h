@@ -4,6 +4,7 @@
  * sends or slots that it opens or publishes; kill two; kill again while an epoch changes; stop one for a while, as by SIGSTOP,
  * with the agent saying that it hangs or not; cut a connection; let a zombie, whose death was told, run on; and give the
  * head, or one actor, no turn for long.
+ * Where `may_rot`, a bit may flip in a slot of a worker that dies.
  * A killed worker leaves what had been sent, of which some is lost, and its state regions, in which slots that were open are
  * filled with NaNs. See runtime/DESIGN.md for what is not simulated.
  * Threads: everything on one.
@@ -26,6 +27,7 @@ typedef struct tr_job_simulation_options {
     uint64_t activation_max_ns, max_events;
     uint32_t n_faults;     /* at most so many; 0: an undisturbed run */
     uint64_t faults_until; /* the first of them comes within so many events */
+    bool may_rot;          /* then it may be that no generation is left that all hold */
     FILE *trace;           /* NULL, or where every event is told */
 } tr_job_simulation_options;
 
@@ -34,6 +36,7 @@ typedef struct tr_job_simulation_counters {
     uint32_t n_deaths, n_within, n_between_epochs; /* within an activation; while no epoch ran */
     uint32_t n_stops, n_cuts, n_zombies, n_starved;
     uint32_t n_spoiled; /* slots that were open at a death */
+    uint32_t n_rotten;  /* slots of which a bit flipped */
     uint32_t epoch;     /* the last one */
     tr_sim_counters data, control;
 } tr_job_simulation_counters;

@@ -51,6 +51,7 @@ typedef enum tr__fault_kind {
     TR__FAULT_ZOMBIE,
     TR__FAULT_PAUSE,  /* of the head, while somebody dies */
     TR__FAULT_STARVE, /* an actor, while somebody dies */
+    TR__FAULT_ROT,    /* of a slot whose worker dies; only where `may_rot` */
     TR__FAULT_KINDS
 } tr__fault_kind;
 
@@ -85,6 +86,9 @@ void tr__slots_audit(tr__simulated_job *self, int32_t place, tr_actor_id who, in
 uint8_t *tr__slots_image(const tr__process *process); /* what a death leaves; tr_free it */
 void tr__slots_restore(tr__simulated_job *self, int32_t place, const uint8_t *image,
                        tr_state_region *const *into);
+
+/* Flips a bit of a slot that is valid; false: there is none. */
+bool tr__slots_rot(tr__simulated_job *self, int32_t place);
 
 /* simulation_faults.c */
 void tr__faults_init(tr__simulated_job *self);

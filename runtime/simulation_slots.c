@@ -66,6 +66,24 @@ uint8_t *tr__slots_image(const tr__process *process)
     return image;
 }
 
+bool tr__slots_rot(tr__simulated_job *self, int32_t place)
+{
+    const tr__process *process = &self->processes[place];
+    if (!process->n_regions) return false;
+    int which = (int)tr__simulation_draw(&self->base, (uint64_t)process->n_regions);
+    int slot = (int)tr__simulation_draw(&self->base, 2);
+    tr_state_region *region = process->regions[which];
+    if (!tr_state_generation(region, slot)) slot = 1 - slot;
+    if (!tr_state_generation(region, slot)) return false;
+    uint64_t bit = tr__simulation_draw(&self->base, 8 * tr_state_region_slot_bytes(region));
+    ((uint8_t *)tr_state_slot(region, slot))[bit / 8] ^= (uint8_t)(1u << bit % 8);
+    tr_actor_id id = 0;
+    for (int i = 0; i <= which; i++) id = next_with_state(self, place, id);
+    self->published[2 * (id - 1) + (uint64_t)slot] = 0; /* it is no slot that anybody published */
+    self->counters.n_rotten++;
+    return true;
+}
+
 static void restore_slot(tr__simulated_job *self, const uint8_t *from, tr_state_region *into, int slot)
 {
     uint64_t generation;

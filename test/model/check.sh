@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# test/model/check.sh [--only NAME] - searches every state of recovery.pml with Spin: first the design as it is, under several
-# kinds of deaths, where no property may fail; then with one of its rules broken, where one must. Ends with 77 where there is no
-# spin (Debian: spin).
+# test/model/check.sh [--only NAME] - searches every state of recovery.pml and hosts.pml with Spin: first the design as it is,
+# under several kinds of deaths, where no property may fail; then with one of its rules broken, where one must. Ends with 77
+# where there is no spin (Debian: spin).
 # SPDX-License-Identifier: Apache-2.0
 set -euo pipefail
-model=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/recovery.pml
+folder=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+model=recovery.pml
 only=
 [ "${1:-}" != --only ] || only=${2:?--only needs a name}
 MEMORY_MIB=1024
@@ -22,7 +23,7 @@ faults=0 searched=0
 # search OPTION... - leaves what Spin's verifier says in ./said
 search() {
     rm -f -- pan pan.* ./*.trail said
-    spin -a "$@" "$model" >said 2>&1 || return 1
+    spin -a "$@" "$folder/$model" >said 2>&1 || return 1
     ${CC:-gcc} -O2 -w -DSAFETY -DCOLLAPSE -DNOFAIR -DMEMLIM=$MEMORY_MIB -o pan pan.c >>said 2>&1 || return 1
     timeout -k 5 "$SECONDS_EACH" ./pan -m100000 >said 2>&1 || return 1
 }
@@ -41,7 +42,7 @@ holds() {
     if grep -q 'errors: 0' said && ! grep -qE 'max search depth too small|Search not completed|out of memory' said; then
         printf '%-28s holds in %s states\n' "$name" "$(sed -n 's/^ *\([0-9]*\) states, stored.*/\1/p' said)"
     else
-        printf '%-28s FAILS: spin -a %s\n' "$name" "$*"
+        printf '%-28s FAILS: spin -a %s %s\n' "$name" "$*" "$model"
         tail -n 30 said
         faults=$((faults + 1))
     fi
@@ -81,6 +82,22 @@ breaks "late COMMIT taken"      'e==epoch_of'              -DBREAK_LATE_COMMIT -
 breaks "streamed slot written"  'b==a|wanted'              -DBREAK_STREAM -DSAVE_FIRST
 breaks "the journal's ring"     'record_step'              -DBREAK_JOURNAL "${from_disk[@]}"
 breaks "checkpoint removed first" 'on_disk>=promised'      -DBREAK_RENAME -DROTS=1 -DDEATHS=1 -DHEAD_DEATHS=1 -DSTEPS=3
+
+model=hosts.pml
+# Of two hosts, that hold each other's copies; one is the head's, whose agent comes again. With a third for a lost one's work.
+holds "hosts, none is lost"     -DFROM_START
+holds "a host"                  -DHOSTS=2 -DLOSSES=1
+holds "a host, and a spare"     -DLOSSES=1 -DLOST_HOST=2 -DSTEPS=2
+holds "one host after another"  -DHOSTS=2 -DLOSSES=2 -DSTEPS=2
+
+two_hosts=(-DHOSTS=2 -DLOSSES=1 -DSTEPS=2)
+breaks "no wait for copies"     'common'                   -DBREAK_NO_WAIT "${two_hosts[@]}"
+breaks "newest slot overwritten" 'common'                  -DBREAK_NEWEST_OVERWRITTEN "${two_hosts[@]}"
+breaks "held before it is whole" 'common'                  -DBREAK_HELD_EARLY "${two_hosts[@]}"
+breaks "only the newest copied" 'common'                   -DBREAK_NEWEST_ONLY -DHOSTS=2 -DLOSSES=2 -DSTEPS=1
+breaks "begun before it is there" 'common'                 -DBREAK_NO_EXPECTATION "${two_hosts[@]}"
+breaks "a lost part is lost"    'invalid end state'        -DBREAK_NO_RESEND "${two_hosts[@]}"
+breaks "a lost end is lost"     'invalid end state'        -DBREAK_END_ONCE -DLOSSES=1 -DLOST_HOST=2 -DSTEPS=1
 
 ((searched > 0)) || { echo "there is no search called '$only'"; exit 1; }
 ((faults == 0)) || { echo "$faults of $searched searches did not end as they should"; exit 1; }

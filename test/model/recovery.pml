@@ -192,6 +192,7 @@ proctype worker(byte w)
 {
     byte e, t;
     bit sound;
+end:
     do
     /* greet: tr_state_discard_rotten hashes the slots, tr_state_common_generations says what they hold. */
     :: atomic {
@@ -353,7 +354,6 @@ proctype worker(byte w)
            at[w] = computing;
            tidy()
        }
-    :: phase == finished -> break
     od
 }
 
@@ -362,6 +362,7 @@ proctype worker(byte w)
 /* on_worker_end: reaps one, and tells. */
 proctype reaper(byte w)
 {
+end:
     do
     :: atomic {
            agent_lives && at[w] == dead && nfull(ended) ->
@@ -369,7 +370,6 @@ proctype reaper(byte w)
            ended!w;
            tidy()
        }
-    :: phase == finished -> break
     od
 }
 
@@ -391,6 +391,7 @@ inline start_missing()
 proctype agent()
 {
     byte e;
+end:
     do
     :: atomic {
            agent_lives && to_agent?[_] ->
@@ -404,7 +405,6 @@ proctype agent()
            e = 0;
            tidy()
        }
-    :: phase == finished -> break
     od
 }
 
@@ -635,6 +635,7 @@ inline commit_step()
 proctype head(byte w)
 {
     byte e, a, b;
+end:
     do
     :: atomic { /* greeted */
            up[w]?[hello, _, _, _] ->
@@ -747,7 +748,6 @@ proctype head(byte w)
            up[w]?[chunk, _, _, _] && !(phase == running && up[w]?[chunk, eval(epoch), _, _]) -> up[w]?chunk(_, _, _);
            tidy()
        }
-    :: phase == finished -> break
     od
 }
 
@@ -865,6 +865,7 @@ inline lose_workers()
 /* SIGKILL, SIGSEGV, or a fence after a hang, a cut link, a failure: a worker's end at any moment. */
 proctype fate(byte w)
 {
+end:
     do
     :: atomic {
            deaths > 0 && phase != finished && agent_lives && runs(w) && MAY_DIE ->
@@ -892,12 +893,12 @@ proctype fate(byte w)
            rots--;
            tidy()
        }
-    :: phase == finished -> break
     od
 }
 
 proctype great_fate()
 {
+end:
     do
     :: atomic {
            agent_deaths > 0 && phase != finished && agent_lives ->
@@ -958,7 +959,6 @@ proctype great_fate()
            fi;
            tidy()
        }
-    :: phase == finished -> break
     od
 }
 

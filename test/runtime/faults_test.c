@@ -393,6 +393,7 @@ static void add_up(const tr_job_simulation_counters *one)
     seen.n_zombies += one->n_zombies;
     seen.n_starved += one->n_starved;
     seen.n_spoiled += one->n_spoiled;
+    seen.n_rotten += one->n_rotten;
     seen.epoch += one->epoch - 1;
     seen.data.n_late += one->data.n_late;
     seen.control.n_late += one->control.n_late;
@@ -413,6 +414,7 @@ static tr_status perform(company *self, uint64_t seed, FILE *trace, tr_job_simul
                                          .max_events = MAX_EVENTS,
                                          .n_faults = (uint32_t)(seed % 6),
                                          .faults_until = 500,
+                                         .may_rot = seed % 4 == 3,
                                          .trace = trace};
     tr_error err;
     tr_simulation_faults(seed, &options.data, &options.control);
@@ -460,13 +462,15 @@ static bool a_seed_decides_every_death(uint64_t seed, FILE *trace)
 /* Of many seeds each kind of misfortune must have come, or the test would say less than it seems to. */
 static int report(void)
 {
-    printf("%u deaths, %u of them within an activation, %u while no epoch ran; %u slots spoiled; %u stopped, "
+    printf("%u deaths, %u of them within an activation, %u while no epoch ran; %u slots spoiled, %u rotten; "
+           "%u stopped, "
            "%u cuts, %u zombies, %u starved; %u changes of epoch; %" PRIu64 " late frames; %" PRIu64
            " events\n",
-           seen.n_deaths, seen.n_within, seen.n_between_epochs, seen.n_spoiled, seen.n_stops, seen.n_cuts,
-           seen.n_zombies, seen.n_starved, seen.epoch, seen.data.n_late + seen.control.n_late, seen.n_events);
-    bool each = seen.n_within && seen.n_between_epochs && seen.n_spoiled && seen.n_stops && seen.n_cuts &&
-                seen.n_zombies && seen.n_starved && seen.data.n_late && seen.control.n_late;
+           seen.n_deaths, seen.n_within, seen.n_between_epochs, seen.n_spoiled, seen.n_rotten, seen.n_stops,
+           seen.n_cuts, seen.n_zombies, seen.n_starved, seen.epoch, seen.data.n_late + seen.control.n_late,
+           seen.n_events);
+    bool each = seen.n_within && seen.n_between_epochs && seen.n_spoiled && seen.n_rotten && seen.n_stops &&
+                seen.n_cuts && seen.n_zombies && seen.n_starved && seen.data.n_late && seen.control.n_late;
     if (seen.n_deaths < 1000 || each) return 0;
     fprintf(stderr, "some kind of fault never came\n");
     return 1;
