@@ -11,6 +11,7 @@
 typedef struct tr__dispute {
     bool is, told; /* told: in this life; then the step does not end */
     uint32_t edge, step, index;
+    uint32_t part;          /* of an audit: the first result that differs */
     uint64_t first, second; /* hashes */
     uint64_t basis;         /* hash of what both were computed from; 0 where nobody looked */
 } tr__dispute;

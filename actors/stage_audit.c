@@ -14,7 +14,8 @@
 
 #include <string.h>
 
-enum { ACTIVATION, GRADIENT, LOSS, SUMS, N_RESULTS };
+/* In the order in which each may depend on those before: a wrong activation comes back as another gradient. */
+enum { ACTIVATION, LOSS, GRADIENT, SUMS, N_RESULTS };
 
 typedef struct heading {
     uint64_t results[N_RESULTS]; /* hashes; 0: this stage has none */
@@ -338,12 +339,13 @@ static bool run_again(tr__stage *self)
     return true;
 }
 
-static const char *what_differs(const uint64_t a[N_RESULTS], const uint64_t b[N_RESULTS])
+/* Of what a result was computed from; all of it lies before these places. */
+static uint64_t hash_of_basis(const tr__stage *self, const tr_message *message, uint32_t result)
 {
-    static const char *const names[N_RESULTS] = {"activation", "gradient", "loss", "weight gradient"};
-    for (int i = 0; i < N_RESULTS; i++)
-        if (a[i] != b[i]) return names[i];
-    return "nothing";
+    const places *at = &self->audit->at;
+    const char *body = tr_message_bytes(message);
+    uint64_t end = result <= LOSS ? at->gradient : result == GRADIENT ? at->sums : message->frame.body_bytes;
+    return tr_hash64(body + at->input, end - at->input);
 }
 
 static void compare(tr__stage *self)
@@ -351,17 +353,22 @@ static void compare(tr__stage *self)
     tr__stage_audit *audit = self->audit;
     const tr_message *message = audit->message;
     const heading *head = tr_message_bytes(message);
-    const size_t size = sizeof audit->results;
-    uint64_t theirs = tr_hash64(head->results, size), own = tr_hash64(audit->results, size);
-    uint64_t basis = tr_hash64(head + 1, message->frame.body_bytes - sizeof *head);
+    static const char *const names[N_RESULTS] = {"activation", "loss", "gradient", "weight gradient"};
     tr__dispute *about = &self->disputes->audited;
-    tr__dispute_decide(self, about, message, theirs, basis);
-    if (own == theirs) {
+    if (about->is)
+        tr__dispute_decide(self, about, message, head->results[about->part],
+                           hash_of_basis(self, message, about->part));
+    uint32_t part = 0;
+    while (part < N_RESULTS && head->results[part] == audit->results[part]) part++;
+    if (part == N_RESULTS) {
         tr__replay_note_used(self, message);
         self->n_audited++;
     } else if (!about->told) {
-        *about = (tr__dispute){.first = theirs, .second = own, .basis = basis};
-        tr__dispute_begin(self, about, message, what_differs(head->results, audit->results));
+        *about = (tr__dispute){.part = part,
+                               .first = head->results[part],
+                               .second = audit->results[part],
+                               .basis = hash_of_basis(self, message, part)};
+        tr__dispute_begin(self, about, message, names[part]);
     }
 }
 
