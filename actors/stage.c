@@ -1,8 +1,9 @@
 /* actors/stage.c - the stage's life with micro-batches: what arrives is put in queues, `idle` chooses.
  * One call of idle does one piece of work, so that whatever arrived meanwhile is seen before the next choice.
  * The choice is the design's: state out and updates first (they are short and others wait for them), then
- * backward, forward, weight gradients as filler. By `urgency` the pieces that share a worker choose among each other in the
- * same way. Weight gradients are taken in the order of micro-batches, always: they are a left fold.
+ * backward, forward, weight gradients as filler, and audits of another replica behind them. By `urgency` the pieces that
+ * share a worker choose among each other in the same way. Weight gradients are taken in the order of micro-batches, always:
+ * they are a left fold.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/stage_collect.h"
 #include "actors/stage_depart.h"
