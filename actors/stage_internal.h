@@ -195,6 +195,10 @@ const float *tr__tied_use(const tr__stage *self, const tr__parameter *parameter,
 /* stage.c. Chaos: flips a bit of what was computed, as a processor that errs would; in each epoch another one. */
 void tr__stage_spoil(const tr__stage *self, void *result, size_t size_bytes);
 
+/* stage_edges.c */
+tr_status tr__stage_find_edges(tr__stage *self, tr_error *err);
+tr_message_queue *tr__stage_queue(tr__stage *self, uint32_t edge); /* NULL: none comes along this one */
+
 /* stage_waits.c: tr_behavior.waits */
 uint32_t tr__stage_waits(const tr_actor *actor, const void *state, tr_wait *waits, uint32_t capacity);
 

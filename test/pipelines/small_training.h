@@ -45,6 +45,10 @@ static const struct {
     {"layout.data=2", "layout.pipeline=2", "layout.pieces=1", {"supervision.audit=1"}},
     {"layout.data=2", "layout.pipeline=2", "layout.pieces=2", {"supervision.audit=0.4"}},
     {"layout.data=3", "layout.pipeline=1", "layout.pieces=1", {"supervision.audit=1", "recovery=replay"}},
+    {"layout.data=2",
+     "layout.pipeline=2",
+     "layout.pieces=1",
+     {"supervision.audit=1", "layout.recompute=full"}},
     {"layout.data=2", "layout.pipeline=2", "layout.pieces=1", {"supervision.audit=0.5", "recovery=replay"}}};
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
 
