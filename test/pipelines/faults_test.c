@@ -127,6 +127,8 @@ static bool whoever_errs_is_found_and_changes_no_bit(uint64_t seed, FILE *trace)
              replica = (uint32_t)(tr_rng_u64(&key, 1) % plan->n_replicas),
              step = (uint32_t)(tr_rng_u64(&key, 2) % STEPS), n_deaths = seed % 3 == 2 ? 3 : 0;
     const char *phase = phases[tr_rng_u64(&key, 3) % (stage == 0 ? 3 : 4)];
+    bool fused = layouts[layout].more[1] && strcmp(layouts[layout].more[1], "layout.recompute=full") == 0;
+    if (fused && strcmp(phase, "weight") == 0) phase = "forward"; /* the backward is both */
     char flips[100];
     snprintf(flips, sizeof flips, "1/stage %u of replica %u/%s/%u/FLIP", stage, replica, phase, step);
     training self = {0};
