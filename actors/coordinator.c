@@ -42,6 +42,7 @@ static void end_when_done(coordinator *self)
     if (self->step < plan->n_steps)
         note(self, "stopped",
              plan->until ? "given up, with its state in a checkpoint" : "stopped early, as asked");
+    tr__arbiter_end(&self->arbiter, self->step);
     tr_packer packer; /* the monitor ends the job, behind all records: ended here, the last could be lost */
     tr_packer_init(&packer);
     tr_pack_array(&packer, 1);
@@ -265,7 +266,9 @@ static bool take_ready(coordinator *self, uint32_t n_fields, tr_unpacker *body)
         if (size != (size_t)n * sizeof(double)) return false;
         memcpy(self->sums + first, sums, size);
     }
-    self->busy_ns += tr_unpack_uint(body, UINT64_MAX);
+    uint64_t busy_ns = tr_unpack_uint(body, UINT64_MAX);
+    self->busy_ns += busy_ns;
+    self->arbiter.audits->busy_ns += busy_ns;
     self->n_ready++;
     return true;
 }
@@ -342,7 +345,8 @@ static void coordinator_receive(tr_actor *actor, void *state, tr_message **messa
     case TR_TOPIC_REPLAYED:
     case TR_TOPIC_DIFFERS:
     case TR_TOPIC_FORGOTTEN:
-    case TR_TOPIC_VERDICT: good = tr__arbiter_receive(&self->arbiter, frame, &body); break;
+    case TR_TOPIC_VERDICT:
+    case TR_TOPIC_AUDITED: good = tr__arbiter_receive(&self->arbiter, frame, &body); break;
     case TR_TOPIC_EVALUATED: good = take_evaluation(self, frame->step, &body); break;
     case TR_TOPIC_CHECKPOINTED: good = take_checkpointed(self, frame->step, &body); break;
     case TR_TOPIC_UPDATED:
@@ -477,8 +481,12 @@ static tr_status coordinator_init(tr_actor *actor, void *context, const void *co
         self->stages[i] = tr_role_find_stage(topology, i / plan->n_stages, i % plan->n_stages);
     self->checkpoint = tr_role_find(topology, TR_ROLE_CHECKPOINT);
     self->monitor = tr_role_find(topology, TR_ROLE_MONITOR);
-    self->arbiter = (tr__arbiter){
-        .actor = actor, .monitor = self->monitor, .stages = self->stages, .n_stages = self->n_stages_all};
+    self->arbiter =
+        (tr__arbiter){.actor = actor,
+                      .monitor = self->monitor,
+                      .stages = self->stages,
+                      .n_stages = self->n_stages_all,
+                      .audits = self->known->journal ? &self->known->journal->audits : &self->audits};
     self->step = plan->first_step;
     self->last_checkpoint = NO_CHECKPOINT;
     self->tokens = self->known->tokens_before;

@@ -24,6 +24,12 @@ enum { TR_COORDINATOR_RECORDS = 2 * TR_MAX_HOLD_EVERY + 2 };
  * It is less than the journal holds, so whatever a death loses on the way can be told again. */
 enum { TR_COORDINATOR_UNTOLD = TR_COORDINATOR_RECORDS / 2 };
 
+/* What audits there were. */
+typedef struct tr_audit_totals {
+    uint64_t n;           /* micro-batches of a stage that another one computed again */
+    uint64_t ns, busy_ns; /* what it took, and all computing */
+} tr_audit_totals;
+
 /* What a coordinator that begins again must know of its life before: kept by whoever runs the job, in the head's process or
  * where it outlives that one. All zero before the job. A record is there before its commit goes out, so that one which was
  * torn by a death belongs to a commit that nobody has applied, or is that of an evaluation which is measured again. */
@@ -34,6 +40,7 @@ typedef struct tr_coordinator_journal {
     tr_step_record records[TR_COORDINATOR_RECORDS];
     uint32_t saved;    /* updates in the newest checkpoint that was written */
     uint32_t asked[2]; /* and in the two asked for last, the last one first */
+    tr_audit_totals audits;
 } tr_coordinator_journal;
 
 uint32_t tr_coordinator_newest(const tr_coordinator_journal *journal); /* step committed last; 0: none */

@@ -30,6 +30,7 @@ typedef struct tr__coordinator {
     uint64_t busy_ns, began_ns;
     uint64_t tokens; /* targets seen so far */
     tr__arbiter arbiter;
+    tr_audit_totals audits; /* where there is no journal */
 
     tr_step_record record;  /* of the step committed last, until it is told */
     bool record_held;       /* evaluations of it are awaited */

@@ -2,6 +2,9 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/plan.h"
 
+#include "base/hash.h"
+#include "base/rng.h"
+
 tr_range tr_share(uint32_t n, uint32_t parts, uint32_t part)
 {
     uint32_t each = n / parts, larger = n % parts;
@@ -101,6 +104,14 @@ uint32_t tr_plan_steps_ahead(const tr_training_plan *plan)
 uint32_t tr_plan_last_step(const tr_training_plan *plan)
 {
     return plan->until ? plan->until : plan->n_steps;
+}
+
+bool tr_plan_is_audited(const tr_training_plan *plan, uint64_t seed, uint32_t step, uint32_t microbatch)
+{
+    if (plan->audit == 0) return false;
+    tr_rng_key key = {
+        .seed = seed, .stream = tr_hash64_text("audit"), .step = step, .microbatch = microbatch};
+    return ((tr_rng_u64(&key, 0) >> 32) * TR_AUDIT_ALL) >> 32 < plan->audit;
 }
 
 uint32_t tr_plan_windows_after(const tr_training_plan *plan, uint32_t updates)

@@ -34,6 +34,7 @@ typedef struct tr_training_plan {
     uint32_t trace; /* 1: actors tell the monitor what they did when */
     uint32_t
         replay; /* 1: stages keep what they send and compute, so that a death does not make all compute again */
+    uint32_t audit;  /* micro-batches of a million that another replica's stages compute again; 0: none */
     float clip_norm; /* 0: off */
 } tr_training_plan;
 
@@ -80,6 +81,11 @@ uint32_t tr_plan_steps_ahead(const tr_training_plan *plan);
 
 /* The updates after which no step is computed any more. */
 uint32_t tr_plan_last_step(const tr_training_plan *plan);
+
+/* Is this micro-batch computed again? By all of its stages, each by the same stage of the next replica. */
+enum { TR_AUDIT_ALL = 1000000 };
+bool tr_plan_is_audited(const tr_training_plan *plan, uint64_t seed, uint32_t step, uint32_t microbatch);
+
 /* Held-out windows to measure then. */
 uint32_t tr_plan_windows_after(const tr_training_plan *plan, uint32_t updates);
 /* The same in micro-batches. */

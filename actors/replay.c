@@ -4,6 +4,7 @@
  * Where memory for a record is short the record is lost, not the run: then that step is computed again.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/replay.h"
+#include "actors/dispute.h"
 
 #include "actors/topics.h"
 #include "base/hash.h"
@@ -41,7 +42,7 @@ typedef struct record {
 
 /* Between two lives. */
 typedef struct work {
-    uint32_t step, n_flights, next_weight, group, n_blocks;
+    uint32_t step, n_flights, next_weight, group, n_blocks, n_audited;
     tr__flight *flights;
     double *losses;
     float factor;
@@ -49,23 +50,13 @@ typedef struct work {
     tr__block blocks[TR_MAX_BLOCKS];
 } work;
 
-/* A message that came twice, with two hashes. The third time decides. */
-typedef struct contested {
-    bool is, told; /* told: in this life */
-    uint32_t edge, step, index;
-    uint64_t first, second;
-} contested;
-
 struct tr__replay {
-    uint64_t config; /* hash of what the stage was told: it must be told the same again */
     record records[2];
     work work;
     bool ahead, has_work;
     uint32_t evaluations_left; /* of this step: they go before kept activations */
-    contested contested;
     bool forgets;
-    bool survivor; /* this process had a life of the stage before */
-    bool reports;  /* this life began behind a change of epoch, and has not told yet */
+    bool reports; /* this life began behind a change of epoch, and has not told yet */
     uint32_t n_computed[TR_PHASE_COUNT], n_sent_again, n_compared;
 };
 
@@ -104,6 +95,7 @@ static void clear_work(work *self)
         tr_message_destroy(&flight->gradient);
         tr_buffer_release(&flight->output);
         tr_buffer_release(&flight->input_gradient);
+        tr_buffer_release(&flight->audit);
         tr_free(flight->stash);
     }
     for (uint32_t i = 0; i < self->n_blocks; i++) tr_buffer_release(&self->blocks[i].memory);
@@ -113,12 +105,13 @@ static void clear_work(work *self)
     *self = (work){0};
 }
 
-static void destroy(void *what)
+void tr__replay_destroy(tr__replay **self)
 {
-    tr__replay *self = what;
-    for (int i = 0; i < 2; i++) clear_record(&self->records[i]);
-    clear_work(&self->work);
-    tr_free(self);
+    if (!*self) return;
+    for (int i = 0; i < 2; i++) clear_record(&(*self)->records[i]);
+    clear_work(&(*self)->work);
+    tr_free(*self);
+    *self = NULL;
 }
 
 static lane *find_lane(const record *self, uint32_t edge)
@@ -176,54 +169,12 @@ static void append(tr__stage *self, uint32_t step, uint32_t edge, kept item)
     at->used = ++at->n;
 }
 
-uint16_t tr__replay_flags(const tr__stage *self)
-{
-    return self->replay && self->replay->survivor ? TR_FRAME_SURVIVOR : 0;
-}
-
 void tr__replay_note_sent(tr__stage *self, uint32_t edge, tr_buffer *body, uint32_t size_bytes,
                           uint32_t index)
 {
     if (!self->replay) return;
     append(self, self->step, edge,
            (kept){index, size_bytes, tr_hash64(body ? body->data : NULL, size_bytes), body});
-}
-
-static void differs(tr__stage *self, const tr_message *message, uint64_t first, uint64_t second)
-{
-    const tr_frame *frame = &message->frame;
-    contested *about = &self->replay->contested;
-    if (about->told) return;
-    *about = (contested){true, true, frame->edge, frame->step, frame->microbatch, first, second};
-    tr_packer packer;
-    tr_packer_init(&packer);
-    tr_pack_array(&packer, 3);
-    tr_pack_uint(&packer, frame->source);
-    tr_pack_uint(&packer, frame->microbatch);
-    tr_pack_text(&packer, tr_edge_spec_of(self->actor, frame->edge)->name);
-    tr_send_packed(self->actor, self->coordinator, TR_TOPIC_DIFFERS, frame->step, &packer);
-}
-
-/* A third that agrees with the first is right whoever computed it. Any other must be of a process that had no part in the second,
- * which a death in between may have kept from being replaced: then it is asked for again. */
-static void decide(tr__stage *self, const tr_message *message, uint64_t third)
-{
-    const tr_frame *frame = &message->frame;
-    contested *about = &self->replay->contested;
-    if (!about->is || about->told || about->edge != frame->edge || about->step != frame->step ||
-        about->index != frame->microbatch)
-        return;
-    if (third != about->first && (frame->flags & TR_FRAME_SURVIVOR)) {
-        differs(self, message, about->first, third);
-        return;
-    }
-    tr_packer packer;
-    tr_packer_init(&packer);
-    tr_pack_array(&packer, 2);
-    tr_pack_uint(&packer, frame->source);
-    tr_pack_uint(&packer, third == about->first ? 2 : third == about->second ? 1 : 0);
-    tr_send_packed(self->actor, self->coordinator, TR_TOPIC_VERDICT, frame->step, &packer);
-    *about = (contested){0};
 }
 
 void tr__replay_note_used(tr__stage *self, const tr_message *message)
@@ -237,7 +188,7 @@ void tr__replay_note_used(tr__stage *self, const tr_message *message)
         return;
     }
     uint64_t hash = tr_hash64(tr_message_bytes(message), frame->body_bytes);
-    decide(self, message, hash);
+    tr__dispute_decide(self, &self->disputes->replayed, message, hash, 0);
     append(self, frame->step, frame->edge, (kept){frame->microbatch, frame->body_bytes, hash, NULL});
 }
 
@@ -253,20 +204,17 @@ void tr__replay_note_evaluation(tr__stage *self)
 
 /* --- how much it is --- */
 
-static uint64_t value_bytes(const tr_stage_spec *spec, tr_value value)
-{
-    if (value == TR_NO_VALUE) return 0;
-    const tr_value_info *info = tr_graph_value(spec->graph, value);
-    return (uint64_t)tr_shape_elements(&info->shape) * tr_dtype_bytes(info->dtype);
-}
-
 uint64_t tr_stage_kept_bytes(const tr_stage_spec *spec, const tr_program *program)
 {
     const tr_training_plan *plan = &spec->plan;
     tr_range own = tr_plan_microbatches(plan, spec->replica);
-    uint64_t sent = value_bytes(spec, spec->activation_out) + value_bytes(spec, spec->gradient_out);
-    uint64_t came = value_bytes(spec, spec->activation_in) + value_bytes(spec, spec->gradient_in) +
-                    value_bytes(spec, spec->tokens) + value_bytes(spec, spec->targets);
+    uint64_t sent =
+        tr__value_bytes(spec->graph, spec->activation_out) + tr__value_bytes(spec->graph, spec->gradient_out);
+    uint64_t came = tr__value_bytes(spec->graph, spec->activation_in) +
+                    tr__value_bytes(spec->graph, spec->gradient_in) +
+                    tr__value_bytes(spec->graph, spec->tokens) + tr__value_bytes(spec->graph, spec->targets);
+    uint64_t n_own = own.end - own.begin, n_audited = 2 * n_own * plan->audit / TR_AUDIT_ALL + 1;
+    if (n_audited > n_own) n_audited = n_own;
     uint64_t flat =
         (uint64_t)tr_stage_gradient_elements(spec->parameters, spec->n_parameters) * sizeof(float);
     uint32_t n_flats = 0; /* gradients of the step before, of which parts were sent */
@@ -274,7 +222,8 @@ uint64_t tr_stage_kept_bytes(const tr_stage_spec *spec, const tr_program *progra
         for (uint32_t u = 0; u < spec->parameters[i].n_uses; u++)
             if (spec->parameters[i].uses[u].gradient == TR_NO_VALUE) n_flats = 1;
     if (plan->n_replicas > 1) n_flats = tr_plan_blocks(plan, spec->replica, NULL) + 1;
-    return 2 * (own.end - own.begin) * sent + spec->stash_credits * came + n_flats * flat +
+    uint64_t audits = plan->audit ? 2 * n_audited * tr_stage_audit_message_bytes(spec) : 0;
+    return 2 * n_own * sent + audits + spec->stash_credits * came + n_flats * flat +
            tr_program_stash_bytes(program);
 }
 
@@ -290,11 +239,11 @@ bool tr__replay_has_work(const tr__stage *self)
     return self->replay && self->replay->has_work;
 }
 
-static bool serves(const tr__replay *left, tr__stage *self, uint64_t config)
+static bool serves(const tr__replay *left, tr__stage *self)
 {
     const work *known = &left->work;
     uint64_t generation = tr_actor_generation(self->actor);
-    if (left->config != config || generation == 0 || !known->flights) return false;
+    if (generation == 0 || !known->flights) return false;
     for (int i = 0; i < 2; i++)
         if (left->records[i].begun && left->records[i].lost) return false;
     if (known->step == self->step) return true;
@@ -344,30 +293,24 @@ static void take_over(tr__stage *self)
     self->accumulating = known->accumulating;
     memcpy(self->blocks, known->blocks, known->n_blocks * sizeof *self->blocks);
     self->n_blocks = known->n_blocks;
+    self->n_audited = known->n_audited;
     *known = (work){0};
 }
 
-tr_status tr__replay_init(tr__stage *self, const void *config, size_t config_bytes, tr_error *err)
+tr_status tr__replay_init(tr__stage *self, tr_error *err)
 {
-    tr__replay *left = tr_actor_take_left(self->actor);
-    uint64_t hash = tr_hash64(config, config_bytes);
-    if (left && serves(left, self, hash)) {
+    tr__replay *left = self->disputes->replay;
+    self->disputes->replay = NULL;
+    if (left && serves(left, self)) {
         self->replay = left;
-        left->survivor = true;
         left->n_sent_again = left->n_compared = 0;
         memset(left->n_computed, 0, sizeof left->n_computed);
         take_over(self);
     } else {
-        contested about = left && left->config == hash ? left->contested : (contested){0};
-        bool survivor = left != NULL;
-        if (left) destroy(left);
+        tr__replay_destroy(&left);
         self->replay = tr_alloc_zero(1, sizeof *self->replay);
         if (!self->replay) return tr_fail(err, TR_ENOMEM, "no memory for what a stage keeps");
-        self->replay->survivor = survivor;
-        self->replay->config = hash;
-        self->replay->contested = about;
     }
-    self->replay->contested.told = false;
     self->replay->reports = tr_actor_generation(self->actor) != 0;
     return TR_OK;
 }
@@ -398,6 +341,7 @@ void tr__replay_leave(tr__stage *self)
                           .next_weight = self->next_weight,
                           .group = self->group,
                           .n_blocks = self->n_blocks,
+                          .n_audited = self->n_audited,
                           .flights = self->flights,
                           .losses = self->losses,
                           .factor = self->factor,
@@ -414,7 +358,7 @@ void tr__replay_leave(tr__stage *self)
     self->accumulating = NULL;
     self->n_blocks = 0;
     self->replay = NULL;
-    tr_actor_leave(self->actor, replay, destroy);
+    self->disputes->replay = replay;
 }
 
 /* --- messages --- */
@@ -430,7 +374,11 @@ bool tr__replay_receive(tr__stage *self, tr_message **message)
     self->replay->n_compared++;
     uint64_t hash = tr_hash64(tr_message_bytes(*message), frame->body_bytes);
     TR_ASSERT(first->index == frame->microbatch && first->size_bytes == frame->body_bytes);
-    if (first->hash != hash) differs(self, *message, first->hash, hash);
+    tr__dispute *about = &self->disputes->replayed;
+    if (first->hash != hash && !about->told) {
+        *about = (tr__dispute){.first = first->hash, .second = hash};
+        tr__dispute_begin(self, about, *message, "");
+    }
     if (at->reduces && !of->finished) return false;
     tr_edge_release(self->actor, message);
     return true;
@@ -465,7 +413,7 @@ static bool may_send(const tr__stage *self, const lane *at)
 bool tr__replay_is_settled(const tr__stage *self)
 {
     const record *of = self->replay ? record_of(self, self->step) : NULL;
-    if (self->replay && (self->replay->evaluations_left || self->replay->contested.told)) return false;
+    if (self->replay && (self->replay->evaluations_left || self->disputes->replayed.told)) return false;
     for (uint32_t i = 0; of && i < of->n_lanes; i++)
         if (of->lanes[i].seen < of->lanes[i].again) return false;
     return true;
@@ -494,7 +442,7 @@ static bool send_again(tr__stage *self, lane *at)
     uint64_t begin = tr_trace_begin(&self->trace);
     tr_actor_activity(self->actor, "sending again", self->step, item->index);
     tr_edge_send(self->actor, at->edge, item->body ? tr_buffer_retain(item->body) : NULL, item->size_bytes,
-                 self->step, item->index, tr__replay_flags(self));
+                 self->step, item->index, tr__disputes_flags(self));
     tr_trace_end(&self->trace, TR_SPAN_SENDING, begin, self->step + 1, item->index);
     at->seen++;
     self->replay->n_sent_again++;

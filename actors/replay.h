@@ -12,18 +12,16 @@
 #include "actors/stage_internal.h"
 
 /* In init, before there is memory for micro-batches: takes over what was left, where it serves the generation that the job goes on from. */
-tr_status tr__replay_init(tr__stage *self, const void *config, size_t config_bytes, tr_error *err);
+tr_status tr__replay_init(tr__stage *self, tr_error *err);
 /* When parameters and program are there: what was taken over is bound. */
 void tr__replay_bind(tr__stage *self);
-/* In stop: flights, gradients and losses go out of the stage, to its next life. */
+/* In stop: flights, gradients and losses go out of the stage, into its disputes, to its next life. */
 void tr__replay_leave(tr__stage *self);
+void tr__replay_destroy(tr__replay **self);
 
 /* This step was finished in an earlier life, its update is in the other slot; what is in hand is of the step after. */
 bool tr__replay_is_ahead(const tr__stage *self);
 bool tr__replay_has_work(const tr__stage *self); /* micro-batches or gradients were taken over */
-
-/* TR_FRAME_SURVIVOR or 0, for what it sends. */
-uint16_t tr__replay_flags(const tr__stage *self);
 
 /* What is sent, and what is used, for the first time. */
 void tr__replay_note_sent(tr__stage *self, uint32_t edge, tr_buffer *body, uint32_t size_bytes,

@@ -1,14 +1,17 @@
 /* actors/stage.c - the stage's life with micro-batches: what arrives is put in queues, `idle` chooses.
  * One call of idle does one piece of work, so that whatever arrived meanwhile is seen before the next choice.
  * The choice is the design's: state out and updates first (they are short and others wait for them), then
- * backward, forward, weight gradients as filler. By `urgency` the pieces that share a worker choose among each other in the
- * same way. Weight gradients are taken in the order of micro-batches, always: they are a left fold.
+ * backward, forward, weight gradients as filler, and audits of another replica behind them. By `urgency` the pieces that
+ * share a worker choose among each other in the same way. Weight gradients are taken in the order of micro-batches, always:
+ * they are a left fold.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/stage_collect.h"
 #include "actors/stage_depart.h"
 
+#include "actors/dispute.h"
 #include "actors/replay.h"
 #include "actors/roles.h"
+#include "actors/stage_audit.h"
 #include "actors/topics.h"
 #include "base/clock.h"
 #include "base/memory.h"
@@ -44,11 +47,19 @@ static void bind_messages(tr__stage *self, tr__flight *flight)
     bind(self, spec->loss, &flight->loss);
 }
 
-/* Chaos: a bit of what is sent next, as a processor that errs would have it; in each epoch another one. */
-static void spoil(const tr__stage *self, const tr__flight *flight, tr_phase phase)
+void tr__stage_spoil(const tr__stage *self, void *result, size_t size_bytes)
 {
-    const tr_buffer *out = phase == TR_PHASE_FORWARD ? flight->output : flight->input_gradient;
-    if (out) ((uint8_t *)out->data)[out->size_bytes / 2] ^= (uint8_t)(1u << tr_actor_epoch(self->actor) % 8);
+    ((uint8_t *)result)[size_bytes / 2] ^= (uint8_t)(1u << tr_actor_epoch(self->actor) % 8);
+}
+
+/* Of a first stage's backward nothing is seen outside. */
+static void spoil(const tr__stage *self, tr__flight *flight, tr_phase phase)
+{
+    const tr_buffer *out = phase == TR_PHASE_FORWARD    ? flight->output
+                           : phase == TR_PHASE_BACKWARD ? flight->input_gradient
+                                                        : self->accumulating;
+    if (out) tr__stage_spoil(self, out->data, out->size_bytes);
+    if (!out && phase == TR_PHASE_FORWARD) tr__stage_spoil(self, &flight->loss, sizeof flight->loss);
 }
 
 /* false: the device has failed, and so will the node. */
@@ -59,6 +70,7 @@ static bool run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
     uint64_t traced_ns = tr_trace_begin(&self->trace);
     tr_actor_activity(self->actor, flight->evaluation ? "evaluation" : names[phase], flight->step,
                       flight->microbatch);
+    if (!tr__stage_audit_before(self, flight, phase)) return false;
     uint64_t begin = tr_clock_ns();
     if (!self->device)
         bind_messages(self, flight);
@@ -77,6 +89,7 @@ static bool run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
     if (self->device && !tr__device_collect(self, flight, phase)) return false;
     if (tr_actor_is_spoiled(self->actor)) spoil(self, flight, phase);
     self->busy_ns += tr_clock_ns() - begin;
+    tr__stage_audit_after(self, flight, phase);
     if (!flight->evaluation) tr__replay_note_computed(self, phase);
     if (self->is_fused && phase == TR_PHASE_BACKWARD) tr__replay_note_computed(self, TR_PHASE_WEIGHT);
     trace_phase(self, flight, phase, traced_ns);
@@ -213,6 +226,7 @@ static bool backward_is_possible(const tr__stage *self)
 {
     const tr__flight *flight = oldest_flight(self, TR__FORWARD_DONE);
     if (!flight || tr__replay_is_ahead(self)) return false;
+    if (self->is_fused && !tr__stage_audit_may_send(self, flight)) return false;
     if (!self->first &&
         (!tr__may_send(self, self->out_gradient) || tr__replay_goes_first(self, self->out_gradient)))
         return false;
@@ -231,6 +245,7 @@ static bool begin_weight(tr__stage *self, const tr__flight *flight)
 static bool end_weight(tr__stage *self, tr__flight *flight)
 {
     uint32_t end = tr_plan_group(&self->spec.plan, self->group).end;
+    tr__stage_audit_send(self, flight);
     let_go(self, flight, TR_PHASE_WEIGHT);
     flight->state = TR__FREE;
     self->next_weight++;
@@ -264,7 +279,8 @@ static bool do_backward(tr__stage *self)
 
 static bool weight_is_possible(const tr__stage *self)
 {
-    return oldest_flight(self, TR__BACKWARD_DONE) && !tr__replay_is_ahead(self);
+    const tr__flight *flight = oldest_flight(self, TR__BACKWARD_DONE);
+    return flight && !tr__replay_is_ahead(self) && tr__stage_audit_may_send(self, flight);
 }
 
 static bool do_weight(tr__stage *self)
@@ -287,6 +303,7 @@ typedef enum work {
     BACKWARD,
     FORWARD,
     WEIGHT,
+    AUDIT,
     LOOK,
     AWAIT,
     NOTHING
@@ -305,6 +322,7 @@ static work choose(const tr__stage *self, work from)
     if (backward_is_possible(self)) return BACKWARD;
     if (forward_is_possible(self)) return FORWARD;
     if (weight_is_possible(self) && tr__may_queue(self, TR_PHASE_WEIGHT)) return WEIGHT;
+    if (tr__stage_audit_is_possible(self)) return AUDIT;
     if (self->n_departures || tr__collect_is_busy(self)) return LOOK;
     return tr__device_is_copying(self) ? AWAIT : NOTHING;
 }
@@ -326,6 +344,7 @@ static bool stage_idle(tr_actor *actor, void *state)
     case BACKWARD: return do_backward(self);
     case FORWARD: return do_forward(self);
     case WEIGHT: return do_weight(self);
+    case AUDIT: return tr__stage_audit_advance(self);
     case LOOK: return !tr__collect_is_busy(self) || tr__collect_look(self);
     default: return false;
     }
@@ -342,6 +361,7 @@ static uint64_t stage_urgency(tr_actor *actor, void *state)
     switch (next) {
     case BACKWARD: microbatch = oldest_flight(self, TR__FORWARD_DONE)->microbatch; break;
     case WEIGHT: microbatch = oldest_flight(self, TR__BACKWARD_DONE)->microbatch; break;
+    case AUDIT: microbatch = tr__stage_audit_microbatch(self); break;
     case FORWARD: {
         const tr_frame *input = &self->inputs.head->frame;
         training = !(input->flags & TR_FRAME_EVALUATION); /* those of a step come before its training */
@@ -410,23 +430,6 @@ static void receive_control(tr__stage *self, const tr_message *message)
     if (tr_unpacker_done(&body, "control message", NULL)) tr_fail_for_topic(self->actor, message);
 }
 
-static tr_message_queue *queue_for(tr__stage *self, uint32_t edge)
-{
-    static const struct {
-        const char *name;
-        size_t queue;
-    } table[] = {
-        {TR_EDGE_TOKENS, offsetof(tr__stage, inputs)},     {TR_EDGE_ACTIVATION, offsetof(tr__stage, inputs)},
-        {TR_EDGE_TARGETS, offsetof(tr__stage, targets)},   {TR_EDGE_GRADIENT, offsetof(tr__stage, gradients)},
-        {TR_EDGE_SCATTER, offsetof(tr__stage, scattered)}, {TR_EDGE_GATHER, offsetof(tr__stage, gathered)},
-        {TR_EDGE_TIED, offsetof(tr__stage, tied)}};
-    const char *name = tr_edge_spec_of(self->actor, edge)->name;
-    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-        if (strcmp(table[i].name, name) == 0)
-            return (tr_message_queue *)(void *)((char *)self + table[i].queue);
-    return NULL;
-}
-
 static void stage_receive(tr_actor *actor, void *state, tr_message **message)
 {
     (void)actor;
@@ -435,7 +438,7 @@ static void stage_receive(tr_actor *actor, void *state, tr_message **message)
         receive_control(self, *message);
         return;
     }
-    tr_message_queue *queue = queue_for(self, (*message)->frame.edge);
+    tr_message_queue *queue = tr__stage_queue(self, (*message)->frame.edge);
     TR_ASSERT(queue);
     if (tr__replay_receive(self, message)) return;
     tr_message_queue_push(queue, *message);
@@ -464,10 +467,12 @@ static void stage_stop(tr_actor *actor, void *state)
     bool apart = self->device != NULL; /* its memory goes with the device */
     tr__collect_release(self);
     if (apart) tr__device_settle(self);
-    tr_message_queue *queues[] = {&self->inputs,    &self->targets,  &self->gradients,
-                                  &self->scattered, &self->gathered, &self->tied};
+    tr_message_queue *queues[] = {&self->inputs,   &self->targets, &self->gradients, &self->scattered,
+                                  &self->gathered, &self->tied,    &self->audits};
     for (size_t i = 0; i < sizeof queues / sizeof *queues; i++) empty(self, queues[i]);
+    tr__stage_audit_release(self);
     tr__replay_leave(self);
+    tr__disputes_leave(self);
     for (uint32_t i = 0; self->flights && i < self->n_flights; i++) {
         tr__flight *flight = &self->flights[i];
         tr_edge_release(self->actor, &flight->input);
@@ -475,6 +480,7 @@ static void stage_stop(tr_actor *actor, void *state)
         tr_edge_release(self->actor, &flight->gradient);
         tr_buffer_release(&flight->output);
         tr_buffer_release(&flight->input_gradient);
+        tr_buffer_release(&flight->audit);
         if (!apart) tr_free(flight->stash);
     }
     for (int i = 0; i < TR__MOST_DEPARTURES; i++) tr_buffer_release(&self->departures[i].body);
@@ -497,35 +503,6 @@ static void stage_stop(tr_actor *actor, void *state)
     tr_free(self->out_tied);
     self->source->close(&self->spec);
     tr_free(self);
-}
-
-/* The actors that play a stage are found by their edges; a missing one is TR_NO_EDGE. */
-static uint32_t edge_to(const tr__stage *self, const char *name, uint32_t replica, uint32_t stage)
-{
-    return tr_edge_out(self->actor, name, tr_role_find_stage(tr_actor_topology(self->actor), replica, stage));
-}
-
-static tr_status find_edges(tr__stage *self, tr_error *err)
-{
-    const tr_stage_spec *spec = &self->spec;
-    uint32_t n_replicas = spec->plan.n_replicas, n_stages = spec->plan.n_stages;
-    self->out_activation =
-        self->last ? TR_NO_EDGE : edge_to(self, TR_EDGE_ACTIVATION, spec->replica, spec->stage + 1);
-    self->out_gradient =
-        self->first ? TR_NO_EDGE : edge_to(self, TR_EDGE_GRADIENT, spec->replica, spec->stage - 1);
-    self->coordinator = tr_role_find(tr_actor_topology(self->actor), TR_ROLE_COORDINATOR);
-    self->out_state = tr_edge_out(self->actor, TR_EDGE_STATE, 0);
-    self->out_scatter = tr_alloc(n_replicas * sizeof *self->out_scatter);
-    self->out_gather = tr_alloc(n_replicas * sizeof *self->out_gather);
-    self->out_tied = tr_alloc(n_stages * sizeof *self->out_tied);
-    if (!self->out_scatter || !self->out_gather || !self->out_tied)
-        return tr_fail(err, TR_ENOMEM, "no memory for the edges of %u replicas", n_replicas);
-    for (uint32_t r = 0; r < n_replicas; r++) {
-        self->out_scatter[r] = edge_to(self, TR_EDGE_SCATTER, r, spec->stage);
-        self->out_gather[r] = edge_to(self, TR_EDGE_GATHER, r, spec->stage);
-    }
-    for (uint32_t s = 0; s < n_stages; s++) self->out_tied[s] = edge_to(self, TR_EDGE_TIED, spec->replica, s);
-    return TR_OK;
 }
 
 static tr_status stage_init(tr_actor *actor, void *context, const void *config, size_t config_bytes,
@@ -551,16 +528,19 @@ static tr_status stage_init(tr_actor *actor, void *context, const void *config, 
     /* In slots each update overwrites the state before the last, so one that is held for longer is apart from them. */
     bool apart = spec->device != TR_DEVICE_CPU || spec->apart || spec->plan.hold_every > 1;
     if (apart) status = tr__device_open(self, err);
-    if (!apart && spec->plan.replay) status = tr__replay_init(self, config, config_bytes, err);
+    if (!apart && (spec->plan.replay || spec->plan.audit))
+        status = tr__disputes_init(self, config, config_bytes, err);
+    if (!apart && spec->plan.replay && !status) status = tr__replay_init(self, err);
     tr_program_options options = {.device = spec->device, .n_threads = spec->n_threads};
     if (spec->device != TR_DEVICE_CPU && !status) options.stream = tr__device_stream(self);
     if (!status) status = tr_program_new(&self->program, spec->graph, &options, err);
     self->is_fused = !status && !tr_program_has_phase(self->program, TR_PHASE_WEIGHT);
     if (!status) status = tr_thread_pool_new(&self->pool, tr__update_threads(spec), err);
-    if (!status) status = find_edges(self, err);
+    if (!status) status = tr__stage_find_edges(self, err);
     if (!status) status = tr__stage_allocate(self, err);
     if (!status) status = tr_trace_init(&self->trace, actor, spec->plan.trace, err);
     if (!status) status = tr__reduce_init(self, err);
+    if (!status) status = tr__stage_audit_init(self, err);
     if (!status) status = tr__collect_init(self, err);
     if (!status) status = tr__update_init(self, err);
     if (!status) tr__replay_bind(self);

@@ -93,6 +93,11 @@ void tr_stage_device_bytes(const tr_stage_spec *spec, const tr_program *program,
 /* With replay: the most that a stage keeps beside the above: the messages of two steps, which are not dropped before the commit
  * of the second; a place for an evaluation; and what is in hand when an epoch ends, until it is used. */
 uint64_t tr_stage_kept_bytes(const tr_stage_spec *spec, const tr_program *program);
+/* With audits: a message to the auditor, how many of them it takes at once, and the most that a stage holds beside the above: what
+ * it is going to send, and what it computes again in. */
+uint64_t tr_stage_audit_message_bytes(const tr_stage_spec *spec);
+enum { TR_STAGE_AUDIT_SLOTS = 2 };
+uint64_t tr_stage_audit_bytes(const tr_stage_spec *spec, const tr_program *program);
 /* Elements of a stage's flat gradient, every use aligned: what the reduction's edges carry shards of. */
 int64_t tr_stage_gradient_elements(const tr_stage_parameter *parameters, uint32_t n_parameters);
 /* The part of the flat gradient that replica `replica` reduces. Begins at a multiple of 16 elements. */

@@ -3,6 +3,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/stage_depart.h"
 
+#include "actors/dispute.h"
 #include "actors/replay.h"
 
 static void send(tr__stage *self, const tr__departure *what)
@@ -12,7 +13,7 @@ static void send(tr__stage *self, const tr__departure *what)
         tr__replay_note_sent(self, what->edge, what->body, (uint32_t)what->body->size_bytes,
                              what->microbatch);
     tr_edge_send(self->actor, what->edge, tr_buffer_retain(what->body), (uint32_t)what->body->size_bytes,
-                 what->step, what->microbatch, (uint16_t)(what->flags | tr__replay_flags(self)));
+                 what->step, what->microbatch, (uint16_t)(what->flags | tr__disputes_flags(self)));
     tr_trace_end(&self->trace, TR_SPAN_SENDING, begin, what->step + !(what->flags & TR_FRAME_EVALUATION),
                  what->microbatch);
 }

@@ -20,6 +20,14 @@ static inline int64_t tr__stage_aligned(int64_t n)
     return (n + TR__LINE_ELEMENTS - 1) / TR__LINE_ELEMENTS * TR__LINE_ELEMENTS;
 }
 
+/* What a value of the graph takes; 0 where there is none. */
+static inline uint64_t tr__value_bytes(const tr_graph *graph, tr_value value)
+{
+    if (value == TR_NO_VALUE) return 0;
+    const tr_value_info *info = tr_graph_value(graph, value);
+    return (uint64_t)tr_shape_elements(&info->shape) * tr_dtype_bytes(info->dtype);
+}
+
 /* Buffers of one size for outgoing messages and gradients; one is free again when nobody else holds it. */
 typedef struct tr__buffers {
     tr_buffer **all;
@@ -41,6 +49,7 @@ typedef struct tr__flight {
     bool evaluation;                        /* has a forward and nothing else */
     tr_message *input, *targets, *gradient; /* kept as long as a later phase reads them */
     tr_buffer *output, *input_gradient;     /* likewise */
+    tr_buffer *audit; /* what another worker needs to compute it again; NULL: it is not sampled */
     void *stash;
     double loss;
 } tr__flight;
@@ -83,9 +92,11 @@ typedef struct tr__parameter {
     bool shared;        /* some use is in another stage */
 } tr__parameter;
 
-typedef struct tr__device tr__device;   /* stage_device.c */
-typedef struct tr__collect tr__collect; /* stage_collect.c */
-typedef struct tr__replay tr__replay;   /* replay.c */
+typedef struct tr__device tr__device;           /* stage_device.c */
+typedef struct tr__collect tr__collect;         /* stage_collect.c */
+typedef struct tr__replay tr__replay;           /* replay.c */
+typedef struct tr__disputes tr__disputes;       /* dispute.c */
+typedef struct tr__stage_audit tr__stage_audit; /* stage_audit.c */
 
 typedef struct tr__stage {
     tr_actor *actor;
@@ -93,17 +104,20 @@ typedef struct tr__stage {
     tr_stage_spec spec;
     tr_program *program;
     tr_thread_pool *pool;
-    tr__device *device;   /* NULL: it computes in the memory of messages and slots; see stage_device.h */
-    tr__collect *collect; /* NULL: the gradients of replicas are summed on the host; see stage_collect.h */
-    tr__replay *replay;   /* NULL: nothing is kept for a recovery; see replay.h */
-    bool first, last;     /* of the pipeline */
+    tr__device *device;     /* NULL: it computes in the memory of messages and slots; see stage_device.h */
+    tr__collect *collect;   /* NULL: the gradients of replicas are summed on the host; see stage_collect.h */
+    tr__replay *replay;     /* NULL: nothing is kept for a recovery; see replay.h */
+    tr__disputes *disputes; /* NULL: nobody compares; see dispute.h */
+    tr__stage_audit *audit; /* NULL: nothing is computed again; see stage_audit.h */
+    uint32_t n_audited;     /* micro-batches of another replica, of this step */
+    bool first, last;       /* of the pipeline */
 
     /* edges */
     tr_actor_id coordinator;
     uint32_t out_activation, out_gradient, out_state;
     uint32_t *out_scatter, *out_gather; /* by replica */
     uint32_t *out_tied;                 /* by stage */
-    tr_message_queue inputs, targets, gradients;
+    tr_message_queue inputs, targets, gradients, audits;
     tr_message_queue scattered, gathered, tied; /* arrived for this step's reduction */
     tr__buffers activations, input_gradients, chunks;
     tr__departure departures[TR__MOST_DEPARTURES]; /* a ring; see stage_depart.h */
@@ -166,7 +180,8 @@ tr_status tr__reduce_init(tr__stage *self, tr_error *err);
 void tr__reduce_release(tr__stage *self);
 /* false: no memory, or the device has failed; so has the actor, or its node. */
 bool tr__reduce_begin_group(tr__stage *self, uint32_t group);
-void tr__reduce_bind_group(tr__stage *self); /* to the gradients of the group at work */
+void tr__reduce_bind_group(tr__stage *self);            /* to the gradients of the group at work */
+void tr__reduce_bind(tr__stage *self, tr_buffer *flat); /* to these */
 bool tr__reduce_end_group(tr__stage *self);
 void tr__reduce_start(tr__stage *self); /* all micro-batches of the step are in blocks */
 bool tr__reduce_is_possible(const tr__stage *self);
@@ -176,6 +191,13 @@ void tr__reduce_finish_step(tr__stage *self);
 tr_buffer *tr__take_host_flat(tr__stage *self);
 /* What has come of a use that is in another stage. */
 const float *tr__tied_use(const tr__stage *self, const tr__parameter *parameter, uint32_t u);
+
+/* stage.c. Chaos: flips a bit of what was computed, as a processor that errs would; in each epoch another one. */
+void tr__stage_spoil(const tr__stage *self, void *result, size_t size_bytes);
+
+/* stage_edges.c */
+tr_status tr__stage_find_edges(tr__stage *self, tr_error *err);
+tr_message_queue *tr__stage_queue(tr__stage *self, uint32_t edge); /* NULL: none comes along this one */
 
 /* stage_waits.c: tr_behavior.waits */
 uint32_t tr__stage_waits(const tr_actor *actor, const void *state, tr_wait *waits, uint32_t capacity);

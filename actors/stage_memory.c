@@ -43,13 +43,6 @@ void tr__release_message(tr__stage *self, tr_message **message)
         tr_edge_release(self->actor, message);
 }
 
-static size_t value_bytes(const tr_graph *graph, tr_value value)
-{
-    if (value == TR_NO_VALUE) return 0;
-    const tr_value_info *info = tr_graph_value(graph, value);
-    return (size_t)tr_shape_elements(&info->shape) * tr_dtype_bytes(info->dtype);
-}
-
 static tr_status no_memory_for_work(const tr__stage *self, tr_error *err)
 {
     return tr_fail(err, TR_ENOMEM, "no memory for %u micro-batches of %zu bytes in flight",
@@ -84,8 +77,8 @@ tr_status tr__stage_allocate(tr__stage *self, tr_error *err)
         return no_memory_for_work(self, err);
     tr_status status = self->device ? tr__device_allocate_work(self, err) : allocate_work(self, err);
     if (status) return status;
-    self->activations.size_bytes = value_bytes(spec->graph, spec->activation_out);
-    self->input_gradients.size_bytes = value_bytes(spec->graph, spec->gradient_out);
+    self->activations.size_bytes = tr__value_bytes(spec->graph, spec->activation_out);
+    self->input_gradients.size_bytes = tr__value_bytes(spec->graph, spec->gradient_out);
     self->chunks.size_bytes = TR_STATE_CHUNK_BYTES;
     return TR_OK;
 }

@@ -10,7 +10,9 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/stage_collect.h"
 
+#include "actors/dispute.h"
 #include "actors/replay.h"
+#include "actors/stage_audit.h"
 #include "actors/topics.h"
 #include "base/clock.h"
 #include "base/memory.h"
@@ -84,15 +86,20 @@ void tr__reduce_release(tr__stage *self)
 
 /* --- within the replica --- */
 
-void tr__reduce_bind_group(tr__stage *self)
+void tr__reduce_bind(tr__stage *self, tr_buffer *flat)
 {
-    float *sums = tr__floats(self->accumulating);
+    float *sums = tr__floats(flat);
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
         const tr__parameter *parameter = &self->parameters[i];
         for (uint32_t u = 0; u < parameter->spec->n_uses; u++)
             if (parameter->gradients[u] >= 0)
                 self->bound[parameter->spec->uses[u].gradient] = sums + parameter->gradients[u];
     }
+}
+
+void tr__reduce_bind_group(tr__stage *self)
+{
+    tr__reduce_bind(self, self->accumulating);
 }
 
 bool tr__reduce_begin_group(tr__stage *self, uint32_t group)
@@ -165,7 +172,7 @@ static void send_floats(tr__stage *self, uint32_t edge, tr_buffer *flat, int64_t
         tr_buffer_retain(flat);
     }
     tr__replay_note_sent(self, edge, body, (uint32_t)size, index);
-    tr_edge_send(self->actor, edge, body, (uint32_t)size, self->step, index, tr__replay_flags(self));
+    tr_edge_send(self->actor, edge, body, (uint32_t)size, self->step, index, tr__disputes_flags(self));
 }
 
 /* Have all slots of these edges come back? They were given back before the commit of the last step, but credits and commits
@@ -415,9 +422,10 @@ bool tr__reduce_is_possible(const tr__stage *self)
         if (tr__collect_is_used(self) && !tr__collect_is_done(self)) return false;
         return count_of_step(&self->gathered, self->step) >= self->n_gather_awaited &&
                all_back(self, self->out_tied, plan->n_stages);
-    case TR__TYING: /* READY says too that the update before is held, and that all that came again was the same */
+    case TR__TYING: /* READY says too that the update before is held, and that all that came or was computed again was the same */
         return count_of_step(&self->tied, self->step) >= self->n_tied_awaited &&
-               !tr__device_is_copying(self) && tr__replay_is_settled(self);
+               !tr__device_is_copying(self) && tr__replay_is_settled(self) &&
+               tr__stage_audit_is_settled(self);
     case TR__COMPUTING:
     case TR__PASSING:
     case TR__COMMITTING: return false;
@@ -455,6 +463,7 @@ void tr__reduce_finish_step(tr__stage *self)
     for (uint32_t b = 0; b < self->n_blocks; b++) tr_buffer_release(&self->blocks[b].memory);
     self->n_blocks = 0;
     tr__collect_end_step(self);
+    self->n_audited = 0;
     self->group = tr_plan_groups(&self->spec.plan, self->spec.replica).begin;
     self->next_weight = self->microbatches.begin;
     self->phase = TR__COMPUTING;

@@ -8,6 +8,7 @@
 #include "actors/stage_device.h"
 
 #include "actors/replay.h"
+#include "actors/stage_audit.h"
 #include "actors/topics.h"
 #include "base/clock.h"
 #include "base/memory.h"
@@ -221,6 +222,7 @@ bool tr__update_report(tr__stage *self)
     if (!self->device && !(sums = own = square_sums(self))) return false;
     self->busy_ns += tr_clock_ns() - begin;
     tr__replay_keep_report(self, sums);
+    tr__stage_audit_report(self);
     tr__update_report_again(self, self->losses, sums);
     tr_free(own);
     return true;

@@ -2,6 +2,7 @@
  * stage_reduce.c and stage_update.c. For people and reports of stalls; nothing is decided by it.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/replay.h"
+#include "actors/stage_audit.h"
 #include "actors/stage_collect.h"
 
 #include "actors/roles.h"
@@ -110,6 +111,9 @@ static void while_computing(list *out)
     const tr__stage *self = out->stage;
     uint32_t n_used;
     const tr__flight *flight = oldest_in_flight(self, &n_used);
+    for (uint32_t i = 0; i < self->spec.stash_credits; i++)
+        if (self->flights[i].state == TR__BACKWARD_DONE && self->flights[i].audit)
+            add_credit(out, tr_edge_out(self->actor, TR_EDGE_AUDIT, 0));
     if (flight) {
         add_credit(out, self->out_gradient);
         if (!self->last && !self->gradients.head) add_message(out, TR_EDGE_GRADIENT);
@@ -161,7 +165,10 @@ uint32_t tr__stage_waits(const tr_actor *actor, const void *state, tr_wait *wait
         add_senders(&out, TR_EDGE_GATHER, &self->gathered, one_of);
         add_slots(&out, self->out_tied, plan->n_stages);
         break;
-    case TR__TYING: add_senders(&out, TR_EDGE_TIED, &self->tied, one_of); break;
+    case TR__TYING:
+        add_senders(&out, TR_EDGE_TIED, &self->tied, one_of);
+        if (!tr__stage_audit_is_settled(self)) add_message(&out, TR_EDGE_AUDIT);
+        break;
     case TR__COMMITTING:
         if (!self->committed) add_word(&out, TR_TOPIC_COMMIT);
         break;

@@ -38,12 +38,14 @@ enum {
     /* stage -> coordinator, before its first READY behind a change of epoch: [1 where it kept what it had computed, forwards,
      * backwards, weight gradients computed, messages sent again, messages compared with the first]. With replay only. */
     TR_TOPIC_REPLAYED,
-    /* The same two, where a message came again with other bits (arbiter.h). stage -> coordinator: [sender, index, edge] */
+    /* stage -> coordinator: two computations gave other bits (arbiter.h): [sender, index, edge, "" or what an audit compared] */
     TR_TOPIC_DIFFERS,
     TR_TOPIC_FORGET,    /* coordinator -> stages: []: keep nothing for the next epoch */
     TR_TOPIC_FORGOTTEN, /* stage -> coordinator: [] */
     TR_TOPIC_DOUBTED,   /* coordinator -> stage: []: end your process */
-    TR_TOPIC_VERDICT, /* stage -> coordinator: [sender, which time it sent what was wrong: 1, 2, or 0: nobody knows] */
+    TR_TOPIC_VERDICT,   /* stage -> coordinator: [sender, tr_verdict, 1: of an audit] */
+    /* stage -> coordinator, before its READY: [micro-batches of others that it computed again in this step, ns that it took]. */
+    TR_TOPIC_AUDITED,
     /* Between the replicas of a stage on GPUs: [a word of stage_collect.c, what belongs to it ...] */
     TR_TOPIC_GROUP,
     /* Whoever runs the job -> coordinator, nothing: finish the step at hand, commit no more once all hold its state, and say
@@ -51,6 +53,14 @@ enum {
     TR_TOPIC_PAUSE,
     TR_TOPIC_GO_ON
 };
+
+/* Of two computations that differ, by a third: which was wrong. In an audit the second is the auditor's. */
+typedef enum tr_verdict {
+    TR_VERDICT_NONE, /* three results */
+    TR_VERDICT_FIRST,
+    TR_VERDICT_SECOND,
+    TR_VERDICT_OTHER_BASIS /* the third had other inputs than the two, and says nothing */
+} tr_verdict;
 
 /* Names of edges. */
 #define TR_EDGE_TOKENS "tokens"         /* shard -> first stage: i32 (rows, sequence) */
@@ -60,6 +70,7 @@ enum {
 #define TR_EDGE_SCATTER "scatter"       /* replica -> owner of a shard: a node of the reduction tree */
 #define TR_EDGE_GATHER "gather"         /* owner -> replica: the reduced shard */
 #define TR_EDGE_TIED "tied"   /* stage -> stage: the reduced gradient of a use of a parameter both hold */
+#define TR_EDGE_AUDIT "audit" /* stage -> the same stage of the next replica: see stage_audit.h */
 #define TR_EDGE_STATE "state" /* stage -> checkpoint actor: a chunk of state, see tr_state_chunk in stage.h */
 
 const char *

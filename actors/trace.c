@@ -15,7 +15,7 @@ const char *tr_span_name(tr_span_kind kind)
         [TR_SPAN_WEIGHT] = "weight gradient", [TR_SPAN_EVALUATION] = "evaluation",
         [TR_SPAN_REDUCE] = "reduce",          [TR_SPAN_UPDATE] = "update",
         [TR_SPAN_SENDING] = "sending",        [TR_SPAN_READING] = "reading",
-        [TR_SPAN_SAVING] = "saving"};
+        [TR_SPAN_SAVING] = "saving",          [TR_SPAN_AUDIT] = "audit"};
     return names[kind];
 }
 

@@ -25,6 +25,7 @@ typedef enum tr_span_kind {
     TR_SPAN_SENDING, /* of a micro-batch's activations, gradients, tokens */
     TR_SPAN_READING, /* of a micro-batch's rows */
     TR_SPAN_SAVING,  /* of a chunk of state to the checkpoint actor */
+    TR_SPAN_AUDIT,   /* a phase of another replica's micro-batch, computed again */
     TR_SPAN_KINDS
 } tr_span_kind;
 

@@ -28,7 +28,7 @@ uint64_t tr_stage_budget_on_device(const tr_stage_budget *self)
 
 uint64_t tr_stage_budget_on_host(const tr_stage_budget *self)
 {
-    uint64_t held = 2 * self->state + self->edges + self->pinned + self->kept;
+    uint64_t held = 2 * self->state + self->edges + self->pinned + self->kept + self->audit;
     if (self->device.kind != TR_DEVICE_CPU) return held;
     return held + self->own_state + self->rounded + self->gradients + self->stashes + self->scratch +
            self->places;
@@ -101,11 +101,17 @@ void tr_job_plan_print(const tr_job_plan *self, FILE *stream)
     fprintf(stream, "dtype: %s\n",
             rounded ? "bfloat16 matrices and activations; float32 state, gradients, norms and losses"
                     : "float32");
+    if (plan->audit)
+        fprintf(stream,
+                "audit: %g%% of micro-batches are computed again by the next replica's workers: so much more "
+                "computing\n",
+                100.0 * plan->audit / TR_AUDIT_ALL);
     for (uint32_t s = 0; s < plan->n_stages; s++) print_layers(self, s, stream);
     if (self->devices.text[0]) fprintf(stream, "%s\n", self->devices.text);
-    fprintf(stream, "\n%-24s %-9s %-7s %12s %8s %11s%*s %11s %11s %11s %11s%*s\n", "actor", "where", "device",
-            "parameters", "credits", "state x2", rounded ? 12 : 0, rounded ? "bf16 copy" : "", "gradients",
-            "stashes", "scratch", "slots", plan->replay ? 12 : 0, plan->replay ? "kept" : "");
+    fprintf(stream, "\n%-24s %-9s %-7s %12s %8s %11s%*s %11s %11s %11s %11s%*s%*s\n", "actor", "where",
+            "device", "parameters", "credits", "state x2", rounded ? 12 : 0, rounded ? "bf16 copy" : "",
+            "gradients", "stashes", "scratch", "slots", plan->replay ? 12 : 0, plan->replay ? "kept" : "",
+            plan->audit ? 12 : 0, plan->audit ? "audits" : "");
     for (size_t i = 0; i < self->topology.n_actors; i++) {
         const tr_actor_spec *actor = &self->topology.actors[i];
         char where[32], device[32];
@@ -122,6 +128,7 @@ void tr_job_plan_print(const tr_job_plan *self, FILE *stream)
             print_size(stream, budget->scratch);
             print_size(stream, budget->edges);
             if (plan->replay) print_size(stream, budget->kept);
+            if (plan->audit) print_size(stream, budget->audit);
         }
         fputc('\n', stream);
     }

@@ -43,6 +43,7 @@ static tr_status budget_stage(const tr_job_plan *plan, const tr_stage_spec *spec
     bool apart = spec->device != TR_DEVICE_CPU || plan->training.hold_every > 1;
     if (apart) tr_stage_device_bytes(spec, program, &out->places, &out->pinned);
     if (plan->training.replay) out->kept = tr_stage_kept_bytes(spec, program);
+    if (plan->training.audit) out->audit = tr_stage_audit_bytes(spec, program);
     tr_program_destroy(&program);
 
     int64_t *n_elements = tr_alloc(spec->n_parameters * sizeof *n_elements);
@@ -171,6 +172,16 @@ static tr_status add_reduction_edges(tr_job_plan *self, uint32_t r, const tr_sta
     return status;
 }
 
+/* To the next replica, which computes what it gets once more. */
+static tr_status add_audit_edge(tr_job_plan *self, uint32_t r, const tr_stage_spec *spec, tr_error *err)
+{
+    const tr_training_plan *plan = &self->training;
+    if (!plan->audit || plan->n_replicas < 2) return TR_OK;
+    return add_edge(self, TR_EDGE_AUDIT, tr_role_find_stage(&self->topology, r, spec->stage),
+                    tr_role_find_stage(&self->topology, (r + 1) % plan->n_replicas, spec->stage),
+                    TR_STAGE_AUDIT_SLOTS, tr_stage_audit_message_bytes(spec), err);
+}
+
 /* Uses of a tied parameter that this stage tells stage `other`: all its own uses of what `other` uses as well. */
 static void count_tied(const tr_stage_spec *spec, uint32_t other, uint32_t *n_uses, uint64_t *bytes)
 {
@@ -222,6 +233,7 @@ static tr_status for_each_stage(tr_job_plan *self, bool edges, tr_error *err)
             if (edges) status = add_pipeline_edges(self, r, &spec, err);
             if (edges && !status) status = add_reduction_edges(self, r, &spec, err);
             if (edges && !status) status = add_tied_edges(self, r, &spec, err);
+            if (edges && !status) status = add_audit_edge(self, r, &spec, err);
             tr_stage_spec_release(&spec);
         }
     }

@@ -106,6 +106,7 @@ typedef struct tr_recipe {
         int32_t hung_after;        /* seconds */
         int32_t stall_after;       /* the same */
         int32_t hold_every;        /* see tr_plan_holds_after */
+        double audit;              /* share of micro-batches that another replica computes again */
         int32_t silence;           /* seconds, of a host */
         int32_t wait_for_host;     /* seconds, behind the loss of one */
         bool copies;               /* of states on other hosts */

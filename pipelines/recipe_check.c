@@ -4,6 +4,8 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/etcd.h"
 #include "pipelines/recipe_schema.h"
+
+#include "actors/plan.h"
 #include "runtime/chaos.h"
 #include "transport/address.h"
 
@@ -436,6 +438,34 @@ static tr_status check_replay(const reading *self, tr_error *err)
     return TR_OK;
 }
 
+/* Somebody else must have the same weights, where they are computed with. */
+static tr_status check_audit(const reading *self, tr_error *err)
+{
+    const tr_recipe *recipe = &self->recipe;
+    int line = line_of(self, "supervision.audit");
+    if (recipe->supervision.audit <= 0) return TR_OK;
+    if (recipe->supervision.audit < 1.0 / TR_AUDIT_ALL)
+        return tr__recipe_refuse(self, line, "supervision.audit", NULL, err,
+                                 "is less than one micro-batch of a million; give at least 0.000001, or 0");
+    if (recipe->layout.data < 2)
+        return tr__recipe_refuse(self, line, "supervision.audit", NULL, err,
+                                 "needs another replica, which has the same weights, to compute again; give "
+                                 "layout.data: 2 or more, or leave it out");
+    if (asks_for_gpus(recipe))
+        return tr__recipe_refuse(self, line, "supervision.audit", NULL, err,
+                                 "is for stages on CPUs; give device: cpu, or leave it out");
+    if (recipe->supervision.hold_every > 1)
+        return tr__recipe_refuse(self, line, "supervision.audit", NULL, err,
+                                 "is for stages that compute in what is held, and supervision.hold_every is "
+                                 "%d; give hold_every: 1, or leave it out",
+                                 recipe->supervision.hold_every);
+    if (!recipe->layout.processes)
+        return tr__recipe_refuse(self, line, "supervision.audit", NULL, err,
+                                 "does not go with layout.processes: false, where there is no other worker; "
+                                 "leave one of them out");
+    return TR_OK;
+}
+
 static tr_status check_preset(const reading *self, tr_error *err)
 {
     tr_model_config config;
@@ -471,6 +501,7 @@ tr_status tr__recipe_resolve(tr__recipe_reading *self, tr_error *err)
     if (!status) status = check_hosts(self, err);
     if (!status) status = check_head(self, err);
     if (!status) status = check_replay(self, err);
+    if (!status) status = check_audit(self, err);
     if (!status && recipe->model.preset) status = check_preset(self, err);
     return status;
 }

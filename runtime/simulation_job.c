@@ -151,7 +151,8 @@ static tr_status make_process(tr__simulated_job *self, int32_t node, tr_error *e
                                            .registry = self->base.options.registry,
                                            .n_states = process->n_regions,
                                            .regions = process->regions,
-                                           .simulated = &process->simulated};
+                                           .simulated = &process->simulated,
+                                           .chaos = self->options->job->chaos.points};
     start_worker(self, node);
     return TR_OK;
 }

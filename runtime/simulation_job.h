@@ -21,7 +21,8 @@ extern "C" {
 
 typedef struct tr_job_simulation_options {
     uint64_t seed;
-    /* As for tr_job_run: topology, registry (of all nodes here), recovery, on_event and context; the rest is not looked at. */
+    /* As for tr_job_run: topology, registry (of all nodes here), recovery, points of chaos that are FLIP, on_event and context;
+     * the rest is not looked at. */
     const tr_job_options *job;
     tr_sim_faults data, control; /* see tr_simulation_options, as for the next two */
     uint64_t activation_max_ns, max_events;

@@ -12,7 +12,7 @@
 
 /* A job that somebody stopped at the terminal for a while, or a machine that swaps, is not dead: its agent and the kernel
  * tell of deaths at once, so heartbeats only have to find what nobody else sees. */
-enum { HEARTBEAT_MS = 500, HEARTBEAT_TIMEOUT_MS = 30000, LINGER_MS = 100 };
+enum { HEARTBEAT_TIMEOUT_MS = 30000, HEARTBEATS = 8 /* within that */, LINGER_MS = 100 };
 
 tr_status tr__zmq_fail(tr_error *err, const char *what)
 {
@@ -26,7 +26,8 @@ static bool set_int(void *socket, int option, int value)
 
 /* No high-water marks: credits bound what is under way. At one of the receiver's ZeroMQ would stop reading the connection,
  * heartbeats included, so that a peer that lives is lost; and where it dies meanwhile, our next heartbeat would abort the
- * process (an assertion of libzmq 4.3.4, stream_engine_base.cpp:331: a timer writes to a connection given up). */
+ * process (an assertion of libzmq 4.3.4, stream_engine_base.cpp:331: a timer writes to a connection given up). It may also do so
+ * in the moment between the close of a socket and that of its connections, if a peer goes as well: hence few heartbeats. */
 static bool set_common(const tr__zmq *self, const char *address, void *socket)
 {
     bool six = strncmp(address, "tcp://[", 7) == 0;
@@ -34,7 +35,7 @@ static bool set_common(const tr__zmq *self, const char *address, void *socket)
     int timeout_ms = given ? (int)given : HEARTBEAT_TIMEOUT_MS;
     return set_int(socket, ZMQ_LINGER, LINGER_MS) && set_int(socket, ZMQ_SNDHWM, 0) &&
            set_int(socket, ZMQ_RCVHWM, 0) && set_int(socket, ZMQ_IPV6, six) &&
-           set_int(socket, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS) &&
+           set_int(socket, ZMQ_HEARTBEAT_IVL, timeout_ms / HEARTBEATS) &&
            set_int(socket, ZMQ_HEARTBEAT_TIMEOUT, timeout_ms) &&
            set_int(socket, ZMQ_HEARTBEAT_TTL, timeout_ms);
 }

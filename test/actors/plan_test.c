@@ -4,6 +4,8 @@
 
 #include "check.h"
 
+#include <math.h>
+
 static uint32_t size_of(tr_range range)
 {
     return range.end - range.begin;
@@ -236,6 +238,32 @@ static void checkpoints_come_when_the_plan_says(void)
     }
 }
 
+/* A function of seed, step and micro-batch alone; of more samples the fewer ones are a part. */
+static void audits_are_a_share_that_all_know(void)
+{
+    enum { N_STEPS = 500, N_MICROBATCHES = 40, N_DRAWN = N_STEPS * N_MICROBATCHES };
+    static const uint32_t rates[] = {0, 10000, 250000, TR_AUDIT_ALL - 1, TR_AUDIT_ALL};
+    for (size_t i = 0; i < sizeof rates / sizeof *rates; i++) {
+        tr_training_plan plan = {.n_replicas = 2, .n_stages = 3, .audit = rates[i]},
+                         other = {.n_replicas = 7, .n_groups = 5, .audit = rates[i]},
+                         fewer = {.audit = rates[i] / 2};
+        uint32_t n = 0, n_of_another_seed = 0;
+        for (uint32_t step = 0; step < N_STEPS; step++)
+            for (uint32_t m = 0; m < N_MICROBATCHES; m++) {
+                bool is = tr_plan_is_audited(&plan, 3, step, m);
+                CU_ASSERT_EQUAL(is, tr_plan_is_audited(&other, 3, step, m));
+                CU_ASSERT(is || !tr_plan_is_audited(&fewer, 3, step, m));
+                n += is;
+                n_of_another_seed += is && tr_plan_is_audited(&plan, 4, step, m);
+            }
+        double share = (double)rates[i] / TR_AUDIT_ALL, expected = N_DRAWN * share;
+        /* Five standard deviations of as many draws, and one for the rate that is next to all. */
+        CU_ASSERT(fabs(n - expected) <= 5 * sqrt(expected * (1 - share)) + 1);
+        CU_ASSERT(fabs(n_of_another_seed - expected * share) <= 5 * sqrt(expected * share) + 1);
+        if (rates[i] == 0 || rates[i] == TR_AUDIT_ALL) CU_ASSERT(n == expected);
+    }
+}
+
 static const check_test tests[] = {
     CHECK_TEST(shares_are_contiguous_whole_and_larger_first),
     CHECK_TEST(replicas_hold_whole_groups_and_groups_whole_microbatches),
@@ -244,5 +272,6 @@ static const check_test tests[] = {
     CHECK_TEST(credits_fit_the_pipeline_and_the_step),
     CHECK_TEST(windows_are_measured_when_the_plan_says),
     CHECK_TEST(checkpoints_come_when_the_plan_says),
+    CHECK_TEST(audits_are_a_share_that_all_know),
 };
 CHECK_MAIN("plan", tests)

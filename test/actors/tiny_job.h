@@ -43,6 +43,7 @@ typedef struct tiny_job {
     char notes[MOST_NOTES][64];
     uint32_t n_notes;
     char reduction[256]; /* the last note of that kind */
+    unsigned n_audited;  /* as told at the end */
     /* checkpoints */
     float *state[3 * N_TINY]; /* of the last one committed or at work, by 3 * parameter + part */
     uint8_t *written[3 * N_TINY];
@@ -80,6 +81,7 @@ static void on_note(void *context, const char *kind, const char *text)
     tiny_job *self = context;
     TR_ASSERT(self->n_notes < MOST_NOTES);
     if (strcmp(kind, "reduction") == 0) snprintf(self->reduction, sizeof self->reduction, "%s", text);
+    if (strcmp(kind, "audited") == 0) CU_ASSERT(sscanf(text, "stages computed %u", &self->n_audited) == 1);
     snprintf(self->notes[self->n_notes++], sizeof self->notes[0], "%s", kind);
 }
 
@@ -207,6 +209,9 @@ static void add_stage_edges(tr_topology *t, const tiny_config *c)
         tr_stage_shard(flat, plan->n_replicas, r, &begin, &end);
         link_actors(t, TR_EDGE_GATHER, stage, to, 1, (uint64_t)(end - begin) * 4);
     }
+    if (plan->audit && plan->n_replicas > 1)
+        link_actors(t, TR_EDGE_AUDIT, stage, tr_role_find_stage(t, (r + 1) % plan->n_replicas, s),
+                    TR_STAGE_AUDIT_SLOTS, tr_stage_audit_message_bytes(&spec));
     if (last > 0 && (s == 0 || s == last)) /* E, with one use in each */
         link_actors(t, TR_EDGE_TIED, stage, tr_role_find_stage(t, r, last - s), 1,
                     (uint64_t)tiny_elements(c, 0) * 4);

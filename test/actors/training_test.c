@@ -180,6 +180,30 @@ static void holding_few_states_changes_nothing(void)
     tiny_release(&each);
 }
 
+/* Groups of several micro-batches, so that sums travel; an unequal share of them; and who audits is audited. */
+static void audits_change_nothing_and_miss_nothing(void)
+{
+    const uint32_t layouts[][3] = {{2, 2, TR_AUDIT_ALL}, {3, 1, TR_AUDIT_ALL}, {2, 2, TR_AUDIT_ALL / 3}};
+    for (size_t i = 0; i < CHECK_SIZE(sizeof layouts / sizeof *layouts, 1); i++) {
+        uint32_t n_replicas = layouts[i][0], n_stages = layouts[i][1], n_microbatches = CHECK_SIZE(7, 3);
+        tiny_job without = job_of(n_replicas, n_stages, n_microbatches, CHECK_SIZE(3, 2)),
+                 with = job_of(n_replicas, n_stages, n_microbatches, CHECK_SIZE(3, 2));
+        tr_training_plan *plan = &with.config.plan;
+        plan->audit = layouts[i][2];
+        run_well(&without);
+        run_well(&with);
+        expect_same_bits(&without, &with, 0);
+        uint32_t due = 0; /* the tiny model has no seed: 0 */
+        for (uint32_t step = 0; step < plan->n_steps; step++)
+            for (uint32_t m = 0; m < n_microbatches; m++)
+                due += n_stages * tr_plan_is_audited(plan, 0, step, m);
+        if (getenv("TROUPE_STAGE_APART") || tiny_device() != TR_DEVICE_CPU) due = 0; /* not there */
+        CU_ASSERT(with.n_audited == due && without.n_audited == 0);
+        tiny_release(&without);
+        tiny_release(&with);
+    }
+}
+
 /* --- checkpoints --- */
 
 static void every_byte_of_a_checkpoint_comes_once(void)
@@ -395,6 +419,7 @@ static const check_test tests[] = {
     CHECK_TEST(no_layout_changes_a_bit_of_tensors_with_many_blocks),
     CHECK_TEST(threads_of_time_change_nothing),
     CHECK_TEST(holding_few_states_changes_nothing),
+    CHECK_TEST(audits_change_nothing_and_miss_nothing),
     CHECK_TEST(every_byte_of_a_checkpoint_comes_once),
     CHECK_TEST(a_checkpoint_waits_for_the_record_of_its_step),
     CHECK_TEST(a_checkpoint_continues_with_the_same_bits),

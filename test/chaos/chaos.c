@@ -81,7 +81,7 @@ static const struct {
     {31, "communicator set-up fails: actors/collect, transport/nccl"},
     {32, "UCX endpoint fails in a rendezvous: kills hit any moment, this one is not aimed at"},
     {33, "a loss that is not finite: actors/training_test"},
-    {34, "a bit flips in a computation: cli/replay; without a death nobody looks (audit) yet"},
+    {34, "a bit flips in a computation: cli/replay, cli/audit"},
     {35, "a worker joins: cli/scale; a host: cli/hosts"},
     {36, "crash loop: cli/recovery"},
     {38, "other version, plan or key: transport/*_test, cli/hosts/who_may_not_join_is_refused"},

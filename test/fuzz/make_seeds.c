@@ -234,8 +234,8 @@ static void make_messages(const char *recipe)
     seed_packed("note", 'n', &packer);
 
     tr_packer_init(&packer);
-    tr_pack_array(&packer, 29);
-    for (unsigned i = 1; i <= 18; i++) tr_pack_uint(&packer, i);
+    tr_pack_array(&packer, 31);
+    for (unsigned i = 1; i <= 20; i++) tr_pack_uint(&packer, i);
     tr_pack_f64(&packer, 1);
     tr_pack_uint(&packer, 0);
     tr_pack_text(&packer, "");
@@ -406,19 +406,22 @@ static void make_topics(void)
         tr_pack_f64(&packer, 22);
         tr_pack_uint(&packer, 4);
         n += say(script + n, place, TR_TOPIC_EVALUATED, 1, &packer);
-        const uint64_t replayed[6] = {1, 2, 2, 2, 6, 6}, verdict[2] = {4, 1};
+        const uint64_t replayed[6] = {1, 2, 2, 2, 6, 6}, verdict[3] = {4, 1, 0}, audited[2] = {2, 1000};
         pack_numbers(&packer, 6, replayed);
         n += say(script + n, place, TR_TOPIC_REPLAYED, 0, &packer);
         tr_packer_init(&packer);
-        tr_pack_array(&packer, 3);
+        tr_pack_array(&packer, 4);
         tr_pack_uint(&packer, 4);
         tr_pack_uint(&packer, 0);
         tr_pack_text(&packer, "gradient");
+        tr_pack_text(&packer, "");
         n += say(script + n, place, TR_TOPIC_DIFFERS, 0, &packer);
         pack_numbers(&packer, 0, NULL);
         n += say(script + n, place, TR_TOPIC_FORGOTTEN, 0, &packer);
-        pack_numbers(&packer, 2, verdict);
+        pack_numbers(&packer, 3, verdict);
         n += say(script + n, place, TR_TOPIC_VERDICT, 0, &packer);
+        pack_numbers(&packer, 2, audited);
+        n += say(script + n, place, TR_TOPIC_AUDITED, 0, &packer);
         char *name = tr_format("head-%u", place);
         seed("topics", name, "h", 1, script, n);
         tr_free(name);

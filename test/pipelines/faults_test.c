@@ -5,14 +5,16 @@
 #include "small_training.h"
 
 #include "base/log.h"
+#include "base/rng.h"
 #include "pipelines/train_internal.h"
 #include "runtime/simulation_job.h"
 
 static outcome expected;
 static bool is_expected;
 static tr_job_simulation_counters seen; /* of all seeds together */
-static uint64_t n_again, n_saved_again, n_from_the_beginning, n_replayed, n_kept, n_compared,
+static uint64_t n_again, n_saved_again, n_from_the_beginning, n_replayed, n_kept, n_compared, n_audited,
     n_lost_checkpoints;
+static uint64_t n_flips, n_of_auditors; /* of them */
 
 typedef struct training {
     outcome out;
@@ -43,11 +45,11 @@ static tr_status begin_again(void *context, tr_job_beginning *beginning, tr_erro
     return TR_OK;
 }
 
-static tr_status train(size_t layout, uint64_t seed, uint32_t n_faults, FILE *trace, training *self,
-                       tr_job_simulation_counters *counters, tr_error *err)
+static tr_status train(size_t layout, uint64_t seed, uint32_t n_faults, const char *flips, FILE *trace,
+                       training *self, tr_job_simulation_counters *counters, tr_error *err)
 {
     cast kinds;
-    self->may_rot = seed % 4 == 3;
+    self->may_rot = !flips && seed % 4 == 3;
     cast_init(&kinds, layout, &self->out, &self->journal);
     const tr_job_options job = {.topology = &jobs[layout].plan.topology,
                                 .registry = &kinds.registry,
@@ -56,6 +58,7 @@ static tr_status train(size_t layout, uint64_t seed, uint32_t n_faults, FILE *tr
                                              .first_epoch = 1,
                                              .record_epoch = record_epoch,
                                              .begin_again = begin_again},
+                                .chaos = {.points = flips},
                                 .context = self};
     tr_job_simulation_options options = {.seed = seed,
                                          .job = &job,
@@ -87,6 +90,20 @@ static void add_up(const tr_job_simulation_counters *one, const outcome *out)
     n_replayed += out->n_replayed;
     n_kept += out->n_kept;
     n_compared += out->n_compared;
+    n_audited += out->n_audited;
+}
+
+static bool expect_undisturbed(void)
+{
+    training undisturbed = {0};
+    tr_job_simulation_counters counters;
+    tr_error err;
+    if (is_expected) return true;
+    if (train(0, 0, 0, NULL, NULL, &undisturbed, &counters, &err) != TR_OK)
+        return fprintf(stderr, "%s\n", err.message), false;
+    expected = undisturbed.out;
+    is_expected = true;
+    return true;
 }
 
 /* A checkpoint that was being made of a slot that rots cannot be made again: then there is only the one after it. */
@@ -108,16 +125,11 @@ static bool has_lost_no_more_than_one(const outcome *self, const outcome *whole)
 
 static bool whoever_dies_training_gives_the_same_bits(uint64_t seed, FILE *trace)
 {
-    training self = {0}, undisturbed = {0};
+    training self = {0};
     tr_job_simulation_counters counters;
     tr_error err;
-    if (!is_expected) {
-        if (train(0, 0, 0, NULL, &undisturbed, &counters, &err) != TR_OK)
-            return fprintf(stderr, "%s\n", err.message), false;
-        expected = undisturbed.out;
-        is_expected = true;
-    }
-    tr_status status = train(seed % LAYOUTS, seed, 5, trace, &self, &counters, &err);
+    if (!expect_undisturbed()) return false;
+    tr_status status = train(seed % LAYOUTS, seed, 5, NULL, trace, &self, &counters, &err);
     add_up(&counters, &self.out);
     if (status == TR_OK && counters.n_rotten && has_lost_no_more_than_one(&self.out, &expected)) return true;
     if (status == TR_OK) return outcome_is(&self.out, &expected, seed % LAYOUTS);
@@ -126,21 +138,60 @@ static bool whoever_dies_training_gives_the_same_bits(uint64_t seed, FILE *trace
     return false;
 }
 
+/* A bit flips in a phase of one step, of somebody's own work or of an audit. Without deaths it is found once, and told who erred;
+ * a death may take the erring process, or the one who knows of it, before that. Either way no bit is wrong. */
+static bool whoever_errs_is_found_and_changes_no_bit(uint64_t seed, FILE *trace)
+{
+    static const char *const phases[] = {"forward", "weight", "audit", "backward"};
+    size_t audited[LAYOUTS], n = 0;
+    for (size_t i = 0; i < LAYOUTS; i++)
+        if (jobs[i].plan.training.audit == TR_AUDIT_ALL) audited[n++] = i;
+    if (!expect_undisturbed()) return false;
+    size_t layout = audited[seed % n];
+    const tr_training_plan *plan = &jobs[layout].plan.training;
+    tr_rng_key key = {.seed = seed};
+    uint32_t stage = (uint32_t)(tr_rng_u64(&key, 0) % plan->n_stages),
+             replica = (uint32_t)(tr_rng_u64(&key, 1) % plan->n_replicas),
+             step = (uint32_t)(tr_rng_u64(&key, 2) % STEPS), n_deaths = seed % 3 == 2 ? 3 : 0;
+    const char *phase = phases[tr_rng_u64(&key, 3) % (stage == 0 ? 3 : 4)];
+    bool fused = layouts[layout].more[1] && strcmp(layouts[layout].more[1], "layout.recompute=full") == 0;
+    if (fused && strcmp(phase, "weight") == 0) phase = "forward"; /* the backward is both */
+    char flips[100];
+    snprintf(flips, sizeof flips, "1/stage %u of replica %u/%s/%u/FLIP", stage, replica, phase, step);
+    training self = {0};
+    tr_job_simulation_counters counters;
+    tr_error err;
+    tr_status status = train(layout, seed, n_deaths, flips, trace, &self, &counters, &err);
+    bool auditor = strcmp(phase, "audit") == 0;
+    n_flips += self.out.n_corruptions > 0 && self.out.n_decided > 0;
+    n_of_auditors += self.out.n_corruptions > 0 && self.out.n_decided > 0 && auditor;
+    if (status != TR_OK) return fprintf(stderr, "%s: %s\n", flips, err.message), false;
+    if (!outcome_is(&self.out, &expected, layout)) return fprintf(stderr, "%s\n", flips), false;
+    /* A word to a monitor that has had no turn goes with its epoch. */
+    bool found = self.out.n_corruptions <= 1 && self.out.n_decided <= 1 && counters.n_deaths == 0 &&
+                 counters.epoch == (auditor ? 3 : 2);
+    if (found || n_deaths) return true;
+    fprintf(stderr, "%s: found %u times, decided %u times, epoch %u\n", flips, self.out.n_corruptions,
+            self.out.n_decided, counters.epoch);
+    return false;
+}
+
 /* Of many seeds each kind of misfortune must have come, or the test would say less than it seems to. */
 static int report(void)
 {
-    printf("%u deaths, %u of them within an activation, %u while no epoch ran; %u slots spoiled, %u rotten; "
-           "%u stopped, %u cuts, %u zombies, %u starved; %u changes of epoch; %" PRIu64
-           " records and %" PRIu64 " checkpoints came again, %" PRIu64
-           " times all from the beginning, %" PRIu64 " checkpoints lost with a rotten slot; %" PRIu64
-           " steps replayed, in which %" PRIu64 " stages kept their work and %" PRIu64
-           " messages were compared; %" PRIu64 " events\n",
-           seen.n_deaths, seen.n_within, seen.n_between_epochs, seen.n_spoiled, seen.n_rotten, seen.n_stops,
-           seen.n_cuts, seen.n_zombies, seen.n_starved, seen.epoch, n_again, n_saved_again,
-           n_from_the_beginning, n_lost_checkpoints, n_replayed, n_kept, n_compared, seen.n_events);
+    printf(
+        "%u deaths, %u of them within an activation, %u while no epoch ran; %u slots spoiled, %u rotten; "
+        "%u stopped, %u cuts, %u zombies, %u starved; %u changes of epoch; %" PRIu64 " records and %" PRIu64
+        " checkpoints came again, %" PRIu64 " times all from the beginning, %" PRIu64
+        " checkpoints lost with a rotten slot; %" PRIu64 " steps replayed, in which %" PRIu64
+        " stages kept their work and %" PRIu64 " messages were compared; %" PRIu64 " audits; %" PRIu64
+        " flipped bits were found, %" PRIu64 " of them of auditors; %" PRIu64 " events\n",
+        seen.n_deaths, seen.n_within, seen.n_between_epochs, seen.n_spoiled, seen.n_rotten, seen.n_stops,
+        seen.n_cuts, seen.n_zombies, seen.n_starved, seen.epoch, n_again, n_saved_again, n_from_the_beginning,
+        n_lost_checkpoints, n_replayed, n_kept, n_compared, n_audited, n_flips, n_of_auditors, seen.n_events);
     bool each = seen.n_within && seen.n_between_epochs && seen.n_spoiled && seen.n_rotten &&
                 n_from_the_beginning && seen.n_stops && seen.n_cuts && seen.n_zombies && seen.n_starved &&
-                n_again && n_replayed && n_kept && n_compared;
+                n_again && n_replayed && n_kept && n_compared && n_audited;
     if (seen.n_deaths < 1000 || each) return 0;
     fprintf(stderr, "some kind of fault never came\n");
     return 1;
@@ -150,6 +201,7 @@ int main(int argc, char **argv)
 {
     static const simulate_case cases[] = {
         {"whoever_dies_training_gives_the_same_bits", 2000, whoever_dies_training_gives_the_same_bits},
+        {"whoever_errs_is_found_and_changes_no_bit", 500, whoever_errs_is_found_and_changes_no_bit},
     };
     if (!getenv("TROUPE_LOG")) tr_log_set_level(TR_LOG_ERROR); /* deaths are told as warnings */
     prepare();

@@ -188,6 +188,13 @@ static void another_cut_is_balanced_anew(void)
     expect_refused(tr_layout_recipe(&next, &recipe, &wish, &err),
                    "layout.data '5' is more replicas than reduction groups (4)");
     CU_ASSERT(strncmp(err.message, "layout.data", 11) == 0);
+    wish = (tr_layout){.data = 2};
+    CHECK_OK(tr_layout_recipe(&next, &recipe, &wish, &err));
+    next.supervision.audit = 0.01;
+    tr_recipe audited = next;
+    wish = (tr_layout){.data = 1};
+    expect_refused(tr_layout_recipe(&next, &audited, &wish, &err), "needs another replica");
+    tr_recipe_release(&audited);
     leave();
 }
 

@@ -27,18 +27,29 @@ static const char recipe_text[] =
     "checkpoint: {every: 2}\n";
 
 static const struct {
-    const char *data, *pipeline, *pieces, *more; /* the last may be NULL: by step, every state is held */
-} layouts[] = {{"layout.data=1", "layout.pipeline=1", "layout.pieces=1", NULL},
-               {"layout.data=1", "layout.pipeline=3", "layout.pieces=1", NULL},
-               {"layout.data=3", "layout.pipeline=1", "layout.pieces=1", NULL},
-               {"layout.data=2", "layout.pipeline=2", "layout.pieces=1", NULL},
-               {"layout.data=2", "layout.pipeline=3", "layout.pieces=1", "supervision.hold_every=3"},
-               {"layout.data=1", "layout.pipeline=2", "layout.pieces=2", NULL},
-               {"layout.data=2", "layout.pipeline=2", "layout.pieces=2", "supervision.hold_every=2"},
-               {"layout.data=1", "layout.pipeline=3", "layout.pieces=1", "recovery=replay"},
-               {"layout.data=3", "layout.pipeline=1", "layout.pieces=1", "recovery=replay"},
-               {"layout.data=2", "layout.pipeline=2", "layout.pieces=1", "recovery=replay"},
-               {"layout.data=2", "layout.pipeline=2", "layout.pieces=2", "recovery=replay"}};
+    const char *data, *pipeline, *pieces;
+    const char *more[2]; /* NULL: by step, every state is held, nothing is audited */
+} layouts[] = {
+    {"layout.data=1", "layout.pipeline=1", "layout.pieces=1", {NULL}},
+    {"layout.data=1", "layout.pipeline=3", "layout.pieces=1", {NULL}},
+    {"layout.data=3", "layout.pipeline=1", "layout.pieces=1", {NULL}},
+    {"layout.data=2", "layout.pipeline=2", "layout.pieces=1", {NULL}},
+    {"layout.data=2", "layout.pipeline=3", "layout.pieces=1", {"supervision.hold_every=3"}},
+    {"layout.data=1", "layout.pipeline=2", "layout.pieces=2", {NULL}},
+    {"layout.data=2", "layout.pipeline=2", "layout.pieces=2", {"supervision.hold_every=2"}},
+    {"layout.data=1", "layout.pipeline=3", "layout.pieces=1", {"recovery=replay"}},
+    {"layout.data=3", "layout.pipeline=1", "layout.pieces=1", {"recovery=replay"}},
+    {"layout.data=2", "layout.pipeline=2", "layout.pieces=1", {"recovery=replay"}},
+    {"layout.data=2", "layout.pipeline=2", "layout.pieces=2", {"recovery=replay"}},
+    {"layout.data=3", "layout.pipeline=1", "layout.pieces=1", {"supervision.audit=1"}},
+    {"layout.data=2", "layout.pipeline=2", "layout.pieces=1", {"supervision.audit=1"}},
+    {"layout.data=2", "layout.pipeline=2", "layout.pieces=2", {"supervision.audit=0.4"}},
+    {"layout.data=3", "layout.pipeline=1", "layout.pieces=1", {"supervision.audit=1", "recovery=replay"}},
+    {"layout.data=2",
+     "layout.pipeline=2",
+     "layout.pieces=1",
+     {"supervision.audit=1", "layout.recompute=full"}},
+    {"layout.data=2", "layout.pipeline=2", "layout.pieces=1", {"supervision.audit=0.5", "recovery=replay"}}};
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
 
 static struct {
@@ -62,7 +73,9 @@ typedef struct outcome {
     uint32_t n_again, n_saved_again; /* records and checkpoints that came once more */
     /* Of steps behind a change of epoch, with replay: told of, stages that kept their work, messages compared. */
     uint32_t n_replayed, n_kept, n_compared;
-    uint32_t n_forwards; /* computed in them */
+    uint32_t n_forwards;               /* computed in them */
+    uint32_t n_corruptions, n_decided; /* computations that differed, and of which it was told who erred */
+    uint64_t n_audited;                /* micro-batches that were computed again */
 } outcome;
 
 /* What must not depend on the seed; says on stderr what does. */
@@ -95,12 +108,12 @@ static inline void prepare(void)
     close(file);
     snprintf(override, sizeof override, "data={text: %s, holdout: 0.03}", text_path);
     for (size_t i = 0; i < LAYOUTS; i++) {
-        const char *overrides[] = {override,          layouts[i].data, layouts[i].pipeline,
-                                   layouts[i].pieces, "run=none",      layouts[i].more};
+        const char *overrides[] = {override,   layouts[i].data,    layouts[i].pipeline, layouts[i].pieces,
+                                   "run=none", layouts[i].more[0], layouts[i].more[1]};
         tr_model_config config = {0};
         const tr_start start = {0};
         MUST(tr_recipe_parse(&jobs[i].recipe, recipe_text, sizeof recipe_text - 1, "recipe", overrides,
-                             layouts[i].more ? 6 : 5, err));
+                             5 + (layouts[i].more[0] != NULL) + (layouts[i].more[1] != NULL), err));
         MUST(tr_model_config_from_recipe(&config, &jobs[i].recipe, err));
         MUST(tr_data_open(&jobs[i].data, &jobs[i].recipe, config.vocabulary, err));
         MUST(tr_job_plan_init(&jobs[i].plan, &jobs[i].recipe, &config, jobs[i].data, &start, err));
@@ -201,6 +214,11 @@ static inline void on_note(void *context, const char *kind, const char *text)
 {
     outcome *self = context;
     uint32_t kept, forwards, compared;
+    uint64_t audited;
+    self->n_corruptions += strcmp(kind, "corruption") == 0;
+    self->n_decided += strcmp(kind, "corruption_decided") == 0;
+    if (strcmp(kind, "audited") == 0 && sscanf(text, "stages computed %" SCNu64, &audited) == 1)
+        self->n_audited += audited;
     if (strcmp(kind, "replayed") != 0) return;
     int n =
         sscanf(text,
