@@ -124,6 +124,21 @@ static tr_status deal_all(tr__agent *self, tr_error *err)
     return status;
 }
 
+/* Before the answer: behind it the head may begin the epoch, and this agent die. */
+static tr_status hand_over(tr__agent *self, tr_error *err)
+{
+    const prepared *next = self->prepared;
+    const tr_topology *topology = &next->order.topology;
+    tr_state_region **regions = tr_alloc_zero(topology->n_actors, sizeof(void *));
+    if (!regions) return tr_fail(err, TR_ENOMEM, "no memory for another layout");
+    for (size_t i = 0; i < topology->n_actors; i++)
+        regions[i] = next->kept[i] ? self->states[next->kept[i] - 1] : next->states[i];
+    for (int32_t node = 1; node < self->launch->node; node++)
+        tr__agent_hand_states(self, node, next->order.layout, topology, regions);
+    tr_free(regions);
+    return TR_OK;
+}
+
 void tr__agent_prepare(tr__agent *self, const tr_message *message)
 {
     tr_control_note note = {.node = self->launch->node, .pid = getpid()};
@@ -138,6 +153,7 @@ void tr__agent_prepare(tr__agent *self, const tr_message *message)
         if (self->prepared) {
             self->prepared->order = order;
             status = deal_all(self, &err);
+            if (status == TR_OK) status = hand_over(self, &err);
         } else {
             tr_change_order_release(&order);
             status = tr_fail(&err, TR_ENOMEM, "no memory for another layout");
@@ -194,6 +210,11 @@ static void tell_memory(const tr__agent *self, const tr__ward *worker, bool keep
     if (!told) tr_log(TR_LOG_WARNING, "worker %d cannot be told of its memory", worker->node);
 }
 
+void tr__agent_tell_memory(const tr__agent *self, const tr__ward *worker)
+{
+    tell_memory(self, worker, false);
+}
+
 static void let_go(tr__agent *self, int32_t node)
 {
     tr__ward *worker = &self->wards[node];
@@ -247,4 +268,5 @@ void tr__agent_settle(tr__agent *self, uint32_t layout)
 {
     if (self->prepared && self->prepared->order.layout == layout) change(self);
     tr__agent_drop_prepared(self);
+    tr__agent_hand_settled(self);
 }

@@ -32,7 +32,9 @@ void tr_head_tell(tr_head *self, tr_job_event_kind kind, int32_t node, int32_t p
                                 .text = text,
                                 .places = self->places,
                                 .generation = recovered ? self->generation : 0,
-                                .n_readopted = recovered ? self->n_readopted : 0,
+                                .n_readopted = recovered                       ? self->n_readopted
+                                               : kind == TR_JOB_AGENT_REPLACED ? self->n_kept
+                                                                               : 0,
                                 .former_epoch = recovered ? self->former_epoch : 0,
                                 .lost_ns = recovered ? self->lost_ns : 0,
                                 .detected_ns = recovered ? self->detected_ns : 0,
@@ -276,7 +278,7 @@ static bool explains(const tr_head *self, const tr_control_note *note)
 }
 
 /* Of several deaths on the way the first is what the job recovers from. */
-static void note_death(tr_head *self, uint64_t silent_ns)
+void tr_head_note_death(tr_head *self, uint64_t silent_ns)
 {
     if (self->detected_ns && !self->changing) return;
     self->detected_ns = tr_node_now_ns(self->node);
@@ -286,16 +288,14 @@ static void note_death(tr_head *self, uint64_t silent_ns)
 static void worker_ended(tr_head *self, const tr_control_note *note)
 {
     char text[LINE_BYTES], how[128];
-    tr_crew_remove_worker(self->crew, note->node);
+    tr_process_end end, known = {.exit_code = note->exit_code, .signal = note->signal};
+    if (tr_crew_remove_worker(self->crew, note->node, note->pid, &end)) known = end;
     bool left = self->workers[note->node].leaving || note->node >= self->topology->n_nodes;
     self->workers[note->node].leaving = false;
     if (left || !explains(self, note)) return;
     self->death_told = true;
-    note_death(self, note->silent_ns);
-    if (note->signal)
-        snprintf(how, sizeof how, "was killed by signal %d (%s)", note->signal, strsignal(note->signal));
-    else
-        snprintf(how, sizeof how, "ended with exit code %d", note->exit_code);
+    tr_head_note_death(self, note->silent_ns);
+    tr_head_describe_end(how, sizeof how, &known);
     snprintf(text, sizeof text, "worker %d (pid %d) %s%s%s", note->node, note->pid, how,
              note->text[0] ? " while " : "", note->text);
     tr_head_tell(self, TR_JOB_WORKER_DIED, note->node, note->pid, text);
@@ -347,7 +347,7 @@ static void job_ended(tr_head *self, const tr_control_note *note)
         hold(self, note->status, note->text);
 }
 
-static void worker_started(tr_head *self, const tr_control_note *note)
+void tr_head_worker_started(tr_head *self, const tr_control_note *note)
 {
     char text[64];
     bool is_here = !self->hosts || tr_hosts_is_home(self->hosts, note->node, 0);
@@ -373,7 +373,7 @@ static void note_from_agent(tr_head *self, int32_t peer, uint32_t topic, const t
                     (!self->hosts || tr_hosts_is_home(self->hosts, note->node, member));
     bool was_one = note->node >= 1 && note->node < self->agent && (!self->hosts || member == 0);
     if (topic == TR_CONTROL_WORKER_STARTED && a_worker)
-        worker_started(self, note);
+        tr_head_worker_started(self, note);
     else if (topic == TR_CONTROL_WORKER_ENDED && was_one)
         worker_ended(self, note);
     else if (topic == TR_CONTROL_HUNG && a_worker)
@@ -466,44 +466,6 @@ void tr_head_on_job_end(void *context, const tr_error *error)
     tr_head_end(self, error, TR_HEAD_GRACE_MS);
 }
 
-/* The agent's death, with all workers: they end when it does. */
-static void agent_ended(tr_head *self, const char *text)
-{
-    tr_error err;
-    if (self->hosts) tr_hosts_agent_ended(self->hosts);
-    tr_head_recover(self, text);
-    if (self->phase == TR_HEAD_ENDING) return;
-    self->agent_is_here = false;
-    self->agent_epoch = self->epoch;
-    for (int32_t i = 1; i < self->topology->n_nodes; i++) self->workers[i].leaving = false; /* all did */
-    tr_status status = tr_crew_replace_agent(self->crew, self->epoch, &err);
-    if (status == TR_OK)
-        status = tr_node_watch(self->node, tr_crew_descriptor(self->crew), tr_head_on_crew, self, &err);
-    if (status != TR_OK) tr_head_end(self, &err, 0);
-}
-
-static void on_early_end(tr_head *self, const tr_process_end *end)
-{
-    char text[LINE_BYTES];
-    int32_t pid = tr_crew_agent_pid(self->crew);
-    if (end->signal)
-        snprintf(text, sizeof text, "the agent (pid %d) was killed by signal %d (%s)", pid, end->signal,
-                 strsignal(end->signal));
-    else if (end->exit_code < 0) /* it was taken over: its status is for its parent */
-        snprintf(text, sizeof text, "the agent (pid %d) ended before the job was done", pid);
-    else
-        snprintf(text, sizeof text, "%s ended with exit code %d before the job was done",
-                 pid ? "the agent" : "every worker", end->exit_code);
-    note_death(self, UINT64_MAX);
-    tr_head_tell(self, TR_JOB_WORKER_DIED, -1, pid, text);
-    if (tr_head_can_recover(self)) {
-        agent_ended(self, text);
-        return;
-    }
-    self->phase = TR_HEAD_ENDING;
-    tr_fail(&self->cause, TR_ECLOSED, "%s", text);
-}
-
 void tr_head_on_crew(void *context)
 {
     tr_head *self = context;
@@ -513,9 +475,9 @@ void tr_head_on_crew(void *context)
     if (tr_crew_failed(self->crew, &failure) && self->phase != TR_HEAD_ENDING)
         tr_head_end_because(self, failure.status, failure.message);
     if (!tr_crew_ended(self->crew, &end)) return;
-    tr_node_unwatch(self->node, tr_crew_descriptor(self->crew));
+    tr_head_unwatch_crew(self);
     bool farewell_comes = tr_crew_agent_pid(self->crew) && !end.signal && !self->farewell_heard;
-    if (self->phase != TR_HEAD_ENDING) on_early_end(self, &end);
+    if (self->phase != TR_HEAD_ENDING) tr_head_on_early_end(self, &end);
     if (self->phase != TR_HEAD_ENDING) return; /* there is another one */
     self->crew_ended_ns = tr_node_now_ns(self->node);
     if (!farewell_comes && (!self->hosts || tr_hosts_have_left(self->hosts))) quit(self);
@@ -524,7 +486,7 @@ void tr_head_on_crew(void *context)
 void tr_head_lost_host(tr_head *self, uint64_t heard_ns, const char *text)
 {
     uint64_t now_ns = tr_node_now_ns(self->node);
-    note_death(self, now_ns > heard_ns ? now_ns - heard_ns : 0);
+    tr_head_note_death(self, now_ns > heard_ns ? now_ns - heard_ns : 0);
     tr_head_recover(self, text);
 }
 

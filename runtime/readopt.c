@@ -22,7 +22,8 @@ void tr_head_readopt(tr_head *self, const struct tr_orphans *orphans)
         if (!worker->pid) continue; /* the agent starts another one, and tells */
         tr_crew_add_worker(self->crew, i, worker->pid);
         if (!tr_place_lives(worker)) { /* what has the pid now is somebody else */
-            tr_crew_remove_worker(self->crew, i);
+            tr_process_end end;
+            (void)tr_crew_remove_worker(self->crew, i, worker->pid, &end);
             continue;
         }
         self->workers[i].pid = worker->pid;
