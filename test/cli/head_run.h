@@ -188,13 +188,14 @@ static inline bool has_checkpoint(const char *run, int step)
     return there;
 }
 
-/* A head that dies when its stages have sent a checkpoint, and gone on, and it has not got its name yet, takes it along: then
+/* An epoch that ends when its stages have sent a checkpoint, and gone on, and it has not got its name yet, takes it along: then
  * there is another one in its place, of the state that was gone on from. */
 static inline bool was_made_later(const char *run, int step)
 {
     bool later = false;
     for (int i = 1; i <= 4; i++) later |= has_checkpoint(run, step + i);
-    return later && !has_checkpoint(run, step) && count_events(run, "readopted") > 0;
+    bool died = count_events(run, "readopted") + count_events(run, "agent_replaced") > 0;
+    return later && died && !has_checkpoint(run, step);
 }
 
 /* Nothing that was half written stays. */
