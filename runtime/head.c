@@ -203,6 +203,13 @@ static void tell_rotten(tr_head *self, int32_t node)
     tr_head_tell(self, TR_JOB_STATE_ROTTEN, node, self->workers[node].pid, text);
 }
 
+/* What is said to an agent that is not here is lost. */
+static void load_when_all_are_here(tr_head *self)
+{
+    if (self->phase != TR_HEAD_GREETING || self->agent_awaited) return;
+    if (all(self, offsetof(tr_head_worker, greeted))) load(self);
+}
+
 static void greeted(tr_head *self, int32_t node, const tr_message *message)
 {
     tr_error err = {0};
@@ -234,8 +241,7 @@ static void greeted(tr_head *self, int32_t node, const tr_message *message)
     worker->greeted = true;
     tr_node_found(self->node, node);
     if (worker->hello.n_rotten) tell_rotten(self, node);
-    if (!all(self, offsetof(tr_head_worker, greeted))) return;
-    load(self);
+    load_when_all_are_here(self);
 }
 
 static void agent_greeted(tr_head *self, int32_t node, const tr_message *message)
@@ -244,9 +250,10 @@ static void agent_greeted(tr_head *self, int32_t node, const tr_message *message
     bool is_own = node == self->topology->n_nodes;
     if (tr_control_read_hello(message, &hello, NULL) != TR_OK) return;
     if (is_own && hello.epoch < self->agent_epoch) return;
-    if (is_own) self->agent_is_here = true;
     tr_node_found(self->node, node);
+    if (is_own) tr_head_agent_is_here(self);
     if (self->hosts) tr_hosts_greeted(self->hosts, node, &hello);
+    load_when_all_are_here(self);
 }
 
 void tr_head_begin(tr_head *self)

@@ -73,6 +73,8 @@ typedef struct tr_head {
     uint64_t explained_until_ns; /* ending: until then a death may still explain the cause */
     bool death_told, farewell_heard;
     bool agent_is_here;
+    bool agent_awaited;   /* one that goes on with workers which live: nothing begins before it is here */
+    bool agent_fenced;    /* it did not come, and is to be killed */
     uint32_t agent_epoch; /* in which it was started */
     uint64_t crew_ended_ns;
     uint64_t deadline_ns; /* ending: after this the agent is killed */
@@ -121,6 +123,7 @@ void tr_head_tell_readopted(tr_head *self); /* all are ready */
 void tr_head_on_early_end(tr_head *self, const tr_process_end *end);
 tr_status tr_head_watch_crew(tr_head *self, tr_error *err); /* and what its agent hands over */
 void tr_head_unwatch_crew(tr_head *self);
+void tr_head_agent_is_here(tr_head *self); /* it has greeted */
 void tr_head_describe_end(char *text, size_t capacity, const tr_process_end *end);
 
 /* head.c */

@@ -34,6 +34,17 @@ void tr_head_unwatch_crew(tr_head *self)
     if (holdings >= 0) tr_node_unwatch(self->node, holdings);
 }
 
+void tr_head_agent_is_here(tr_head *self)
+{
+    self->agent_is_here = true;
+    self->agent_awaited = false;
+    for (int32_t i = 1; i < self->topology->n_nodes;
+         i++) { /* what was said to the one before is lost with it */
+        const tr_control_note note = {.node = i};
+        if (self->workers[i].fenced) tr_head_tell_agent_of(self, i, TR_CONTROL_FENCE, &note);
+    }
+}
+
 void tr_head_describe_end(char *text, size_t capacity, const tr_process_end *end)
 {
     if (end->signal)
@@ -77,6 +88,8 @@ static void replace_agent(tr_head *self, const char *text)
     tr_head_recover(self, text);
     if (self->phase == TR_HEAD_ENDING) return;
     self->agent_is_here = false;
+    self->agent_awaited = !self->hosts;
+    self->agent_fenced = false;
     self->agent_epoch = self->epoch;
     tr_status status = tr_crew_replace_agent(self->crew, self->epoch, &err);
     if (status == TR_OK) status = tr_head_watch_crew(self, &err);
