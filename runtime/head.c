@@ -247,7 +247,7 @@ static void greeted(tr_head *self, int32_t node, const tr_message *message)
 static void agent_greeted(tr_head *self, int32_t node, const tr_message *message)
 {
     tr_control_hello hello;
-    bool is_own = node == self->topology->n_nodes;
+    bool is_own = node == self->agent;
     if (tr_control_read_hello(message, &hello, NULL) != TR_OK) return;
     if (is_own && hello.epoch < self->agent_epoch) return;
     tr_node_found(self->node, node);
