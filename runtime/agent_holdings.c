@@ -56,7 +56,7 @@ void tr__agent_hand_worker(const tr__agent *self, const tr__ward *worker)
 void tr__agent_hand_all(const tr__agent *self)
 {
     if (self->holdings < 0) return;
-    if (!tr_holdings_tell_begin(self->holdings, self->layout)) not_heard(self, 0);
+    if (!tr_holdings_tell_begin(self->holdings, self->layout)) return; /* that head is gone already */
     for (int32_t i = 1; i < self->launch->node; i++) tr__agent_hand_worker(self, &self->wards[i]);
 }
 

@@ -72,8 +72,8 @@ static tr_status spawn_agent(tr_crew *self, const tr_launch *launch, int theirs,
 {
     const tr_job_lease *lease = self->options.lease;
     int inherited[3], n = 0;
-    if (launch->lease_ms) inherited[n++] = lease->directory;
-    if (launch->lease_ms) inherited[n++] = lease->kept;
+    if (lease) inherited[n++] = lease->directory; /* and only then launch->lease_ms is not 0 */
+    if (lease) inherited[n++] = lease->kept;
     if (theirs >= 0) inherited[n++] = theirs;
     tr_status status = tr_launch_spawn(launch, inherited, n, &self->agent_pid, &self->descriptor, err);
     if (status == TR_OK && theirs >= 0 && !tr_holdings_tell_all(&self->holdings, self->socket))
