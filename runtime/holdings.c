@@ -180,12 +180,17 @@ bool tr_holdings_have_states(const tr_holdings *self, int32_t node)
     return states->told && states->n_came == states->n;
 }
 
-bool tr_holdings_are_whole(const tr_holdings *self, int32_t node)
+static bool have_all(const tr_holdings *self, int32_t node)
 {
     const tr_held_worker *worker = &self->workers[node];
-    struct pollfd ended = {.fd = worker->pidfd, .events = POLLIN};
     return worker->pidfd >= 0 && worker->word >= 0 && worker->life >= 0 && worker->activity >= 0 &&
-           tr_holdings_have_states(self, node) && poll(&ended, 1, 0) == 0;
+           tr_holdings_have_states(self, node);
+}
+
+bool tr_holdings_are_whole(const tr_holdings *self, int32_t node)
+{
+    struct pollfd ended = {.fd = self->workers[node].pidfd, .events = POLLIN};
+    return have_all(self, node) && poll(&ended, 1, 0) == 0;
 }
 
 void tr_holdings_drop_worker(tr_holdings *self, int32_t node, tr_process_end *end)
@@ -254,7 +259,7 @@ bool tr_holdings_tell_all(const tr_holdings *self, int socket)
         const tr_held_states *states = &self->states[i];
         tr_held_worker worker = NOBODY;
         worker.activity = self->workers[i].activity;
-        if (tr_holdings_are_whole(self, i)) worker = self->workers[i];
+        if (have_all(self, i)) worker = self->workers[i]; /* if it has just ended, that is told as any end */
         told = tr_holdings_tell_worker(socket, i, &worker);
         if (told && tr_holdings_have_states(self, i))
             told = tr_holdings_tell_states(socket, i, self->layout, states->descriptors, states->n);

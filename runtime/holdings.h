@@ -65,7 +65,7 @@ bool tr_holdings_tell_begin(int socket, uint32_t layout);
 bool tr_holdings_tell_worker(int socket, int32_t node, const tr_held_worker *worker);
 bool tr_holdings_tell_states(int socket, int32_t node, uint32_t layout, const int *descriptors, uint32_t n);
 bool tr_holdings_tell_settled(int socket, uint32_t layout);
-/* What a head tells an agent at its start: all it has, whole workers only; then that this was all. */
+/* What a head tells an agent at its start: all it has, of workers only with all that is theirs; then that this was all. */
 bool tr_holdings_tell_all(const tr_holdings *self, int socket);
 
 #ifdef __cplusplus

@@ -105,7 +105,8 @@ static void what_is_handed_over_comes_to_the_next(void)
     CU_ASSERT(is_same_file(next.workers[1].word, memory[0]) && is_same_file(next.workers[1].life, memory[1]));
     CU_ASSERT_FATAL(next.states[1].n_came == MANY);
     for (int i = 0; i < MANY; i++) CU_ASSERT(is_same_file(next.states[1].descriptors[i], many[i]));
-    CU_ASSERT(next.workers[2].pidfd < 0 && next.workers[2].word < 0 && next.workers[2].life < 0);
+    CU_ASSERT(next.workers[2].pid == dead &&
+              !tr_holdings_are_whole(&next, 2)); /* its end is to be told yet */
     CU_ASSERT(is_same_file(next.workers[2].activity, memory[2]) && tr_holdings_have_states(&next, 2));
     CU_ASSERT(next.workers[3].pidfd < 0 && !tr_holdings_have_states(&next, 3));
     end_child(living);
