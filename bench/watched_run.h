@@ -37,7 +37,9 @@ typedef struct watched_run {
     double step_s; /* when that was seen, monotonic */
     uint32_t epoch;
     int32_t n_nodes, workers[WATCHED_NODES]; /* pids by node, from 1 on */
-    watched_process *all;                    /* workers that ever were; n_all of them */
+    int32_t
+        agent; /* the newest that followed one that had died; 0: none did. The first is its workers' parent */
+    watched_process *all; /* workers that ever were; n_all of them */
     size_t n_all, all_capacity;
     uint32_t n_deaths, n_rotten, n_from_disk, n_readopted;
     bool is_well; /* all were ready, and a new step was logged, since it began or somebody died */
@@ -80,6 +82,8 @@ static inline void watched_take_event(watched_run *self, const json_t *event)
         self->died_s = at_s;
         snprintf(self->last_death, sizeof self->last_death, "%s", text ? text : "");
         for (size_t i = 0; i < self->n_all; i++) self->all[i].is_dead |= self->all[i].pid == pid;
+    } else if (strcmp(kind, "agent_replaced") == 0) {
+        self->agent = pid;
     } else if (strcmp(kind, "worker_fenced") == 0) {
         self->fenced_s = at_s;
     } else if (strcmp(kind, "state_rotten") == 0) {

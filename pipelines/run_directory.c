@@ -442,6 +442,7 @@ void tr_run_event(tr_run *self, const tr_job_event *event)
                                         [TR_JOB_RECOVERED] = "recovered",
                                         [TR_JOB_READOPTED] = "readopted",
                                         [TR_JOB_CHANGED] = "changed",
+                                        [TR_JOB_AGENT_REPLACED] = "agent_replaced",
                                         [TR_JOB_HOST_AWAITED] = "host_awaited",
                                         [TR_JOB_HOST_JOINED] = "host_joined",
                                         [TR_JOB_HOST_REFUSED] = "host_refused",
@@ -464,10 +465,12 @@ void tr_run_event(tr_run *self, const tr_job_event *event)
         self->recovery = *event;
         add_durations(object, event);
     }
+    if (event->kind == TR_JOB_AGENT_REPLACED)
+        json_object_set_new(object, "workers", json_integer(event->n_readopted));
     write_event(self, object);
     bool told = event->kind == TR_JOB_STOPPING || event->kind == TR_JOB_WORKER_DIED ||
                 event->kind == TR_JOB_WORKER_FENCED || event->kind == TR_JOB_STATE_ROTTEN ||
-                event->kind == TR_JOB_RECOVERED ||
+                event->kind == TR_JOB_RECOVERED || event->kind == TR_JOB_AGENT_REPLACED ||
                 (event->kind >= TR_JOB_HOST_AWAITED && event->kind <= TR_JOB_HOST_LEFT);
     if (told || readopted) say(self, readopted ? text : event->text, true);
 }

@@ -1,42 +1,19 @@
-/* pipelines/scale_socket.c - see scale_socket.h. The directory is reached through /proc/self/fd, since a socket's name may have
- * 107 bytes only and a run's directory more.
+/* pipelines/scale_socket.c - see scale_socket.h.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/scale_socket.h"
+
+#include "base/local_socket.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
-
-enum { BACKLOG = 8 };
-
-static struct sockaddr_un address_in(int directory)
-{
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/" TR_SCALE_SOCKET, directory);
-    return address;
-}
 
 tr_status tr_scale_listen(int directory, int *listener, tr_error *err)
 {
-    struct sockaddr_un address = address_in(directory);
-    int made = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (made < 0) return tr_fail(err, TR_EIO, "cannot make a socket: %s", strerror(errno));
-    tr_scale_unlink(directory);
-    /* Nobody can connect before it listens, and then its mode is right. */
-    if (bind(made, (const struct sockaddr *)&address, sizeof address) == 0 &&
-        chmod(address.sun_path, S_IRUSR | S_IWUSR) == 0 && listen(made, BACKLOG) == 0) {
-        *listener = made;
-        return TR_OK;
-    }
-    tr_status status =
-        tr_fail(err, TR_EIO, "cannot listen at '" TR_SCALE_SOCKET "' of the run: %s", strerror(errno));
-    close(made);
-    return status;
+    return tr_local_listen(directory, TR_SCALE_SOCKET, listener, err);
 }
 
 void tr_scale_unlink(int directory)
@@ -46,39 +23,25 @@ void tr_scale_unlink(int directory)
 
 int tr_scale_accept(int listener)
 {
-    for (;;) {
-        struct ucred who;
-        socklen_t size = sizeof who;
-        int made = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (made < 0) return -1;
-        if (getsockopt(made, SOL_SOCKET, SO_PEERCRED, &who, &size) == 0 &&
-            (who.uid == geteuid() || who.uid == 0))
-            return made;
-        close(made);
-    }
+    return tr_local_accept(listener, NULL);
 }
 
 tr_status tr_scale_connect(const char *run, int *connection, tr_error *err)
 {
     int directory = open(run, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (directory < 0) return tr_fail(err, TR_ENOTFOUND, "there is no run '%s': %s", run, strerror(errno));
-    struct sockaddr_un address = address_in(directory);
-    int made = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    bool there = made >= 0 && connect(made, (const struct sockaddr *)&address, sizeof address) == 0;
-    int why = errno;
+    tr_error why;
+    tr_status status = tr_local_connect(directory, TR_SCALE_SOCKET, connection, &why);
     close(directory);
-    if (there) {
-        *connection = made;
-        return TR_OK;
-    }
-    if (made >= 0) close(made);
-    if (why == ENOENT || why == ECONNREFUSED)
+    if (status == TR_ENOTFOUND)
         return tr_fail(
             err, TR_ENOTFOUND,
             "run '%s' is not running, or in a way that cannot be scaled (it needs layout.processes "
             "and recovery)",
             run);
-    return tr_fail(err, TR_EIO, "cannot reach the head of run '%s': %s", run, strerror(why));
+    if (status != TR_OK)
+        return tr_fail(err, status, "cannot reach the head of run '%s': %s", run, why.message);
+    return TR_OK;
 }
 
 bool tr_scale_tell(int connection, const char *line)

@@ -5,6 +5,7 @@
 #include "runtime/agent.h"
 
 #include "base/clock.h"
+#include "base/local_socket.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "runtime/agent_hosts.h"
@@ -15,6 +16,7 @@
 #include "runtime/worker.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -56,7 +58,7 @@ bool tr__ward_reap(tr__ward *worker, tr_process_end *end)
     worker->pidfd = -1;
     worker->leaving = false;
     worker->agent->n_alive--;
-    if (end->signal) tr_leftovers_remove(worker->pid);
+    if (end->signal || end->exit_code < 0) tr_leftovers_remove(worker->pid); /* or nobody here knows how */
     return true;
 }
 
@@ -227,23 +229,34 @@ static int list_memory(const agent *self, const ward *worker, int *descriptors)
     return count;
 }
 
-/* Over which it speaks to a worker: of its memory, and while there is no head. *theirs is the caller's. */
-static tr_status make_word(ward *worker, int *theirs, tr_error *err)
+static void close_end(int *descriptor)
+{
+    if (*descriptor >= 0) close(*descriptor);
+    *descriptor = -1;
+}
+
+/* Over which it speaks to a worker, of its memory and while there is no head; and what keeps it alive. theirs are the
+ * caller's. */
+static tr_status make_lines(ward *worker, bool has_life, int theirs[2], tr_error *err)
 {
     int ends[2];
-    *theirs = -1;
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
-        return tr_fail(err, TR_EIO, "cannot make a pair of sockets: %s", strerror(errno));
-    if (worker->word >= 0) close(worker->word);
+    tr_status status = tr_local_pair(ends, err);
+    if (status != TR_OK) return status;
+    close_end(&worker->word);
     worker->word = ends[0];
-    *theirs = ends[1];
+    theirs[0] = ends[1];
+    if (!has_life) return TR_OK;
+    if (pipe2(ends, O_CLOEXEC) != 0) return tr_fail(err, TR_EIO, "cannot make a pipe: %s", strerror(errno));
+    close_end(&worker->life);
+    worker->life = ends[1];
+    theirs[1] = ends[0];
     return TR_OK;
 }
 
 static tr_status start_worker(agent *self, int32_t node, tr_error *err)
 {
     ward *worker = &self->wards[node];
-    int theirs = -1, *descriptors = tr_alloc((self->topology.n_actors + 2) * sizeof *descriptors);
+    int theirs[2] = {-1, -1}, *descriptors = tr_alloc((self->topology.n_actors + 3) * sizeof *descriptors);
     if (!descriptors) return tr_fail(err, TR_ENOMEM, "no memory to start worker %d", node);
     tr_launch launch = *self->launch;
     launch.role = TR_LAUNCH_WORKER;
@@ -255,17 +268,20 @@ static tr_status start_worker(agent *self, int32_t node, tr_error *err)
     launch.topology = NULL; /* comes from the head */
     launch.topology_bytes = 0;
     tr_status status = make_memory(self, worker, err);
-    if (status == TR_OK) status = make_word(worker, &theirs, err);
+    if (status == TR_OK) status = make_lines(worker, !launch.hosted, theirs, err);
     if (status == TR_OK) {
         int count = list_memory(self, worker, descriptors);
         launch.n_states = count - 1;
-        if (theirs >= 0) descriptors[count++] = theirs;
+        for (int i = 0; i < 2; i++)
+            if (theirs[i] >= 0) descriptors[count++] = theirs[i];
         status = tr_launch_spawn(&launch, descriptors, count, &worker->pid, &worker->pidfd, err);
     }
     tr_free(descriptors);
-    if (theirs >= 0) close(theirs);
+    close_end(&theirs[0]);
+    close_end(&theirs[1]);
     if (status != TR_OK) return tr_fail_within(err, status, "cannot start worker %d", node);
     self->n_alive++;
+    tr__agent_hand_worker(self, worker);
     worker->moved_ns = 0;
     worker->handlers = (tr_activity_watch){0};
     worker->is_hung = false;
@@ -397,13 +413,9 @@ static tr_status connect_head(agent *self, tr_error *err)
     return status;
 }
 
-/* Beside another head, with the workers that live: they greet it by themselves, and are watched anew. */
-static tr_status go_on(agent *self, tr_error *err)
+static tr_status watch_living(agent *self, tr_error *err)
 {
-    self->orphaned = self->head_lost = false;
-    self->silent_ns = 0;
-    tr_status status = connect_head(self, err);
-    tr__agent_drop_prepared(self);
+    tr_status status = TR_OK;
     for (int32_t i = 1; i < self->launch->node && status == TR_OK; i++) {
         ward *worker = &self->wards[i];
         worker->moved_ns = 0;
@@ -411,9 +423,22 @@ static tr_status go_on(agent *self, tr_error *err)
         worker->is_hung = false;
         if (worker->pidfd >= 0) status = tr_node_watch(self->node, worker->pidfd, on_worker_end, worker, err);
     }
+    return status;
+}
+
+/* Beside another head, with the workers that live: they greet it by themselves, and are watched anew. */
+static tr_status go_on(agent *self, tr_error *err)
+{
+    self->orphaned = self->head_lost = false;
+    self->silent_ns = 0;
+    tr_status status = connect_head(self, err);
+    tr__agent_drop_prepared(self);
+    tr__agent_hand_all(self);
+    if (status == TR_OK) status = watch_living(self, err);
     return status == TR_OK ? replace_dead(self, err) : status;
 }
 
+/* With what an agent before it had: those of its workers that live are told to greet by the head. */
 static tr_status start_all(agent *self, tr_error *err)
 {
     size_t n_nodes = (size_t)self->launch->node;
@@ -425,13 +450,20 @@ static tr_status start_all(agent *self, tr_error *err)
     if (!self->wards || !self->states)
         return tr_fail(err, TR_ENOMEM, "no memory to watch %d workers", self->topology.n_nodes - 1);
     for (size_t i = 0; i < n_nodes; i++)
-        self->wards[i] =
-            (ward){.agent = self, .node = (int32_t)i, .pidfd = -1, .word = -1, .activity_descriptor = -1};
-    tr_status status = self->launch->hosted ? tr__agent_hosts_new(&self->hosts, self, err) : TR_OK;
+        self->wards[i] = (ward){.agent = self,
+                                .node = (int32_t)i,
+                                .pidfd = -1,
+                                .word = -1,
+                                .life = -1,
+                                .activity_descriptor = -1};
+    tr_status status =
+        self->launch->hosted ? tr__agent_hosts_new(&self->hosts, self, err) : tr__agent_inherit(self, err);
     if (status == TR_OK) status = connect_head(self, err);
-    for (int32_t node = 1; node < self->topology.n_nodes && status == TR_OK && !self->hosts; node++)
-        status = start_worker(self, node, err);
-    return status;
+    if (status != TR_OK || self->hosts) return status;
+    status = watch_living(self, err);
+    for (int32_t i = 1; i < self->topology.n_nodes && self->layout; i++)
+        if (self->wards[i].pidfd >= 0) tr__agent_tell_memory(self, &self->wards[i]);
+    return status == TR_OK ? replace_dead(self, err) : status;
 }
 
 static void release(agent *self)
@@ -440,8 +472,9 @@ static void release(agent *self)
     tr__agent_hosts_destroy(&self->hosts);
     tr__agent_drop_prepared(self);
     for (int32_t i = 1; self->wards && i < self->launch->node; i++) {
-        if (self->wards[i].activity_descriptor >= 0) close(self->wards[i].activity_descriptor);
-        if (self->wards[i].word >= 0) close(self->wards[i].word);
+        ward *worker = &self->wards[i];
+        int *const owned[] = {&worker->activity_descriptor, &worker->word, &worker->life, &worker->pidfd};
+        for (size_t k = 0; k < sizeof owned / sizeof *owned; k++) close_end(owned[k]);
         tr_activity_page_unmap(&self->wards[i].activity);
     }
     for (size_t i = 0; self->states && i < self->topology.n_actors; i++)
@@ -449,6 +482,7 @@ static void release(agent *self)
     tr_free(self->states);
     tr_free(self->wards);
     tr_topology_release(&self->topology);
+    close_end(&self->holdings);
     tr__agent_close_lease(self);
 }
 
@@ -466,6 +500,8 @@ tr_status tr_agent_run(const tr_launch *launch, int leave_descriptor, tr_error *
 {
     agent self = {.launch = launch,
                   .epoch = launch->epoch,
+                  .layout = launch->layout,
+                  .holdings = launch->hosted ? -1 : tr_launch_holdings(launch),
                   .directory = -1,
                   .kept = -1,
                   .listener = -1,

@@ -149,6 +149,21 @@ static tr_status deal_all(tr__agent *self, tr_error *err)
     return status;
 }
 
+/* Before the answer: behind it the head may begin the epoch, and this agent die. */
+static tr_status hand_over(tr__agent *self, tr_error *err)
+{
+    const prepared *next = self->prepared;
+    const tr_topology *topology = &next->order.topology;
+    tr_state_region **regions = tr_alloc_zero(topology->n_actors, sizeof(void *));
+    if (!regions) return tr_fail(err, TR_ENOMEM, "no memory for another layout");
+    for (size_t i = 0; i < topology->n_actors; i++)
+        regions[i] = next->kept[i] ? self->states[next->kept[i] - 1] : next->states[i];
+    for (int32_t node = 1; node < self->launch->node; node++)
+        tr__agent_hand_states(self, node, next->order.layout, topology, regions);
+    tr_free(regions);
+    return TR_OK;
+}
+
 static void answer(tr__agent *self, uint32_t epoch, uint32_t layout, tr_status status, const tr_error *err)
 {
     tr_control_note note = {
@@ -163,7 +178,9 @@ void tr__agent_go_on_preparing(tr__agent *self)
     tr_error err = {0};
     if (!self->prepared) return;
     uint32_t epoch = self->prepared->order.epoch, layout = self->prepared->order.layout;
-    answer(self, epoch, layout, deal_all(self, &err), &err);
+    tr_status status = deal_all(self, &err);
+    if (status == TR_OK) status = hand_over(self, &err);
+    answer(self, epoch, layout, status, &err);
 }
 
 void tr__agent_prepare(tr__agent *self, const tr_message *message)
@@ -261,6 +278,11 @@ static void tell_memory(const tr__agent *self, const tr__ward *worker, bool keep
     if (!told) tr_log(TR_LOG_WARNING, "worker %d cannot be told of its memory", worker->node);
 }
 
+void tr__agent_tell_memory(const tr__agent *self, const tr__ward *worker)
+{
+    tell_memory(self, worker, false);
+}
+
 static void let_go(tr__agent *self, int32_t node)
 {
     tr__ward *worker = &self->wards[node];
@@ -315,4 +337,5 @@ void tr__agent_settle(tr__agent *self, uint32_t layout)
 {
     if (self->prepared && self->prepared->order.layout == layout) change(self);
     tr__agent_drop_prepared(self);
+    tr__agent_hand_settled(self);
 }

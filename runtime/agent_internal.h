@@ -16,7 +16,8 @@ typedef struct tr__ward { /* one worker in the agent's care */
     struct tr__agent *agent;
     int32_t node, pid;
     int pidfd; /* -1: not started, or reaped */
-    int word;  /* see tr_lease_tell; -1: there is no lease */
+    int word;  /* see tr_lease_tell; -1: there is none */
+    int life;  /* see runtime/holdings.h; the same */
     int activity_descriptor;
     tr_activity_page *activity;
     uint64_t pulse, moved_ns; /* as last seen to change, and when */
@@ -46,6 +47,7 @@ typedef struct tr__agent {
     uint64_t seen_ns;     /* when it last told what its workers do */
     int leave_descriptor; /* see tr_agent_run */
     bool leaving;         /* somebody wants it to */
+    int holdings;         /* tells the head what it has; -1: it does not */
     /* With a lease: */
     int directory, kept; /* inherited; see tr_job_lease */
     int listener, head;  /* head: its pidfd */
@@ -60,6 +62,20 @@ void tr__agent_prepare(tr__agent *self, const tr_message *message); /* and answe
 /* The epoch that begins is of this layout: the change is made, or dropped. */
 void tr__agent_settle(tr__agent *self, uint32_t layout);
 void tr__agent_drop_prepared(tr__agent *self);
+
+/* For workers that live, with another agent before: which memory they have in this layout. */
+void tr__agent_tell_memory(const tr__agent *self, const tr__ward *worker);
+
+/* agent_holdings.c. What the agent before had, as the head hands it over: nothing for a first one. Workers that live are not
+ * watched yet. Errors: TR_ECLOSED: the head is gone; TR_ETIMEDOUT, TR_ENOMEM. */
+tr_status tr__agent_inherit(tr__agent *self, tr_error *err);
+/* What the head keeps for the next one: of a worker that has started; all, for another head. */
+void tr__agent_hand_worker(const tr__agent *self, const tr__ward *worker);
+void tr__agent_hand_all(const tr__agent *self);
+/* Of a layout that may come: regions by actor. */
+void tr__agent_hand_states(const tr__agent *self, int32_t node, uint32_t layout, const tr_topology *topology,
+                           tr_state_region *const *regions);
+void tr__agent_hand_settled(const tr__agent *self);
 
 /* agent_lease.c. Takes the inherited descriptors, listens, and finds the head. Errors: TR_ECLOSED: the head is gone
  * already; TR_EIO. */

@@ -38,7 +38,7 @@ tr_status tr__agent_open_lease(tr__agent *self, tr_error *err)
     self->head = pidfd_open(self->launch->parent_pid, 0);
     if (self->head < 0 || getppid() != self->launch->parent_pid)
         return tr_fail(err, TR_ECLOSED, "the head, process %d, is gone", self->launch->parent_pid);
-    return tr_lease_listen(self->directory, &self->listener, err);
+    return tr_local_listen(self->directory, TR_LEASE_SOCKET, &self->listener, err);
 }
 
 void tr__agent_close_lease(tr__agent *self)
@@ -82,15 +82,11 @@ static void hang_up(waiting *self)
 /* One at a time; who comes next waits in the socket's queue. */
 static void greet(waiting *self)
 {
-    struct ucred who;
-    socklen_t size = sizeof who;
     tr_error err;
     int offer = -1;
-    self->connection = accept4(self->agent->listener, NULL, NULL, SOCK_CLOEXEC);
+    bool good = true;
+    self->connection = tr_local_accept(self->agent->listener, &self->pid);
     if (self->connection < 0) return;
-    bool good = getsockopt(self->connection, SOL_SOCKET, SO_PEERCRED, &who, &size) == 0 &&
-                (who.uid == geteuid() || who.uid == 0);
-    self->pid = good ? who.pid : 0;
     if (good && write_offer(self->agent, &offer, &err) != TR_OK) {
         tr_log(TR_LOG_ERROR, "%s", err.message);
         good = false;
@@ -117,13 +113,15 @@ static bool is_mine(const tr__agent *self, const tr_launch *launch, tr_error *er
 }
 
 /* Who lives between the connection's being there and the pidfd's being open is the one who connected. */
-static bool take(waiting *self, int descriptor)
+static bool take(waiting *self, int descriptors[2])
 {
     tr__agent *agent = self->agent;
     tr_launch launch;
     tr_error err;
     char byte;
-    bool good = tr_launch_read(&launch, descriptor, &err) == TR_OK && is_mine(agent, &launch, &err);
+    bool good = tr_launch_read(&launch, descriptors[0], &err) == TR_OK && is_mine(agent, &launch, &err);
+    if (good && descriptors[1] < 0)
+        good = tr_fail(&err, TR_EREFUSED, "a new head brought no socket for what it is to keep") == TR_OK;
     int head = good ? pidfd_open(self->pid, 0) : -1;
     if (good && (head < 0 || recv(self->connection, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0))
         good = tr_fail(&err, TR_ECLOSED, "the new head is gone already") == TR_OK;
@@ -139,6 +137,9 @@ static bool take(waiting *self, int descriptor)
     agent->taken = launch;
     agent->launch = &agent->taken;
     agent->epoch = launch.epoch;
+    close(agent->holdings);
+    agent->holdings = descriptors[1];
+    descriptors[1] = -1;
     return true;
 }
 
@@ -150,7 +151,7 @@ static outcome listen_to(waiting *self)
         hang_up(self);
         return WAITING;
     }
-    bool taken = kind == TR_LEASE_TAKE && take(self, descriptors[0]);
+    bool taken = kind == TR_LEASE_TAKE && take(self, descriptors);
     for (int i = 0; i < 2; i++)
         if (descriptors[i] >= 0) close(descriptors[i]);
     if (taken) return TAKEN;

@@ -1,12 +1,14 @@
 /* runtime/crew.c - see crew.h. While a crew of processes exists this process is a subreaper (prctl(2)): the
  * workers of an agent that was killed become its children, so that they can be reaped here and no zombie
- * stays.
+ * stays. (Those of an agent that was taken over from another head become init's.)
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/crew.h"
 
+#include "base/local_socket.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "runtime/activity.h"
+#include "runtime/holdings.h"
 #include "runtime/leftovers.h"
 #include "runtime/orphans.h"
 #include "runtime/worker.h"
@@ -25,10 +27,8 @@
 
 enum { REAP_MS = 500 };
 
-typedef struct member { /* a worker: a thread of this process, or the pidfd of a process */
+typedef struct member { /* a worker that is a thread of this process */
     tr_crew *crew;
-    int pidfd;
-    int32_t pid;
     pthread_t thread;
     bool has_thread;
     tr_worker_options options;
@@ -44,6 +44,8 @@ struct tr_crew {
     int32_t n_nodes;
     int descriptor; /* the agent's pidfd, or an eventfd */
     int32_t agent_pid;
+    tr_holdings holdings; /* of processes: what is known of each, and kept for another agent */
+    int socket;           /* over which the agent hands it over; -1: it does not */
     bool agent_ended, was_taken;
     tr_process_end agent_end;
     int was_subreaper;
@@ -52,10 +54,10 @@ struct tr_crew {
 };
 
 /* It is no child of this process. */
-static tr_status take_agent(tr_crew *self, const tr_launch *launch, tr_error *err)
+static tr_status take_agent(tr_crew *self, const tr_launch *launch, int theirs, tr_error *err)
 {
     tr_orphans *orphans = self->options.lease->orphans;
-    tr_status status = tr_orphans_take(orphans, launch, err);
+    tr_status status = tr_orphans_take(orphans, launch, theirs, err);
     int descriptor = status == TR_OK ? fcntl(orphans->agent, F_DUPFD_CLOEXEC, 0) : -1;
     if (status != TR_OK) return status;
     if (descriptor < 0) return tr_fail(err, TR_EIO, "cannot watch the agent: %s", strerror(errno));
@@ -65,22 +67,39 @@ static tr_status take_agent(tr_crew *self, const tr_launch *launch, tr_error *er
     return TR_OK;
 }
 
+/* With all that there is of one before it. */
+static tr_status spawn_agent(tr_crew *self, const tr_launch *launch, int theirs, tr_error *err)
+{
+    const tr_job_lease *lease = self->options.lease;
+    int inherited[3], n = 0;
+    if (lease) inherited[n++] = lease->directory; /* and only then launch->lease_ms is not 0 */
+    if (lease) inherited[n++] = lease->kept;
+    if (theirs >= 0) inherited[n++] = theirs;
+    tr_status status = tr_launch_spawn(launch, inherited, n, &self->agent_pid, &self->descriptor, err);
+    if (status == TR_OK && theirs >= 0 && !tr_holdings_tell_all(&self->holdings, self->socket))
+        tr_log(TR_LOG_WARNING, "the agent (pid %d) does not take what there was of one before",
+               self->agent_pid); /* it ends, then */
+    return status;
+}
+
 /* Behind an agent that was taken over and ended comes one of our own. */
 static tr_status start_agent(tr_crew *self, tr_error *err)
 {
     const tr_job_lease *lease = self->options.lease;
-    const int inherited[] = {lease ? lease->directory : -1, lease ? lease->kept : -1};
     bool take = lease && lease->orphans && !self->was_taken;
+    int ends[2] = {-1, -1};
     tr_launch launch = self->options.launch;
     launch.role = TR_LAUNCH_AGENT;
     launch.node = self->n_nodes;
     launch.n_threads = 1;
-    tr_status status =
-        tr_topology_encode(self->options.topology, &launch.topology, &launch.topology_bytes, err);
+    launch.layout = self->holdings.layout;
+    tr_status status = launch.hosted ? TR_OK : tr_local_pair(ends, err);
     if (status != TR_OK) return status;
-    if (!take || take_agent(self, &launch, err) != TR_OK)
-        status = tr_launch_spawn(&launch, inherited, launch.lease_ms ? 2 : 0, &self->agent_pid,
-                                 &self->descriptor, err);
+    self->socket = ends[0];
+    status = tr_topology_encode(self->options.topology, &launch.topology, &launch.topology_bytes, err);
+    if (status == TR_OK && (!take || take_agent(self, &launch, ends[1], err) != TR_OK))
+        status = spawn_agent(self, &launch, ends[1], err);
+    if (ends[1] >= 0) close(ends[1]);
     tr_launch_release(&launch);
     return status;
 }
@@ -161,14 +180,19 @@ static tr_status make(tr_crew **out, const tr_crew_options *options, tr_error *e
     self->options = *options;
     self->n_nodes = options->topology->n_nodes;
     if (options->max_nodes > self->n_nodes) self->n_nodes = options->max_nodes;
-    self->descriptor = -1;
+    self->descriptor = self->socket = -1;
     self->members = tr_alloc_zero((size_t)self->n_nodes, sizeof *self->members);
-    if (!self->members) {
+    tr_status status =
+        self->members ? tr_holdings_init(&self->holdings, self->n_nodes, err)
+                      : tr_fail(err, TR_ENOMEM, "no memory for a crew of %d", options->topology->n_nodes);
+    if (status != TR_OK) {
+        tr_holdings_release(&self->holdings);
+        tr_free(self->members);
         tr_free(self);
-        return tr_fail(err, TR_ENOMEM, "no memory for a crew of %d", options->topology->n_nodes);
+        return status;
     }
     for (int32_t i = 0; i < self->n_nodes; i++)
-        self->members[i] = (member){.crew = self, .pidfd = -1, .activity_descriptor = -1};
+        self->members[i] = (member){.crew = self, .activity_descriptor = -1};
     *out = self;
     return TR_OK;
 }
@@ -237,9 +261,11 @@ bool tr_crew_failed(tr_crew *self, tr_error *err)
 
 void tr_crew_add_worker(tr_crew *self, int32_t node, int32_t pid)
 {
-    if (!self->options.processes || self->members[node].pidfd >= 0) return;
-    self->members[node].pidfd = pidfd_open(pid, 0);
-    self->members[node].pid = pid;
+    tr_held_worker *worker = &self->holdings.workers[node];
+    if (!self->options.processes || worker->pid == pid) return;
+    if (worker->pidfd >= 0) tr_holdings_drop_worker(&self->holdings, node, NULL);
+    worker->pidfd = pidfd_open(pid, 0);
+    worker->pid = pid;
 }
 
 bool tr_crew_was_taken(const tr_crew *self)
@@ -252,15 +278,40 @@ int tr_crew_page_of_thread(const tr_crew *self, int32_t node)
     return self->members[node].activity_descriptor;
 }
 
-void tr_crew_remove_worker(tr_crew *self, int32_t node)
+/* What comes over the other way may know of the next one already. */
+bool tr_crew_remove_worker(tr_crew *self, int32_t node, int32_t pid, tr_process_end *end)
 {
-    if (self->members[node].pidfd >= 0) close(self->members[node].pidfd);
-    self->members[node].pidfd = -1;
+    if (self->holdings.workers[node].pid != pid) return false;
+    tr_holdings_drop_worker(&self->holdings, node, end);
+    return end->signal || end->exit_code >= 0;
 }
 
-void tr_crew_change_topology(tr_crew *self, const tr_topology *topology)
+int32_t tr_crew_worker_pid(const tr_crew *self, int32_t node)
 {
+    return self->holdings.workers[node].pid;
+}
+
+int tr_crew_holdings_descriptor(const tr_crew *self)
+{
+    return self->socket;
+}
+
+bool tr_crew_hear_holdings(tr_crew *self)
+{
+    return self->socket >= 0 && tr_holdings_hear(&self->holdings, self->socket);
+}
+
+void tr_crew_change_topology(tr_crew *self, const tr_topology *topology, uint32_t layout)
+{
+    (void)tr_crew_hear_holdings(self);
+    tr_holdings_settle(&self->holdings, layout);
     self->options.topology = topology;
+}
+
+void tr_crew_drop_layout(tr_crew *self)
+{
+    (void)tr_crew_hear_holdings(self);
+    tr_holdings_settle(&self->holdings, self->holdings.layout);
 }
 
 void tr_crew_kill_agent(tr_crew *self)
@@ -282,23 +333,46 @@ static void end_process(int *pidfd)
     *pidfd = -1;
 }
 
-/* Those whom the agent did not reap. */
+/* Where the agent did not reap it. */
+static void end_worker(tr_crew *self, int32_t node, tr_process_end *end)
+{
+    tr_held_worker *worker = &self->holdings.workers[node];
+    int32_t pid = worker->pid;
+    struct pollfd ended = {.fd = worker->pidfd, .events = POLLIN};
+    if (worker->pidfd < 0) return;
+    if (poll(&ended, 1, 0) == 0) {
+        tr_process_kill(worker->pidfd, SIGKILL);
+        poll(&ended, 1, REAP_MS);
+    }
+    tr_holdings_drop_worker(&self->holdings, node, end);
+    tr_leftovers_remove(pid);
+}
+
+void tr_crew_end_worker(tr_crew *self, int32_t node)
+{
+    end_worker(self, node, NULL);
+}
+
 static void end_workers(tr_crew *self)
 {
-    for (int32_t i = 1; i < self->n_nodes; i++) {
-        member *worker = &self->members[i];
-        if (worker->pidfd < 0) continue;
-        end_process(&worker->pidfd);
-        tr_leftovers_remove(worker->pid);
-    }
+    for (int32_t i = 1; i < self->n_nodes; i++) end_worker(self, i, NULL);
+}
+
+bool tr_crew_has_lost_worker(tr_crew *self, int32_t node, int32_t *pid, tr_process_end *end)
+{
+    bool keeps = !self->options.launch.hosted && tr_holdings_are_whole(&self->holdings, node);
+    *pid = self->holdings.workers[node].pid;
+    if (self->holdings.workers[node].pidfd < 0 || keeps) return false;
+    end_worker(self, node, end);
+    return true;
 }
 
 tr_status tr_crew_replace_agent(tr_crew *self, uint32_t epoch, tr_error *err)
 {
     TR_ASSERT(self->agent_ended);
-    end_workers(self);
+    if (self->socket >= 0) close(self->socket);
     close(self->descriptor);
-    self->descriptor = -1;
+    self->descriptor = self->socket = -1;
     self->agent_pid = 0;
     self->options.launch.epoch = self->options.launch.incarnation = epoch;
     tr_status status = start_agent(self, err);
@@ -315,9 +389,12 @@ void tr_crew_destroy(tr_crew **out)
             end_process(&self->descriptor);
         else if (self->descriptor >= 0)
             close(self->descriptor);
+        (void)tr_crew_hear_holdings(self);
+        if (self->socket >= 0) close(self->socket);
         end_workers(self);
         prctl(PR_SET_CHILD_SUBREAPER, self->was_subreaper);
     }
+    tr_holdings_release(&self->holdings); /* who was not known of ends with its life line */
     __atomic_store_n(&self->must_stop, true, __ATOMIC_RELAXED);
     for (int32_t i = 1; i < self->n_nodes; i++) {
         member *worker = &self->members[i];

@@ -40,11 +40,22 @@ bool tr_crew_failed(tr_crew *self, tr_error *err);
 /* A worker's pid became known. It is watched from here too, for the case that the agent dies. */
 void tr_crew_add_worker(tr_crew *self, int32_t node, int32_t pid);
 int tr_crew_page_of_thread(const tr_crew *self, int32_t node); /* the activity page's descriptor; -1: none */
-void tr_crew_remove_worker(tr_crew *self, int32_t node);       /* the agent reaped it */
-/* After the agent ended: its workers end with it, and are reaped here; a new one starts new workers, in this epoch. Their
- * state is lost. */
+/* The agent saw its end. true: it was a child of this process, as those of an agent that died are, and *end says how it
+ * ended; the agent cannot know that. */
+bool tr_crew_remove_worker(tr_crew *self, int32_t node, int32_t pid, tr_process_end *end);
+int32_t tr_crew_worker_pid(const tr_crew *self, int32_t node); /* 0: none is known */
+/* What the agent hands over for the case that it dies (runtime/holdings.h) comes here; -1: it hands over nothing. */
+int tr_crew_holdings_descriptor(const tr_crew *self);
+bool tr_crew_hear_holdings(tr_crew *self); /* false: no more will come of this agent */
+/* After the agent ended. Has this worker ended too, or must it, because not all that it needs is here? Then it is no more:
+ * *pid and *end say who it was and how it ended (exit code -1: nobody here knows). On several hosts all must. */
+bool tr_crew_has_lost_worker(tr_crew *self, int32_t node, int32_t *pid, tr_process_end *end);
+void tr_crew_end_worker(tr_crew *self, int32_t node); /* and wait */
+/* Then: a new agent, which goes on with the workers that are left and starts new ones for the others, in this epoch. */
 tr_status tr_crew_replace_agent(tr_crew *self, uint32_t epoch, tr_error *err);
-void tr_crew_change_topology(tr_crew *self, const tr_topology *topology); /* of a new agent, from now on */
+/* Of a new agent, from now on. The agent that there is has prepared the layout. */
+void tr_crew_change_topology(tr_crew *self, const tr_topology *topology, uint32_t layout);
+void tr_crew_drop_layout(tr_crew *self); /* what it has prepared is not wanted */
 void tr_crew_kill_agent(tr_crew *self);
 /* Kills and reaps what is left of processes, waiting at most 500 ms for each;
  * joins threads, however long they take. */

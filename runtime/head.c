@@ -32,7 +32,9 @@ void tr_head_tell(tr_head *self, tr_job_event_kind kind, int32_t node, int32_t p
                                 .text = text,
                                 .places = self->places,
                                 .generation = recovered ? self->generation : 0,
-                                .n_readopted = recovered ? self->n_readopted : 0,
+                                .n_readopted = recovered                       ? self->n_readopted
+                                               : kind == TR_JOB_AGENT_REPLACED ? self->n_kept
+                                                                               : 0,
                                 .former_epoch = recovered ? self->former_epoch : 0,
                                 .lost_ns = recovered ? self->lost_ns : 0,
                                 .detected_ns = recovered ? self->detected_ns : 0,
@@ -202,6 +204,13 @@ static void tell_rotten(tr_head *self, int32_t node)
     tr_head_tell(self, TR_JOB_STATE_ROTTEN, node, self->workers[node].pid, text);
 }
 
+/* What is said to an agent that is not here is lost. */
+static void load_when_all_are_here(tr_head *self)
+{
+    if (self->phase != TR_HEAD_GREETING || self->agent_awaited) return;
+    if (all(self, offsetof(tr_head_worker, greeted))) load(self);
+}
+
 static void greeted(tr_head *self, int32_t node, const tr_message *message)
 {
     tr_error err = {0};
@@ -233,19 +242,19 @@ static void greeted(tr_head *self, int32_t node, const tr_message *message)
     worker->greeted = true;
     tr_node_found(self->node, node);
     if (worker->hello.n_rotten) tell_rotten(self, node);
-    if (!all(self, offsetof(tr_head_worker, greeted))) return;
-    load(self);
+    load_when_all_are_here(self);
 }
 
 static void agent_greeted(tr_head *self, int32_t node, const tr_message *message)
 {
     tr_control_hello hello;
-    bool is_own = node == self->topology->n_nodes;
+    bool is_own = node == self->agent;
     if (tr_control_read_hello(message, &hello, NULL) != TR_OK) return;
     if (is_own && hello.epoch < self->agent_epoch) return;
-    if (is_own) self->agent_is_here = true;
     tr_node_found(self->node, node);
+    if (is_own) tr_head_agent_is_here(self);
     if (self->hosts) tr_hosts_greeted(self->hosts, node, &hello);
+    load_when_all_are_here(self);
 }
 
 void tr_head_begin(tr_head *self)
@@ -277,7 +286,7 @@ static bool explains(const tr_head *self, const tr_control_note *note)
 }
 
 /* Of several deaths on the way the first is what the job recovers from. */
-static void note_death(tr_head *self, uint64_t silent_ns)
+void tr_head_note_death(tr_head *self, uint64_t silent_ns)
 {
     if (self->detected_ns && !self->changing) return;
     self->detected_ns = tr_node_now_ns(self->node);
@@ -287,17 +296,15 @@ static void note_death(tr_head *self, uint64_t silent_ns)
 static void worker_ended(tr_head *self, const tr_control_note *note)
 {
     char text[LINE_BYTES], how[128];
-    if (!self->hosts || tr_hosts_is_home(self->hosts, note->node, 0))
-        tr_crew_remove_worker(self->crew, note->node);
+    tr_process_end end, known = {.exit_code = note->exit_code, .signal = note->signal};
+    bool is_here = !self->hosts || tr_hosts_is_home(self->hosts, note->node, 0);
+    if (is_here && tr_crew_remove_worker(self->crew, note->node, note->pid, &end)) known = end;
     bool left = self->workers[note->node].leaving || note->node >= self->topology->n_nodes;
     self->workers[note->node].leaving = false;
     if (left || !explains(self, note)) return;
     self->death_told = true;
-    note_death(self, note->silent_ns);
-    if (note->signal)
-        snprintf(how, sizeof how, "was killed by signal %d (%s)", note->signal, strsignal(note->signal));
-    else
-        snprintf(how, sizeof how, "ended with exit code %d", note->exit_code);
+    tr_head_note_death(self, note->silent_ns);
+    tr_head_describe_end(how, sizeof how, &known);
     snprintf(text, sizeof text, "worker %d (pid %d) %s%s%s", note->node, note->pid, how,
              note->text[0] ? " while " : "", note->text);
     tr_head_tell(self, TR_JOB_WORKER_DIED, note->node, note->pid, text);
@@ -350,7 +357,7 @@ static void job_ended(tr_head *self, const tr_control_note *note)
         hold(self, note->status, note->text);
 }
 
-static void worker_started(tr_head *self, const tr_control_note *note)
+void tr_head_worker_started(tr_head *self, const tr_control_note *note)
 {
     char text[64];
     bool is_here = !self->hosts || tr_hosts_is_home(self->hosts, note->node, 0);
@@ -377,11 +384,11 @@ static void note_from_agent(tr_head *self, int32_t peer, uint32_t topic, const t
     bool was_one = self->hosts ? a_worker : note->node >= 1 && note->node < self->agent;
     bool moved = self->hosts && !a_worker && member == 0 && note->node >= 1 && note->node < self->agent;
     if (topic == TR_CONTROL_WORKER_STARTED && a_worker)
-        worker_started(self, note);
+        tr_head_worker_started(self, note);
     else if (topic == TR_CONTROL_WORKER_ENDED && was_one)
         worker_ended(self, note);
     else if (topic == TR_CONTROL_WORKER_ENDED && moved) /* its successor is on another host */
-        tr_crew_remove_worker(self->crew, note->node);
+        (void)tr_crew_remove_worker(self->crew, note->node, note->pid, &(tr_process_end){0});
     else if (topic == TR_CONTROL_HUNG && a_worker)
         tr_head_fence(self, note->node, note->text);
     else if (topic == TR_CONTROL_JOB_ENDED)
@@ -472,44 +479,6 @@ void tr_head_on_job_end(void *context, const tr_error *error)
     tr_head_end(self, error, TR_HEAD_GRACE_MS);
 }
 
-/* The agent's death, with all workers: they end when it does. */
-static void agent_ended(tr_head *self, const char *text)
-{
-    tr_error err;
-    if (self->hosts) tr_hosts_agent_ended(self->hosts);
-    tr_head_recover(self, text);
-    if (self->phase == TR_HEAD_ENDING) return;
-    self->agent_is_here = false;
-    self->agent_epoch = self->epoch;
-    for (int32_t i = 1; i < self->topology->n_nodes; i++) self->workers[i].leaving = false; /* all did */
-    tr_status status = tr_crew_replace_agent(self->crew, self->epoch, &err);
-    if (status == TR_OK)
-        status = tr_node_watch(self->node, tr_crew_descriptor(self->crew), tr_head_on_crew, self, &err);
-    if (status != TR_OK) tr_head_end(self, &err, 0);
-}
-
-static void on_early_end(tr_head *self, const tr_process_end *end)
-{
-    char text[LINE_BYTES];
-    int32_t pid = tr_crew_agent_pid(self->crew);
-    if (end->signal)
-        snprintf(text, sizeof text, "the agent (pid %d) was killed by signal %d (%s)", pid, end->signal,
-                 strsignal(end->signal));
-    else if (end->exit_code < 0) /* it was taken over: its status is for its parent */
-        snprintf(text, sizeof text, "the agent (pid %d) ended before the job was done", pid);
-    else
-        snprintf(text, sizeof text, "%s ended with exit code %d before the job was done",
-                 pid ? "the agent" : "every worker", end->exit_code);
-    note_death(self, UINT64_MAX);
-    tr_head_tell(self, TR_JOB_WORKER_DIED, -1, pid, text);
-    if (tr_head_can_recover(self)) {
-        agent_ended(self, text);
-        return;
-    }
-    self->phase = TR_HEAD_ENDING;
-    tr_fail(&self->cause, TR_ECLOSED, "%s", text);
-}
-
 void tr_head_on_crew(void *context)
 {
     tr_head *self = context;
@@ -519,9 +488,9 @@ void tr_head_on_crew(void *context)
     if (tr_crew_failed(self->crew, &failure) && self->phase != TR_HEAD_ENDING)
         tr_head_end_because(self, failure.status, failure.message);
     if (!tr_crew_ended(self->crew, &end)) return;
-    tr_node_unwatch(self->node, tr_crew_descriptor(self->crew));
+    tr_head_unwatch_crew(self);
     bool farewell_comes = tr_crew_agent_pid(self->crew) && !end.signal && !self->farewell_heard;
-    if (self->phase != TR_HEAD_ENDING) on_early_end(self, &end);
+    if (self->phase != TR_HEAD_ENDING) tr_head_on_early_end(self, &end);
     if (self->phase != TR_HEAD_ENDING) return; /* there is another one */
     self->crew_ended_ns = tr_node_now_ns(self->node);
     if (!farewell_comes && (!self->hosts || tr_hosts_have_left(self->hosts))) quit(self);
@@ -530,7 +499,7 @@ void tr_head_on_crew(void *context)
 void tr_head_lost_host(tr_head *self, uint64_t heard_ns, const char *text)
 {
     uint64_t now_ns = tr_node_now_ns(self->node);
-    note_death(self, now_ns > heard_ns ? now_ns - heard_ns : 0);
+    tr_head_note_death(self, now_ns > heard_ns ? now_ns - heard_ns : 0);
     tr_head_recover(self, text);
 }
 

@@ -65,6 +65,7 @@ typedef struct tr_head {
     int32_t n_readopted;   /* workers of a head that died, until all are ready; 0: none */
     uint32_t former_epoch; /* theirs */
     tr_error given_up;     /* why this epoch is only for saving the state; status TR_OK: it is not */
+    int32_t n_kept;        /* workers with which the newest agent began */
     tr_error held;         /* a failure that a death may explain yet; status TR_OK: none */
     uint64_t held_since_ns;
     int32_t suspect; /* a node whose link broke; 0: none. Its death may be told yet, with more to say */
@@ -74,6 +75,8 @@ typedef struct tr_head {
     uint64_t explained_until_ns; /* ending: until then a death may still explain the cause */
     bool death_told, farewell_heard;
     bool agent_is_here;
+    bool agent_awaited;   /* one that goes on with workers which live: nothing begins before it is here */
+    bool agent_fenced;    /* it did not come, and is to be killed */
     uint32_t agent_epoch; /* in which it was started */
     uint64_t crew_ended_ns;
     uint64_t deadline_ns; /* ending: after this the agent is killed */
@@ -122,7 +125,16 @@ void tr_head_forget_change(tr_head *self);         /* somebody died on the way *
 void tr_head_readopt(tr_head *self, const struct tr_orphans *orphans);
 void tr_head_tell_readopted(tr_head *self); /* all are ready */
 
+/* head_agent.c: the crew has ended before the job was done. */
+void tr_head_on_early_end(tr_head *self, const tr_process_end *end);
+tr_status tr_head_watch_crew(tr_head *self, tr_error *err); /* and what its agent hands over */
+void tr_head_unwatch_crew(tr_head *self);
+void tr_head_agent_is_here(tr_head *self); /* it has greeted */
+void tr_head_describe_end(char *text, size_t capacity, const tr_process_end *end);
+
 /* head.c */
+void tr_head_note_death(tr_head *self, uint64_t silent_ns);
+void tr_head_worker_started(tr_head *self, const tr_control_note *note);
 void tr_head_tell(tr_head *self, tr_job_event_kind kind, int32_t node, int32_t pid, const char *text);
 void tr_head_end_because(tr_head *self, tr_status status, const char *text);
 

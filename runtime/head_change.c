@@ -58,6 +58,7 @@ void tr_head_refuse_change(tr_head *self, const tr_error *why)
 {
     self->change = NULL;
     if (self->hosts) tr_hosts_forget_change(self->hosts);
+    tr_crew_drop_layout(self->crew);
     self->options->changes.on_refused(self->options->context, self, why);
 }
 
@@ -86,7 +87,7 @@ static void begin(tr_head *self, uint32_t epoch)
     snprintf(text, sizeof text, "the layout changes: from %d worker%s to %d", n_before - 1,
              n_before == 2 ? "" : "s", change->topology->n_nodes - 1);
     self->topology = change->topology;
-    tr_crew_change_topology(self->crew, change->topology);
+    tr_crew_change_topology(self->crew, change->topology, epoch);
     self->epoch = self->layout = epoch;
     self->change = NULL;
     self->changing = true;

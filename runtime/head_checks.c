@@ -18,13 +18,17 @@ void tr_head_check_greeting(tr_head *self, uint64_t now_ns)
                         now_ns < tr_hosts_settled_ns(self->hosts) + (uint64_t)TR_HEAD_GREETING_MS * 1000000))
         return;
     int32_t silent = 0;
-    while (self->workers[silent].greeted) silent++;
-    snprintf(text, sizeof text, "worker %d (pid %d) was not ready to load after %d s", silent,
-             self->workers[silent].pid, TR_HEAD_GREETING_MS / 1000);
+    while (silent < self->topology->n_nodes && self->workers[silent].greeted) silent++;
+    if (silent == self->topology->n_nodes)
+        snprintf(text, sizeof text, "the agent (pid %d) was not there after %d s",
+                 tr_crew_agent_pid(self->crew), TR_HEAD_GREETING_MS / 1000);
+    else
+        snprintf(text, sizeof text, "worker %d (pid %d) was not ready to load after %d s", silent,
+                 self->workers[silent].pid, TR_HEAD_GREETING_MS / 1000);
     tr_head_end_because(self, TR_ETIMEDOUT, text);
 }
 
-/* Its death ends the workers too, and brings on_crew. */
+/* Its death brings on_crew. */
 static void fence_agent(tr_head *self, const char *text)
 {
     tr_head_tell(self, TR_JOB_WORKER_FENCED, self->agent, tr_crew_agent_pid(self->crew), text);

@@ -160,7 +160,7 @@ static tr_status make_crew(job *self, tr_error *err)
     for (int32_t i = 1; i < head->topology->n_nodes && !options->processes; i++)
         head->places[i] = tr_place_of(getpid(), tr_crew_page_of_thread(head->crew, i));
     if (tr_crew_was_taken(head->crew)) tr_head_readopt(head, options->lease.orphans);
-    tr_status watched = tr_node_watch(head->node, tr_crew_descriptor(head->crew), tr_head_on_crew, head, err);
+    tr_status watched = tr_head_watch_crew(head, err);
     return status == TR_OK ? watched : status;
 }
 
@@ -263,7 +263,7 @@ static tr_status run_worker(const tr_launch *launch, const tr_registry *registry
                                  .n_states = launch->n_states,
                                  .layout = launch->layout,
                                  .lease_ms = launch->lease_ms,
-                                 .lease_socket = TR_LAUNCH_FIRST_INHERITED + 1 + launch->n_states,
+                                 .lease_socket = tr_launch_word(launch),
                                  .chaos = launch->chaos};
     memcpy(options.job_key, launch->job_key, sizeof options.job_key);
     options.leave_descriptor = catch_leave();

@@ -24,13 +24,14 @@ typedef enum tr_job_event_kind {
     TR_JOB_WORKER_FENCED, /* is killed because it does not answer or does not move */
     TR_JOB_WORKER_DIED,
     TR_JOB_ACTOR_FAILED,
-    TR_JOB_STOPPING,     /* a person asked for it */
-    TR_JOB_EPOCH,        /* a new one begins, for the reason in the text */
-    TR_JOB_STATE_ROTTEN, /* a state slot no longer held what had been published, and is not used */
-    TR_JOB_RECOVERED,    /* every node is ready again */
-    TR_JOB_READOPTED,    /* the same, and some had lost their head before */
-    TR_JOB_CHANGED,      /* the same, in another layout (tr_job_changes), where nobody died */
-    TR_JOB_HOST_AWAITED, /* one is missing, for the reason in the text */
+    TR_JOB_STOPPING,       /* a person asked for it */
+    TR_JOB_EPOCH,          /* a new one begins, for the reason in the text */
+    TR_JOB_STATE_ROTTEN,   /* a state slot no longer held what had been published, and is not used */
+    TR_JOB_RECOVERED,      /* every node is ready again */
+    TR_JOB_READOPTED,      /* the same, and some had lost their head before */
+    TR_JOB_CHANGED,        /* the same, in another layout (tr_job_changes), where nobody died */
+    TR_JOB_AGENT_REPLACED, /* the agent died, and another one goes on with its workers */
+    TR_JOB_HOST_AWAITED,   /* one is missing, for the reason in the text */
     TR_JOB_HOST_JOINED,
     TR_JOB_HOST_REFUSED,
     TR_JOB_HOST_LOST,    /* with all its workers */
@@ -74,7 +75,7 @@ typedef struct tr_job_event {
     const char *text;            /* one line */
     const tr_place_seen *places; /* by node: where its actors can be seen now */
     uint64_t generation;         /* TR_JOB_RECOVERED, _READOPTED, _CHANGED: that it goes on from */
-    int32_t n_readopted;         /* TR_JOB_READOPTED: how many workers were taken over, */
+    int32_t n_readopted;         /* TR_JOB_READOPTED, _AGENT_REPLACED: how many workers were taken over, */
     uint32_t former_epoch;       /* and from which epoch */
     /* TR_JOB_RECOVERED and TR_JOB_READOPTED, monotonic: the last sign of life of the first that died (0: not known), when its death was heard of,
      * when nobody was left who worked in the old epoch. */

@@ -206,17 +206,49 @@ tr_status tr_launch_spawn(const tr_launch *self, const int *descriptors, int cou
     return TR_OK;
 }
 
-/* Order matters: first the wish, then the look, or a parent that dies in between goes unnoticed. */
-static tr_status tie_to_parent(int32_t parent, bool may_outlive_it, tr_error *err)
+int tr_launch_holdings(const tr_launch *self)
+{
+    return TR_LAUNCH_FIRST_INHERITED + (self->lease_ms ? 2 : 0);
+}
+
+int tr_launch_word(const tr_launch *self)
+{
+    return TR_LAUNCH_FIRST_INHERITED + 1 + self->n_states;
+}
+
+int tr_launch_life(const tr_launch *self)
+{
+    return tr_launch_word(self) + 1;
+}
+
+static void ignore_signals(void)
 {
     signal(SIGINT, SIG_IGN);
     signal(SIGTERM, SIG_IGN);
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+/* Order matters: first the wish, then the look, or a parent that dies in between goes unnoticed. */
+static tr_status tie_to_parent(int32_t parent, bool may_outlive_it, tr_error *err)
+{
     if (!may_outlive_it && prctl(PR_SET_PDEATHSIG, SIGKILL) != 0)
         return tr_fail(err, TR_EIO, "cannot ask for a signal at the parent's death: %s", strerror(errno));
     if (getppid() != parent) return tr_fail(err, TR_ECLOSED, "the parent process %d is gone", parent);
+    return TR_OK;
+}
+
+/* The same. Nothing is ever written into it, so its end is all that the kernel can have to tell. */
+static tr_status tie_to_life_line(int life, tr_error *err)
+{
+    struct pollfd end = {.fd = life, .events = POLLIN};
+    int flags = fcntl(life, F_GETFL);
+    if (flags < 0 || fcntl(life, F_SETSIG, SIGKILL) != 0 || fcntl(life, F_SETOWN, getpid()) != 0 ||
+        fcntl(life, F_SETFL, flags | O_ASYNC) != 0)
+        return tr_fail(err, TR_EIO, "cannot ask for a signal at the end of the life line: %s",
+                       strerror(errno));
+    if (poll(&end, 1, 0) != 0) return tr_fail(err, TR_ECLOSED, "agent and head are gone");
     return TR_OK;
 }
 
@@ -248,8 +280,11 @@ tr_status tr_launch_receive(tr_launch *self, tr_error *err)
     }
     tr_status status = tr_launch_read(self, TR_LAUNCH_DESCRIPTOR, err);
     close(TR_LAUNCH_DESCRIPTOR);
-    bool may_outlive_it = self->role == TR_LAUNCH_AGENT && self->lease_ms;
-    if (status == TR_OK) status = tie_to_parent(self->parent_pid, may_outlive_it, err);
+    ignore_signals();
+    if (status == TR_OK && self->role == TR_LAUNCH_WORKER && !self->hosted)
+        return tie_to_life_line(tr_launch_life(self), err);
+    if (status == TR_OK)
+        status = tie_to_parent(self->parent_pid, self->role == TR_LAUNCH_AGENT && self->lease_ms, err);
     return status;
 }
 

@@ -1,8 +1,9 @@
 /* runtime/launch.h - making a child of this same program: what it must know travels in a sealed memfd at
  * descriptor 3, never in arguments or environment, where others could read the job's key. A child ends when
  * its parent does: it asks the kernel for SIGKILL at the parent's death (prctl(2), PR_SET_PDEATHSIG) and then
- * looks whether the parent is still there; an agent with a lease only looks, and watches for itself. It ignores SIGINT and SIGTERM: a terminal or a supervisor sends
- * them to the whole process group, and the head tells its children in its own order.
+ * looks whether the parent is still there; an agent with a lease only looks, and watches for itself. A worker of a job on one
+ * host asks for SIGKILL at the end of its life line instead (runtime/holdings.h). A child ignores SIGINT and SIGTERM: a
+ * terminal or a supervisor sends them to the whole process group, and the head tells its children in its own order.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_LAUNCH_H
 #define TROUPE_RUNTIME_LAUNCH_H
@@ -30,10 +31,9 @@ typedef struct tr_launch {
     int32_t n_threads;
     uint32_t hung_after_ms; /* the agent's: see watchdog in agent.c; 0: never */
     /* How long agent and workers wait for another head when theirs is gone (runtime/lease.h); 0: they end with it. Otherwise
-     * an agent inherits the directory where it can be found and the memory that it keeps for the head. A worker inherits, as
-     * the last, the socket over which its agent speaks. */
+     * an agent inherits the directory where it can be found and the memory that it keeps for the head. */
     uint32_t lease_ms;
-    uint32_t layout;  /* of which a worker's state regions are; see tr_control_note */
+    uint32_t layout; /* of which the state regions are that a worker gets, or an agent; see tr_control_note */
     int32_t n_states; /* state regions among the inherited descriptors, behind the activity page */
     bool may_spin;
     int32_t member; /* which agent it is, or is of: host_messages.h; 0 on one host */
@@ -67,6 +67,13 @@ tr_status tr_launch_read(tr_launch *self, int descriptor, tr_error *err);
  * Errors: TR_ECORRUPT, TR_ECLOSED (orphaned). */
 tr_status tr_launch_receive(tr_launch *self, tr_error *err);
 void tr_launch_release(tr_launch *self); /* also wipes its keys */
+
+/* Where the last descriptors that it inherits are: an agent's end of the pair of sockets for its holdings (not where it is
+ * hosted), behind what it has with a lease; a worker's end of that over which its agent speaks, and, not where it is hosted,
+ * of its life line. */
+int tr_launch_holdings(const tr_launch *self);
+int tr_launch_word(const tr_launch *self);
+int tr_launch_life(const tr_launch *self);
 
 /* Private: the launch as MessagePack. Release what decode gave, also after a failure. Errors: TR_ENOMEM, TR_ECORRUPT. */
 tr_status tr__launch_encode(const tr_launch *self, void **bytes, size_t *size_bytes, tr_error *err);

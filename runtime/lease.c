@@ -1,22 +1,19 @@
-/* runtime/lease.c - see lease.h. The directory is reached through /proc/self/fd, since a socket's name may have 107 bytes
- * only and a run's directory more.
+/* runtime/lease.c - see lease.h.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/lease.h"
 
+#include "base/local_socket.h"
 #include "base/memory.h"
 #include "base/pack.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-enum { OFFER_FIELDS = 8, WORD_FIELDS = 3, MEMORY_FIELDS = 4, MAX_OFFER_BYTES = 1 << 30, BACKLOG = 8 };
+enum { OFFER_FIELDS = 8, WORD_FIELDS = 3, MEMORY_FIELDS = 4, MAX_OFFER_BYTES = 1 << 30 };
 
 /* --- the offer --- */
 
@@ -119,122 +116,31 @@ void tr_lease_offer_release(tr_lease_offer *self)
 
 /* --- agent and head --- */
 
-static struct sockaddr_un address_in(int directory)
-{
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/" TR_LEASE_SOCKET, directory);
-    return address;
-}
-
-tr_status tr_lease_listen(int directory, int *listener, tr_error *err)
-{
-    struct sockaddr_un address = address_in(directory);
-    int made = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (made < 0) return tr_fail(err, TR_EIO, "cannot make a socket: %s", strerror(errno));
-    unlinkat(directory, TR_LEASE_SOCKET, 0);
-    mode_t mask = umask(0177); /* the agent has no other thread yet */
-    int result = bind(made, (const struct sockaddr *)&address, sizeof address);
-    umask(mask);
-    if (result == 0 && listen(made, BACKLOG) == 0) {
-        *listener = made;
-        return TR_OK;
-    }
-    tr_status status =
-        tr_fail(err, TR_EIO, "cannot listen at '" TR_LEASE_SOCKET "' of the run: %s", strerror(errno));
-    close(made);
-    return status;
-}
-
-tr_status tr_lease_connect(int directory, int *connection, tr_error *err)
-{
-    struct sockaddr_un address = address_in(directory);
-    int made = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    if (made < 0) return tr_fail(err, TR_EIO, "cannot make a socket: %s", strerror(errno));
-    if (connect(made, (const struct sockaddr *)&address, sizeof address) == 0) {
-        *connection = made;
-        return TR_OK;
-    }
-    bool nobody = errno == ENOENT || errno == ECONNREFUSED;
-    tr_status status =
-        tr_fail(err, nobody ? TR_ENOTFOUND : TR_EIO,
-                "cannot reach what is left of the run at '" TR_LEASE_SOCKET "': %s", strerror(errno));
-    close(made);
-    return status;
-}
-
 bool tr_lease_send(int connection, tr_lease_kind kind, const int *descriptors, int count)
 {
-    char byte = (char)kind;
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(2 * sizeof(int))];
-    } control = {0};
-    struct iovec part = {&byte, 1};
-    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
-    TR_ASSERT(count >= 0 && count <= 2);
-    if (count) {
-        message.msg_control = control.bytes;
-        message.msg_controllen = CMSG_SPACE((size_t)count * sizeof(int));
-        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-        header->cmsg_level = SOL_SOCKET;
-        header->cmsg_type = SCM_RIGHTS;
-        header->cmsg_len = CMSG_LEN((size_t)count * sizeof(int));
-        memcpy(CMSG_DATA(header), descriptors, (size_t)count * sizeof(int));
-    }
-    return sendmsg(connection, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == 1;
+    const char byte = (char)kind;
+    return tr_local_send(connection, &byte, 1, descriptors, count);
 }
 
 bool tr_lease_receive(int connection, tr_lease_kind *kind, int descriptors[2])
 {
     char byte = 0;
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(2 * sizeof(int))];
-    } control = {0};
-    struct iovec part = {&byte, 1};
-    struct msghdr message = {.msg_iov = &part,
-                             .msg_iovlen = 1,
-                             .msg_control = control.bytes,
-                             .msg_controllen = sizeof control.bytes};
+    int count;
     *kind = (tr_lease_kind)0;
     descriptors[0] = descriptors[1] = -1;
-    ssize_t n = recvmsg(connection, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    ssize_t n = tr_local_receive(connection, &byte, 1, descriptors, 2, &count);
     if (n < 0) return errno == EAGAIN || errno == EINTR;
-    for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header))
-        if (header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS)
-            memcpy(descriptors, CMSG_DATA(header), header->cmsg_len - CMSG_LEN(0));
     bool known = byte == TR_LEASE_OFFER || byte == TR_LEASE_TAKE || byte == TR_LEASE_DISMISS;
     if (n == 1 && known) {
         *kind = (tr_lease_kind)byte;
         return true;
     }
-    for (int i = 0; i < 2; i++)
-        if (descriptors[i] >= 0) close(descriptors[i]);
+    for (int i = 0; i < count; i++) close(descriptors[i]);
+    descriptors[0] = descriptors[1] = -1;
     return false;
 }
 
 /* --- agent and worker --- */
-
-static bool send_with(int socket, void *bytes, size_t size_bytes, const int *descriptors, int32_t count)
-{
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(TR_LEASE_MEMORY_MAX * sizeof(int))];
-    } control = {0};
-    struct iovec part = {bytes, size_bytes};
-    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
-    TR_ASSERT(count >= 0 && count <= TR_LEASE_MEMORY_MAX);
-    if (count) {
-        message.msg_control = control.bytes;
-        message.msg_controllen = CMSG_SPACE((size_t)count * sizeof(int));
-        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-        header->cmsg_level = SOL_SOCKET;
-        header->cmsg_type = SCM_RIGHTS;
-        header->cmsg_len = CMSG_LEN((size_t)count * sizeof(int));
-        memcpy(CMSG_DATA(header), descriptors, (size_t)count * sizeof(int));
-    }
-    return sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)size_bytes;
-}
 
 bool tr_lease_tell(int socket, const tr_lease_word *word)
 {
@@ -255,43 +161,22 @@ bool tr_lease_tell(int socket, const tr_lease_word *word)
         tr_pack_text(&packer, word->head_address);
     }
     if (tr_packer_take(&packer, &bytes, &size_bytes, NULL) != TR_OK) return false;
-    bool told = send_with(socket, bytes, size_bytes, word->descriptors, word->n_descriptors);
+    bool told = tr_local_send(socket, bytes, size_bytes, word->descriptors, word->n_descriptors);
     explicit_bzero(bytes, size_bytes);
     tr_free(bytes);
     return told;
 }
 
-/* Its descriptors are the word's. */
-static ssize_t receive_with(int socket, void *bytes, size_t capacity, tr_lease_word *word)
-{
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(TR_LEASE_MEMORY_MAX * sizeof(int))];
-    } control = {0};
-    struct iovec part = {bytes, capacity};
-    struct msghdr message = {.msg_iov = &part,
-                             .msg_iovlen = 1,
-                             .msg_control = control.bytes,
-                             .msg_controllen = sizeof control.bytes};
-    *word = (tr_lease_word){0};
-    ssize_t n = recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    if (n <= 0) return n;
-    for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
-        if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
-        size_t size_bytes = header->cmsg_len - CMSG_LEN(0);
-        memcpy(word->descriptors, CMSG_DATA(header), size_bytes);
-        word->n_descriptors = (int32_t)(size_bytes / sizeof(int));
-    }
-    return n;
-}
-
 bool tr_lease_hear(int socket, tr_lease_word *word, bool *gone)
 {
     unsigned char bytes[TR_ADDRESS_CHARS + 64];
+    int count;
     *gone = false;
-    ssize_t n = receive_with(socket, bytes, sizeof bytes, word);
+    *word = (tr_lease_word){0};
+    ssize_t n = tr_local_receive(socket, bytes, sizeof bytes, word->descriptors, TR_LEASE_MEMORY_MAX, &count);
+    word->n_descriptors = count;
     if (n <= 0) {
-        *gone = n == 0 || (errno != EAGAIN && errno != EINTR);
+        *gone = n == 0 || (errno != EAGAIN && errno != EINTR && errno != EBADMSG);
         return false;
     }
     tr_unpacker unpacker;

@@ -1,7 +1,8 @@
 /* runtime/lease.h - what agent, workers and a new head say to one another when the old head is gone.
  * An agent with a lease listens on a socket in a directory that the job's owner names (a run's), open to its own user only,
  * and answers once its head is dead: with an offer that says who is left, and with the memory that the dead head had given it
- * to keep. Whoever wants to lead takes them over with a launch, as an agent is told at its start, or sends them home. That
+ * to keep. Whoever wants to lead takes them over with a launch and a socket for its
+ * holdings, as an agent gets them at its start, or sends them home. That
  * only one wants to is the owner's business (a lock on the run's directory); that the old head is dead is the agent's: it
  * answers nobody while its head lives. To its workers the agent speaks over a socket pair: that it waits, and then whom to
  * greet.
@@ -10,6 +11,7 @@
 #ifndef TROUPE_RUNTIME_LEASE_H
 #define TROUPE_RUNTIME_LEASE_H
 
+#include "base/local_socket.h"
 #include "runtime/launch.h"
 #include "runtime/look.h"
 
@@ -42,15 +44,10 @@ tr_status tr_lease_offer_write(const tr_lease_offer *self, int *descriptor, tr_e
 tr_status tr_lease_offer_read(tr_lease_offer *self, int descriptor, tr_error *err);
 void tr_lease_offer_release(tr_lease_offer *self);
 
-/* directory: a descriptor. A socket that a dead agent left there is replaced. Errors: TR_EIO. */
-tr_status tr_lease_listen(int directory, int *listener, tr_error *err);
-/* Errors: TR_ENOTFOUND: nobody listens; TR_EIO. */
-tr_status tr_lease_connect(int directory, int *connection, tr_error *err);
-
 /* Who speaks over a connection, with what: at most two descriptors. */
 typedef enum tr_lease_kind {
     TR_LEASE_OFFER = 'o', /* to the new head: the offer, and the kept memory where there is some */
-    TR_LEASE_TAKE = 't',  /* to the agent: a launch */
+    TR_LEASE_TAKE = 't',  /* to the agent: a launch, and its end of a pair of sockets (runtime/holdings.h) */
     TR_LEASE_DISMISS = 'd'
 } tr_lease_kind;
 
@@ -60,7 +57,7 @@ bool tr_lease_send(int connection, tr_lease_kind kind, const int *descriptors, i
 bool tr_lease_receive(int connection, tr_lease_kind *kind, int descriptors[2]);
 
 /* At most so many descriptors go with one word; more state regions than that take several. */
-enum { TR_LEASE_MEMORY_MAX = 64, TR_LEASE_MOST_STATES = 4096 };
+enum { TR_LEASE_MEMORY_MAX = TR_LOCAL_MOST_DESCRIPTORS, TR_LEASE_MOST_STATES = 4096 };
 
 /* From agent to worker: whom to greet, in which epoch; or, beside a head as well, which memory it has from a layout on. */
 typedef struct tr_lease_word {

@@ -49,7 +49,7 @@ tr_status tr_orphans_find(tr_orphans **out, int directory, tr_error *err)
     tr_orphans *self = tr_alloc_zero(1, sizeof *self);
     if (!self) return tr_fail(err, TR_ENOMEM, "no memory for what is left of a run");
     self->agent = self->kept = self->connection = -1;
-    tr_status status = tr_lease_connect(directory, &self->connection, err);
+    tr_status status = tr_local_connect(directory, TR_LEASE_SOCKET, &self->connection, err);
     if (status == TR_OK) status = hear_offer(self, err);
     if (status == TR_OK) {
         self->agent =
@@ -71,12 +71,13 @@ int32_t tr_orphans_alive(const tr_orphans *self)
     return n;
 }
 
-tr_status tr_orphans_take(tr_orphans *self, const tr_launch *launch, tr_error *err)
+tr_status tr_orphans_take(tr_orphans *self, const tr_launch *launch, int holdings, tr_error *err)
 {
     int descriptor = -1;
     tr_status status = tr_launch_write(launch, &descriptor, err);
     if (status != TR_OK) return status;
-    bool sent = tr_lease_send(self->connection, TR_LEASE_TAKE, &descriptor, 1);
+    const int both[] = {descriptor, holdings};
+    bool sent = tr_lease_send(self->connection, TR_LEASE_TAKE, both, 2);
     close(descriptor);
     return sent ? TR_OK : tr_fail(err, TR_ECLOSED, "what was left of the run is gone");
 }

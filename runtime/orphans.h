@@ -25,10 +25,11 @@ typedef struct tr_orphans {
  * nothing (then their head lives, or it hangs); TR_ECORRUPT, TR_EIO, TR_ENOMEM. */
 tr_status tr_orphans_find(tr_orphans **out, int directory, tr_error *err);
 int32_t tr_orphans_alive(const tr_orphans *self); /* workers */
-/* The launch is that of an agent, in an epoch never used before. The answer is that they greet, which they
+/* The launch is that of an agent, in an epoch never used before; holdings: its end of a pair of sockets, which stays the
+ * caller's. The answer is that they greet, which they
  * do if this is not destroyed before. Errors: TR_ECLOSED: they are
  * gone; TR_EIO, TR_ENOMEM. */
-tr_status tr_orphans_take(tr_orphans *self, const tr_launch *launch, tr_error *err);
+tr_status tr_orphans_take(tr_orphans *self, const tr_launch *launch, int holdings, tr_error *err);
 /* Sends them home and waits until all are gone. Errors: TR_ETIMEDOUT. */
 tr_status tr_orphans_dismiss(tr_orphans **self, tr_error *err);
 void tr_orphans_destroy(tr_orphans **self);

@@ -133,8 +133,14 @@ void tr_head_check_rejoin(tr_head *self, uint64_t now_ns)
     if (self->hosts && (tr_hosts_are_awaited(self->hosts) ||
                         now_ns < tr_hosts_settled_ns(self->hosts) + 3ull * REJOIN_MS * 1000000))
         return;
+    char text[96];
+    if (self->agent_awaited && !self->agent_fenced) {
+        self->agent_fenced = true;
+        snprintf(text, sizeof text, "the agent did not come within %d s", REJOIN_MS / 1000);
+        tr_head_tell(self, TR_JOB_WORKER_FENCED, self->agent, tr_crew_agent_pid(self->crew), text);
+        tr_crew_kill_agent(self->crew);
+    }
     for (int32_t i = 1; i < self->topology->n_nodes; i++) {
-        char text[96];
         snprintf(text, sizeof text, "worker %d did not come back within %d s", i, REJOIN_MS / 1000);
         if (!self->workers[i].greeted) tr_head_fence(self, i, text);
     }

@@ -174,6 +174,29 @@ static inline json_t *events_of(const char *run)
     return lines;
 }
 
+/* The first one is the parent of its workers; one that follows is named when it begins. 0: not known now. */
+static inline int32_t agent_of(const char *run)
+{
+    int32_t worker = 0, follows = 0, parent = 0;
+    json_t *events = events_of(run), *event;
+    size_t i;
+    json_array_foreach(events, i, event)
+    {
+        const char *kind = json_string_value(json_object_get(event, "event"));
+        int32_t pid = (int32_t)json_integer_value(json_object_get(event, "pid"));
+        if (kind && strcmp(kind, "worker_started") == 0) worker = pid;
+        if (kind && strcmp(kind, "agent_replaced") == 0) follows = pid;
+    }
+    json_decref(events);
+    if (follows || !worker) return follows;
+    char path[64], line[512] = "";
+    snprintf(path, sizeof path, "/proc/%d/stat", worker);
+    FILE *stream = fopen(path, "re");
+    const char *behind = stream && fgets(line, sizeof line, stream) ? strrchr(line, ')') : NULL;
+    if (stream) fclose(stream);
+    return behind && sscanf(behind + 1, " %*c %d", &parent) == 1 && parent > 1 ? parent : 0;
+}
+
 static inline int count_events(const char *run, const char *kind)
 {
     int n = 0;

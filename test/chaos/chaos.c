@@ -103,9 +103,10 @@ static void shuffle(fault_job *job, fault_kind *deck, uint32_t n)
  * quarter, so that behind it both live long enough to compare what they hold. */
 static void deal(chaos *self)
 {
-    enum { N_FIRST = 5 };
-    static const fault_kind first[N_FIRST] = {FAULT_AGENT, FAULT_HEAD, FAULT_HEAD_LATE, FAULT_TWO_HEADS,
-                                              FAULT_HEAD_AND_WORKER};
+    enum { N_FIRST = 6 };
+    static const fault_kind first[N_FIRST] = {FAULT_AGENT,           FAULT_HEAD,
+                                              FAULT_HEAD_LATE,       FAULT_TWO_HEADS,
+                                              FAULT_HEAD_AND_WORKER, FAULT_AGENT_AND_WORKER};
     static const fault_kind once[] = {FAULT_KILL,  FAULT_TWICE,  FAULT_ROT,  FAULT_SEGV,     FAULT_ALL,
                                       FAULT_PAUSE, FAULT_ZOMBIE, FAULT_ABRT, FAULT_ROT_BOTH, FAULT_STOP};
     uint32_t kills = self->options->kills, n = 0, n_first;

@@ -20,6 +20,7 @@ const fault_info fault_infos[FAULT_KINDS] = {
     [FAULT_ROT] = {"a bit of the newest slot flips, SIGKILL", 22, 7},
     [FAULT_ROT_BOTH] = {"a bit of each slot flips, SIGKILL", 22, 3},
     [FAULT_AGENT] = {"SIGKILL of the agent", 26, 0},
+    [FAULT_AGENT_AND_WORKER] = {"SIGKILL of agent and worker", 26, 0},
     [FAULT_HEAD] = {"SIGKILL of the head, --resume within lease", 27, 0},
     [FAULT_HEAD_AND_WORKER] = {"SIGKILL of head and worker, --resume", 27, 0},
     [FAULT_HEAD_LATE] = {"SIGKILL of the head, --resume after lease", 27, 0},
@@ -77,21 +78,28 @@ static bool is_stopped(int32_t pid)
     return n > 0 && n == n_stopped;
 }
 
+/* The newest of those that there were. */
+static int32_t is_agent(fault_job *self, int32_t pid)
+{
+    if (self->n_agents && self->agents[self->n_agents - 1] == pid) return pid;
+    if (tr_array_reserve((void **)&self->agents, &self->agents_capacity, self->n_agents + 1,
+                         sizeof *self->agents, NULL))
+        abort();
+    self->agents[self->n_agents++] = pid;
+    return pid;
+}
+
 int32_t fault_agent(fault_job *self)
 {
     char path[64], state;
     int32_t parent = 0;
+    if (self->run.agent && is_there(self->run.agent)) return is_agent(self, self->run.agent);
     for (int32_t i = 1; i < self->run.n_nodes; i++) {
         snprintf(path, sizeof path, "/proc/%d/stat", self->run.workers[i]);
         if (watched_is_dead(&self->run, self->run.workers[i]) || !read_stat(path, &state, &parent) ||
             parent <= 1 || parent == self->run.head || parent == getpid())
             continue;
-        if (self->n_agents && self->agents[self->n_agents - 1] == parent) return parent;
-        if (tr_array_reserve((void **)&self->agents, &self->agents_capacity, self->n_agents + 1,
-                             sizeof *self->agents, NULL))
-            abort();
-        self->agents[self->n_agents++] = parent;
-        return parent;
+        return is_agent(self, parent);
     }
     return 0;
 }
@@ -275,21 +283,25 @@ static bool rots(fault_job *self, bool both, double until_s)
     return true;
 }
 
-static bool agent_dies(fault_job *self, double until_s)
+/* Another one goes on with its workers, and with the state of one that died with it. */
+static bool agent_dies(fault_job *self, bool and_worker, double until_s)
 {
-    int32_t agent = fault_agent(self), pids[WATCHED_NODES];
-    uint32_t n_deaths = self->run.n_deaths;
-    snprintf(self->what, sizeof self->what, "agent %d", agent);
+    int32_t victim = and_worker ? draw_worker(self) : 0, agent = fault_agent(self), pids[WATCHED_NODES];
+    uint32_t n_deaths = self->run.n_deaths, n_from_disk = self->run.n_from_disk;
+    snprintf(self->what, sizeof self->what, "agent %d%s", agent, and_worker ? " and a worker" : "");
     memcpy(pids, self->run.workers, sizeof pids);
     self->run.is_well = false;
+    if (and_worker && !victim) return fails(self, "no worker lives");
+    if (victim) kill(victim, SIGKILL);
     if (!agent || kill(agent, SIGKILL)) return fails(self, "it had gone by itself");
     while (self->run.n_deaths == n_deaths && watched_now_s() < until_s && watched_look(&self->run))
         watched_nap_ms(1);
-    if (!await_well(self, until_s)) return false;
+    if ((victim && !await_death(self, victim, until_s)) || !await_well(self, until_s)) return false;
     for (int32_t i = 1; i < self->run.n_nodes; i++)
-        if (is_there(pids[i])) return fails(self, "a worker outlived its agent");
-    for (size_t i = 0; i < self->run.n_all; i++) self->run.all[i].is_dead |= !is_there(self->run.all[i].pid);
-    return true;
+        if (pids[i] != victim && !is_there(pids[i])) return fails(self, "a worker did not outlive its agent");
+    if (self->run.agent == agent || fault_agent(self) == agent)
+        return fails(self, "no other agent is told of");
+    return self->run.n_from_disk == n_from_disk || fails(self, "it went back to the disk");
 }
 
 static bool orphans_end(fault_job *self, int32_t agent, double until_s)
@@ -379,7 +391,8 @@ bool fault_do(fault_job *self, fault_kind kind, double seconds)
     case FAULT_PAUSE: return pauses(self, until_s);
     case FAULT_ROT: return rots(self, false, until_s);
     case FAULT_ROT_BOTH: return rots(self, true, until_s);
-    case FAULT_AGENT: return agent_dies(self, until_s);
+    case FAULT_AGENT: return agent_dies(self, false, until_s);
+    case FAULT_AGENT_AND_WORKER: return agent_dies(self, true, until_s);
     case FAULT_HEAD: return head_dies(self, false, until_s);
     case FAULT_HEAD_AND_WORKER: return head_dies(self, true, until_s);
     case FAULT_HEAD_LATE: return head_dies_for_long(self, until_s);

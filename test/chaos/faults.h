@@ -17,6 +17,7 @@ typedef enum fault_kind {
     FAULT_ROT,    /* a bit of the newest state slot flips, and its worker dies */
     FAULT_ROT_BOTH,
     FAULT_AGENT,
+    FAULT_AGENT_AND_WORKER,
     FAULT_HEAD,            /* and --resume while its workers wait */
     FAULT_HEAD_AND_WORKER, /* the same, with one worker less */
     FAULT_HEAD_LATE,       /* and --resume when the lease has ended */

@@ -51,21 +51,25 @@ static inline bool all_gone_within(const job *self, double seconds)
     return count_alive(self) == 0;
 }
 
+/* The first agent is the parent of its workers; one that follows is named when it begins. */
 static inline void read_pids(job *self)
 {
-    int32_t parent = 0;
+    int32_t parent = 0, follows = 0;
     json_t *events = events_of(self->run), *event;
     size_t i;
     json_array_foreach(events, i, event)
     {
+        const char *kind = json_string_value(json_object_get(event, "event"));
         json_int_t node = json_integer_value(json_object_get(event, "node"));
-        if (strcmp(json_string_value(json_object_get(event, "event")), "worker_started") == 0 && node >= 1 &&
-            node <= WORKERS)
-            self->workers[node] = (int32_t)json_integer_value(json_object_get(event, "pid"));
+        int32_t pid = (int32_t)json_integer_value(json_object_get(event, "pid"));
+        if (strcmp(kind, "worker_started") == 0 && node >= 1 && node <= WORKERS) self->workers[node] = pid;
+        if (strcmp(kind, "agent_replaced") == 0) follows = pid;
     }
     json_decref(events);
-    for (int n = 1; n <= WORKERS; n++)
-        if (self->workers[n] && state_of(self->workers[n], &parent)) self->agent = parent;
+    for (int n = 1; n <= WORKERS && !follows; n++) /* the head is the parent when the agent has died */
+        if (self->workers[n] && state_of(self->workers[n], &parent) && parent != self->command.pid)
+            self->agent = parent;
+    if (follows) self->agent = follows;
 }
 
 /* --- runs --- */
@@ -184,13 +188,14 @@ static inline bool has_checkpoint(const char *run, int step)
     return there;
 }
 
-/* A head that dies when its stages have sent a checkpoint, and gone on, and it has not got its name yet, takes it along: then
+/* An epoch that ends when its stages have sent a checkpoint, and gone on, and it has not got its name yet, takes it along: then
  * there is another one in its place, of the state that was gone on from. */
 static inline bool was_made_later(const char *run, int step)
 {
     bool later = false;
     for (int i = 1; i <= 4; i++) later |= has_checkpoint(run, step + i);
-    return later && !has_checkpoint(run, step) && count_events(run, "readopted") > 0;
+    bool died = count_events(run, "readopted") + count_events(run, "agent_replaced") > 0;
+    return later && died && !has_checkpoint(run, step);
 }
 
 /* Nothing that was half written stays. */

@@ -6,6 +6,10 @@
 
 #include "command.h"
 
+#include "runtime/state.h"
+
+#include <fcntl.h>
+
 enum { STEPS = 24, AT = 12 };
 
 typedef struct case_ {
@@ -65,9 +69,26 @@ static inline char *write_recipe(const char *run, const char *transport, const c
     return recipe;
 }
 
-static inline int32_t parent_of_worker(const char *run)
+static inline bool flip_both_slots(int32_t pid, const char *descriptor)
 {
-    int32_t pid = 0, parent = 0;
+    char path[320], name[256] = "";
+    snprintf(path, sizeof path, "/proc/%d/fd/%s", pid, descriptor);
+    if (readlink(path, name, sizeof name - 1) <= 0 || strncmp(name, "/memfd:stage", 12) != 0) return false;
+    tr_state_region *region = NULL;
+    tr_error err;
+    int file = open(path, O_RDWR | O_CLOEXEC);
+    CU_ASSERT_FATAL(file >= 0 && tr_state_region_open(&region, file, &err) == TR_OK);
+    for (int slot = 0; slot < 2; slot++) *(unsigned char *)tr_state_slot(region, slot) ^= 1;
+    tr_state_region_destroy(&region);
+    return true;
+}
+
+/* A worker dies, and what it held is not what it was: no generation is left that all hold. Its agent alone can die without
+ * that (cli/agent). */
+static inline void lose_a_state(const char *run)
+{
+    int32_t pid = 0;
+    int n = 0;
     json_t *events = events_of(run), *event;
     size_t i;
     json_array_foreach(events, i, event)
@@ -76,13 +97,16 @@ static inline int32_t parent_of_worker(const char *run)
             pid = (int32_t)json_integer_value(json_object_get(event, "pid"));
     }
     json_decref(events);
-    char path[64], line[512] = "";
-    snprintf(path, sizeof path, "/proc/%d/stat", pid);
-    FILE *stream = fopen(path, "re");
-    CU_ASSERT_FATAL(stream && fgets(line, sizeof line, stream));
-    fclose(stream);
-    CU_ASSERT_FATAL(sscanf(strrchr(line, ')') + 1, " %*c %d", &parent) == 1 && parent > 1);
-    return parent;
+    CU_ASSERT_FATAL(pid > 1 && kill(pid, SIGSTOP) == 0);
+    command_nap_ms(50); /* all its threads */
+    char *path = tr_format("/proc/%d/fd", pid);
+    DIR *entries = opendir(path);
+    for (struct dirent *entry; entries && (entry = readdir(entries));)
+        n += flip_both_slots(pid, entry->d_name);
+    if (entries) closedir(entries);
+    tr_free(path);
+    CU_ASSERT(n > 0);
+    kill(pid, SIGKILL);
 }
 
 static inline bool same_run(const char *run)

@@ -1,4 +1,4 @@
-/* test/cli/recovery_test.c - lose any worker, or the agent, at any moment and get the same bits: every step's loss, the
+/* test/cli/recovery_test.c - lose any worker, with its state or without, at any moment and get the same bits: every step's loss, the
  * checkpoints' bytes. Who dies, in what, and in which epoch is said by chaos.at, so that each moment is hit.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "recovery_run.h"
@@ -68,14 +68,14 @@ static void nor_does_it_where_layers_are_computed_again(void)
     memset(more, 0, sizeof more);
 }
 
-/* The agent holds the state, so it is lost with it: the newest checkpoint is what there is. */
-static void the_agents_death_changes_no_bit_either(void)
+/* Then the newest checkpoint is what there is. */
+static void a_lost_state_changes_no_bit_either(void)
 {
     char *run = path_in(directory, "run"), *recipe = write_recipe(run, "ucx", "");
     command_run command;
     command_start(&command, (const char *const[]){"train", recipe, NULL});
     CU_ASSERT_FATAL(wait_for_steps(&command, run, 6));
-    kill(parent_of_worker(run), SIGKILL);
+    lose_a_state(run);
     command_wait(&command, COMMAND_SECONDS);
     CU_ASSERT(command_ended(&command, 0));
     CU_ASSERT(same_run(run));
@@ -94,7 +94,7 @@ static void nor_does_a_workers_before_the_first_step_after_it(void)
     command_run command;
     command_start(&command, (const char *const[]){"train", recipe, "checkpoint.every=12", NULL});
     CU_ASSERT_FATAL(wait_for_steps(&command, run, 17));
-    kill(parent_of_worker(run), SIGKILL);
+    lose_a_state(run);
     command_wait(&command, COMMAND_SECONDS);
     CU_ASSERT(command_ended(&command, 0));
     CU_ASSERT(same_run(run));
@@ -117,7 +117,7 @@ static void a_checkpoint_that_was_damaged_since_ends_the_run_with_a_message(void
                                                   "--resume", NULL});
     CU_ASSERT_FATAL(wait_for_steps(&command, run, 10));
     CU_ASSERT(truncate(weights, 100) == 0);
-    kill(parent_of_worker(run), SIGKILL);
+    lose_a_state(run);
     command_wait(&command, COMMAND_SECONDS);
     CU_ASSERT(command_ended(&command, 1));
     CU_ASSERT(text_has(command.err_text,
@@ -203,7 +203,7 @@ int main(void)
         CHECK_TEST(nor_does_it_in_bfloat16),
         CHECK_TEST(nor_does_it_where_few_states_are_held),
         CHECK_TEST(nor_does_it_where_layers_are_computed_again),
-        CHECK_TEST(the_agents_death_changes_no_bit_either),
+        CHECK_TEST(a_lost_state_changes_no_bit_either),
         CHECK_TEST(nor_does_a_workers_before_the_first_step_after_it),
         CHECK_TEST(a_checkpoint_that_was_damaged_since_ends_the_run_with_a_message),
         CHECK_TEST(a_resumed_run_does_not_need_the_checkpoint_it_began_with),

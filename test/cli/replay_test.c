@@ -138,23 +138,42 @@ static void also_with_two_pieces_a_worker(void)
     undisturbed = before;
 }
 
-/* Who begins from a checkpoint has nothing of the step before it: all compute, with the same bits. */
-static void the_agents_death_leaves_nothing_to_replay(void)
+static void trains_through(const char *transport, void (*fault)(const char *run), int n_from_disk)
 {
     begin(NULL, NULL, NULL);
-    char *run = path_in(directory, "run"), *recipe = write_recipe(run, "ucx", "");
+    char *run = path_in(directory, "run"), *recipe = write_recipe(run, transport, "");
     command_run command;
     command_start(&command, (const char *const[]){"train", recipe, more[0], NULL});
     CU_ASSERT_FATAL(wait_for_steps(&command, run, 6));
-    kill(parent_of_worker(run), SIGKILL);
+    fault(run);
     command_wait(&command, COMMAND_SECONDS);
     CU_ASSERT(command_ended(&command, 0));
     CU_ASSERT(same_run(run));
-    CU_ASSERT(count_events(run, "from_disk") == 1);
+    CU_ASSERT(count_events(run, "from_disk") == n_from_disk);
+    replayed seen = {0};
+    CU_ASSERT(n_from_disk || (read_replayed(run, &seen) && seen.n_kept == STAGES && seen.n_compared > 0));
     command_release(&command);
     tr_directory_remove_tree(run, NULL);
     tr_free(recipe);
     tr_free(run);
+}
+
+/* Who begins from a checkpoint has nothing of the step before it: all compute, with the same bits. */
+static void a_lost_state_leaves_nothing_to_replay(void)
+{
+    trains_through("ucx", lose_a_state, 1);
+}
+
+static void kill_agent(const char *run)
+{
+    CU_ASSERT_FATAL(kill(agent_of(run), SIGKILL) == 0);
+}
+
+/* All workers outlive it, with their work. */
+static void the_agents_death_costs_nobody_a_computation(void)
+{
+    trains_through("ucx", kill_agent, 0);
+    trains_through("zmq", kill_agent, 0);
 }
 
 static bool event_says(const char *run, const char *kind, const char *words)
@@ -257,7 +276,8 @@ int main(void)
         CHECK_TEST(also_in_bfloat16_with_dropout),
         CHECK_TEST(also_where_layers_are_computed_again),
         CHECK_TEST(also_with_two_pieces_a_worker),
-        CHECK_TEST(the_agents_death_leaves_nothing_to_replay),
+        CHECK_TEST(a_lost_state_leaves_nothing_to_replay),
+        CHECK_TEST(the_agents_death_costs_nobody_a_computation),
         CHECK_TEST(a_flipped_bit_is_found_and_changes_none),
         CHECK_TEST(one_in_the_first_computation_is_found_or_ends_the_run),
         CHECK_TEST(where_each_computation_errs_the_run_ends),

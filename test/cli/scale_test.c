@@ -481,29 +481,47 @@ static void a_killed_head_leaves_no_socket(void)
     end(&one);
 }
 
-/* With the agent goes all state: the newest checkpoint is gone on from, in the new layout. */
+/* The next one has the memory of the layout that is; the second death is told to the replacement of the first. */
 static void the_agents_death_after_it_is_mended(void)
 {
     job one;
     int32_t pid;
-    char path[64], line[512] = "";
-    begin(&one, "zmq", "float32", "", NULL);
-    CU_ASSERT_FATAL(makes_steps(&one, EACH + 20));
-    CU_ASSERT(scale(&one, "data=2", "pipeline=2", 0, ": 1 -> 2 replicas"));
-    CU_ASSERT(makes_steps(&one, 10));
-    (void)lives_of(&one, 1, &pid);
-    snprintf(path, sizeof path, "/proc/%d/stat", pid);
-    FILE *stream = fopen(path, "re");
-    int32_t agent = 0;
-    CU_ASSERT_FATAL(stream && fgets(line, sizeof line, stream));
-    fclose(stream);
-    CU_ASSERT_FATAL(sscanf(strrchr(line, ')') + 1, " %*c %d", &agent) == 1 && agent > 1);
-    kill(agent, SIGKILL);
-    CU_ASSERT(event_comes(&one, "from_disk", 1));
+    begin(&one, "ucx", "float32", "", NULL);
+    CU_ASSERT_FATAL(makes_steps(&one, EACH + 20) && scale(&one, "data=2", "pipeline=2", 0, ": 1 -> 2 repl"));
+    kill(agent_of(one.run), SIGKILL);
+    CU_ASSERT(event_comes(&one, "agent_replaced", 1));
+    for (int node = 3; node >= 2; node--) {
+        CU_ASSERT(makes_steps(&one, 5));
+        (void)lives_of(&one, node, &pid);
+        kill(pid, SIGKILL);
+    }
     CU_ASSERT(makes_steps(&one, 5));
     CU_ASSERT(scale(&one, "data=1", NULL, 0, ": 2 -> 1 replicas, 2 workers less, "));
     CU_ASSERT(ends_the_same(&one));
+    CU_ASSERT(count_events(one.run, "worker_died") == 3 && count_events(one.run, "from_disk") == 0);
     end(&one);
+}
+
+/* At some moment of the change: before it, while state is dealt out, when it is recorded, in the new epoch. */
+static void the_agents_death_in_the_change_is_mended(void)
+{
+    for (int i = 0; i < 4; i++) {
+        job one;
+        command_run command;
+        const char *wish = i % 2 ? "data=4" : "data=1", *more = i < 2 ? "pipeline=2" : NULL;
+        begin(&one, i < 2 ? "ucx" : "zmq", "float32", "layout: {data: 2}\n", NULL);
+        CU_ASSERT_FATAL(makes_steps(&one, 15));
+        command_start(&command, (const char *const[]){"scale", one.run, wish, more, NULL});
+        command_nap_ms(20 * i);
+        kill(agent_of(one.run), SIGKILL);
+        command_wait(&command, COMMAND_SECONDS);
+        CU_ASSERT(command_ended(&command, 0));
+        command_release(&command);
+        CU_ASSERT(scale(&one, "data=3", NULL, 0, "-> 3 replicas, "));
+        CU_ASSERT(ends_the_same(&one));
+        CU_ASSERT(count_events(one.run, "agent_replaced") == 1 && count_events(one.run, "from_disk") == 0);
+        end(&one);
+    }
 }
 
 /* --- afterwards --- */
@@ -573,6 +591,7 @@ int main(void)
         CHECK_TEST(the_heads_death_in_the_change_is_mended),
         CHECK_TEST(a_killed_head_leaves_no_socket),
         CHECK_TEST(the_agents_death_after_it_is_mended),
+        CHECK_TEST(the_agents_death_in_the_change_is_mended),
         CHECK_TEST(a_resumed_run_keeps_its_layout),
     };
     int result = check_run("cli/scale", tests, sizeof tests / sizeof *tests);

@@ -113,13 +113,13 @@ static void who_listens_is_found_and_nobody_else(void)
     CU_ASSERT_FATAL(mkdtemp(path) != NULL);
     int directory = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC), listener = -1, connection = -1;
     tr_orphans *orphans = NULL;
-    CU_ASSERT_EQUAL(tr_lease_connect(directory, &connection, &err), TR_ENOTFOUND);
+    CU_ASSERT_EQUAL(tr_local_connect(directory, TR_LEASE_SOCKET, &connection, &err), TR_ENOTFOUND);
     CU_ASSERT_EQUAL(tr_orphans_find(&orphans, directory, &err), TR_ENOTFOUND);
-    CHECK_OK(tr_lease_listen(directory, &listener, &err));
-    CHECK_OK(tr_lease_connect(directory, &connection, &err));
-    int accepted = accept(listener, NULL, NULL), descriptors[2], pair[2] = {directory, listener};
-    for (int tries = 0; accepted < 0 && tries < 100; tries++) accepted = accept(listener, NULL, NULL);
-    CU_ASSERT_FATAL(accepted >= 0);
+    CHECK_OK(tr_local_listen(directory, TR_LEASE_SOCKET, &listener, &err));
+    CHECK_OK(tr_local_connect(directory, TR_LEASE_SOCKET, &connection, &err));
+    int32_t pid = 0;
+    int accepted = tr_local_accept(listener, &pid), descriptors[2], pair[2] = {directory, listener};
+    CU_ASSERT_FATAL(accepted >= 0 && pid == getpid());
     tr_lease_kind kind;
     CU_ASSERT(tr_lease_receive(connection, &kind, descriptors) && kind == (tr_lease_kind)0);
     CU_ASSERT(tr_lease_send(accepted, TR_LEASE_OFFER, pair, 2));
@@ -134,7 +134,8 @@ static void who_listens_is_found_and_nobody_else(void)
     close(connection);
     close(listener); /* as a death leaves it */
     CU_ASSERT_EQUAL(tr_orphans_find(&orphans, directory, &err), TR_ENOTFOUND);
-    CHECK_OK(tr_lease_listen(directory, &listener, &err)); /* and the next agent is not kept from it */
+    CHECK_OK(tr_local_listen(directory, TR_LEASE_SOCKET, &listener,
+                             &err)); /* and the next agent is not kept from it */
     close(listener);
     unlinkat(directory, TR_LEASE_SOCKET, 0);
     close(directory);
