@@ -112,7 +112,7 @@ size_t tr_epoch_log_layouts(const char *path, tr_layout *layouts, size_t most)
         read.hosts = 0; /* older lines do not say */
         if (sscanf(line, "{\"epoch\":%10u,\"data\":%6d,\"pipeline\":%6d,\"pieces\":%6d,\"hosts\":%6d", &epoch,
                    &read.data, &read.pipeline, &read.pieces, &read.hosts) < 4 ||
-            read.data < 1 || read.pipeline < 1 || read.pieces < 1 || read.hosts < 0)
+            end[-1] != '}' || read.data < 1 || read.pipeline < 1 || read.pieces < 1 || read.hosts < 0)
             continue;
         if (n && tr_layout_is_same(&layouts[0], &read)) continue;
         n += n < most;

@@ -47,20 +47,26 @@ void tr__slots_audit(tr__simulated_job *self, int32_t place, tr_actor_id who, in
     *published = generation ? hash : 0;
 }
 
+/* What an image has of a slot before its bytes. */
+typedef struct slot_image {
+    uint64_t generation, hash; /* the hash as it was published: bits that flipped stay what they are */
+} slot_image;
+
 uint8_t *tr__slots_image(const tr__process *process)
 {
     size_t size_bytes = 1;
     for (int i = 0; i < process->n_regions; i++)
-        size_bytes += 2 * (sizeof(uint64_t) + tr_state_region_slot_bytes(process->regions[i]));
+        size_bytes += 2 * (sizeof(slot_image) + tr_state_region_slot_bytes(process->regions[i]));
     uint8_t *image = tr_alloc(size_bytes), *at = image;
     TR_ASSERT(image);
     for (int i = 0; i < process->n_regions; i++) {
         for (int slot = 0; slot < 2; slot++) {
-            uint64_t generation = tr_state_generation(process->regions[i], slot);
+            const slot_image head = {tr_state_generation(process->regions[i], slot),
+                                     tr_state_hash(process->regions[i], slot)};
             size_t size = tr_state_region_slot_bytes(process->regions[i]);
-            memcpy(at, &generation, sizeof generation);
-            memcpy(at + sizeof generation, tr_state_slot(process->regions[i], slot), size);
-            at += sizeof generation + size;
+            memcpy(at, &head, sizeof head);
+            memcpy(at + sizeof head, tr_state_slot(process->regions[i], slot), size);
+            at += sizeof head + size;
         }
     }
     return image;
@@ -86,14 +92,12 @@ bool tr__slots_rot(tr__simulated_job *self, int32_t place)
 
 static void restore_slot(tr__simulated_job *self, const uint8_t *from, tr_state_region *into, int slot)
 {
-    uint64_t generation;
+    slot_image head;
     size_t size = tr_state_region_slot_bytes(into);
-    memcpy(&generation, from, sizeof generation);
+    memcpy(&head, from, sizeof head);
     tr_state_open(into, slot);
-    memcpy(tr_state_slot(into, slot), from + sizeof generation, size);
-    if (generation) {
-        tr_state_publish(into, slot, generation, NULL);
-    } else {
+    memcpy(tr_state_slot(into, slot), from + sizeof head, size);
+    if (!head.generation || !tr_state_admit(into, slot, head.generation, head.hash)) {
         memset(tr_state_slot(into, slot), GARBAGE, size);
         self->counters.n_spoiled++;
     }
@@ -108,7 +112,7 @@ void tr__slots_restore(tr__simulated_job *self, int32_t place, const uint8_t *im
         if (place < self->n_nodes) id = next_with_state(self, place, id);
         for (int slot = 0; slot < 2; slot++) {
             restore_slot(self, image, into[i], slot);
-            image += sizeof(uint64_t) + tr_state_region_slot_bytes(into[i]);
+            image += sizeof(slot_image) + tr_state_region_slot_bytes(into[i]);
             if (place < self->n_nodes)
                 self->published[2 * (id - 1) + (uint64_t)slot] =
                     tr_state_generation(into[i], slot) ? hash_of(into[i], slot) : 0;

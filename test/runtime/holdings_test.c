@@ -159,7 +159,8 @@ static void a_layout_holds_from_its_settling_on(void)
               tr_holdings_tell_states(ends[0], 2, 0, old, 2));
     CU_ASSERT(tr_holdings_tell_states(ends[0], 1, 5, new, 2)); /* prepared, and not wanted */
     CU_ASSERT(tr_holdings_tell_settled(ends[0], 0) && tr_holdings_hear(&head, ends[1]));
-    CU_ASSERT(head.states[1].n == 1 && is_same_file(head.states[1].descriptors[0], old[0]));
+    CU_ASSERT(tr_holdings_have_states(&head, 1) && head.states[1].n == 1 &&
+              is_same_file(head.states[1].descriptors[0], old[0]));
     CU_ASSERT(!head.next[1].told);
     CU_ASSERT(tr_holdings_tell_states(ends[0], 1, 6, new, 2) && tr_holdings_hear(&head, ends[1]));
     CU_ASSERT(head.layout == 0 && head.states[1].n == 1);
@@ -243,6 +244,7 @@ static void a_worker_ends_when_nobody_holds_its_life_line(void)
 {
     const tr_launch made = {.role = TR_LAUNCH_WORKER, .node = 1, .n_threads = 1};
     int launch_file = -1;
+    if (CHECK_SIZE(false, true)) return; /* what allocates is the worker, another process */
     CHECK_OK(tr_launch_write(&made, &launch_file, &err));
     for (int stops = 0; stops < 2; stops++) {
         int line[2], status = 0;
