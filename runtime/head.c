@@ -299,8 +299,10 @@ static void worker_ended(tr_head *self, const tr_control_note *note)
     tr_process_end end, known = {.exit_code = note->exit_code, .signal = note->signal};
     bool is_here = !self->hosts || tr_hosts_is_home(self->hosts, note->node, 0);
     if (is_here && tr_crew_remove_worker(self->crew, note->node, note->pid, &end)) known = end;
-    bool left = self->workers[note->node].leaving || note->node >= self->topology->n_nodes;
-    self->workers[note->node].leaving = false;
+    /* Where the layout shrank and has grown again, the last process in this place may end as late as that. */
+    bool is_former = note->node >= self->topology->n_nodes || note->pid != self->workers[note->node].pid;
+    bool left = is_former || self->workers[note->node].leaving;
+    if (!is_former) self->workers[note->node].leaving = false;
     if (left || !explains(self, note)) return;
     self->death_told = true;
     tr_head_note_death(self, note->silent_ns);
