@@ -183,6 +183,8 @@ static void a_worker_that_outlived_its_agent_is_mended_as_any(void)
     json_array_foreach(events, i, event) named |= strstr(text_of(event, "text"), words) != NULL;
     json_decref(events);
     json_decref(event_of(self.run, "worker_fenced", &n));
+    if (!named || n != 1)
+        fprintf(stderr, "\n'%s' was %stold; %d were fenced\n", words, named ? "" : "not ", n);
     CU_ASSERT(named && n == 1 && !lives(looped));
     CU_ASSERT_EQUAL(n_children(self.command.pid, 'Z'), 0);
     CU_ASSERT_EQUAL(count_events(self.run, "from_disk"), 0);

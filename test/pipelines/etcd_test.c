@@ -70,9 +70,12 @@ static bool answers(uint32_t timeout_ms)
 static bool start_etcd(void)
 {
     static int port, peer_port;
-    if (!port) port = free_port(), peer_port = free_port();
+    if (!port) { /* before anybody reads the address beside this thread */
+        port = free_port();
+        peer_port = free_port();
+        snprintf(address, sizeof address, "http://127.0.0.1:%d", port);
+    }
     char peer[64], cluster[80], *data = path_in(home, "etcd"), *log = path_in(home, "etcd.log");
-    snprintf(address, sizeof address, "http://127.0.0.1:%d", port);
     snprintf(peer, sizeof peer, "http://127.0.0.1:%d", peer_port);
     snprintf(cluster, sizeof cluster, "default=%s", peer);
     const char *const arguments[] = {"etcd",  "--data-dir",
