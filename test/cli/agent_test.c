@@ -171,7 +171,7 @@ static void a_worker_that_outlived_its_agent_is_mended_as_any(void)
     kill(dead, SIGKILL);
     wait_for_agent(&self, dead);
     CU_ASSERT_FATAL(wait_for_steps(&self.command, self.run, n_logged(&self) + 5));
-    kill(victim, SIGSEGV);
+    kill(victim, SIGKILL);
     CU_ASSERT_FATAL(wait_for_steps(&self.command, self.run, n_logged(&self) + 5));
     kill(looped, SIGSTOP); /* its watchdog is the new agent's, too */
     CU_ASSERT_FATAL(wait_for_steps(&self.command, self.run, n_logged(&self) + 200));
@@ -179,7 +179,7 @@ static void a_worker_that_outlived_its_agent_is_mended_as_any(void)
     bool named = false;
     json_t *events = events_of(self.run), *event;
     size_t i;
-    char *words = tr_format("worker 2 (pid %d) was killed by signal 11", victim);
+    char *words = tr_format("worker 2 (pid %d) was killed by signal 9", victim);
     json_array_foreach(events, i, event) named |= strstr(text_of(event, "text"), words) != NULL;
     json_decref(events);
     json_decref(event_of(self.run, "worker_fenced", &n));
