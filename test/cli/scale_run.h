@@ -122,6 +122,13 @@ static inline bool is_gone_within(int32_t pid, double seconds)
     return !lives(pid);
 }
 
+/* 0 would be this test's own group. */
+static inline void kill_one(int32_t pid)
+{
+    CU_ASSERT_FATAL(pid > 1);
+    kill(pid, SIGKILL);
+}
+
 static inline int32_t head_of(const job *self)
 {
     char *path = path_in(self->run, "processes.json");

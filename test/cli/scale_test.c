@@ -278,7 +278,7 @@ static void the_heads_death_in_the_change_is_mended(void)
         command_start(&command,
                       (const char *const[]){"scale", one.run, "data=4", i % 3 ? "pipeline=2" : NULL, NULL});
         command_nap_ms(8 * i);
-        kill(head, SIGKILL);
+        kill_one(head);
         command_wait(&command, COMMAND_SECONDS);
         command_wait(&one.command, COMMAND_SECONDS);
         CU_ASSERT(command_ended(&one.command, COMMAND_KILLED + SIGKILL));
@@ -303,7 +303,7 @@ static void a_killed_head_leaves_no_socket(void)
     CU_ASSERT_FATAL(makes_steps(&one, 10));
     CU_ASSERT(tr_path_exists(socket));
     (void)lives_of(&one, 1, &pid);
-    kill(one.command.pid, SIGKILL);
+    kill_one(one.command.pid);
     command_wait(&one.command, COMMAND_SECONDS);
     CU_ASSERT(is_gone_within(pid, 20));
     CU_ASSERT(!tr_path_exists(socket));
@@ -319,12 +319,12 @@ static void the_agents_death_after_it_is_mended(void)
     int32_t pid;
     begin(&one, "ucx", "float32", "", NULL);
     CU_ASSERT_FATAL(makes_steps(&one, EACH + 20) && scale(&one, "data=2", "pipeline=2", 0, ": 1 -> 2 repl"));
-    kill(agent_of(one.run), SIGKILL);
+    kill_one(agent_of(one.run));
     CU_ASSERT(event_comes(&one, "agent_replaced", 1));
     for (int node = 3; node >= 2; node--) {
         CU_ASSERT(makes_steps(&one, 5));
         (void)lives_of(&one, node, &pid);
-        kill(pid, SIGKILL);
+        kill_one(pid);
     }
     CU_ASSERT(makes_steps(&one, 5));
     CU_ASSERT(scale(&one, "data=1", NULL, 0, ": 2 -> 1 replicas, 2 workers less, "));
@@ -342,9 +342,10 @@ static void the_agents_death_in_the_change_is_mended(void)
         const char *wish = i % 2 ? "data=4" : "data=1", *more = i < 2 ? "pipeline=2" : NULL;
         begin(&one, i < 2 ? "ucx" : "zmq", "float32", "layout: {data: 2}\n", NULL);
         CU_ASSERT_FATAL(makes_steps(&one, 15));
+        int32_t agent = agent_of(one.run);
         command_start(&command, (const char *const[]){"scale", one.run, wish, more, NULL});
         command_nap_ms(20 * i);
-        kill(agent_of(one.run), SIGKILL);
+        kill_one(agent);
         command_wait(&command, COMMAND_SECONDS);
         CU_ASSERT(command_ended(&command, 0));
         command_release(&command);
