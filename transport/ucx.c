@@ -25,7 +25,7 @@ typedef struct greeting {
     struct greeting *next;
     ucp_ep_h reply;
     tr_frame frame;
-    uint8_t body[];
+    uint8_t body[TR_HELLO_MAX_BYTES];
 } greeting;
 
 static tr_status greet(tr__ucx *self, tr__ucx_link *link, uint32_t sequence, bool goodbye, tr_error *err)
@@ -104,7 +104,11 @@ static ucs_status_t fetch(tr__ucx *self, tr__ucx_link *link, tr_message *message
 
 static void note_greeting(tr__ucx *self, const tr_frame *frame, const void *body, ucp_ep_h reply)
 {
-    greeting *noted = tr_alloc(sizeof *noted + frame->body_bytes);
+    greeting *noted = tr_alloc(sizeof *noted);
+    if (!noted) {
+        noted = self->spare;
+        self->spare = NULL;
+    }
     if (!noted) {
         tr__refuse(&self->base, "no memory for a greeting");
         return;
@@ -115,6 +119,14 @@ static void note_greeting(tr__ucx *self, const tr_frame *frame, const void *body
     if (frame->body_bytes) memcpy(noted->body, body, frame->body_bytes);
     *self->greetings_end = noted;
     self->greetings_end = &noted->next;
+}
+
+static void forget_greeting(tr__ucx *self, greeting *noted)
+{
+    if (self->spare)
+        tr_free(noted);
+    else
+        self->spare = noted;
 }
 
 /* UCX's callback for every message; inside its progress. */
@@ -180,6 +192,7 @@ static void release_all(tr__ucx *self)
 {
     if (self->worker) ucp_worker_destroy(self->worker);
     if (self->context) ucp_cleanup(self->context);
+    tr_free(self->spare);
 }
 
 static tr_status ucx_open(tr_transport *base, tr_error *err)
@@ -188,6 +201,8 @@ static tr_status ucx_open(tr_transport *base, tr_error *err)
     self->operations.next = self->operations.previous = &self->operations;
     self->greetings_end = &self->greetings;
     self->arrived_end = &self->arrived;
+    self->spare = tr_alloc(sizeof *self->spare);
+    if (!self->spare) return tr_fail(err, TR_ENOMEM, "no memory for ucx");
     ucs_status_t status = tr__ucx_context_new(base->options.deaths_are_told, &self->context);
     if (status == UCS_OK) status = make_worker(self, &self->worker, &self->event);
     if (status == UCS_OK) status = tr__ucx_address_write(self->worker, base->address);
@@ -332,7 +347,7 @@ static int handle_noted(tr__ucx *self)
         greeting *noted = self->greetings;
         if (!(self->greetings = noted->next)) self->greetings_end = &self->greetings;
         handle_greeting(self, noted);
-        tr_free(noted);
+        forget_greeting(self, noted);
         n_handled++;
     }
     return n_handled;
@@ -402,7 +417,7 @@ static void end_worker(tr__ucx *self)
     while (self->greetings) {
         greeting *noted = self->greetings;
         self->greetings = noted->next;
-        tr_free(noted);
+        forget_greeting(self, noted);
     }
     self->arrived_end = &self->arrived;
     self->greetings_end = &self->greetings;
@@ -415,6 +430,7 @@ static void ucx_close(tr_transport *base)
     for (size_t i = 0; i < base->n_links; i++) ucx_drop(base, base->links[i], true);
     end_worker(self);
     ucp_cleanup(self->context);
+    tr_free(self->spare);
 }
 
 /* Senders of one host share the queue of a receiver, in memory: one that is killed after it took a place in it and before

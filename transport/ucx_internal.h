@@ -41,7 +41,8 @@ struct tr__ucx {
     tr__ucx_operation operations; /* head of a ring */
     size_t n_sends, n_held;
     size_t n_flushed; /* operations whose endpoint can be closed now */
-    struct greeting *greetings, **greetings_end;
+    /* spare: for when there is no memory, since nobody greets again; NULL: it is in use. */
+    struct greeting *greetings, **greetings_end, *spare;
     tr_message *arrived, **arrived_end; /* whole; link_ says whose */
 };
 
