@@ -92,6 +92,7 @@ static tr_status ring_init(tr_actor *self, void *context, const void *config, si
 static void send_token(tr_actor *self, ring_state *ring, uint64_t value)
 {
     tr_buffer *body = NULL;
+    if (tr_edge_credits(self, ring->out) == 0) return; /* lost with a link: that ends the job */
     if (tr_buffer_new(&body, sizeof value, NULL) != TR_OK) abort();
     memcpy(body->data, &value, sizeof value);
     tr_edge_send(self, ring->out, body, sizeof value, ring->round, 0, 0);
@@ -144,11 +145,10 @@ static void ring_receive(tr_actor *self, void *state, tr_message **message)
     uint64_t value;
     memcpy(&value, tr_message_bytes(*message), sizeof value);
     tr_edge_release(self, message);
-    bool once = ring->config.fault == KILL_ONCE || ring->config.fault == GIVE_UP_ONCE;
-    bool its_time = !once || tr_actor_epoch(self) == 1;
-    bool harmful = ring->config.fault != NO_FAULT && ring->config.fault != IGNORE_STOP &&
-                   ring->config.fault != SLOW_INIT;
-    if (harmful && its_time && ring->round == ring->config.fault_round) {
+    fault harm = (fault)ring->config.fault;
+    bool over = (harm == KILL_ONCE || harm == GIVE_UP_ONCE) && tr_actor_epoch(self) > 1;
+    bool harmful = harm != NO_FAULT && harm != IGNORE_STOP && harm != SLOW_INIT;
+    if (harmful && !over && ring->round == ring->config.fault_round) {
         come_to_harm(self, ring);
         return;
     }
