@@ -325,6 +325,7 @@ static void handle_greeting(tr__ucx *self, const greeting *noted)
                err.message);
         tr__link_fail(&self->base, base_link, "it could not be answered: %s", err.message);
         if (is_new && base_link->state != TR_LINK_FAILED) ucx_drop(&self->base, base_link, false);
+        if (!link_of(self, noted->reply)) tr__ucx_endpoint_leave(self, noted->reply);
         return;
     }
     link->reply = noted->reply;

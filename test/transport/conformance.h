@@ -18,6 +18,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -460,31 +461,47 @@ typedef struct player {
     node *node;
     int32_t other;
     bool begins;
+    int over;   /* an eventfd that both have: readable once a ball is lost: with a link, or without memory */
     int n_vain; /* sleeps that nobody ended */
 } player;
+
+static bool is_over(const player *self)
+{
+    if (self->node->n_lost > 0 || tr_transport_count(self->node->transport).refused > 0)
+        eventfd_write(self->over, 1);
+    return poll(&(struct pollfd){.fd = self->over, .events = POLLIN}, 1, 0) == 1;
+}
+
+static void play_on(const player *self, uint32_t sequence)
+{
+    if (try_send(self->node, self->other, sequence, "ball", 4) != TR_OK) eventfd_write(self->over, 1);
+}
 
 static void *play(void *context)
 {
     player *self = context;
     int n_answered = 0;
-    if (self->begins) try_send(self->node, self->other, 0, "ping", 4);
-    while (self->node->n_arrived < N_ROUNDS && self->n_vain == 0) {
+    if (self->begins) play_on(self, 0);
+    while (self->node->n_arrived < N_ROUNDS && self->n_vain == 0 && !is_over(self)) {
         if (tr_transport_progress(self->node->transport) == 0 &&
-            !sleep_until_woken(self->node->transport, PATIENCE_MS))
+            !sleep_until_either(self->node->transport, self->over, PATIENCE_MS))
             self->n_vain++;
         while (n_answered < self->node->n_arrived) {
             n_answered++;
             if (self->begins ? n_answered < N_ROUNDS : n_answered <= N_ROUNDS)
-                try_send(self->node, self->other, (uint32_t)n_answered, "pong", 4);
+                play_on(self, (uint32_t)n_answered);
         }
     }
-    while (tr_transport_unsent(self->node->transport)) tr_transport_progress(self->node->transport);
+    while (tr_transport_unsent(self->node->transport) && !is_over(self))
+        tr_transport_progress(self->node->transport);
     return NULL;
 }
 
 static void sleepers_are_always_woken(void)
 {
-    player a = {.node = node_new(1), .other = 2, .begins = true}, b = {.node = node_new(2), .other = 1};
+    int over = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    player a = {.node = node_new(1), .other = 2, .begins = true, .over = over};
+    player b = {.node = node_new(2), .other = 1, .over = over};
     node_connect(a.node, b.node);
     pthread_t thread;
     pthread_create(&thread, NULL, play, &b);
@@ -495,6 +512,7 @@ static void sleepers_are_always_woken(void)
     CU_ASSERT_EQUAL(a.n_vain + b.n_vain, 0);
     node_destroy(&a.node);
     node_destroy(&b.node);
+    close(over);
 }
 
 static void *flood(void *context)

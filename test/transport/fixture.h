@@ -83,7 +83,7 @@ static inline node *node_with(const tr_transport_options *options)
     const tr_transport_events events = {self, place, deliver, lose};
     if (tr_transport_new(&self->transport, CONFORMANCE_KIND, options, &events, &err) != TR_OK) {
         fprintf(stderr, "cannot make a transport: %s\n", err.message);
-        exit(1);
+        abort();
     }
     return self;
 }
@@ -155,15 +155,21 @@ static inline void progress_all(node **nodes)
         CU_ASSERT(condition);                                                                                \
     } while (0)
 
-/* Sleeps as a worker does: arms, then polls. Returns false after patience_ms in vain. */
-static inline bool sleep_until_woken(tr_transport *transport, int patience_ms)
+/* Sleeps as a worker does: arms, then polls, beside one more descriptor (-1: none). Returns false after patience_ms in vain. */
+static inline bool sleep_until_either(tr_transport *transport, int other, int patience_ms)
 {
     if (!tr_transport_arm(transport)) return true;
     int descriptors[TR_TRANSPORT_MAX_DESCRIPTORS];
-    struct pollfd polled[TR_TRANSPORT_MAX_DESCRIPTORS];
+    struct pollfd polled[TR_TRANSPORT_MAX_DESCRIPTORS + 1];
     int n = tr_transport_descriptors(transport, descriptors);
     for (int i = 0; i < n; i++) polled[i] = (struct pollfd){.fd = descriptors[i], .events = POLLIN};
-    return poll(polled, (nfds_t)n, patience_ms) != 0;
+    polled[n] = (struct pollfd){.fd = other, .events = POLLIN};
+    return poll(polled, (nfds_t)n + 1, patience_ms) != 0;
+}
+
+static inline bool sleep_until_woken(tr_transport *transport, int patience_ms)
+{
+    return sleep_until_either(transport, -1, patience_ms);
 }
 
 #endif
