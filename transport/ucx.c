@@ -400,10 +400,11 @@ static void end_worker(tr__ucx *self)
 {
     progress_for(self, CLOSE_MS);
     tr__ucx_close_left(self, true);
-    progress_for(self, 10 * CLOSE_MS); /* endpoints closed by force end at once; this is for bugs */
+    progress_for(self, CLOSE_MS);
     tr__ucx_operation *head = &self->operations;
-    /* What UCX did not finish in time it shall end without calling us;
-     * its messages live until the worker is gone. */
+    /* Endpoints closed by force end at once, but not a long body that a living peer was to fetch and, having begun anew itself,
+     * never will: UCX 1.13 keeps such a send as long as the worker. What is left it shall end without calling us; its
+     * messages live until the worker is gone. */
     for (tr__ucx_operation *op = head->next; op != head; op = op->next) ucp_request_free(op->request);
     ucp_worker_destroy(self->worker);
     while (head->next != head) {
