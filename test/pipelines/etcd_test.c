@@ -486,6 +486,39 @@ static void what_is_no_etcd_is_refused_in_time(void)
 #undef HTTP
 }
 
+/* One that lost its cluster refuses at once, again and again; the lease lives with the others. */
+static void another_address_is_asked_where_one_refuses_for_now(void)
+{
+    impostor ailing = {.says = "HTTP/1.1 503 No\r\nContent-Length: 52\r\n\r\n"
+                               "{\"error\":\"etcdserver: leader changed\",\"code\":14    }"};
+    pthread_t thread;
+    int port = 0;
+    char both[160];
+    tr_etcd *etcd;
+    tr_etcd_entry entry = {.found = true};
+    int64_t lease = 0, ttl_s = 0;
+    ailing.listener = listen_somewhere(&port);
+    CU_ASSERT_FATAL(ailing.listener >= 0 && pthread_create(&thread, NULL, play, &ailing) == 0);
+    for (int first = 0; first < 2; first++) {
+        snprintf(both, sizeof both, "%s,http://127.0.0.1:%d,%s", first ? dead_address : address, port,
+                 first ? address : dead_address);
+        CHECK_OK(tr_etcd_new(&etcd, both, &err));
+        CHECK_OK(tr_etcd_get(etcd, "troupe/nothing", 2000, &entry, &err));
+        CHECK_OK(tr_etcd_grant(etcd, TTL_S, 2000, &lease, &ttl_s, &err));
+        CHECK_OK(tr_etcd_revoke(etcd, lease, 2000, &err));
+        CU_ASSERT(!entry.found && lease && ttl_s == TTL_S);
+        tr_etcd_destroy(&etcd);
+    }
+    snprintf(both, sizeof both, "%s,http://127.0.0.1:%d", dead_address, port);
+    CHECK_OK(tr_etcd_new(&etcd, both, &err)); /* where nobody else is there its word is told */
+    CU_ASSERT(tr_etcd_get(etcd, "troupe/nothing", 2000, &entry, &err) == TR_EIO);
+    CU_ASSERT(strstr(err.message, "leader changed") != NULL);
+    tr_etcd_destroy(&etcd);
+    ailing.ends = true;
+    pthread_join(thread, NULL);
+    close(ailing.listener);
+}
+
 static const check_test tests[] = {
     CHECK_TEST(one_holds_it_and_the_other_is_refused),
     CHECK_TEST(it_is_renewed_for_as_long_as_it_is_held),
@@ -497,6 +530,7 @@ static const check_test tests[] = {
     CHECK_TEST(an_etcd_that_hangs_is_one_that_does_not_answer),
     CHECK_TEST(epochs_are_won_once_and_only_by_who_holds_it),
     CHECK_TEST(another_address_is_asked_where_nobody_answers),
+    CHECK_TEST(another_address_is_asked_where_one_refuses_for_now),
     CHECK_TEST(addresses_are_looked_at),
     CHECK_TEST(what_is_no_etcd_is_refused_in_time),
 };
