@@ -35,6 +35,7 @@ tr_status tr_etcd_get(tr_etcd *self, const char *key, uint32_t timeout_ms, tr_et
 typedef struct tr_etcd_put {
     const char *guard;      /* puts only if this key was made at */
     int64_t guard_revision; /* this revision; 0: only if it is not there */
+    const char *was;        /* and only if `key` holds this; "": is not there; NULL: whatever it holds */
     const char *key, *value;
     int64_t lease; /* with which the key goes; 0: it stays. TR_ENOTFOUND: it has ended */
 } tr_etcd_put;
