@@ -107,19 +107,36 @@ tr_status tr_etcd_get(tr_etcd *self, const char *key, uint32_t timeout_ms, tr_et
     return status ? status : tr_etcd_answer_range(reply.bytes, reply.size_bytes, entry, err);
 }
 
+/* The second comparison of a transaction, with its comma; "" where there is none. NULL: no memory. Free with tr_free. */
+static char *compare_was(const char *was, const char *key)
+{
+    if (!was) return tr_strdup("");
+    if (!*was)
+        return tr_format(",{\"result\":\"EQUAL\",\"target\":\"CREATE\",\"key\":\"%s\","
+                         "\"create_revision\":\"0\"}",
+                         key);
+    char *value = tr_base64_encode(was), *text = NULL;
+    if (value)
+        text = tr_format(",{\"result\":\"EQUAL\",\"target\":\"VALUE\",\"key\":\"%s\",\"value\":\"%s\"}", key,
+                         value);
+    tr_free(value);
+    return text;
+}
+
 tr_status tr_etcd_put_if(tr_etcd *self, const tr_etcd_put *put, uint32_t timeout_ms, tr_etcd_outcome *outcome,
                          tr_error *err)
 {
     tr__etcd_reply reply;
     char *guard = tr_base64_encode(put->guard), *key = tr_base64_encode(put->key),
-         *value = tr_base64_encode(put->value), *body = NULL;
-    if (guard && key && value)
+         *value = tr_base64_encode(put->value), *was = key ? compare_was(put->was, key) : NULL, *body = NULL;
+    if (guard && value && was)
         body = tr_format("{\"compare\":[{\"result\":\"EQUAL\",\"target\":\"CREATE\",\"key\":\"%s\","
-                         "\"create_revision\":\"%" PRId64 "\"}],"
+                         "\"create_revision\":\"%" PRId64 "\"}%s],"
                          "\"success\":[{\"request_put\":{\"key\":\"%s\",\"value\":\"%s\",\"lease\":\"%" PRId64
                          "\"}}],"
                          "\"failure\":[{\"request_range\":{\"key\":\"%s\"}}]}",
-                         guard, put->guard_revision, key, value, put->lease, guard);
+                         guard, put->guard_revision, was, key, value, put->lease, guard);
+    tr_free(was);
     tr_free(guard);
     tr_free(key);
     tr_free(value);

@@ -1,7 +1,7 @@
 /* pipelines/etcd.h - as much of etcd as a lease needs: granting one, renewing it, and putting a key only if another one is still
  * what it was (compare and set). Over the JSON gateway of etcd 3.4 and later, by libcurl; there is no C client of its gRPC.
  * Several addresses are those of one cluster: each request begins with the one that answered last, and tries the others where
- * nobody answers. Whether a request that was not answered was done is not known; all of these may be made once more.
+ * nobody answers, or says that it cannot now (HTTP status 500 and above). Whether a request that was not answered was done is not known; all of these may be made once more.
  * Threads: one at a time for each object.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_PIPELINES_ETCD_H
@@ -35,6 +35,7 @@ tr_status tr_etcd_get(tr_etcd *self, const char *key, uint32_t timeout_ms, tr_et
 typedef struct tr_etcd_put {
     const char *guard;      /* puts only if this key was made at */
     int64_t guard_revision; /* this revision; 0: only if it is not there */
+    const char *was;        /* and only if `key` holds this; "": is not there; NULL: whatever it holds */
     const char *key, *value;
     int64_t lease; /* with which the key goes; 0: it stays. TR_ENOTFOUND: it has ended */
 } tr_etcd_put;

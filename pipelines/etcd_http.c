@@ -121,9 +121,11 @@ tr_status tr__etcd_http_post(tr__etcd_http *self, const char *path, const char *
             now_ns < until_ns ? (until_ns - now_ns) / 1000000 / (uint64_t)(self->n_addresses - i) : 0;
         status = post_to(self, self->addresses[at], path, body, share_ms ? (uint32_t)share_ms : 1, err);
         if (status) continue;
-        self->last = at;
         *reply = (tr__etcd_reply){.bytes = self->bytes, .size_bytes = self->size_bytes};
         curl_easy_getinfo(self->handle, CURLINFO_RESPONSE_CODE, &reply->http_status);
+        bool ails = reply->http_status >= 500; /* one that ends, or has lost the others, says so at once */
+        if (ails && i + 1 < self->n_addresses) continue;
+        if (!ails) self->last = at;
         return TR_OK;
     }
     return status;

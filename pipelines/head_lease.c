@@ -28,6 +28,7 @@ struct tr_head_lease {
     tr_etcd *renewals; /* the renewer's */
     int64_t lease, revision;
     uint32_t last_epoch;
+    char last_value[16]; /* as the key of epochs has it; "": there is none */
     uint64_t ttl_ns;
     _Atomic uint64_t renewed_ns; /* 0: it is over, whatever the time */
     _Atomic bool stops;          /* said once that the holder must stop */
@@ -200,10 +201,12 @@ static tr_status read_last_epoch(tr_head_lease *self, tr_error *err)
     if (status) return status;
     char *end = entry.value;
     unsigned long epoch = entry.found ? strtoul(entry.value, &end, 10) : 0;
-    if (entry.found && (end == entry.value || *end || epoch > UINT32_MAX))
+    if (entry.found &&
+        (end == entry.value || *end || epoch > UINT32_MAX || strlen(entry.value) >= sizeof self->last_value))
         return tr_fail(err, TR_ECORRUPT, "the key '%s' in etcd holds '%s' and no epoch", self->epoch_key,
                        entry.value);
     self->last_epoch = (uint32_t)epoch;
+    snprintf(self->last_value, sizeof self->last_value, "%s", entry.value);
     return TR_OK;
 }
 
@@ -321,16 +324,36 @@ void tr_head_lease_release(tr_head_lease **out)
 
 /* --- epochs --- */
 
-/* One that was not answered may be sent again: it puts the same. */
+/* Nobody else writes while the guard is ours: it was done by one that was not answered. */
+static tr_status was_put(tr_head_lease *self, const char *value, uint32_t timeout_ms, tr_error *err)
+{
+    tr_etcd_entry entry;
+    tr_status status = tr_etcd_get(self->etcd, self->epoch_key, timeout_ms, &entry, err);
+    if (status || (entry.found && strcmp(entry.value, value) == 0)) return status;
+    return tr_fail(err, TR_ECORRUPT,
+                   "the key '%s' in etcd holds '%.40s', which no head of this job put there", self->epoch_key,
+                   entry.value);
+}
+
+/* One that was not answered may be sent again: it puts the same. It may also be done late, so what is put follows what was there:
+ * behind a later epoch it does nothing. */
 static tr_status put_epoch(tr_head_lease *self, uint32_t epoch, uint32_t timeout_ms, tr_error *err)
 {
-    char value[16];
+    char value[sizeof self->last_value];
     tr_etcd_outcome outcome;
     snprintf(value, sizeof value, "%u", epoch);
-    const tr_etcd_put put = {
-        .guard = self->head_key, .guard_revision = self->revision, .key = self->epoch_key, .value = value};
+    const tr_etcd_put put = {.guard = self->head_key,
+                             .guard_revision = self->revision,
+                             .was = self->last_value,
+                             .key = self->epoch_key,
+                             .value = value};
     tr_status status = tr_etcd_put_if(self->etcd, &put, timeout_ms, &outcome, err);
-    if (status || outcome.done) return status;
+    if (!status && !outcome.done && outcome.guard.create_revision == self->revision)
+        status = was_put(self, value, timeout_ms, err);
+    else if (!status && !outcome.done)
+        status = TR_ECLOSED;
+    if (!status) memcpy(self->last_value, value, sizeof value);
+    if (status != TR_ECLOSED) return status;
     const char *who = outcome.guard.value[0] ? outcome.guard.value : "somebody else";
     return tr_fail(err, TR_ECLOSED, "epoch %u may not begin: job '%s' is not led by this head any more%s%s",
                    epoch, self->job, outcome.guard.found ? ", but by " : "", outcome.guard.found ? who : "");

@@ -305,6 +305,9 @@ static void prepare(tr__scale *self, struct tr_head *job)
         self->phase = PREPARING;
         return;
     }
+    /* Somebody has died since it paused: from the pause on, when all are back. */
+    if (status == TR_EEXIST) return;
+    self->n_leaving = 0; /* who still wants to will ask again, in another epoch */
     go_on(self, job);
     finish(self, TR_SCALE_FAILED, err.message);
 }

@@ -311,9 +311,13 @@ static tr_status replace_dead(agent *self, tr_error *err)
 void tr__agent_hosts_start(agent *self)
 {
     tr_error err;
-    for (int32_t node = 1; node < self->topology.n_nodes; node++)
-        if (self->wards[node].pidfd >= 0 && !tr__agent_hosts_are_ready(self->hosts, node))
-            tr_process_kill(self->wards[node].pidfd, SIGKILL);
+    for (int32_t node = 1; node < self->topology.n_nodes; node++) {
+        ward *worker = &self->wards[node];
+        if (worker->pidfd < 0 || tr__agent_hosts_are_ready(self->hosts, node)) continue;
+        tr_process_kill(worker->pidfd, SIGKILL);
+        worker->leaving = true; /* that is no death; it may be ours again before it has ended */
+        worker->leave_until_ns = 0;
+    }
     if (!self->stopping && replace_dead(self, &err) != TR_OK) tr__agent_tell_failure(self, &err);
 }
 

@@ -269,6 +269,7 @@ static void tell_memory(const tr__agent *self, const tr__ward *worker, bool keep
     at = 0;
     do {
         tr_state_region *region = NULL;
+        word.at += (uint32_t)word.n_descriptors;
         word.n_descriptors = 0;
         while (!keeps && word.n_descriptors < TR_LEASE_MEMORY_MAX &&
                (region = next_region(&self->topology, self->states, worker->node, &at)))

@@ -81,7 +81,7 @@ static tr_status prepare_state(hosts *self, const tr_state_home *state, tr_error
     tr_state_region **regions = self->agent->states;
     const tr__ward *worker = &self->agent->wards[actor_at(self, state->actor)->node];
     tr__intake *in = &self->intakes[state->actor];
-    if (worker->pidfd >= 0 || state->source < 0) return TR_OK;
+    if ((worker->pidfd >= 0 && !worker->leaving) || state->source < 0) return TR_OK;
     in->expected = state->source != self->me;
     if (in->expected || state->source_actor == state->actor || !regions[state->source_actor]) return TR_OK;
     tr_status status = TR_OK;

@@ -222,8 +222,8 @@ static void tell_copied(tr_hosts *self)
     uint64_t least = UINT64_MAX;
     for (size_t i = 0; i < self->head->topology->n_actors; i++)
         if (self->copy[i] >= 0 && self->copied[i] < least) least = self->copied[i];
-    if (least == UINT64_MAX || least == self->told || !self->options->told) return;
-    self->told = least;
+    if (least == self->told || !self->options->told) return;
+    self->told = least; /* UINT64_MAX: there are none any more, and whoever waits for one need not */
     tr_packer packer;
     void *bytes = NULL;
     size_t size_bytes = 0;
@@ -331,6 +331,7 @@ void tr__hosts_disconnect_worker(tr_hosts *self, int32_t node)
 {
     tr_node_disconnect(self->head->node, node);
     self->head->workers[node].pid = 0;
+    self->head->workers[node].leaving = false; /* whose end is not heard any more; the next one's shall be */
     self->head->places[node] = (tr_place_seen){.descriptor = -1};
 }
 

@@ -40,6 +40,17 @@ void tr__hosts_consider(tr_hosts *self)
     if (changes->max_nodes && changes->on_hosts) changes->on_hosts(self->head->options->context, self->head);
 }
 
+/* Is it to have work or copies by the change that is prepared? */
+static bool has_part(const tr_hosts *self, int32_t m)
+{
+    const tr_change *change = self->head->change;
+    bool has = false;
+    for (int32_t node = 1; change && node < change->topology->n_nodes; node++)
+        has = has || self->next_home[node] == m;
+    for (size_t i = 0; change && i < change->topology->n_actors; i++) has = has || self->next_copy[i] == m;
+    return has;
+}
+
 static void let_go(tr_hosts *self, int32_t m)
 {
     const tr_control_note stop = {.grace_ms = LEAVE_GRACE_MS};
@@ -50,6 +61,7 @@ static void let_go(tr_hosts *self, int32_t m)
     self->members[m].present = false;
     self->members[m].host = -1;
     tr_head_tell(self->head, TR_JOB_HOST_LEFT, -1, 0, line);
+    if (has_part(self, m)) tr__hosts_lost_in_change(self, line); /* which would be awaited for ever */
 }
 
 /* Copies that it keeps are made anew elsewhere: the next homes name nobody who leaves. */

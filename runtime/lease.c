@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { OFFER_FIELDS = 8, WORD_FIELDS = 3, MEMORY_FIELDS = 4, MAX_OFFER_BYTES = 1 << 30 };
+enum { OFFER_FIELDS = 8, WORD_FIELDS = 3, MEMORY_FIELDS = 5, MAX_OFFER_BYTES = 1 << 30 };
 
 /* --- the offer --- */
 
@@ -154,6 +154,7 @@ bool tr_lease_tell(int socket, const tr_lease_word *word)
         tr_pack_uint(&packer, word->keeps);
         tr_pack_uint(&packer, word->may_spin);
         tr_pack_uint(&packer, word->n_states);
+        tr_pack_uint(&packer, word->at);
     } else {
         tr_pack_array(&packer, WORD_FIELDS);
         tr_pack_uint(&packer, word->epoch);
@@ -187,6 +188,7 @@ bool tr_lease_hear(int socket, tr_lease_word *word, bool *gone)
         word->keeps = tr_unpack_uint(&unpacker, 1) != 0;
         word->may_spin = tr_unpack_uint(&unpacker, 1) != 0;
         word->n_states = (uint32_t)tr_unpack_uint(&unpacker, TR_LEASE_MOST_STATES);
+        word->at = (uint32_t)tr_unpack_uint(&unpacker, word->n_states);
         return tr_unpacker_done(&unpacker, "word", NULL) == TR_OK && word->layout;
     }
     if (n_fields != WORD_FIELDS) unpacker.bad = true;

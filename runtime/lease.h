@@ -67,7 +67,8 @@ typedef struct tr_lease_word {
     uint32_t layout;   /* not 0: it is about memory, and the above says nothing */
     bool keeps;        /* the regions that it has, as they are */
     bool may_spin;     /* see tr_worker_may_spin */
-    uint32_t n_states; /* else so many, of which these are the next */
+    uint32_t n_states; /* else so many, of which these are the next, */
+    uint32_t at;       /* from this one on; 0: what was said of the layout before is void */
     int32_t n_descriptors;
     int descriptors[TR_LEASE_MEMORY_MAX]; /* of who hears it */
 } tr_lease_word;

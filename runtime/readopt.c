@@ -20,14 +20,14 @@ void tr_head_readopt(tr_head *self, const struct tr_orphans *orphans)
     self->agent_awaited = tr_crew_was_taken(self->crew);
     for (int32_t i = 1; i < self->topology->n_nodes; i++) {
         const tr_place_seen *worker = &offer->workers[i];
-        if (!worker->pid) continue; /* the agent starts another one, and tells */
+        if (!worker->pid) continue;         /* the agent starts another one, and tells */
+        self->workers[i].pid = worker->pid; /* also of one that has just died: its end may be told yet */
         tr_crew_add_worker(self->crew, i, worker->pid);
         if (!tr_place_lives(worker)) { /* what has the pid now is somebody else */
             tr_process_end end;
             (void)tr_crew_remove_worker(self->crew, i, worker->pid, &end);
             continue;
         }
-        self->workers[i].pid = worker->pid;
         self->places[i] = *worker;
         self->n_readopted++;
     }

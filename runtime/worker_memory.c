@@ -57,11 +57,12 @@ void tr__worker_memory_release(tr__worker_memory *self)
     close_regions(self);
 }
 
-/* Words come in order and nobody's but the agent's; of a layout that was overtaken by another nothing is needed. */
+/* Words come in order and nobody's but the agent's; of a layout that was overtaken by another nothing is needed. An agent that
+ * follows one which died begins anew with what that one may have said in part. */
 void tr__worker_memory_hear(tr__worker_memory *self, const tr_lease_word *word)
 {
     uint32_t count = (uint32_t)word->n_descriptors;
-    if (word->layout != self->next.layout) {
+    if (word->layout != self->next.layout || word->at == 0) {
         forget_next(self);
         self->next.layout = word->layout;
         self->next.keeps = word->keeps;
@@ -69,7 +70,7 @@ void tr__worker_memory_hear(tr__worker_memory *self, const tr_lease_word *word)
         self->next.n_states = word->n_states;
         self->next.descriptors = tr_alloc_zero((size_t)word->n_states + 1, sizeof(int));
     }
-    if (!self->next.descriptors || count > self->next.n_states - self->next.n) {
+    if (!self->next.descriptors || word->at != self->next.n || count > self->next.n_states - self->next.n) {
         close_all(word->descriptors, count); /* never whole: the head will miss it and have it replaced */
         return;
     }

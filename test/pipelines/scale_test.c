@@ -7,6 +7,8 @@
 #include "check.h"
 #include "pipelines/epoch_log.h"
 #include "pipelines/files.h"
+#include "pipelines/train_scale.h"
+#include "runtime/head.h"
 
 #include <signal.h>
 #include <sys/resource.h>
@@ -317,6 +319,74 @@ static void who_stays_what_it_was_takes_its_own_slot(void)
     leave();
 }
 
+/* --- a death on the way --- */
+
+static int count_events(const tr_run *run, const char *what)
+{
+    char *path = tr_format("%s/r/events.jsonl", home), *text = NULL;
+    size_t size;
+    int n = 0;
+    CHECK_OK(tr_file_read(path, &text, &size, &err));
+    CU_ASSERT(run != NULL);
+    for (const char *at = text; at && (at = strstr(at, what)); at++) n++;
+    tr_free(text), tr_free(path);
+    return n;
+}
+
+/* The head knows of it before it hears that the coordinator has paused: the job is changed when all are back, and who wanted
+ * to leave may ask again. */
+static void a_death_behind_the_pause_is_waited_out(void)
+{
+    static const char wish[] = "{\"data\": 2}";
+    const tr_job_event recovered = {.kind = TR_JOB_RECOVERED};
+    struct tr_head head = {.phase = TR_HEAD_GREETING};
+    tr_job_changes changes;
+    tr_recipe own, first;
+    tr_job_plan plan;
+    enter("{}");
+    char *directory = path_in(home, "r"), *file = path_in(home, "r/scale.json");
+    make_plan(&plan, &first, &(tr_layout){1, 2, 1, 1});
+    own = first;
+    own.run = directory;
+    tr__training training = {.recipe = &own, .given = &own, .data = data, .plan = &plan, .directory = -1};
+    CHECK_OK(tr_run_open(&training.run, &own, 0, NULL, &err));
+    CHECK_OK(tr__scale_new(&training.scale, &training, &changes, &err));
+    for (int time = 1; time <= 2;
+         time++) { /* a worker's wish, which a change goes with that nobody else wants */
+        changes.on_leaving(&training, &head, 1);
+        tr__scale_paused(training.scale, 3);
+        changes.on_ready(&training, &head);
+        tr__scale_event(training.scale, &recovered);
+        CU_ASSERT_EQUAL(count_events(training.run, "worker_leaving"), time);
+    }
+    CHECK_OK(tr_file_write(file, wish, sizeof wish - 1, &err));
+    tr__scale_tick(training.scale);
+    for (int time = 1; time <= 2; time++) {
+        tr__scale_paused(training.scale, 3);
+        changes.on_ready(&training, &head);
+        tr__scale_event(training.scale, &recovered);
+    }
+    CU_ASSERT_EQUAL(count_events(training.run, "scale_refused"), 0);
+    tr__scale_end(training.scale, "the run has ended");
+    CU_ASSERT_EQUAL(count_events(training.run, "scale_refused"), 1); /* so there was one to refuse */
+    tr__scale_destroy(&training.scale);
+    tr_run_close(&training.run);
+    while (training.n_plans) {
+        tr_job_plan_release(training.plans[--training.n_plans]);
+        tr_free(training.plans[training.n_plans]);
+    }
+    while (training.n_recipes) {
+        tr_recipe_release(training.recipes[--training.n_recipes]);
+        tr_free(training.recipes[training.n_recipes]);
+    }
+    tr_free(training.plans), tr_free(training.recipes);
+    close(training.directory);
+    tr_job_plan_release(&plan);
+    tr_recipe_release(&first);
+    tr_free(directory), tr_free(file);
+    leave();
+}
+
 static const check_test tests[] = {
     CHECK_TEST(a_wish_is_read_or_refused_with_a_line),
     CHECK_TEST(so_is_one_in_a_file),
@@ -325,5 +395,6 @@ static const check_test tests[] = {
     CHECK_TEST(another_cut_is_balanced_anew),
     CHECK_TEST(state_is_dealt_tensor_by_tensor),
     CHECK_TEST(who_stays_what_it_was_takes_its_own_slot),
+    CHECK_TEST(a_death_behind_the_pause_is_waited_out),
 };
 CHECK_MAIN("pipelines/scale", tests)

@@ -197,6 +197,7 @@ static void memory_is_taken_when_all_of_it_has_come(void)
     CU_ASSERT(!tr__worker_memory_has(&memory, 4));
     CHECK_OK(tr__worker_memory_take(&memory, &err)); /* nothing yet */
     CU_ASSERT(memory.n_states == 0 && memory.may_spin);
+    word.at = TR_LEASE_MEMORY_MAX;
     word.n_descriptors = N - TR_LEASE_MEMORY_MAX;
     for (int i = 0; i < word.n_descriptors; i++)
         word.descriptors[i] = tr_state_region_descriptor(regions[TR_LEASE_MEMORY_MAX + i]);
@@ -226,11 +227,43 @@ static void memory_is_taken_when_all_of_it_has_come(void)
     CU_ASSERT_EQUAL(count_descriptors(), before);
 }
 
+/* By an agent that dies between two words, and then by the one that follows it, from the beginning. */
+static void memory_that_was_told_in_part_is_told_anew(void)
+{
+    enum { N = 2 * TR_LEASE_MEMORY_MAX };
+    int before = count_descriptors(), ends[2];
+    CU_ASSERT_FATAL(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0);
+    tr__worker_memory memory;
+    CHECK_OK(tr__worker_memory_open(&memory, 0, 0, NULL, true, &err));
+    tr_state_region *regions[N];
+    for (int i = 0; i < N; i++) CHECK_OK(tr_state_region_new(&regions[i], "state", 64 + i, &err));
+    static const uint32_t said[] = {0, 0, TR_LEASE_MEMORY_MAX, N}; /* the last one says that this was all */
+    for (size_t k = 0; k < sizeof said / sizeof *said; k++) {
+        tr_lease_word word = {.layout = 4, .n_states = N, .at = said[k]};
+        for (; word.n_descriptors < TR_LEASE_MEMORY_MAX && word.at < N; word.n_descriptors++)
+            word.descriptors[word.n_descriptors] =
+                tr_state_region_descriptor(regions[word.at + (uint32_t)word.n_descriptors]);
+        CU_ASSERT(!tr__worker_memory_has(&memory, 4) || k == 3);
+        CU_ASSERT(tr_lease_tell(ends[0], &word));
+        hear_all(&memory, ends[1]);
+    }
+    CU_ASSERT(tr__worker_memory_has(&memory, 4));
+    CHECK_OK(tr__worker_memory_take(&memory, &err));
+    CU_ASSERT_FATAL(memory.n_states == N);
+    for (int i = 0; i < N; i++)
+        CU_ASSERT_EQUAL(tr_state_region_slot_bytes(memory.regions[i]), 64u + (unsigned)i);
+    for (int i = 0; i < N; i++) tr_state_region_destroy(&regions[i]);
+    tr__worker_memory_release(&memory);
+    close(ends[0]), close(ends[1]);
+    CU_ASSERT_EQUAL(count_descriptors(), before);
+}
+
 static const check_test tests[] = {
     CHECK_TEST(a_change_comes_over_whole_or_not_at_all),
     CHECK_TEST(on_several_hosts_homes_and_transfers_come_with_it),
     CHECK_TEST(ranges_beyond_a_slot_are_refused),
     CHECK_TEST(a_slot_is_whole_only_with_the_bytes_that_were_published),
     CHECK_TEST(memory_is_taken_when_all_of_it_has_come),
+    CHECK_TEST(memory_that_was_told_in_part_is_told_anew),
 };
 CHECK_MAIN("runtime/change", tests)
