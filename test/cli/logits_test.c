@@ -69,6 +69,7 @@ static void losses_are_those_of_the_whole(void)
                          *b = json_object_get(json_array_get(right, i), keys[k]);
             n_held_out += k == 2 && json_is_real(a);
             CU_ASSERT((k < 2 || !b) || json_is_real(a));
+            CU_ASSERT(!json_is_real(a) || json_real_value(a) > 0);
             if (json_is_real(a)) CU_ASSERT_DOUBLE_EQUAL(json_real_value(a), json_real_value(b), 1e-4);
         }
     }

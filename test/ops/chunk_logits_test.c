@@ -189,9 +189,10 @@ static void what_others_read_stays(void)
         {.time = 8, .in = 16, .vocabulary = 40, .watches_logits = true},
         {.time = 8, .in = 16, .vocabulary = 40}, /* all rows in one chunk */
     };
-    for (int i = 0; i < 3; i++) {
+    for (int k = 0; k < 6; k++) { /* with and without a backward */
+        int i = k / 2;
         tr_graph *before, *after;
-        make_graphs(&others[i], true, i == 2 ? 16 : 4, &before, &after);
+        make_graphs(&others[i], k % 2, i == 2 ? 16 : 4, &before, &after);
         CU_ASSERT(same_values(before, after));
         CU_ASSERT_EQUAL_FATAL(tr_graph_node_count(before), tr_graph_node_count(after));
         for (int32_t n = 0; n < tr_graph_node_count(after); n++) {
