@@ -216,7 +216,6 @@ static bool do_forward(tr__stage *self)
         finish_evaluation(self, flight);
         return true;
     }
-    if (self->last && !self->device) self->losses[frame.microbatch - self->microbatches.begin] = flight->loss;
     let_go(self, flight, TR_PHASE_FORWARD);
     flight->state = TR__FORWARD_DONE;
     return true;
@@ -270,6 +269,8 @@ static bool do_backward(tr__stage *self)
         tr__replay_note_used(self, flight->gradient);
     }
     if (!run_phase(self, flight, TR_PHASE_BACKWARD)) return false;
+    if (self->last && !self->device) /* the backward may have made it (ops/chunk_logits.h) */
+        self->losses[flight->microbatch - self->microbatches.begin] = flight->loss;
     if (!self->first && !send_on(self, self->out_gradient, flight, flight->input_gradient, 0)) return false;
     if (self->is_fused) return end_weight(self, flight);
     let_go(self, flight, TR_PHASE_BACKWARD);

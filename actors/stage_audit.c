@@ -198,11 +198,11 @@ static void note_results(const tr__stage *self, tr_phase phase, const tr_buffer 
                          const tr_buffer *gradient, const tr_buffer *sums, const double *loss,
                          uint64_t results[N_RESULTS])
 {
-    if (phase == TR_PHASE_FORWARD) {
-        results[ACTIVATION] = hash_of(activation);
-        results[LOSS] = self->last ? tr_hash64(loss, sizeof *loss) : 0;
+    if (phase == TR_PHASE_FORWARD) results[ACTIVATION] = hash_of(activation);
+    if (phase == TR_PHASE_BACKWARD) {
+        results[LOSS] = self->last ? tr_hash64(loss, sizeof *loss) : 0; /* ops/chunk_logits.h */
+        results[GRADIENT] = hash_of(gradient);
     }
-    if (phase == TR_PHASE_BACKWARD) results[GRADIENT] = hash_of(gradient);
     if (phase == last_phase(self)) results[SUMS] = hash_of(sums);
 }
 

@@ -335,12 +335,11 @@ bool tr__device_collect(tr__stage *self, tr__flight *flight, tr_phase phase)
 {
     tr__device *d = self->device;
     if (phase == TR_PHASE_FORWARD && flight->output) return leave(self, flight, OUT, flight->output);
-    if (phase == TR_PHASE_FORWARD && self->last) {
+    if (self->last && phase == (flight->evaluation ? TR_PHASE_FORWARD : TR_PHASE_BACKWARD)) {
         double *at = loss_of(self, flight, d->host_losses);
         if (!copy(self, at, loss_of(self, flight, d->losses), sizeof *at)) return false;
-        if (!flight->evaluation) return true; /* read at the end of the step */
-        if (!wait(self)) return false;
-        flight->loss = *at;
+        if (flight->evaluation && !wait(self)) return false; /* others are read at the end of the step */
+        if (flight->evaluation) flight->loss = *at;
     }
     if (phase == TR_PHASE_BACKWARD && flight->input_gradient)
         return leave(self, flight, GRADIENT_OUT, flight->input_gradient);

@@ -131,6 +131,7 @@ tr_status tr_model_plan_stage(const tr_model_plan *self, const tr_recipe *recipe
     tr_status status =
         tr_partition_extract(self->whole, &self->values, self->partition.first_unit[stage],
                              self->partition.first_unit[stage + 1], TR_PIECE_TRAINING, &piece, err);
+    if (!status) status = tr_piece_chunk_logits(&piece, recipe->layout.logits, err);
     if (!status) status = tr_piece_recompute(&piece, recipe->layout.recompute, err);
     if (status) {
         tr_piece_release(&piece);

@@ -2,6 +2,8 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/job_plan.h"
 
+#include "ops/chunk_logits.h"
+
 #include <inttypes.h>
 
 static void print_size(FILE *stream, uint64_t bytes)
@@ -76,6 +78,29 @@ void tr_job_plan_print_memory(const tr_job_plan *self, FILE *stream)
     }
 }
 
+static double mib(int64_t bytes)
+{
+    return (double)bytes / (1 << 20);
+}
+
+/* They are part of the last stage's scratch. */
+static void print_logits(const tr_job_plan *self, FILE *stream)
+{
+    int64_t rows = (int64_t)self->training.rows * self->training.sequence,
+            chunk = self->recipe->layout.logits;
+    tr_dtype dtype = self->recipe->dtype == TR_RECIPE_BFLOAT16 ? TR_BF16 : TR_F32;
+    int64_t row_bytes = self->model.config.vocabulary * (int64_t)tr_dtype_bytes(dtype);
+    if (chunk == 0) chunk = tr_logits_rows(rows, self->model.config.vocabulary, dtype);
+    if (chunk >= rows)
+        fprintf(stream, "logits: of all %" PRId64 " tokens of a micro-batch, %.1f MiB\n", rows,
+                mib(rows * row_bytes));
+    else
+        fprintf(stream,
+                "logits: of %" PRId64 " of %" PRId64
+                " tokens at a time, %.1f MiB instead of %.1f (layout.logits)\n",
+                chunk, rows, mib(chunk * row_bytes), mib(rows * row_bytes));
+}
+
 void tr_job_plan_print(const tr_job_plan *self, FILE *stream)
 {
     const tr_training_plan *plan = &self->training;
@@ -101,6 +126,7 @@ void tr_job_plan_print(const tr_job_plan *self, FILE *stream)
     fprintf(stream, "dtype: %s\n",
             rounded ? "bfloat16 matrices and activations; float32 state, gradients, norms and losses"
                     : "float32");
+    print_logits(self, stream);
     if (plan->audit)
         fprintf(stream,
                 "audit: %g%% of micro-batches are computed again by the next replica's workers: so much more "

@@ -90,6 +90,9 @@ typedef enum tr_piece_kind {
  * than one value crosses), TR_ENOMEM, and those of autodiff. */
 tr_status tr_partition_extract(const tr_graph *whole, const tr_model_values *values, int32_t first_unit,
                                int32_t end_unit, tr_piece_kind kind, tr_piece *piece, tr_error *err);
+/* Its graph becomes one in which logits exist by chunks of so many rows (ops/chunk_logits.h; 0: as it thinks fit), with the same doors.
+ * Errors: TR_ENOMEM. */
+tr_status tr_piece_chunk_logits(tr_piece *self, int64_t chunk, tr_error *err);
 /* Of a TRAINING piece: its graph becomes one that computes again (ops/recompute.h), with the same doors. Errors: TR_ENOMEM. */
 tr_status tr_piece_recompute(tr_piece *self, tr_recompute what, tr_error *err);
 void tr_piece_release(tr_piece *self);

@@ -3,6 +3,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "base/memory.h"
 #include "ops/autodiff.h"
+#include "ops/chunk_logits.h"
 #include "pipelines/partition.h"
 
 #include <stdlib.h>
@@ -232,6 +233,17 @@ done:
     else
         tr_piece_release(&made);
     return status;
+}
+
+tr_status tr_piece_chunk_logits(tr_piece *self, int64_t chunk, tr_error *err)
+{
+    tr_graph *graph;
+    if (self->loss == TR_NO_VALUE) return TR_OK;
+    tr_status status = tr_graph_chunk_logits(&graph, self->graph, chunk, err);
+    if (status != TR_OK) return status;
+    tr_graph_destroy(&self->graph);
+    self->graph = graph;
+    return TR_OK;
 }
 
 tr_status tr_piece_recompute(tr_piece *self, tr_recompute what, tr_error *err)

@@ -48,20 +48,21 @@ static const double peak_flops = 989e12; /* dense bfloat16 of an H100, by its da
 typedef struct settings {
     const known_model *model;
     const char *config, *choices; /* config: a file instead of the model's own, or NULL */
-    int32_t batch, sequence, steps;
+    int32_t batch, sequence, steps, logits;
     tr_dtype dtype;
 } settings;
 
 static const char usage[] =
     "usage: gpu_step [--model gpt2-124m|llama-1.5b] [--config CONFIG.json] [--batch B] [--sequence T] "
     "[--steps N]\n"
-    "                [--dtype float32|bfloat16] [--choices FILE]\n"
+    "                [--dtype float32|bfloat16] [--choices FILE] [--logits N]\n"
     "  --model NAME    what is trained, and how many tokens a step it has (gpt2-124m, 32 x 1024; llama-1.5b, "
     "2 x 4096)\n"
     "  --config FILE   a config.json instead\n"
     "  --steps N       whose median is told (20)\n"
     "  --dtype NAME    bfloat16\n"
-    "  --choices FILE  algorithms of matrix products, measured and written where the file is not there\n";
+    "  --choices FILE  algorithms of matrix products, measured and written where the file is not there\n"
+    "  --logits N      tokens whose logits exist at a time (as many as layout.logits: 0 has)\n";
 
 static void die(const char *what, const tr_error *err)
 {
@@ -104,6 +105,8 @@ static void read_option(settings *s, const char *option, const char *value)
         s->batch = positive(option, value);
     else if (strcmp(option, "--sequence") == 0)
         s->sequence = positive(option, value);
+    else if (strcmp(option, "--logits") == 0)
+        s->logits = positive(option, value);
     else if (strcmp(option, "--steps") == 0)
         s->steps = positive(option, value);
     else if (strcmp(option, "--dtype") == 0 && strcmp(value, "float32") == 0)
@@ -223,6 +226,7 @@ static const struct {
     const char *prefix, *group;
 } groups[] = {
     {"linear_db", "bias gradients"},
+    {"linear_loss", "last layer, loss and gradients, by chunks"},
     {"linear", "matrix products, with what is joined to them"},
     {"attention", "attention"},
     {"layernorm", "norms"},
@@ -330,6 +334,7 @@ static gpu_training *open_training(tr_device *device, const tr_loaded_model *mod
                                     .eps = 1e-8,
                                     .weight_decay = 0.1,
                                     .clip_norm = 1.0,
+                                    .logits = s->logits,
                                     .time_kernels = timed,
                                     .choices = choices};
     if (gpu_training_new(&training, device, model, &options, &err) != TR_OK) die("training", &err);

@@ -4,6 +4,7 @@
 
 #include "base/memory.h"
 #include "ops/autodiff.h"
+#include "ops/chunk_logits.h"
 #include "ops/cuda/optimizer.h"
 #include "ops/optimizer.h"
 
@@ -57,6 +58,16 @@ static size_t rounded_up(size_t bytes)
     return (bytes + 255) / 256 * 256;
 }
 
+static tr_status chunk_logits(gpu_training *self, tr_error *err)
+{
+    tr_graph *graph;
+    tr_status status = tr_graph_chunk_logits(&graph, self->graph, self->options.logits, err);
+    if (status != TR_OK) return status;
+    tr_graph_destroy(&self->graph);
+    self->graph = graph;
+    return TR_OK;
+}
+
 static tr_status build(gpu_training *self, tr_error *err)
 {
     tr_model_options options = {.kind = TR_MODEL_TRAINING,
@@ -74,6 +85,7 @@ static tr_status build(gpu_training *self, tr_error *err)
     self->factor_value = tr_graph_input(self->graph, "factor", TR_F32, TR_SHAPE1(1));
     status =
         tr_autodiff(self->graph, &self->values.loss, &self->factor_value, 1, &none, &no_gradient, 0, err);
+    if (status == TR_OK) status = chunk_logits(self, err);
     return status == TR_OK ? tr_program_new(&self->program, self->graph, &how, err) : status;
 }
 
@@ -279,8 +291,11 @@ tr_status gpu_training_microbatch(gpu_training *self, const int32_t *tokens, con
         status = tr_stream_copy(self->stream, self->bound[self->values.targets], targets, bytes, err);
     if (status == TR_OK) status = tr_stream_copy(self->stream, self->factor, &factor, sizeof factor, err);
     if (status != TR_OK) return status;
-    tr_bindings bindings = {
-        .values = self->bound, .stash = self->stash, .scratch = self->scratch, .begin_gradients = first};
+    tr_bindings bindings = {.values = self->bound,
+                            .stash = self->stash,
+                            .scratch = self->scratch,
+                            .random = {.training = true},
+                            .begin_gradients = first};
     for (int phase = 0; phase < TR_PHASE_COUNT; phase++)
         tr_program_run(self->program, (tr_phase)phase, &bindings);
     return TR_OK;

@@ -12,14 +12,14 @@
 extern const tr_kernel tr__cuda_elementwise_kernels[], tr__cuda_copy_kernels[], tr__cuda_norm_kernels[],
     tr__cuda_linear_kernels[], tr__cuda_embedding_kernels[], tr__cuda_rope_kernels[],
     tr__cuda_attention_kernels[], tr__cuda_cross_entropy_kernels[], tr__cuda_dropout_kernels[],
-    tr__cuda_norm_sums_kernels[];
+    tr__cuda_norm_sums_kernels[], tr__cuda_linear_loss_kernels[];
 
 /* One list a .cu file; each ends with a kernel without a name. */
 static const tr_kernel *const lists[] = {
     tr__cuda_elementwise_kernels, tr__cuda_copy_kernels,          tr__cuda_norm_kernels,
     tr__cuda_linear_kernels,      tr__cuda_embedding_kernels,     tr__cuda_rope_kernels,
     tr__cuda_attention_kernels,   tr__cuda_cross_entropy_kernels, tr__cuda_dropout_kernels,
-    tr__cuda_norm_sums_kernels,
+    tr__cuda_norm_sums_kernels,   tr__cuda_linear_loss_kernels,
 };
 
 const tr_kernel *tr_cuda_kernel(const char *op)

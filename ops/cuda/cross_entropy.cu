@@ -3,6 +3,7 @@
 // Losses of rows are added in double, in an order that the number of rows alone tells.
 // Source of the running maximum: Milakov and Gimelshein, 2018.
 // SPDX-License-Identifier: Apache-2.0
+#include "ops/cuda/cross_entropy.h"
 #include "ops/cuda/elements.cuh"
 
 #include <math.h>
@@ -69,7 +70,7 @@ __global__ void __launch_bounds__(THREADS)
     double log_sum = (double)r.most + log((double)r.sum);
     int32_t target = targets[row];
     if (target >= vocabulary) __trap();
-    lse[row] = (float)log_sum;
+    if (lse) lse[row] = (float)log_sum;
     losses[row] = target < 0 ? 0.0 : log_sum - (double)(float)x[target];
 }
 
@@ -122,56 +123,64 @@ size_t workspace(const tr_graph *graph, const tr_node *node)
     return (size_t)tr_shape_elements(tr_input_shape(graph, node, 1)) * sizeof(double);
 }
 
-template <int V, typename T> void launch(const tr_call *call)
+template <int V, typename T>
+void launch_rows(cudaStream_t stream, const void *logits, const int32_t *targets, float *lse, double *losses,
+                 int64_t rows, int64_t vocabulary)
 {
-    int64_t rows = tr_shape_rows(input_shape(call, 0)), vocabulary = tr_shape_last(input_shape(call, 0));
-    double *losses = (double *)call->workspace;
-    cudaStream_t stream = tr_cuda_stream(call);
     loss_rows_kernel<V, T>
-        <<<(unsigned)rows, THREADS, 0, stream>>>((const T *)call->inputs[0], (const int32_t *)call->inputs[1],
-                                                 (float *)call->outputs[1], losses, vocabulary);
-    loss_total_kernel<<<1, THREADS, 0, stream>>>(losses, (double *)call->outputs[0], rows);
-    tr_cuda_launched(call);
-}
-
-void run(const tr_call *call)
-{
-    bool packed = tr_shape_last(input_shape(call, 0)) % 8 == 0;
-    TR_BY_STORAGE(call, 0, packed ? launch<PACK<T>, T>(call) : launch<1, T>(call));
+        <<<(unsigned)rows, THREADS, 0, stream>>>((const T *)logits, targets, lse, losses, vocabulary);
 }
 
 // Two blocks of 512 threads a multiprocessor hide what each waits for: rows larger than half of its memory are read again.
 enum { MOST_KEPT_BYTES = 110 * 1024 };
 
-template <int V, bool KEEP, typename T> void launch_slopes(const tr_call *call)
+template <int V, bool KEEP, typename T>
+cudaError_t launch_slopes(cudaStream_t stream, const void *logits, const int32_t *targets, double *losses,
+                          void *slopes, int64_t rows, int64_t vocabulary)
+{
+    size_t bytes = KEEP ? (size_t)vocabulary * sizeof(T) : 0;
+    cudaError_t code = cudaFuncSetAttribute(slopes_kernel<V, KEEP, T>,
+                                            cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    if (code != cudaSuccess) return code;
+    slopes_kernel<V, KEEP, T><<<(unsigned)rows, THREADS, bytes, stream>>>((const T *)logits, targets, losses,
+                                                                          (T *)slopes, vocabulary);
+    return cudaGetLastError();
+}
+
+template <int V, typename T>
+cudaError_t choose_slopes(cudaStream_t stream, const void *logits, const int32_t *targets, double *losses,
+                          void *slopes, int64_t rows, int64_t vocabulary)
+{
+    if ((size_t)vocabulary * sizeof(T) <= MOST_KEPT_BYTES)
+        return launch_slopes<V, true, T>(stream, logits, targets, losses, slopes, rows, vocabulary);
+    return launch_slopes<V, false, T>(stream, logits, targets, losses, slopes, rows, vocabulary);
+}
+
+void note(const tr_call *call, cudaError_t code)
+{
+    if (code != cudaSuccess) tr_cuda_note((tr_cuda_context *)call->device, code, call->node->op->name);
+}
+
+void run(const tr_call *call)
 {
     int64_t rows = tr_shape_rows(input_shape(call, 0)), vocabulary = tr_shape_last(input_shape(call, 0));
     double *losses = (double *)call->workspace;
     cudaStream_t stream = tr_cuda_stream(call);
-    size_t bytes = KEEP ? (size_t)vocabulary * sizeof(T) : 0;
-    cudaError_t code = cudaFuncSetAttribute(slopes_kernel<V, KEEP, T>,
-                                            cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-    if (code != cudaSuccess) tr_cuda_note((tr_cuda_context *)call->device, code, call->node->op->name);
-    slopes_kernel<V, KEEP, T><<<(unsigned)rows, THREADS, bytes, stream>>>(
-        (const T *)call->inputs[0], (const int32_t *)call->inputs[1], losses, (T *)call->outputs[0],
-        vocabulary);
-    loss_total_kernel<<<1, THREADS, 0, stream>>>(losses, (double *)call->outputs[1], rows);
-    tr_cuda_launched(call);
-}
-
-template <int V, typename T> void choose_slopes(const tr_call *call)
-{
-    size_t bytes = (size_t)tr_shape_last(input_shape(call, 0)) * sizeof(T);
-    if (bytes <= MOST_KEPT_BYTES)
-        launch_slopes<V, true, T>(call);
-    else
-        launch_slopes<V, false, T>(call);
+    note(call, tr__cuda_loss_rows(stream, call->inputs[0], (const int32_t *)call->inputs[1],
+                                  (float *)call->outputs[1], losses, rows, vocabulary,
+                                  tr_input_dtype(call->graph, call->node, 0)));
+    note(call, tr__cuda_loss_total(stream, losses, (double *)call->outputs[0], rows));
 }
 
 void run_slopes(const tr_call *call)
 {
-    bool packed = tr_shape_last(input_shape(call, 0)) % 8 == 0;
-    TR_BY_STORAGE(call, 0, packed ? choose_slopes<PACK<T>, T>(call) : choose_slopes<1, T>(call));
+    int64_t rows = tr_shape_rows(input_shape(call, 0)), vocabulary = tr_shape_last(input_shape(call, 0));
+    double *losses = (double *)call->workspace;
+    cudaStream_t stream = tr_cuda_stream(call);
+    note(call, tr__cuda_loss_slopes(stream, call->inputs[0], (const int32_t *)call->inputs[1], losses,
+                                    call->outputs[0], rows, vocabulary,
+                                    tr_input_dtype(call->graph, call->node, 0)));
+    note(call, tr__cuda_loss_total(stream, losses, (double *)call->outputs[1], rows));
 }
 
 // dlogits = factor * (exp(logits - lse) - onehot), 0 for rows without a target; dlogits may be logits.
@@ -210,6 +219,34 @@ void run_backward(const tr_call *call)
 
 } // namespace
 } // namespace troupe
+
+// Rows of packs where they are aligned.
+#define TR_BY_LOGITS(dtype, vocabulary, function, ...)                                                       \
+    ((dtype) == TR_BF16 ? ((vocabulary) % 8 == 0 ? troupe::function<8, troupe::bf16>(__VA_ARGS__)            \
+                                                 : troupe::function<1, troupe::bf16>(__VA_ARGS__))           \
+                        : ((vocabulary) % 8 == 0 ? troupe::function<4, float>(__VA_ARGS__)                   \
+                                                 : troupe::function<1, float>(__VA_ARGS__)))
+
+cudaError_t tr__cuda_loss_rows(cudaStream_t stream, const void *logits, const int32_t *targets, float *lse,
+                               double *losses, int64_t rows, int64_t vocabulary, tr_dtype dtype)
+{
+    TR_BY_LOGITS(dtype, vocabulary, launch_rows, stream, logits, targets, lse, losses, rows, vocabulary);
+    return cudaGetLastError();
+}
+
+cudaError_t tr__cuda_loss_slopes(cudaStream_t stream, const void *logits, const int32_t *targets,
+                                 double *losses, void *slopes, int64_t rows, int64_t vocabulary,
+                                 tr_dtype dtype)
+{
+    return TR_BY_LOGITS(dtype, vocabulary, choose_slopes, stream, logits, targets, losses, slopes, rows,
+                        vocabulary);
+}
+
+cudaError_t tr__cuda_loss_total(cudaStream_t stream, const double *losses, double *loss, int64_t rows)
+{
+    troupe::loss_total_kernel<<<1, troupe::THREADS, 0, stream>>>(losses, loss, rows);
+    return cudaGetLastError();
+}
 
 extern "C" const tr_kernel tr__cuda_cross_entropy_kernels[] = {
     {"cross_entropy", troupe::run, troupe::workspace},

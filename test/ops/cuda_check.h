@@ -13,6 +13,7 @@
 #include "base/device.h"
 #include "base/rng.h"
 #include "ops/autodiff.h"
+#include "ops/chunk_logits.h"
 #include "ops/operations.h"
 #include "ops/program.h"
 #include "test/check.h"
@@ -32,7 +33,7 @@ struct op_case {
     const char *name;
     /* Returns how many outputs; d: the case's sizes. */
     int (*build)(tr_graph *g, const op_case *c, tr_dtype dtype, tr_value *outputs);
-    int64_t d[6];
+    int64_t d[6];     /* the last one, where it is not 0: rows of a chunk of logits, on the GPU */
     int32_t id_limit; /* of int32 inputs but "position", which is 1; "targets" may be negative */
 };
 
@@ -128,6 +129,12 @@ static bool open_side(side *s, const op_case *c, tr_dtype dtype, tr_device *on, 
         differentiate(s);
     else
         for (int i = 0; i < s->n_outputs; i++) tr_graph_mark_output(s->graph, s->outputs[i]);
+    if (c->d[5] > 0 && tr_device_kind_of(on) != TR_DEVICE_CPU) {
+        tr_graph *chunked = NULL;
+        CHECK_OK(tr_graph_chunk_logits(&chunked, s->graph, c->d[5], &err));
+        tr_graph_destroy(&s->graph);
+        s->graph = chunked;
+    }
     tr_program_options options = {
         .device = tr_device_kind_of(on), .stream = with, .n_threads = 1, .poison = true};
     if (tr_program_new(&s->program, s->graph, &options, &err) != TR_OK) {

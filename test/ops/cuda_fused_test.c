@@ -50,6 +50,23 @@ static void losses_of_classifiers(void)
                 true);
 }
 
+/* Chunks of equal size, with a shorter last one, of one row's width of alignment; against the CPU's whole. */
+static void losses_by_chunks_of_rows(void)
+{
+    static const int64_t sizes[][4] = {{16, 8, 8, 8},     {17, 16, 320, 8},  {33, 24, 5001, 16},
+                                       {130, 64, 16, 32}, {20, 8, 60000, 8}, {12, 8, 131072, 8},
+                                       {64, 40, 96, 56}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (int in_out = 0; in_out < 2; in_out++) {
+            op_case c = {"chunked classifier",
+                         build_classifier,
+                         {sizes[i][0], sizes[i][1], in_out, 0, 0, sizes[i][3]},
+                         (int32_t)sizes[i][2]};
+            check_case(&c, true);
+            check_case(&c, false);
+        }
+}
+
 /* B, T, H, K, D */
 static int build_attention(tr_graph *g, const op_case *c, tr_dtype dtype, tr_value *outputs)
 {
@@ -101,17 +118,18 @@ static void gradients_begin_with_a_run(void)
 {
     check_beginning(&(op_case){"feed forward", build_feed_forward, {65, 24, 40}, 0});
     check_beginning(&(op_case){"classifier", build_classifier, {33, 24, 0}, 320});
+    check_beginning(&(op_case){"chunked classifier", build_classifier, {33, 24, 0, 0, 0, 16}, 320});
     for (int kind = 0; kind < 4; kind++)
         check_beginning(&(op_case){"norm", build_norm, {70, kind < 2 ? 768 : 2048, kind % 2, kind / 2}, 0});
 }
 
 static const check_test tests[] = {
     CHECK_TEST(layers_with_gelu_and_a_residual), CHECK_TEST(losses_of_classifiers),
-    CHECK_TEST(gradients_begin_with_a_run),      CHECK_TEST(attention_on_parts_of_one_array),
-    CHECK_TEST(norms_whose_rows_are_kept),
+    CHECK_TEST(losses_by_chunks_of_rows),        CHECK_TEST(gradients_begin_with_a_run),
+    CHECK_TEST(attention_on_parts_of_one_array), CHECK_TEST(norms_whose_rows_are_kept),
 };
 
 int main(int argc, char **argv)
 {
-    return check_on_gpu(argc, argv, "ops/cuda_fused", tests, sizeof tests / sizeof *tests, 3);
+    return check_on_gpu(argc, argv, "ops/cuda_fused", tests, sizeof tests / sizeof *tests, 4);
 }

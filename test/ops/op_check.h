@@ -20,6 +20,7 @@
 #include "base/memory.h"
 #include "base/rng.h"
 #include "ops/autodiff.h"
+#include "ops/chunk_logits.h"
 #include "ops/program.h"
 #include "test/check.h"
 #include "test/ops/guard.h"
@@ -101,6 +102,7 @@ typedef struct graph_case {
     double scale;              /* of parameters and inputs; 0 means 1 */
     double absolute, relative; /* tolerances; 0 means 5e-4, 1e-3 */
     tr_random random;          /* of all runs */
+    int64_t logits_chunk;      /* > 0: through tr_graph_chunk_logits */
 } graph_case;
 
 typedef struct graph_check {
@@ -185,6 +187,12 @@ static inline bool check_begin(graph_check *self, const graph_case *of)
         return false;
     }
     check_differentiate(self);
+    if (of->logits_chunk > 0) {
+        tr_graph *chunked = NULL;
+        CHECK_OK(tr_graph_chunk_logits(&chunked, self->graph, of->logits_chunk, &err));
+        tr_graph_destroy(&self->graph);
+        self->graph = chunked;
+    }
     tr_program_options options = {
         .device = guard_target()->kind, .stream = guard_target()->stream, .n_threads = 3, .poison = true};
     CHECK_OK(tr_program_new(&self->program, self->graph, &options, &err));

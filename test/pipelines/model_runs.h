@@ -37,6 +37,7 @@ typedef struct model_run {
     tr_loaded_model model;
     tr_dtype dtype; /* of the graphs */
     tr_recompute recompute;
+    int64_t logits;    /* rows of a chunk of logits, see tr_graph_chunk_logits */
     tr_random random;  /* what dropout draws by; at first it draws nothing */
     tr_bf16 **rounded; /* by parameter, where dtype is bfloat16 */
     tr_graph *whole;
@@ -83,6 +84,7 @@ static inline void run_prepare_piece(model_run *r, int s)
     tr_program_options options = {.device = TR_DEVICE_CPU, .n_threads = 1};
     MUST(tr_partition_extract(r->whole, &r->values, r->partition.first_unit[s],
                               r->partition.first_unit[s + 1], TR_PIECE_TRAINING, piece, err));
+    MUST(tr_piece_chunk_logits(piece, r->logits, err));
     MUST(tr_piece_recompute(piece, r->recompute, err));
     MUST(tr_program_new(&r->programs[s], piece->graph, &options, err));
     r->bound[s] = tr_alloc_zero((size_t)tr_graph_value_count(piece->graph), sizeof(void *));
@@ -116,13 +118,18 @@ static inline void fresh_model(tr_loaded_model *out, const char *json)
     }
 }
 
-/* The model, which the run takes over, cut into n_pieces balanced stages that compute in dtype, some of it twice. */
-static inline void run_open_model_twice(model_run *r, const tr_loaded_model *model, int32_t batch,
-                                        int32_t sequence, int n_pieces, tr_dtype dtype,
-                                        tr_recompute recompute)
+/* The model, which the run takes over, cut into n_pieces balanced stages that compute in dtype, some of it twice, and with its
+ * logits in chunks of so many rows. */
+static inline void run_open_model_chunked(model_run *r, const tr_loaded_model *model, int32_t batch,
+                                          int32_t sequence, int n_pieces, tr_dtype dtype,
+                                          tr_recompute recompute, int64_t logits)
 {
     TR_ASSERT(n_pieces <= MAX_PIECES);
-    *r = (model_run){.model = *model, .dtype = dtype, .recompute = recompute};
+    *r = (model_run){.model = *model,
+                     .dtype = dtype,
+                     .recompute = recompute,
+                     .logits = logits,
+                     .random = {.training = logits > 0}};
     r->rounded = tr_alloc_zero(r->model.parameters.count, sizeof *r->rounded);
     tr_model_options options = {
         .kind = TR_MODEL_TRAINING, .batch = batch, .sequence = sequence, .dtype = dtype};
@@ -135,6 +142,13 @@ static inline void run_open_model_twice(model_run *r, const tr_loaded_model *mod
         if (s > 0) run_bind(r, s, r->pieces[s].activation_in, r->activations[s - 1]);
         if (s + 1 < n_pieces) run_bind(r, s, r->pieces[s].gradient_in, r->activation_gradients[s + 1]);
     }
+}
+
+static inline void run_open_model_twice(model_run *r, const tr_loaded_model *model, int32_t batch,
+                                        int32_t sequence, int n_pieces, tr_dtype dtype,
+                                        tr_recompute recompute)
+{
+    run_open_model_chunked(r, model, batch, sequence, n_pieces, dtype, recompute, 0);
 }
 
 static inline void run_open_model_as(model_run *r, const tr_loaded_model *model, int32_t batch,

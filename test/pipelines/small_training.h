@@ -49,8 +49,20 @@ static const struct {
      "layout.pipeline=2",
      "layout.pieces=1",
      {"supervision.audit=1", "layout.recompute=full"}},
-    {"layout.data=2", "layout.pipeline=2", "layout.pieces=1", {"supervision.audit=0.5", "recovery=replay"}}};
+    {"layout.data=2", "layout.pipeline=2", "layout.pieces=1", {"supervision.audit=0.5", "recovery=replay"}},
+    {"layout.data=1", "layout.pipeline=3", "layout.pieces=1", {"layout.logits=3", "recovery=replay"}},
+    {"layout.data=2", "layout.pipeline=2", "layout.pieces=1", {"layout.logits=3", "supervision.audit=0.5"}}};
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
+
+/* Logits in chunks give other bits than whole ones: layouts are compared among those alike, of which this is the first. */
+static inline size_t first_like(size_t layout)
+{
+    for (size_t i = 0;; i++) {
+        const char *more = layouts[i].more[0], *own = layouts[layout].more[0];
+        bool chunks = more && strncmp(more, "layout.logits", 13) == 0;
+        if (chunks == (own && strncmp(own, "layout.logits", 13) == 0)) return i;
+    }
+}
 
 static struct {
     tr_recipe recipe;
