@@ -87,6 +87,7 @@ typedef struct tr_recipe {
         tr_recipe_stage_list stages; /* none: balanced by cost */
         int32_t stash;               /* stash credits of a stage beyond those of 1F1B */
         tr_recompute recompute;
+        int32_t zero; /* see tr_training_plan.zero */
     } layout;
     tr_recipe_device device; /* of stages that do not name their own */
     tr_recipe_dtype dtype;

@@ -49,7 +49,12 @@ static const struct {
      "layout.pipeline=2",
      "layout.pieces=1",
      {"supervision.audit=1", "layout.recompute=full"}},
-    {"layout.data=2", "layout.pipeline=2", "layout.pieces=1", {"supervision.audit=0.5", "recovery=replay"}}};
+    {"layout.data=2", "layout.pipeline=2", "layout.pieces=1", {"supervision.audit=0.5", "recovery=replay"}},
+    {"layout.data=3", "layout.pipeline=1", "layout.pieces=1", {"layout.zero=1"}},
+    {"layout.data=2", "layout.pipeline=2", "layout.pieces=1", {"layout.zero=2"}},
+    {"layout.data=2", "layout.pipeline=2", "layout.pieces=2", {"layout.zero=1"}},
+    {"layout.data=2", "layout.pipeline=3", "layout.pieces=1", {"layout.zero=2", "supervision.hold_every=3"}},
+    {"layout.data=3", "layout.pipeline=1", "layout.pieces=1", {"supervision.audit=1", "layout.zero=1"}}};
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
 
 static struct {
