@@ -77,8 +77,9 @@ static void tell_record(coordinator *self)
 
 static void ask_checkpoint(coordinator *self)
 {
-    const uint32_t n_stages = self->known->plan.n_stages;
-    for (uint32_t s = 0; s <= n_stages; s++) { /* the stages of replica 0, then the writer */
+    /* Those of replica 0 have all of the state, those of all with ZeRO; then the writer. */
+    const uint32_t n_stages = self->known->plan.zero ? self->n_stages_all : self->known->plan.n_stages;
+    for (uint32_t s = 0; s <= n_stages; s++) {
         tr_packer packer;
         tr_packer_init(&packer);
         tr_pack_array(&packer, 1);
@@ -257,14 +258,14 @@ static bool take_losses(coordinator *self, tr_unpacker *body)
 
 static bool take_ready(coordinator *self, uint32_t n_fields, tr_unpacker *body)
 {
-    for (; n_fields >= 2; n_fields -= 2) {
-        uint64_t index = tr_unpack_uint(body, UINT64_MAX);
+    for (; n_fields >= 3; n_fields -= 3) {
+        uint64_t index = tr_unpack_uint(body, UINT64_MAX), block = tr_unpack_uint(body, UINT64_MAX);
         size_t size;
         const void *sums = tr_unpack_bytes(body, &size);
-        if (!sums || index >= self->known->n_parameters) return false;
-        int64_t first = self->first_block[index], n = self->first_block[index + 1] - first;
-        if (size != (size_t)n * sizeof(double)) return false;
-        memcpy(self->sums + first, sums, size);
+        if (!sums || index >= self->known->n_parameters || size % sizeof(double)) return false;
+        uint64_t n = (uint64_t)(self->first_block[index + 1] - self->first_block[index]);
+        if (block > n || size / sizeof(double) > n - block) return false;
+        memcpy(self->sums + self->first_block[index] + block, sums, size);
     }
     uint64_t busy_ns = tr_unpack_uint(body, UINT64_MAX);
     self->busy_ns += busy_ns;

@@ -34,6 +34,8 @@ typedef struct tr_training_plan {
     uint32_t trace; /* 1: actors tell the monitor what they did when */
     uint32_t
         replay; /* 1: stages keep what they send and compute, so that a death does not make all compute again */
+    uint32_t
+        zero; /* ZeRO: replicas hold 1: a shard of the state each; 2: and of the summed gradient. With one replica 0 */
     uint32_t audit;  /* micro-batches of a million that another replica's stages compute again; 0: none */
     float clip_norm; /* 0: off */
 } tr_training_plan;

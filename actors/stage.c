@@ -12,6 +12,7 @@
 #include "actors/replay.h"
 #include "actors/roles.h"
 #include "actors/stage_audit.h"
+#include "actors/stage_zero.h"
 #include "actors/topics.h"
 #include "base/clock.h"
 #include "base/memory.h"
@@ -185,6 +186,7 @@ static bool forward_is_possible(const tr__stage *self)
     if (!input || input->frame.step != self->step) return false;
     if (self->last && !targets) return false;
     if (!is_evaluation(input) && tr__replay_goes_first(self, self->out_activation)) return false;
+    if (!tr__zero_is_whole(self)) return false;
     return (self->last || tr__may_send(self, self->out_activation)) &&
            free_flight(self, is_evaluation(input)) && tr__may_queue(self, TR_PHASE_FORWARD);
 }
@@ -299,6 +301,7 @@ typedef enum work {
     PUBLISH,
     STREAM,
     UPDATE,
+    GATHER,
     REDUCE,
     REPLAY,
     BACKWARD,
@@ -317,6 +320,7 @@ static work choose(const tr__stage *self, work from)
     if (tr__device_has_copied(self)) return PUBLISH;
     if (from <= STREAM && tr__stream_is_possible(self)) return STREAM;
     if (tr__update_is_possible(self)) return UPDATE;
+    if (tr__zero_is_possible(self)) return GATHER;
     if (self->n_departures == 0 && tr__reduce_is_possible(self))
         return REDUCE; /* it may wait for the device */
     if (tr__replay_is_possible(self)) return REPLAY;
@@ -340,6 +344,7 @@ static bool stage_idle(tr_actor *actor, void *state)
     case PUBLISH:
     case AWAIT: return tr__device_end_copy(self) && tr__update_end(self);
     case UPDATE: return tr__update_apply(self);
+    case GATHER: return tr__zero_advance(self);
     case REDUCE: return tr__reduce_advance(self);
     case REPLAY: return tr__replay_advance(self);
     case BACKWARD: return do_backward(self);
@@ -469,7 +474,7 @@ static void stage_stop(tr_actor *actor, void *state)
     tr__collect_release(self);
     if (apart) tr__device_settle(self);
     tr_message_queue *queues[] = {&self->inputs,   &self->targets, &self->gradients, &self->scattered,
-                                  &self->gathered, &self->tied,    &self->audits};
+                                  &self->gathered, &self->tied,    &self->audits,    &self->updated};
     for (size_t i = 0; i < sizeof queues / sizeof *queues; i++) empty(self, queues[i]);
     tr__stage_audit_release(self);
     tr__replay_leave(self);
@@ -489,6 +494,7 @@ static void stage_stop(tr_actor *actor, void *state)
     tr__buffers_release(&self->input_gradients);
     tr__buffers_release(&self->chunks);
     tr__reduce_release(self);
+    tr__zero_release(self);
     tr_trace_release(&self->trace);
     tr_program_destroy(&self->program);
     tr__device_release(self);
@@ -541,6 +547,7 @@ static tr_status stage_init(tr_actor *actor, void *context, const void *config, 
     if (!status) status = tr__stage_allocate(self, err);
     if (!status) status = tr_trace_init(&self->trace, actor, spec->plan.trace, err);
     if (!status) status = tr__reduce_init(self, err);
+    if (!status) status = tr__zero_init(self, err);
     if (!status) status = tr__stage_audit_init(self, err);
     if (!status) status = tr__collect_init(self, err);
     if (!status) status = tr__update_init(self, err);

@@ -7,6 +7,7 @@
 
 #include "actors/dispute.h"
 #include "actors/replay.h"
+#include "actors/stage_zero.h"
 #include "actors/topics.h"
 #include "base/clock.h"
 #include "base/hash.h"
@@ -245,6 +246,7 @@ bool tr__stage_audit_is_possible(const tr__stage *self)
 {
     const tr_message *message = self->audit ? at_work(self) : NULL;
     if (!message || message->frame.step != self->step || tr__replay_is_ahead(self)) return false;
+    if (!tr__zero_is_whole(self)) return false;
     return !self->last || self->tokens[self->step % self->ring] != 0;
 }
 

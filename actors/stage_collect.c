@@ -137,7 +137,7 @@ bool tr__collect_is_busy(const tr__stage *self)
 {
     const tr__collect *c = self->collect;
     if (!c) return false;
-    return c->state == TR__JOINING || (c->n_begun > 0 && self->phase == TR__GATHERING);
+    return c->state == TR__JOINING || c->is_sharing || (c->n_begun > 0 && self->phase == TR__GATHERING);
 }
 
 static bool fail(tr__stage *self, const tr_error *error)
@@ -362,6 +362,23 @@ bool tr__collect_finish(tr__stage *self)
     c->queued_ns = tr_clock_ns();
     if (!c->has_failed) c->has_failed = tr_event_record(c->exchanged, c->stream, &c->failure) != TR_OK;
     return !c->has_failed || fail(self, &c->failure);
+}
+
+bool tr__collect_share(tr__stage *self, const tr_transfer *transfers, size_t n)
+{
+    tr__collect *c = self->collect;
+    tr_error error;
+    tr_status status = tr_event_record(c->produced, tr__device_stream(self), &error);
+    if (!status) status = tr_stream_wait(c->stream, c->produced, &error);
+    if (!status) status = self->spec.collectives->exchange(c->group, transfers, n, &error);
+    if (!status) status = tr_event_record(c->exchanged, c->stream, &error);
+    c->is_sharing = !status;
+    return !status || fail(self, &error);
+}
+
+void tr__collect_end_sharing(tr__stage *self)
+{
+    self->collect->is_sharing = false;
 }
 
 void tr__collect_take_sum(tr__stage *self)

@@ -31,6 +31,10 @@ bool tr__collect_finish(tr__stage *self);
 bool tr__collect_is_done(const tr__stage *self); /* the sum is in block 0 */
 void tr__collect_take_sum(tr__stage *self);
 void tr__collect_end_step(tr__stage *self);
+/* With ZeRO: queues transfers between the replicas' devices, behind all that the stage has queued; tr__collect_is_done tells of their end,
+ * too. false: the node has failed. */
+bool tr__collect_share(tr__stage *self, const tr_transfer *transfers, size_t n);
+void tr__collect_end_sharing(tr__stage *self);
 
 /* --- the arithmetic, for tests --- */
 

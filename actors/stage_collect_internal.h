@@ -28,6 +28,7 @@ struct tr__collect {
     uint64_t failed_ns;                /* when the group was found broken; 0: it is not */
     tr_error failure;                  /* what it said, or what a call said while kernels were queued */
     bool has_failed;                   /* ... then */
+    bool is_sharing;                   /* with ZeRO: parameters are under way */
     /* a step */
     tr_bucket *buckets;
     bool computing;              /* what is exchanged has not all been computed ... */

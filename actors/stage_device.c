@@ -7,6 +7,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/stage_device.h"
 
+#include "actors/stage_zero.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "ops/update.h"
@@ -111,12 +112,6 @@ tr_status tr__device_memory(tr__stage *self, tr_memory_kind kind, size_t size_by
     return status;
 }
 
-static size_t value_bytes(const tr_graph *graph, tr_value value)
-{
-    const tr_value_info *info = tr_graph_value(graph, value);
-    return (size_t)tr_shape_elements(&info->shape) * tr_dtype_bytes(info->dtype);
-}
-
 static const tr_value *values_of(const tr_stage_spec *spec, tr_value values[N_PLACES])
 {
     values[IN] = spec->tokens != TR_NO_VALUE ? spec->tokens : spec->activation_in;
@@ -143,7 +138,7 @@ void tr_stage_device_bytes(const tr_stage_spec *spec, const tr_program *program,
     values_of(spec, values);
     for (place p = IN; p < N_PLACES; p++) {
         if (values[p] == TR_NO_VALUE) continue;
-        uint64_t bytes = value_bytes(spec->graph, values[p]);
+        uint64_t bytes = tr__value_bytes(spec->graph, values[p]);
         *places += is_shared(program, values, p) ? bytes : n * bytes;
         *pinned +=
             p < N_ENTER ? TURNS * bytes : n * bytes; /* messages on their way: as many as may be in flight */
@@ -160,7 +155,7 @@ static tr_status allocate_place(tr__stage *self, place p, tr_error *err)
     tr_status status = TR_OK;
     if (d->values[p] == TR_NO_VALUE) return TR_OK;
     uint32_t n = self->spec.stash_credits;
-    d->bytes[p] = value_bytes(self->spec.graph, d->values[p]);
+    d->bytes[p] = tr__value_bytes(self->spec.graph, d->values[p]);
     d->at[p] = tr_alloc_zero(n, sizeof *d->at[p]);
     if (!d->at[p]) return tr_fail(err, TR_ENOMEM, "no memory for the places of %u micro-batches", n);
     bool one = is_shared(self->program, d->values, p);
@@ -199,7 +194,7 @@ tr_status tr__device_allocate_work(tr__stage *self, tr_error *err)
     if (!status) status = tr__device_memory(self, TR_MEMORY_PINNED, losses, (void **)&d->host_losses, err);
     if (status) return status;
     *d->host_factor = 0;
-    tr__buffers *pinned[] = {&self->activations, &self->input_gradients, &d->host_flats};
+    tr__buffers *pinned[] = {&self->activations, &self->input_gradients, &d->host_flats, &self->sum_flats};
     for (size_t i = 0; i < sizeof pinned / sizeof *pinned; i++) {
         pinned[i]->device = d->device;
         pinned[i]->kind = TR_MEMORY_PINNED;
@@ -406,7 +401,7 @@ bool tr__device_blocks_to_host(tr__stage *self)
 bool tr__device_take_sum(tr__stage *self)
 {
     self->sum = tr__device_take_flat(self);
-    return self->sum && copy(self, self->sum->data, self->reduced->data, self->sum->size_bytes);
+    return self->sum && copy(self, self->sum->data, self->reduced->data, self->reduced->size_bytes);
 }
 
 bool tr__device_tied_to_host(tr__stage *self)
@@ -429,7 +424,7 @@ bool tr__device_tied_to_host(tr__stage *self)
 static bool add_use(tr__stage *self, const tr__parameter *parameter, uint32_t u)
 {
     tr__device *d = self->device;
-    int64_t at = parameter->gradients[u], n = parameter->spec->n_elements;
+    int64_t at = parameter->sums[u], n = tr__part_elements(parameter);
     const float *use = at >= 0 ? tr__floats(self->sum) + at : tr__tied_use(self, parameter, u);
     TR_ASSERT(use);
     size_t bytes = (size_t)n * sizeof(float);
@@ -446,7 +441,8 @@ bool tr__device_tie(tr__stage *self)
 {
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
         const tr__parameter *parameter = &self->parameters[i];
-        for (uint32_t u = 0; parameter->total && u < parameter->spec->n_uses; u++)
+        bool ties = parameter->total && tr__part_elements(parameter) > 0;
+        for (uint32_t u = 0; ties && u < parameter->spec->n_uses; u++)
             if (!add_use(self, parameter, u)) return false;
     }
     return self->n_tied_awaited == 0 || wait(self); /* the messages go next */
@@ -457,21 +453,23 @@ bool tr__device_tie(tr__stage *self)
 static tr_status make_update(tr__stage *self, tr_error *err)
 {
     tr__device *d = self->device;
-    uint32_t n = self->spec.n_parameters;
-    tr_update_tensor *tensors = tr_alloc_zero(n + 1, sizeof *tensors);
-    if (!tensors) return tr_fail(err, TR_ENOMEM, "no memory for a table of %u tensors", n);
-    for (uint32_t i = 0; i < n; i++) {
+    uint32_t n = 0;
+    tr_update_tensor *tensors = tr_alloc_zero(self->spec.n_parameters + 1, sizeof *tensors);
+    if (!tensors) return tr_fail(err, TR_ENOMEM, "no memory for a table of tensors");
+    for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
         const tr__parameter *parameter = &self->parameters[i];
         float *at = d->state + parameter->offset;
-        tensors[i] = (tr_update_tensor){.p = at,
-                                        .m = at + self->slot_elements,
-                                        .v = at + 2 * self->slot_elements,
-                                        .rounded = parameter->rounded,
-                                        .gradient = parameter->total,
-                                        .gradient_offset = parameter->total ? 0 : parameter->gradients[0],
-                                        .n = parameter->spec->n_elements,
-                                        .weight_decay =
-                                            parameter->spec->decayed ? self->spec.optimizer.weight_decay : 0};
+        tr_bf16 *rounded = parameter->rounded;
+        if (tr__part_elements(parameter) == 0) continue;
+        tensors[n++] = (tr_update_tensor){
+            .p = at,
+            .m = at + self->slot_elements,
+            .v = at + 2 * self->slot_elements,
+            .rounded = rounded ? rounded + parameter->part.begin : NULL,
+            .gradient = parameter->total,
+            .gradient_offset = parameter->total ? 0 : parameter->sums[0],
+            .n = tr__part_elements(parameter),
+            .weight_decay = parameter->spec->decayed ? self->spec.optimizer.weight_decay : 0};
     }
     tr_status status = tr_update_new(&d->update, d->stream, self->pool, tensors, n, err);
     tr_free(tensors);
@@ -492,9 +490,9 @@ static tr_status place_rounded(tr__stage *self, tr_error *err)
         int64_t n = tr__rounded_elements(self->spec.graph, &self->spec.parameters[i]);
         if (n == 0) continue;
         self->parameters[i].rounded = at;
-        status = tr_update_round(self->device->stream, self->pool,
-                                 self->device->state + self->parameters[i].offset, at,
-                                 self->spec.parameters[i].n_elements, err);
+        status = tr_update_round(
+            self->device->stream, self->pool, self->device->state + self->parameters[i].offset,
+            at + self->parameters[i].part.begin, tr__part_elements(&self->parameters[i]), err);
         at += n;
     }
     return status;
@@ -540,6 +538,7 @@ tr_status tr__device_load_state(tr__stage *self, tr_error *err)
     if (!status) status = place_rounded(self, err);
     if (!status) status = make_update(self, err);
     if (!status) status = tr_stream_synchronize(d->stream, err);
+    if (!status && self->zero) return tr__zero_bind(self, d->state, err);
     for (uint32_t i = 0; !status && i < self->spec.n_parameters; i++) {
         const tr__parameter *parameter = &self->parameters[i];
         self->bound[parameter->spec->value] =

@@ -17,7 +17,8 @@ tr_message_queue *tr__stage_queue(tr__stage *self, uint32_t edge)
         {TR_EDGE_TOKENS, offsetof(tr__stage, inputs)},     {TR_EDGE_ACTIVATION, offsetof(tr__stage, inputs)},
         {TR_EDGE_TARGETS, offsetof(tr__stage, targets)},   {TR_EDGE_GRADIENT, offsetof(tr__stage, gradients)},
         {TR_EDGE_SCATTER, offsetof(tr__stage, scattered)}, {TR_EDGE_GATHER, offsetof(tr__stage, gathered)},
-        {TR_EDGE_TIED, offsetof(tr__stage, tied)},         {TR_EDGE_AUDIT, offsetof(tr__stage, audits)}};
+        {TR_EDGE_TIED, offsetof(tr__stage, tied)},         {TR_EDGE_AUDIT, offsetof(tr__stage, audits)},
+        {TR_EDGE_PARAMETERS, offsetof(tr__stage, updated)}};
     const char *name = tr_edge_spec_of(self->actor, edge)->name;
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
         if (strcmp(table[i].name, name) == 0)

@@ -1,12 +1,13 @@
 /* actors/stage_internal.h - the state of a stage, shared by stage.c (running micro-batches), stage_memory.c, stage_reduce.c
- * (gradients to their sum over the step), stage_update.c (update, state slots, streaming of checkpoints) and
- * stage_device.c (all of it where the memory is a device's).
+ * (gradients to their sum over the step), stage_update.c (update, state slots, streaming of checkpoints), stage_zero.c
+ * (parameters from the replicas that have a shard each) and stage_device.c (all of it where the memory is a device's).
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_ACTORS_STAGE_INTERNAL_H
 #define TROUPE_ACTORS_STAGE_INTERNAL_H
 
 #include "actors/message_queue.h"
 #include "actors/stage.h"
+#include "actors/stage_shard.h"
 #include "actors/trace.h"
 #include "base/memory.h"
 #include "ops/program.h"
@@ -85,10 +86,13 @@ enum { TR__MAX_WANTED = 4 };
 
 typedef struct tr__parameter {
     const tr_stage_parameter *spec;
-    int64_t offset;     /* elements, in each third of a state slot */
-    tr_bf16 *rounded;   /* the newest state's, where the graph reads bfloat16; else NULL */
+    tr_stretch part;    /* of it, what this replica updates: all, but with ZeRO */
+    int64_t offset;     /* elements, of that part in each third of a state slot */
+    tr_bf16 *rounded;   /* the whole of the newest state's, where the graph reads bfloat16; else NULL */
+    float *value;       /* with ZeRO the whole of the newest state's, where it reads float32; else NULL */
     int64_t *gradients; /* offsets in the flat gradient, one for each use; -1: in another stage */
-    float *total;       /* sum over uses; NULL where the one use is the total */
+    int64_t *sums;      /* of the part in the step's sum; the same */
+    float *total;       /* sum of the part over uses; NULL where the one use is the total */
     bool shared;        /* some use is in another stage */
 } tr__parameter;
 
@@ -97,6 +101,7 @@ typedef struct tr__collect tr__collect;         /* stage_collect.c */
 typedef struct tr__replay tr__replay;           /* replay.c */
 typedef struct tr__disputes tr__disputes;       /* dispute.c */
 typedef struct tr__stage_audit tr__stage_audit; /* stage_audit.c */
+typedef struct tr__zero tr__zero;               /* stage_zero.c */
 
 typedef struct tr__stage {
     tr_actor *actor;
@@ -109,6 +114,7 @@ typedef struct tr__stage {
     tr__replay *replay;     /* NULL: nothing is kept for a recovery; see replay.h */
     tr__disputes *disputes; /* NULL: nobody compares; see dispute.h */
     tr__stage_audit *audit; /* NULL: nothing is computed again; see stage_audit.h */
+    tr__zero *zero;         /* NULL: each replica has all of the state; see stage_zero.h */
     uint32_t n_audited;     /* micro-batches of another replica, of this step */
     bool first, last;       /* of the pipeline */
 
@@ -119,6 +125,7 @@ typedef struct tr__stage {
     uint32_t *out_tied;                 /* by stage */
     tr_message_queue inputs, targets, gradients, audits;
     tr_message_queue scattered, gathered, tied; /* arrived for this step's reduction */
+    tr_message_queue updated;                   /* with ZeRO: the other replicas' parts of a state */
     tr__buffers activations, input_gradients, chunks;
     tr__departure departures[TR__MOST_DEPARTURES]; /* a ring; see stage_depart.h */
     uint32_t first_departure, n_departures;
@@ -152,6 +159,9 @@ typedef struct tr__stage {
         *reduced;   /* of the step, where other stages may read it; with one replica the root block itself */
     tr_buffer *sum; /* the same on a device, from which it is updated */
     uint32_t n_scatter_awaited, n_gather_awaited, n_tied_awaited;
+    tr_stretch *stretches;   /* of the flat gradient, what each replica sums */
+    uint32_t *first_stretch; /* of each replica; one more for the end */
+    tr__buffers sum_flats;   /* with ZeRO 2: of what this one sums, without the rest */
 
     /* update and state */
     int64_t slot_elements; /* of one third */
@@ -173,7 +183,14 @@ static inline float *tr__floats(const tr_buffer *flat)
     return (float *)flat->data;
 }
 
+static inline int64_t tr__part_elements(const tr__parameter *parameter)
+{
+    return parameter->part.end - parameter->part.begin;
+}
+
 float *tr__stage_part(tr__stage *self, int slot, int part); /* 0 parameters, 1 first, 2 second moments */
+/* stage_shard.c: of so many elements of a parameter, as the stage computes with them, in a message. */
+uint64_t tr__shard_bytes(const tr_stage_spec *spec, uint32_t parameter, int64_t n);
 
 /* stage_reduce.c */
 tr_status tr__reduce_init(tr__stage *self, tr_error *err);

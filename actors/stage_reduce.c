@@ -4,7 +4,8 @@
  * done shard by shard: every replica sends the shard's part of its blocks to the shard's owner (all-to-all),
  * the owner finishes the tree, and sends the sum to all (all-gather). Who computes which node of the tree
  * depends on the layout, what is added to what does not: no layout changes a bit. Then the uses of a tied
- * parameter, each reduced by itself, are added in graph order.
+ * parameter, each reduced by itself, are added in graph order. With ZeRO the owner of a shard updates it, and no sum goes to
+ * the others; shards are then those of stage_shard.h, several stretches each.
  * Messages carry flat gradients where they lie; each holds a reference, and a flat gradient is written again only when
  * nobody else holds one.
  * SPDX-License-Identifier: Apache-2.0 */
@@ -38,6 +39,32 @@ void tr_stage_shard(int64_t n_elements, uint32_t n_replicas, uint32_t replica, i
     *end = (int64_t)lines.end * TR__LINE_ELEMENTS;
 }
 
+/* Is the sum of this replica's shard all that has a place? Else it is where it is in the flat gradient, as devices that sum in
+ * buckets have it. */
+static bool is_packed(const tr__stage *self)
+{
+    return self->spec.plan.zero > 1 && !self->spec.collectives;
+}
+
+static tr_status find_stretches(tr__stage *self, tr_error *err)
+{
+    const tr_stage_spec *spec = &self->spec;
+    uint32_t n_replicas = spec->plan.n_replicas, n = 0;
+    self->first_stretch = tr_alloc((n_replicas + 1) * sizeof *self->first_stretch);
+    if (!self->first_stretch) return tr_fail(err, TR_ENOMEM, "no memory for %u shards", n_replicas);
+    for (uint32_t r = 0; r <= n_replicas; r++) {
+        self->first_stretch[r] = n;
+        if (r < n_replicas) n += tr_shard_stretches(spec, r, NULL);
+    }
+    self->stretches = tr_alloc(n * sizeof *self->stretches);
+    if (!self->stretches) return tr_fail(err, TR_ENOMEM, "no memory for %u shards", n_replicas);
+    for (uint32_t r = 0; r < n_replicas; r++)
+        tr_shard_stretches(spec, r, self->stretches + self->first_stretch[r]);
+    size_t bytes = (size_t)tr_shard_sum_elements(spec, spec->replica) * sizeof(float);
+    self->sum_flats.size_bytes = bytes ? bytes : TR_CACHE_LINE;
+    return TR_OK;
+}
+
 tr_status tr__reduce_init(tr__stage *self, tr_error *err)
 {
     const tr_stage_spec *spec = &self->spec;
@@ -45,13 +72,19 @@ tr_status tr__reduce_init(tr__stage *self, tr_error *err)
     self->parameters = tr_alloc_zero(spec->n_parameters, sizeof *self->parameters);
     self->flats.size_bytes = (size_t)self->flat * sizeof(float);
     if (!self->parameters) return tr_fail(err, TR_ENOMEM, "no memory for the gradients' description");
-    int64_t offset = 0;
+    tr_status found = find_stretches(self, err);
+    if (found) return found;
+    int64_t offset = 0, packed = 0;
+    tr_shard shard;
+    tr_shard_begin(&shard, spec, spec->replica);
     for (uint32_t i = 0; i < spec->n_parameters; i++) {
         const tr_stage_parameter *known = &spec->parameters[i];
         tr__parameter *parameter = &self->parameters[i];
         parameter->spec = known;
-        parameter->gradients = tr_alloc(known->n_uses * sizeof *parameter->gradients);
-        size_t bytes = (size_t)known->n_elements * sizeof(float);
+        parameter->part = tr_shard_next(&shard);
+        parameter->gradients = tr_alloc(2 * known->n_uses * sizeof *parameter->gradients);
+        parameter->sums = parameter->gradients + (parameter->gradients ? known->n_uses : 0);
+        size_t bytes = (size_t)(tr__part_elements(parameter) + 1) * sizeof(float);
         if (known->n_uses > 1 && !self->device) parameter->total = tr_alloc_aligned(64, bytes);
         if (known->n_uses > 1 && self->device) {
             tr_status status =
@@ -63,8 +96,10 @@ tr_status tr__reduce_init(tr__stage *self, tr_error *err)
         for (uint32_t u = 0; u < known->n_uses; u++) {
             bool here = known->uses[u].gradient != TR_NO_VALUE;
             parameter->gradients[u] = here ? offset : -1;
+            parameter->sums[u] = !here ? -1 : is_packed(self) ? packed : offset + parameter->part.begin;
             parameter->shared |= !here;
             if (here) offset += tr__stage_aligned(known->n_elements);
+            if (here) packed += tr__stage_aligned(tr__part_elements(parameter));
         }
     }
     return TR_OK;
@@ -81,6 +116,9 @@ void tr__reduce_release(tr__stage *self)
     tr_buffer_release(&self->reduced);
     tr_buffer_release(&self->sum);
     tr__buffers_release(&self->flats);
+    tr__buffers_release(&self->sum_flats);
+    tr_free(self->stretches);
+    tr_free(self->first_stretch);
     tr_free(self->parameters);
 }
 
@@ -146,9 +184,20 @@ bool tr__reduce_end_group(tr__stage *self)
 
 /* --- between replicas --- */
 
-static void shard_of(const tr__stage *self, uint32_t replica, int64_t *begin, int64_t *end)
+static uint32_t stretches_of(const tr__stage *self, uint32_t replica, const tr_stretch **out)
 {
-    tr_stage_shard(self->flat, self->spec.plan.n_replicas, replica, begin, end);
+    TR_ASSERT(replica < self->spec.plan.n_replicas);
+    *out = self->stretches + self->first_stretch[replica];
+    return self->first_stretch[replica + 1] - self->first_stretch[replica];
+}
+
+/* For a sum, or a part of one. NULL: no memory, the actor has failed. */
+static tr_buffer *take_sum(tr__stage *self)
+{
+    if (!is_packed(self)) return tr__take_host_flat(self);
+    tr_buffer *sum = tr__buffers_take(&self->sum_flats);
+    if (!sum) tr__fail_for_memory(self);
+    return sum;
 }
 
 static void release_flat(void *context)
@@ -205,42 +254,46 @@ static bool start_scatter(tr__stage *self)
         return tr__collect_finish(self);
     }
     if (self->device && !tr__device_blocks_to_host(self)) return false;
-    self->reduced = tr__take_host_flat(self);
+    self->reduced = take_sum(self);
     if (!self->reduced) return false;
+    const tr_stretch *theirs, *own;
+    uint32_t n_own = stretches_of(self, self->spec.replica, &own);
     for (uint32_t r = 0; r < n_replicas; r++) {
         if (r == self->spec.replica) continue;
-        int64_t begin, end;
-        shard_of(self, r, &begin, &end);
+        uint32_t n = stretches_of(self, r, &theirs);
         for (uint32_t b = 0; b < self->n_blocks; b++)
-            send_floats(self, self->out_scatter[r], self->blocks[b].memory, begin, end - begin, b);
-        self->n_scatter_awaited += tr_plan_blocks(&self->spec.plan, r, NULL);
-        self->n_gather_awaited++;
+            for (uint32_t k = 0; k < n; k++)
+                send_floats(self, self->out_scatter[r], self->blocks[b].memory, theirs[k].begin,
+                            theirs[k].end - theirs[k].begin, b * n + k);
+        self->n_scatter_awaited += n_own * tr_plan_blocks(&self->spec.plan, r, NULL);
+        self->n_gather_awaited += !self->zero;
     }
     self->phase = TR__SCATTERING;
     return true;
 }
 
-/* All blocks of the step, own and received, as they are in the own shard. */
+/* All blocks of the step, own and received, as they are in one stretch of the own shard. */
 typedef struct shard_block {
     tr_range groups;
     const float *data;
 } shard_block;
 
-static uint32_t list_blocks(const tr__stage *self, int64_t begin, shard_block *list)
+static uint32_t list_blocks(const tr__stage *self, uint32_t stretch, int64_t begin, shard_block *list)
 {
-    uint32_t n = 0;
+    const tr_stretch *own;
+    uint32_t n = 0, n_own = stretches_of(self, self->spec.replica, &own);
     for (uint32_t b = 0; b < self->n_blocks; b++)
         list[n++] = (shard_block){self->blocks[b].groups, tr__floats(self->blocks[b].memory) + begin};
     for (const tr_message *message = self->scattered.head; message; message = message->next) {
-        if (message->frame.step != self->step) continue;
+        if (message->frame.step != self->step || message->frame.microbatch % n_own != stretch) continue;
         const tr_edge_spec *edge = tr_edge_spec_of(self->actor, message->frame.edge);
         for (uint32_t r = 0; r < self->spec.plan.n_replicas; r++) {
             if (self->out_scatter[r] == TR_NO_EDGE) continue;
             if (tr_edge_spec_of(self->actor, self->out_scatter[r])->destination != edge->source) continue;
             tr_range blocks[TR_MAX_BLOCKS];
             uint32_t known = tr_plan_blocks(&self->spec.plan, r, blocks);
-            TR_ASSERT(message->frame.microbatch < known);
-            list[n++] = (shard_block){blocks[message->frame.microbatch], tr_message_bytes(message)};
+            TR_ASSERT(message->frame.microbatch / n_own < known);
+            list[n++] = (shard_block){blocks[message->frame.microbatch / n_own], tr_message_bytes(message)};
         }
     }
     return n;
@@ -270,7 +323,7 @@ static bool sum_node(tr__stage *self, const shard_block *list, uint32_t n_list, 
         tr_accumulate(sum, block, n, self->pool);
         return true;
     }
-    tr_buffer *other = tr__take_host_flat(self);
+    tr_buffer *other = take_sum(self);
     bool good = other && sum_node(self, list, n_list, right, tr__floats(other), n);
     if (good) tr_accumulate(sum, tr__floats(other), n, self->pool);
     tr_buffer_release(&other);
@@ -300,22 +353,34 @@ static void release_step(tr__stage *self, tr_message_queue *queue)
     *queue = kept;
 }
 
+/* To all: without ZeRO, where a shard is one stretch. */
+static void send_sum(tr__stage *self, const tr_stretch *own)
+{
+    for (uint32_t r = 0; r < self->spec.plan.n_replicas; r++)
+        if (r != self->spec.replica)
+            send_floats(self, self->out_gather[r], self->reduced, own->begin, own->end - own->begin,
+                        self->spec.replica);
+}
+
 static bool finish_scatter(tr__stage *self)
 {
     shard_block list[TR_MAX_GROUPS];
-    TR_ASSERT(self->n_blocks + self->n_scatter_awaited <= TR_MAX_GROUPS);
-    int64_t begin, end;
-    shard_of(self, self->spec.replica, &begin, &end);
+    const tr_stretch *own;
+    uint32_t n_own = stretches_of(self, self->spec.replica, &own);
+    TR_ASSERT(self->n_blocks + self->n_scatter_awaited / n_own <= TR_MAX_GROUPS);
     uint64_t clock = tr_clock_ns();
-    uint32_t n = list_blocks(self, begin, list);
-    tr_range root = {0, self->spec.plan.n_groups};
-    if (end > begin && !sum_node(self, list, n, root, tr__floats(self->reduced) + begin, end - begin))
-        return false;
+    int64_t packed = 0;
+    for (uint32_t k = 0; k < n_own; k++) {
+        int64_t size = own[k].end - own[k].begin;
+        uint32_t n = list_blocks(self, k, own[k].begin, list);
+        tr_range root = {0, self->spec.plan.n_groups};
+        float *sum = tr__floats(self->reduced) + (is_packed(self) ? packed : own[k].begin);
+        if (size > 0 && !sum_node(self, list, n, root, sum, size)) return false;
+        packed += size;
+    }
     self->busy_ns += tr_clock_ns() - clock;
     release_step(self, &self->scattered);
-    for (uint32_t r = 0; r < self->spec.plan.n_replicas; r++)
-        if (r != self->spec.replica)
-            send_floats(self, self->out_gather[r], self->reduced, begin, end - begin, self->spec.replica);
+    if (!self->zero) send_sum(self, own);
     self->phase = TR__GATHERING;
     return true;
 }
@@ -343,8 +408,8 @@ static bool start_tying(tr__stage *self)
             for (uint32_t v = 0; v < known->n_uses; v++) {
                 if (parameter->gradients[v] >= 0 || known->uses[v].stage == told) continue;
                 told = known->uses[v].stage;
-                send_floats(self, self->out_tied[told], self->reduced, parameter->gradients[u],
-                            known->n_elements, known->uses[u].use);
+                send_floats(self, self->out_tied[told], self->reduced, parameter->sums[u],
+                            tr__part_elements(parameter), known->uses[u].use);
             }
         }
     }
@@ -356,10 +421,11 @@ static bool finish_gather(tr__stage *self)
 {
     for (const tr_message *message = self->gathered.head; message; message = message->next) {
         if (message->frame.step != self->step || message->frame.body_bytes == 0) continue;
-        int64_t begin, end;
-        shard_of(self, message->frame.microbatch, &begin, &end);
-        TR_ASSERT(message->frame.body_bytes == (uint64_t)(end - begin) * sizeof(float));
-        memcpy(tr__floats(self->reduced) + begin, tr_message_bytes(message), message->frame.body_bytes);
+        const tr_stretch *theirs;
+        stretches_of(self, message->frame.microbatch, &theirs);
+        TR_ASSERT(message->frame.body_bytes == (uint64_t)(theirs->end - theirs->begin) * sizeof(float));
+        memcpy(tr__floats(self->reduced) + theirs->begin, tr_message_bytes(message),
+               message->frame.body_bytes);
     }
     release_step(self, &self->gathered);
     if (tr__collect_is_used(self)) tr__collect_take_sum(self);
@@ -379,7 +445,7 @@ const float *tr__tied_use(const tr__stage *self, const tr__parameter *parameter,
 
 static const float *use_gradient(const tr__stage *self, const tr__parameter *parameter, uint32_t u)
 {
-    if (parameter->gradients[u] >= 0) return tr__floats(self->reduced) + parameter->gradients[u];
+    if (parameter->sums[u] >= 0) return tr__floats(self->reduced) + parameter->sums[u];
     return tr__tied_use(self, parameter, u);
 }
 
@@ -387,12 +453,12 @@ static void tie(tr__stage *self)
 {
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
         const tr__parameter *parameter = &self->parameters[i];
-        if (!parameter->total) continue;
+        if (!parameter->total || tr__part_elements(parameter) == 0) continue;
         const float *sum = use_gradient(self, parameter, 0);
         for (uint32_t u = 1; u < parameter->spec->n_uses; u++) {
             const float *gradient = use_gradient(self, parameter, u);
             TR_ASSERT(sum && gradient);
-            tr_sum(parameter->total, sum, gradient, parameter->spec->n_elements, self->pool);
+            tr_sum(parameter->total, sum, gradient, tr__part_elements(parameter), self->pool);
             sum = parameter->total;
         }
     }

@@ -2,6 +2,7 @@
  * other, and the streaming of a slot to the checkpoint actor while training goes on. A slot of generation g
  * holds the state after g - 1 updates (0 means "nothing valid"). The update to u+1 updates writes the slot
  * that held u-1; it waits while that slot is still being streamed. So the newest state is always whole.
+ * With ZeRO a slot holds a replica's shard, which that replica alone updates, and streams (stage_zero.c has the rest).
  * Slots are float32. Parameters that the graph reads as bfloat16 have a rounded copy beside the slots, written in
  * the same pass as the update: one copy is enough, since nothing reads parameters while they are updated.
  * SPDX-License-Identifier: Apache-2.0 */
@@ -9,6 +10,7 @@
 
 #include "actors/replay.h"
 #include "actors/stage_audit.h"
+#include "actors/stage_zero.h"
 #include "actors/topics.h"
 #include "base/clock.h"
 #include "base/memory.h"
@@ -40,6 +42,7 @@ float *tr__stage_part(tr__stage *self, int slot, int part)
 
 static void bind_parameters(tr__stage *self)
 {
+    if (self->zero) return; /* once, to what is gathered */
     float *values = tr__stage_part(self, self->slot, 0);
     for (uint32_t i = 0; i < self->spec.n_parameters; i++)
         self->bound[self->spec.parameters[i].value] = self->parameters[i].rounded
@@ -67,7 +70,8 @@ static void fill_rounded(tr__stage *self)
     for (uint32_t i = 0; i < self->spec.n_parameters; i++)
         if (self->parameters[i].rounded)
             tr_round_to_bf16(tr__stage_part(self, self->slot, 0) + self->parameters[i].offset,
-                             self->parameters[i].rounded, self->spec.parameters[i].n_elements, self->pool);
+                             self->parameters[i].rounded + self->parameters[i].part.begin,
+                             tr__part_elements(&self->parameters[i]), self->pool);
 }
 
 static tr_status make_rounded(tr__stage *self, tr_error *err)
@@ -107,6 +111,22 @@ static tr_status adopt_slot(tr__stage *self, uint64_t generation, tr_error *err)
     return TR_OK;
 }
 
+/* A source knows whole tensors: of one that this replica has a part of, it takes that. */
+static tr_status load_part(tr__stage *self, const tr__parameter *parameter, float *const into[N_PARTS],
+                           tr_error *err)
+{
+    int64_t n = parameter->spec->n_elements, own = tr__part_elements(parameter);
+    if (own == 0) return TR_OK;
+    if (own == n) return self->source->load(&self->spec, parameter->spec, into[0], into[1], into[2], err);
+    float *whole = tr_alloc((size_t)n * N_PARTS * sizeof *whole);
+    if (!whole) return tr_fail(err, TR_ENOMEM, "no memory to load '%s'", parameter->spec->name);
+    tr_status status = self->source->load(&self->spec, parameter->spec, whole, whole + n, whole + 2 * n, err);
+    for (int part = 0; !status && part < N_PARTS; part++)
+        memcpy(into[part], whole + part * n + parameter->part.begin, (size_t)own * sizeof *whole);
+    tr_free(whole);
+    return status;
+}
+
 /* As the source has it after first_step updates. */
 static tr_status load_slot(tr__stage *self, tr_error *err)
 {
@@ -114,10 +134,10 @@ static tr_status load_slot(tr__stage *self, tr_error *err)
     tr_actor_slot_open(self->actor, 0);
     tr_actor_slot_open(self->actor, 1);
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
-        int64_t at = self->parameters[i].offset;
-        tr_status status =
-            self->source->load(&self->spec, &self->spec.parameters[i], tr__stage_part(self, 0, 0) + at,
-                               tr__stage_part(self, 0, 1) + at, tr__stage_part(self, 0, 2) + at, err);
+        float *into[N_PARTS];
+        for (int part = 0; part < N_PARTS; part++)
+            into[part] = tr__stage_part(self, 0, part) + self->parameters[i].offset;
+        tr_status status = load_part(self, &self->parameters[i], into, err);
         if (status) return status;
     }
     tr_actor_slot_publish(self->actor, 0, (uint64_t)self->step + 1, self->pool);
@@ -130,19 +150,21 @@ tr_status tr__update_init(tr__stage *self, tr_error *err)
 {
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
         self->parameters[i].offset = self->slot_elements;
-        self->slot_elements += tr__stage_aligned(self->spec.parameters[i].n_elements);
+        self->slot_elements += tr__stage_aligned(tr__part_elements(&self->parameters[i]));
     }
+    tr__zero_begin(self);
     uint64_t generation = tr_actor_generation(self->actor);
     tr_status status = generation ? adopt_slot(self, generation, err) : load_slot(self, err);
     if (status || self->device) return status ? status : tr__device_load_state(self, err);
     status = make_rounded(self, err);
+    if (!status && self->zero) return tr__zero_bind(self, NULL, err);
     if (!status) bind_parameters(self);
     return status;
 }
 
 static const float *total_gradient(const tr__stage *self, const tr__parameter *parameter)
 {
-    return parameter->total ? parameter->total : tr__floats(self->reduced) + parameter->gradients[0];
+    return parameter->total ? parameter->total : tr__floats(self->reduced) + parameter->sums[0];
 }
 
 /* Losses of the last stage, in order of micro-batches. */
@@ -156,24 +178,26 @@ static void report_losses(tr__stage *self, const double *losses)
     tr_send_packed(self->actor, self->coordinator, TR_TOPIC_LOSSES, self->step, &packer);
 }
 
-static bool reports_squares(const tr__stage *self, const tr_stage_parameter *parameter)
+static bool reports_squares(const tr__stage *self, const tr__parameter *parameter)
 {
-    return parameter->owned && self->spec.replica == 0;
+    if (!parameter->spec->owned) return false;
+    return self->zero ? tr__part_elements(parameter) > 0 : self->spec.replica == 0;
 }
 
 static void report_ready(tr__stage *self, const double *sums)
 {
     const tr_stage_spec *spec = &self->spec;
     uint32_t n_owned = 0;
-    for (uint32_t i = 0; i < spec->n_parameters; i++) n_owned += reports_squares(self, &spec->parameters[i]);
+    for (uint32_t i = 0; i < spec->n_parameters; i++) n_owned += reports_squares(self, &self->parameters[i]);
     tr_packer packer;
     tr_packer_init(&packer);
-    tr_pack_array(&packer, 1 + 2 * n_owned);
+    tr_pack_array(&packer, 1 + 3 * n_owned);
     for (uint32_t i = 0; i < spec->n_parameters; i++) {
-        const tr_stage_parameter *known = &spec->parameters[i];
-        int64_t n = tr_norm_block_count(known->n_elements);
-        if (reports_squares(self, known)) {
-            tr_pack_uint(&packer, known->index);
+        const tr__parameter *parameter = &self->parameters[i];
+        int64_t n = tr_norm_block_count(tr__part_elements(parameter));
+        if (reports_squares(self, parameter)) {
+            tr_pack_uint(&packer, parameter->spec->index);
+            tr_pack_uint(&packer, (uint64_t)(parameter->part.begin / TR_NORM_BLOCK));
             tr_pack_bytes(&packer, sums, (size_t)n * sizeof *sums);
         }
         sums += n;
@@ -198,10 +222,10 @@ static double *square_sums(tr__stage *self)
         return NULL;
     }
     for (uint32_t i = 0; i < spec->n_parameters; i++) {
-        const tr_stage_parameter *known = &spec->parameters[i];
-        if (reports_squares(self, known))
-            tr_square_sums(total_gradient(self, &self->parameters[i]), known->n_elements, at, self->pool);
-        at += tr_norm_block_count(known->n_elements);
+        const tr__parameter *parameter = &self->parameters[i];
+        if (reports_squares(self, parameter))
+            tr_square_sums(total_gradient(self, parameter), tr__part_elements(parameter), at, self->pool);
+        at += tr_norm_block_count(tr__part_elements(parameter));
     }
     return sums;
 }
@@ -243,13 +267,15 @@ static void update_parameter(tr__stage *self, uint32_t i, int from, int into)
 {
     const tr__parameter *parameter = &self->parameters[i];
     tr_adamw_options options = adamw_options(self);
+    if (tr__part_elements(parameter) == 0) return;
     options.weight_decay = parameter->spec->decayed ? self->spec.optimizer.weight_decay : 0;
     int64_t at = parameter->offset;
     tr_adamw(tr__stage_part(self, from, 0) + at, tr__stage_part(self, from, 1) + at,
              tr__stage_part(self, from, 2) + at, total_gradient(self, parameter),
              tr__stage_part(self, into, 0) + at, tr__stage_part(self, into, 1) + at,
-             tr__stage_part(self, into, 2) + at, parameter->rounded, parameter->spec->n_elements, &options,
-             self->pool);
+             tr__stage_part(self, into, 2) + at,
+             parameter->rounded ? parameter->rounded + parameter->part.begin : NULL,
+             tr__part_elements(parameter), &options, self->pool);
 }
 
 /* Where a GPU computes, threads only hash states that are held: as many as get it done within a step, so that nothing waits
@@ -341,6 +367,7 @@ bool tr__update_apply(tr__stage *self)
     }
     if (!self->device) bind_parameters(self);
     tr__reduce_finish_step(self);
+    tr__zero_begin(self);
     self->busy_ns += tr_clock_ns() - begin;
     tr_trace_end(&self->trace, TR_SPAN_UPDATE, traced_ns, self->step, 0);
     if (tr__device_is_copying(self)) return true; /* the vote comes behind it */
@@ -358,11 +385,13 @@ bool tr__update_end(tr__stage *self)
 
 /* --- checkpoints --- */
 
-/* Skips parameters that go into the checkpoint from another stage. */
+/* Skips parameters that go into the checkpoint from another stage, or replica. */
 static void settle_stream(tr__stage *self)
 {
     const tr_stage_spec *spec = &self->spec;
-    while (self->stream_parameter < spec->n_parameters && !spec->parameters[self->stream_parameter].owned)
+    while (self->stream_parameter < spec->n_parameters &&
+           (!spec->parameters[self->stream_parameter].owned ||
+            tr__part_elements(&self->parameters[self->stream_parameter]) == 0))
         self->stream_parameter++;
     if (self->stream_parameter == spec->n_parameters) self->streaming = false;
 }
@@ -418,15 +447,15 @@ bool tr__stream_advance(tr__stage *self)
     }
     uint64_t begin = tr_trace_begin(&self->trace);
     tr_actor_activity(self->actor, "saving", self->step, TR_ACTIVITY_NONE);
-    const tr_stage_parameter *parameter = &self->spec.parameters[self->stream_parameter];
-    uint64_t total = (uint64_t)parameter->n_elements * sizeof(float);
+    const tr__parameter *parameter = &self->parameters[self->stream_parameter];
+    uint64_t total = (uint64_t)tr__part_elements(parameter) * sizeof(float);
     uint64_t size = total - self->stream_offset;
     if (size > TR_STATE_CHUNK_BYTES - sizeof(tr_state_chunk))
         size = TR_STATE_CHUNK_BYTES - sizeof(tr_state_chunk);
-    tr_state_chunk head = {parameter->index, self->stream_part, self->stream_offset};
+    tr_state_chunk head = {parameter->spec->index, self->stream_part,
+                           (uint64_t)parameter->part.begin * sizeof(float) + self->stream_offset};
     memcpy(body->data, &head, sizeof head);
-    const float *tensor = tr__stage_part(self, self->stream_slot, (int)self->stream_part) +
-                          self->parameters[self->stream_parameter].offset;
+    const float *tensor = tr__stage_part(self, self->stream_slot, (int)self->stream_part) + parameter->offset;
     memcpy((char *)body->data + sizeof head, (const char *)tensor + self->stream_offset, size);
     uint32_t updates = (uint32_t)(tr_actor_slot_generation(self->actor, self->stream_slot) - 1);
     tr_edge_send(self->actor, self->out_state, body, (uint32_t)(size + sizeof head), updates, 0, 0);

@@ -4,6 +4,7 @@
 #include "actors/replay.h"
 #include "actors/stage_audit.h"
 #include "actors/stage_collect.h"
+#include "actors/stage_zero.h"
 
 #include "actors/roles.h"
 #include "actors/topics.h"
@@ -76,12 +77,14 @@ static void add_senders(list *self, const char *name, const tr_message_queue *qu
     }
 }
 
+/* Messages: of each block one for each stretch of the own shard. */
 static uint32_t blocks_of(const tr__stage *stage, tr_actor_id from)
 {
+    const uint32_t *first = stage->first_stretch + stage->spec.replica;
     for (uint32_t r = 0; r < stage->spec.plan.n_replicas; r++) {
         uint32_t back = stage->out_scatter[r];
         if (back != TR_NO_EDGE && tr_edge_spec_of(stage->actor, back)->destination == from)
-            return tr_plan_blocks(&stage->spec.plan, r, NULL);
+            return tr_plan_blocks(&stage->spec.plan, r, NULL) * (first[1] - first[0]);
     }
     return 0;
 }
@@ -111,6 +114,7 @@ static void while_computing(list *out)
     const tr__stage *self = out->stage;
     uint32_t n_used;
     const tr__flight *flight = oldest_in_flight(self, &n_used);
+    if (tr__zero_awaits(self)) add_senders(out, TR_EDGE_PARAMETERS, &self->updated, one_of);
     for (uint32_t i = 0; i < self->spec.stash_credits; i++)
         if (self->flights[i].state == TR__BACKWARD_DONE && self->flights[i].audit)
             add_credit(out, tr_edge_out(self->actor, TR_EDGE_AUDIT, 0));

@@ -16,13 +16,14 @@ enum {
     TR_TOPIC_COUNT = 1, /* shard -> coordinator: [target tokens of its share of step] */
     TR_TOPIC_TOKENS,    /* coordinator -> last stages: [target tokens of the whole step] */
     TR_TOPIC_LOSSES,    /* last stage -> coordinator: [first micro-batch, f64 losses as bytes] */
-    /* stage -> coordinator: [(parameter, f64 square sums as bytes) ..., busy ns]: gradients are reduced.
-     * The sums only of parameters it owns, and only from replica 0. */
+    /* stage -> coordinator: [(parameter, first block, f64 square sums of blocks as bytes) ..., busy ns]: gradients are
+     * reduced. The sums only of parameters it owns, and only from replica 0; with ZeRO from each those of its shard. */
     TR_TOPIC_READY,
     TR_TOPIC_COMMIT, /* coordinator -> stages: [gradient scale, learning rate, hold the new state]: apply the update of step */
-    TR_TOPIC_UPDATED,      /* stage -> coordinator: []: the vote, the update of step is in its slot */
-    TR_TOPIC_EVALUATED,    /* last stage -> coordinator: [micro-batch, loss sum, target tokens] */
-    TR_TOPIC_CHECKPOINT,   /* coordinator -> stages of replica 0 and checkpoint actor: [last: 0 or 1] */
+    TR_TOPIC_UPDATED,   /* stage -> coordinator: []: the vote, the update of step is in its slot */
+    TR_TOPIC_EVALUATED, /* last stage -> coordinator: [micro-batch, loss sum, target tokens] */
+    /* coordinator -> stages of replica 0 (with ZeRO of all) and checkpoint actor: [last: 0 or 1] */
+    TR_TOPIC_CHECKPOINT,
     TR_TOPIC_CHECKPOINTED, /* checkpoint actor -> coordinator: [1, path] or [0, what went wrong] */
     TR_TOPIC_RECORD,       /* coordinator -> monitor: see tr_step_record in monitor.h */
     TR_TOPIC_NOTE,         /* coordinator -> monitor: [kind, text]: for events.jsonl */
@@ -69,7 +70,9 @@ typedef enum tr_verdict {
 #define TR_EDGE_GRADIENT "gradient"     /* stage -> stage before: gradient of the activation */
 #define TR_EDGE_SCATTER "scatter"       /* replica -> owner of a shard: a node of the reduction tree */
 #define TR_EDGE_GATHER "gather"         /* owner -> replica: the reduced shard */
-#define TR_EDGE_TIED "tied"   /* stage -> stage: the reduced gradient of a use of a parameter both hold */
+#define TR_EDGE_TIED "tied" /* stage -> stage: the reduced gradient of a use of a parameter both hold */
+#define TR_EDGE_PARAMETERS                                                                                   \
+    "parameters"              /* replica -> replica: what it has updated, with ZeRO; see stage_zero.c */
 #define TR_EDGE_AUDIT "audit" /* stage -> the same stage of the next replica: see stage_audit.h */
 #define TR_EDGE_STATE "state" /* stage -> checkpoint actor: a chunk of state, see tr_state_chunk in stage.h */
 

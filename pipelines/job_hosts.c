@@ -39,7 +39,8 @@ tr_status tr_job_plan_spread(tr_job_plan *self, tr_error *err)
     for (int32_t node = 0; node < topology->n_nodes; node++)
         self->host_of[node] = tr_job_host_of(self->recipe, node);
     for (uint32_t s = 0; s < self->training.n_stages; s++)
-        for (uint32_t r = 0; r < self->training.n_replicas && self->training.n_replicas > 1; r++)
+        for (uint32_t r = 0;
+             r < self->training.n_replicas && self->training.n_replicas > 1 && !self->training.zero; r++)
             self->equals[tr_role_find_stage(topology, r, s) - 1] = s + 1;
     return TR_OK;
 }

@@ -73,6 +73,7 @@ tr_status tr_training_plan_from_recipe(tr_training_plan *out, const tr_recipe *r
                               .hold_every = (uint32_t)recipe->supervision.hold_every,
                               .trace = recipe->trace,
                               .replay = recipe->recovery == TR_RECOVERY_REPLAY,
+                              .zero = recipe->layout.data > 1 ? (uint32_t)recipe->layout.zero : 0,
                               .audit = (uint32_t)(recipe->supervision.audit * TR_AUDIT_ALL + 0.5),
                               .clip_norm = (float)recipe->optimizer.clip_norm};
     int64_t *few = tr_alloc((size_t)recipe->validate.windows * sizeof *few);
@@ -178,15 +179,30 @@ void tr_stage_spec_release(tr_stage_spec *spec)
 /* --- what travels to an actor --- */
 
 /* All numbers of the training plan as one list, so that packing and unpacking cannot disagree. */
-enum { PLAN_NUMBERS = 20, PLACE_PARTS = 11 };
+enum { PLAN_NUMBERS = 21, PLACE_PARTS = 11 };
 static void plan_numbers(tr_training_plan *plan, uint32_t *numbers[PLAN_NUMBERS])
 {
-    uint32_t *list[PLAN_NUMBERS] = {
-        &plan->n_replicas,       &plan->n_stages,       &plan->n_pieces,    &plan->n_steps,
-        &plan->first_step,       &plan->n_microbatches, &plan->n_groups,    &plan->rows,
-        &plan->sequence,         &plan->validate_every, &plan->all_windows, &plan->validation_windows,
-        &plan->checkpoint_every, &plan->extra_stash,    &plan->trace,       &plan->again,
-        &plan->hold_every,       &plan->replay,         &plan->until,       &plan->audit};
+    uint32_t *list[PLAN_NUMBERS] = {&plan->n_replicas,
+                                    &plan->n_stages,
+                                    &plan->n_pieces,
+                                    &plan->n_steps,
+                                    &plan->first_step,
+                                    &plan->n_microbatches,
+                                    &plan->n_groups,
+                                    &plan->rows,
+                                    &plan->sequence,
+                                    &plan->validate_every,
+                                    &plan->all_windows,
+                                    &plan->validation_windows,
+                                    &plan->checkpoint_every,
+                                    &plan->extra_stash,
+                                    &plan->trace,
+                                    &plan->again,
+                                    &plan->hold_every,
+                                    &plan->replay,
+                                    &plan->until,
+                                    &plan->audit,
+                                    &plan->zero};
     memcpy(numbers, list, sizeof list);
 }
 

@@ -73,6 +73,8 @@ typedef struct tr_stage_budget {
     uint64_t state, rounded, gradients, stashes, scratch, edges;
     /* Where its memory is apart: the state it computes with, inputs and outputs; the host's memory that they go through. */
     uint64_t own_state, places, pinned;
+    /* With ZeRO: all parameters beside the slot's shard, with the message in which that goes; what other replicas hold of a slot. */
+    uint64_t whole, shared_state;
     uint64_t kept;  /* with recovery by replay */
     uint64_t audit; /* with audits */
     uint32_t stash_credits;

@@ -25,15 +25,16 @@ static bool has_gpus(const tr_job_plan *self)
 uint64_t tr_stage_budget_on_device(const tr_stage_budget *self)
 {
     if (self->device.kind == TR_DEVICE_CPU) return 0;
-    return self->own_state + self->rounded + self->gradients + self->stashes + self->scratch + self->places;
+    return self->own_state + self->rounded + self->whole + self->gradients + self->stashes + self->scratch +
+           self->places;
 }
 
 uint64_t tr_stage_budget_on_host(const tr_stage_budget *self)
 {
     uint64_t held = 2 * self->state + self->edges + self->pinned + self->kept + self->audit;
     if (self->device.kind != TR_DEVICE_CPU) return held;
-    return held + self->own_state + self->rounded + self->gradients + self->stashes + self->scratch +
-           self->places;
+    return held + self->own_state + self->rounded + self->whole + self->gradients + self->stashes +
+           self->scratch + self->places;
 }
 
 static void print_layers(const tr_job_plan *self, uint32_t stage, FILE *stream)
@@ -101,6 +102,28 @@ static void print_logits(const tr_job_plan *self, FILE *stream)
                 chunk, rows, mib(chunk * row_bytes), mib(rows * row_bytes));
 }
 
+/* What sharing saves, and what it costs. */
+static void print_zero(const tr_job_plan *self, FILE *stream)
+{
+    uint64_t held = 0, shared = 0, whole = 0;
+    if (!self->training.zero) return;
+    for (uint32_t i = 0; i < self->training.n_replicas * self->training.n_stages; i++) {
+        const tr_stage_budget *budget = &self->budgets[i];
+        uint64_t times =
+            budget->own_state ? 3 : 2; /* the slots, and what is computed with where that is apart */
+        held += times * budget->state;
+        shared += times * budget->shared_state;
+        whole += budget->whole;
+    }
+    fprintf(stream, "ZeRO stage %u: the replicas of a stage share its state,", self->training.zero);
+    print_size(stream, held);
+    fprintf(stream, " in all, and not");
+    print_size(stream, held + shared);
+    fprintf(stream, "; all parameters beside it:");
+    print_size(stream, whole);
+    fputc('\n', stream);
+}
+
 void tr_job_plan_print(const tr_job_plan *self, FILE *stream)
 {
     const tr_training_plan *plan = &self->training;
@@ -132,12 +155,14 @@ void tr_job_plan_print(const tr_job_plan *self, FILE *stream)
                 "audit: %g%% of micro-batches are computed again by the next replica's workers: so much more "
                 "computing\n",
                 100.0 * plan->audit / TR_AUDIT_ALL);
+    print_zero(self, stream);
     for (uint32_t s = 0; s < plan->n_stages; s++) print_layers(self, s, stream);
     if (self->devices.text[0]) fprintf(stream, "%s\n", self->devices.text);
-    fprintf(stream, "\n%-24s %-9s %-7s %12s %8s %11s%*s %11s %11s %11s %11s%*s%*s\n", "actor", "where",
+    fprintf(stream, "\n%-24s %-9s %-7s %12s %8s %11s%*s%*s %11s %11s %11s %11s%*s%*s\n", "actor", "where",
             "device", "parameters", "credits", "state x2", rounded ? 12 : 0, rounded ? "bf16 copy" : "",
-            "gradients", "stashes", "scratch", "slots", plan->replay ? 12 : 0, plan->replay ? "kept" : "",
-            plan->audit ? 12 : 0, plan->audit ? "audits" : "");
+            plan->zero ? 12 : 0, plan->zero ? "gathered" : "", "gradients", "stashes", "scratch", "slots",
+            plan->replay ? 12 : 0, plan->replay ? "kept" : "", plan->audit ? 12 : 0,
+            plan->audit ? "audits" : "");
     for (size_t i = 0; i < self->topology.n_actors; i++) {
         const tr_actor_spec *actor = &self->topology.actors[i];
         char where[32], device[32];
@@ -149,6 +174,7 @@ void tr_job_plan_print(const tr_job_plan *self, FILE *stream)
             fprintf(stream, " %-7s %12" PRId64 " %8u", device, budget->n_parameters, budget->stash_credits);
             print_size(stream, 2 * budget->state);
             if (rounded) print_size(stream, budget->rounded);
+            if (plan->zero) print_size(stream, budget->whole);
             print_size(stream, budget->gradients);
             print_size(stream, budget->stashes);
             print_size(stream, budget->scratch);

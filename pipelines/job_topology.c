@@ -5,6 +5,7 @@
 #include "pipelines/job_plan.h"
 
 #include "actors/roles.h"
+#include "actors/stage_shard.h"
 #include "actors/topics.h"
 #include "base/memory.h"
 #include "ops/program.h"
@@ -26,6 +27,14 @@ static uint64_t value_bytes(const tr_graph *graph, tr_value value)
 
 /* --- memory --- */
 
+/* A slot with nothing shared. */
+static uint64_t whole_state(const tr_stage_spec *spec)
+{
+    tr_stage_spec alone = *spec;
+    alone.plan.zero = 0;
+    return tr_shard_state_bytes(&alone, spec->replica);
+}
+
 static tr_status budget_stage(const tr_job_plan *plan, const tr_stage_spec *spec, tr_stage_budget *out,
                               tr_error *err)
 {
@@ -46,16 +55,14 @@ static tr_status budget_stage(const tr_job_plan *plan, const tr_stage_spec *spec
     if (plan->training.audit) out->audit = tr_stage_audit_bytes(spec, program);
     tr_program_destroy(&program);
 
-    int64_t *n_elements = tr_alloc(spec->n_parameters * sizeof *n_elements);
-    if (!n_elements) return tr_fail(err, TR_ENOMEM, "no memory for a stage's sizes");
-    for (uint32_t i = 0; i < spec->n_parameters; i++) {
-        n_elements[i] = spec->parameters[i].n_elements;
-        out->n_parameters += n_elements[i];
-    }
-    out->state = tr_stage_state_bytes(n_elements, spec->n_parameters);
+    for (uint32_t i = 0; i < spec->n_parameters; i++) out->n_parameters += spec->parameters[i].n_elements;
+    out->state = tr_shard_state_bytes(spec, spec->replica);
+    out->shared_state = whole_state(spec) - out->state;
     if (apart) out->own_state = out->state;
     out->rounded = tr_stage_rounded_bytes(spec);
-    tr_free(n_elements);
+    out->whole = tr_shard_whole_bytes(spec);
+    if (plan->training.zero)
+        *(apart ? &out->pinned : &out->whole) += tr_shard_message_bytes(spec, spec->replica);
     /* The group at work, the blocks of a replica at their most, and with several replicas the sum. */
     uint32_t blocks = 1, most = 1;
     tr_range own = tr_plan_groups(&plan->training, spec->replica);
@@ -63,8 +70,10 @@ static tr_status budget_stage(const tr_job_plan *plan, const tr_stage_spec *spec
     most = blocks + (own.end - own.begin > 1) + (plan->training.n_replicas > 1);
     uint64_t flat =
         (uint64_t)tr_stage_gradient_elements(spec->parameters, spec->n_parameters) * sizeof(float);
-    out->gradients = most * flat;
-    if (apart && plan->training.n_replicas > 1) out->pinned += (blocks + 1) * flat;
+    uint64_t sum =
+        plan->training.zero > 1 ? (uint64_t)tr_shard_sum_elements(spec, spec->replica) * sizeof(float) : flat;
+    out->gradients = apart || plan->training.n_replicas == 1 ? most * flat : (most - 1) * flat + sum;
+    if (apart && plan->training.n_replicas > 1) out->pinned += blocks * flat + sum;
     return TR_OK;
 }
 
@@ -148,7 +157,7 @@ static tr_status add_pipeline_edges(tr_job_plan *self, uint32_t r, const tr_stag
                           tr_plan_stash_credits(plan, r, spec->stage + 1) + 1, bytes, err);
         if (!status) status = add_edge(self, TR_EDGE_GRADIENT, next, stage, spec->stash_credits, bytes, err);
     }
-    if (!status && r == 0)
+    if (!status && (r == 0 || plan->zero))
         status = add_edge(self, TR_EDGE_STATE, stage, tr_role_find(&self->topology, TR_ROLE_CHECKPOINT),
                           HEAD_SLOTS, TR_STATE_CHUNK_BYTES, err);
     return status;
@@ -157,17 +166,17 @@ static tr_status add_pipeline_edges(tr_job_plan *self, uint32_t r, const tr_stag
 static tr_status add_reduction_edges(tr_job_plan *self, uint32_t r, const tr_stage_spec *spec, tr_error *err)
 {
     const tr_training_plan *plan = &self->training;
-    int64_t flat = tr_stage_gradient_elements(spec->parameters, spec->n_parameters), begin, end;
     tr_actor_id from = tr_role_find_stage(&self->topology, r, spec->stage);
+    uint64_t parameters = tr_shard_message_bytes(spec, r), sum = (uint64_t)tr_shard_longest(spec, r) * 4;
     tr_status status = TR_OK;
     for (uint32_t other = 0; !status && other < plan->n_replicas; other++) {
         if (other == r) continue;
         tr_actor_id to = tr_role_find_stage(&self->topology, other, spec->stage);
-        tr_stage_shard(flat, plan->n_replicas, other, &begin, &end);
-        status = add_edge(self, TR_EDGE_SCATTER, from, to, tr_plan_blocks(plan, r, NULL),
-                          (uint64_t)(end - begin) * 4, err);
-        tr_stage_shard(flat, plan->n_replicas, r, &begin, &end);
-        if (!status) status = add_edge(self, TR_EDGE_GATHER, from, to, 1, (uint64_t)(end - begin) * 4, err);
+        status = add_edge(self, TR_EDGE_SCATTER, from, to,
+                          tr_plan_blocks(plan, r, NULL) * tr_shard_stretches(spec, other, NULL),
+                          (uint64_t)tr_shard_longest(spec, other) * 4, err);
+        if (!status && plan->zero) status = add_edge(self, TR_EDGE_PARAMETERS, from, to, 1, parameters, err);
+        if (!status && !plan->zero) status = add_edge(self, TR_EDGE_GATHER, from, to, 1, sum, err);
     }
     return status;
 }
@@ -187,8 +196,11 @@ static void count_tied(const tr_stage_spec *spec, uint32_t other, uint32_t *n_us
 {
     *n_uses = 0;
     *bytes = 0;
+    tr_shard shard;
+    tr_shard_begin(&shard, spec, spec->replica);
     for (uint32_t i = 0; i < spec->n_parameters; i++) {
         const tr_stage_parameter *parameter = &spec->parameters[i];
+        tr_stretch part = tr_shard_next(&shard);
         uint32_t own = 0;
         bool there = false;
         for (uint32_t u = 0; u < parameter->n_uses; u++) {
@@ -197,7 +209,7 @@ static void count_tied(const tr_stage_spec *spec, uint32_t other, uint32_t *n_us
         }
         if (!there) continue;
         *n_uses += own;
-        uint64_t size = (uint64_t)parameter->n_elements * sizeof(float);
+        uint64_t size = (uint64_t)(part.end - part.begin) * sizeof(float);
         if (size > *bytes) *bytes = size;
     }
 }

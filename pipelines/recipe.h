@@ -88,6 +88,7 @@ typedef struct tr_recipe {
         int32_t stash;               /* stash credits of a stage beyond those of 1F1B */
         tr_recompute recompute;
         int32_t logits; /* tokens whose logits exist at a time: see tr_graph_chunk_logits */
+        int32_t zero; /* see tr_training_plan.zero */
     } layout;
     tr_recipe_device device; /* of stages that do not name their own */
     tr_recipe_dtype dtype;

@@ -174,7 +174,8 @@ static void fill_dependent(reading *self)
     int64_t pipeline = stages / recipe->layout.pieces;
     fill_integer(self, "layout.pipeline", &recipe->layout.pipeline, pipeline > 0 ? pipeline : 1);
     bool is_spread = recipe->layout.hosts > 1;
-    bool copies = is_spread && recipe->supervision.copies && recipe->layout.data == 1;
+    bool copies =
+        is_spread && recipe->supervision.copies && (recipe->layout.data == 1 || recipe->layout.zero);
     bool seldom = (asks_for_gpus(recipe) || copies) && recipe->recovery != TR_RECOVERY_REPLAY;
     fill_integer(self, "supervision.hold_every", &recipe->supervision.hold_every, seldom ? 16 : 1);
     fill_integer(self, "supervision.lease", &recipe->supervision.lease, is_spread ? 0 : 30);
@@ -435,7 +436,21 @@ static tr_status check_replay(const reading *self, tr_error *err)
         return tr__recipe_refuse(self, line, "recovery", NULL, err,
                                  "does not go with layout.processes: false, where a fault ends the run; "
                                  "leave one of them out");
+    if (recipe->layout.zero)
+        return tr__recipe_refuse(self, line, "recovery", NULL, err,
+                                 "is for replicas that hold all of the state, and layout.zero is %d; give "
+                                 "recovery: step, or layout.zero: 0",
+                                 recipe->layout.zero);
     return TR_OK;
+}
+
+static tr_status check_zero(const reading *self, tr_error *err)
+{
+    const tr_recipe *recipe = &self->recipe;
+    if (recipe->layout.zero < 2 || !asks_for_gpus(recipe)) return TR_OK;
+    return tr__recipe_refuse(self, line_of(self, "layout.zero"), "layout.zero", NULL, err,
+                             "is not there on GPUs, where each replica has the whole sum of gradients; give "
+                             "layout.zero: 1, or device: cpu");
 }
 
 /* Somebody else must have the same weights, where they are computed with. */
@@ -502,6 +517,7 @@ tr_status tr__recipe_resolve(tr__recipe_reading *self, tr_error *err)
     if (!status) status = check_head(self, err);
     if (!status) status = check_replay(self, err);
     if (!status) status = check_audit(self, err);
+    if (!status) status = check_zero(self, err);
     if (!status && recipe->model.preset) status = check_preset(self, err);
     return status;
 }

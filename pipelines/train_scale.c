@@ -129,6 +129,12 @@ static tr_status check_now(const tr__scale *self, const tr_layout *wish, tr_erro
     const tr__training *training = self->training;
     if (training->recipe->trace)
         return tr_fail(err, TR_EINVAL, "this run writes a trace (trace: true), which knows one layout only");
+    if (training->recipe->layout.zero)
+        return tr_fail(
+            err, TR_EINVAL,
+            "its replicas hold a shard of the state each (layout.zero: %d), which cannot be dealt out "
+            "anew while it runs; stop it, and go on with --resume and the other layout",
+            training->recipe->layout.zero);
     if (!training->listen[0] && wish->hosts > 1)
         return tr_fail(
             err, TR_EINVAL,

@@ -118,6 +118,28 @@ static void no_layout_and_no_bucket_changes_a_bit(void)
     tiny_bucket_elements = 0;
 }
 
+/* Parameters go from device to device as gradients do; where the devices cannot, both go by the host. */
+static void shards_of_the_state_change_no_bit(void)
+{
+    static const uint32_t layouts[][3] = {{2, 1, 1}, {3, 1, 2}, {2, 2, 1}, {4, 1, 1}, {3, 3, 2}};
+    tiny_job alone = job_of(1, 1, 6, 5, false);
+    alone.config.vocabulary = CHECK_SIZE(300, 7), alone.config.width = CHECK_SIZE(200, 5);
+    run_well(&alone);
+    for (size_t i = 0; i < CHECK_SIZE(sizeof layouts / sizeof *layouts, 1); i++)
+        for (int refused = 0; refused < CHECK_SIZE(2, 1); refused++) {
+            tiny_job job = job_of(layouts[i][0], layouts[i][1], 6, 5, false);
+            job.config.vocabulary = alone.config.vocabulary, job.config.width = alone.config.width;
+            job.config.plan.zero = layouts[i][2];
+            if (refused) setenv("FAKE_NCCL_REFUSES", "0", 1);
+            run_well(&job);
+            unsetenv("FAKE_NCCL_REFUSES");
+            CU_ASSERT(strstr(job.reduction, refused ? "by the host" : "on the devices") != NULL);
+            expect_same_bits(&alone, &job);
+            tiny_release(&job);
+        }
+    tiny_release(&alone);
+}
+
 static void one_that_cannot_join_keeps_all_with_the_host(void)
 {
     for (int who = 0; who < CHECK_SIZE(2, 1); who++) {
@@ -155,6 +177,7 @@ static const check_test tests[] = {
     CHECK_TEST(buckets_cover_every_element_once_in_the_order_of_the_program),
     CHECK_TEST(without_the_library_the_host_sums),
     CHECK_TEST(no_layout_and_no_bucket_changes_a_bit),
+    CHECK_TEST(shards_of_the_state_change_no_bit),
     CHECK_TEST(one_that_cannot_join_keeps_all_with_the_host),
     CHECK_TEST(a_worker_that_cannot_leave_its_group_is_ended_by_force),
 };

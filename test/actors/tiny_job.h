@@ -8,6 +8,7 @@
 #include "actors/coordinator.h"
 #include "actors/monitor.h"
 #include "actors/roles.h"
+#include "actors/stage_shard.h"
 #include "actors/topics.h"
 #include "base/clock.h"
 #include "check.h"
@@ -197,17 +198,18 @@ static void add_stage_edges(tr_topology *t, const tiny_config *c)
                     activation);
         link_actors(t, TR_EDGE_GRADIENT, next, stage, spec.stash_credits, activation);
     }
-    if (r == 0)
+    if (r == 0 || plan->zero)
         link_actors(t, TR_EDGE_STATE, stage, tr_role_find(t, TR_ROLE_CHECKPOINT), 4, TR_STATE_CHUNK_BYTES);
-    int64_t flat = tr_stage_gradient_elements(spec.parameters, spec.n_parameters), begin, end;
     for (uint32_t other = 0; other < plan->n_replicas; other++) {
         if (other == r) continue;
         tr_actor_id to = tr_role_find_stage(t, other, s);
-        tr_stage_shard(flat, plan->n_replicas, other, &begin, &end);
-        link_actors(t, TR_EDGE_SCATTER, stage, to, tr_plan_blocks(plan, r, NULL),
-                    (uint64_t)(end - begin) * 4);
-        tr_stage_shard(flat, plan->n_replicas, r, &begin, &end);
-        link_actors(t, TR_EDGE_GATHER, stage, to, 1, (uint64_t)(end - begin) * 4);
+        link_actors(t, TR_EDGE_SCATTER, stage, to,
+                    tr_plan_blocks(plan, r, NULL) * tr_shard_stretches(&spec, other, NULL),
+                    (uint64_t)tr_shard_longest(&spec, other) * 4);
+        if (plan->zero)
+            link_actors(t, TR_EDGE_PARAMETERS, stage, to, 1, tr_shard_message_bytes(&spec, r));
+        else
+            link_actors(t, TR_EDGE_GATHER, stage, to, 1, (uint64_t)tr_shard_longest(&spec, r) * 4);
     }
     if (plan->audit && plan->n_replicas > 1)
         link_actors(t, TR_EDGE_AUDIT, stage, tr_role_find_stage(t, (r + 1) % plan->n_replicas, s),
@@ -223,9 +225,7 @@ static uint64_t state_bytes_of(const tiny_config *c)
     tr_stage_spec spec;
     tr_error err = {0};
     CHECK_OK(tiny_stage_open(NULL, c, sizeof *c, &spec, &err));
-    int64_t n[N_TINY];
-    for (uint32_t i = 0; i < spec.n_parameters; i++) n[i] = spec.parameters[i].n_elements;
-    uint64_t bytes = tr_stage_state_bytes(n, spec.n_parameters);
+    uint64_t bytes = tr_shard_state_bytes(&spec, c->replica);
     tiny_stage_close(&spec);
     return bytes;
 }

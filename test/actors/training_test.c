@@ -142,6 +142,32 @@ static void no_layout_changes_a_bit_of_tensors_with_many_blocks(void)
     compare_layouts(3, 3, 503, 65); /* E has two blocks of the norm */
 }
 
+/* Tensors of less than a block, which one replica has whole, and of several; a replica may have nothing. Each has its part of
+ * the state in its slot, hence less than with all of it. */
+static void shards_of_the_state_change_no_bit(void)
+{
+    const uint32_t layouts[][3] = {{2, 2, 1}, {2, 1, 2}, {3, 1, 1}, {4, 2, 2}, {3, 3, 1}, {2, 4, 2}};
+    const int64_t sizes[][2] = {{300, 200}, {7, 5}};
+    for (size_t k = 0; k < CHECK_SIZE(2, 1); k++) {
+        tiny_job alone = job_of(1, 1, 5, 4);
+        alone.config.vocabulary = CHECK_SIZE(sizes[k][0], 7), alone.config.width = CHECK_SIZE(sizes[k][1], 5);
+        run_well(&alone);
+        for (size_t i = 0; i < CHECK_SIZE(sizeof layouts / sizeof *layouts, 1); i++) {
+            tiny_job job = job_of(layouts[i][0], layouts[i][1], 5, 4);
+            job.config.vocabulary = alone.config.vocabulary, job.config.width = alone.config.width;
+            uint64_t whole = state_bytes_of(&job.config), held = 0;
+            job.config.plan.zero = layouts[i][2];
+            for (tiny_config c = job.config; c.replica < layouts[i][0]; c.replica++)
+                held += state_bytes_of(&c);
+            CU_ASSERT(held >= whole && held <= whole + layouts[i][0] * N_TINY * 3 * 64);
+            run_well(&job);
+            expect_same_bits(&alone, &job, 0);
+            tiny_release(&job);
+        }
+        tiny_release(&alone);
+    }
+}
+
 static void threads_of_time_change_nothing(void)
 {
     const uint32_t stages = CHECK_SIZE(2, 1), microbatches = CHECK_SIZE(7, 3), groups = CHECK_SIZE(5, 3);
@@ -171,6 +197,7 @@ static void holding_few_states_changes_nothing(void)
     for (uint32_t every = 2; every <= CHECK_SIZE(7, 2); every += 5) {
         tiny_job few = holding_job();
         few.config.plan.hold_every = every;
+        few.config.plan.zero = CHECK_SIZE(every / 2 - 1, 0); /* of 2: 0; of 7: 2 */
         few.slow_ms = 1; /* a checkpoint is still being streamed when the next state is held */
         run_well(&few);
         CU_ASSERT(few.committed == 3 && few.last_committed == 5);
@@ -183,13 +210,15 @@ static void holding_few_states_changes_nothing(void)
 /* Groups of several micro-batches, so that sums travel; an unequal share of them; and who audits is audited. */
 static void audits_change_nothing_and_miss_nothing(void)
 {
-    const uint32_t layouts[][3] = {{2, 2, TR_AUDIT_ALL}, {3, 1, TR_AUDIT_ALL}, {2, 2, TR_AUDIT_ALL / 3}};
+    const uint32_t layouts[][4] = {
+        {2, 2, TR_AUDIT_ALL}, {3, 1, TR_AUDIT_ALL}, {2, 2, TR_AUDIT_ALL / 3}, {3, 1, TR_AUDIT_ALL, 1}};
     for (size_t i = 0; i < CHECK_SIZE(sizeof layouts / sizeof *layouts, 1); i++) {
         uint32_t n_replicas = layouts[i][0], n_stages = layouts[i][1], n_microbatches = CHECK_SIZE(7, 3);
         tiny_job without = job_of(n_replicas, n_stages, n_microbatches, CHECK_SIZE(3, 2)),
                  with = job_of(n_replicas, n_stages, n_microbatches, CHECK_SIZE(3, 2));
         tr_training_plan *plan = &with.config.plan;
         plan->audit = layouts[i][2];
+        plan->zero = layouts[i][3];
         run_well(&without);
         run_well(&with);
         expect_same_bits(&without, &with, 0);
@@ -209,16 +238,19 @@ static void audits_change_nothing_and_miss_nothing(void)
 static void every_byte_of_a_checkpoint_comes_once(void)
 {
     const uint32_t n_steps = CHECK_SIZE(3, 1);
-    tiny_job job = tiny_new(2, 2, 2, 2, n_steps);
-    job.config.vocabulary = 4099; /* E is 1.1 MiB: chunks of three sizes */
-    job.config.width = 67;
-    job.config.plan.checkpoint_every = 1;
-    job.config.plan.sequence = 3;
-    run_well(&job);
-    CU_ASSERT(job.began == n_steps && job.committed == n_steps && job.abandoned == 0);
-    CU_ASSERT_EQUAL(job.chunks, n_steps * 3 * (N_TINY + 1));
-    CU_ASSERT_EQUAL(notes_of(&job, "checkpoint"), n_steps);
-    tiny_release(&job);
+    for (uint32_t zero = 0; zero < CHECK_SIZE(2, 1); zero++) {
+        tiny_job job = tiny_new(2, 2, 2, 2, n_steps);
+        job.config.vocabulary = 4099; /* E is 1.1 MiB: chunks of three sizes; of shards a chunk of each */
+        job.config.width = 67;
+        job.config.plan.checkpoint_every = 1;
+        job.config.plan.sequence = 3;
+        job.config.plan.zero = zero;
+        run_well(&job);
+        CU_ASSERT(job.began == n_steps && job.committed == n_steps && job.abandoned == 0);
+        CU_ASSERT_EQUAL(job.chunks, n_steps * 3 * (N_TINY + 1));
+        CU_ASSERT_EQUAL(notes_of(&job, "checkpoint"), n_steps);
+        tiny_release(&job);
+    }
 }
 
 /* A small state is streamed long before the measuring is done, without which there is no record. That the log is synced
@@ -247,6 +279,7 @@ static void a_checkpoint_continues_with_the_same_bits(void)
         half.config.plan.n_steps = 5;
         half.config.plan.checkpoint_every = 2;
         half.slow_ms = 1;
+        half.config.plan.zero = layouts[i][0] > 1 ? 1 + (uint32_t)i % 2 : 0;
         half.fault = FAIL_BEGIN; /* the last fails, so the one after update 4 is what is left */
         half.fault_at = 5;
         tr_error err = {0};
@@ -255,6 +288,7 @@ static void a_checkpoint_continues_with_the_same_bits(void)
         tiny_job rest = job_of(layouts[next[i]][0], layouts[next[i]][1], microbatches, groups);
         rest.config.plan.n_steps = 5;
         rest.config.plan.first_step = 4;
+        rest.config.plan.zero = layouts[next[i]][0] > 1 && i == 2;
         rest.config.from = (const float *const *)half.state;
         rest.tokens_before = whole.records[3].tokens;
         run_well(&rest);
@@ -417,6 +451,7 @@ static const check_test tests[] = {
     CHECK_TEST(without_clipping_the_gradient_stays),
     CHECK_TEST(no_layout_changes_a_bit),
     CHECK_TEST(no_layout_changes_a_bit_of_tensors_with_many_blocks),
+    CHECK_TEST(shards_of_the_state_change_no_bit),
     CHECK_TEST(threads_of_time_change_nothing),
     CHECK_TEST(holding_few_states_changes_nothing),
     CHECK_TEST(audits_change_nothing_and_miss_nothing),

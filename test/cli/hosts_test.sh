@@ -455,6 +455,18 @@ case_a_lost_host_is_taken_over_by_copies() {
     same_bits plain
 }
 
+case_a_lost_host_of_shards_is_taken_over_by_copies() { # replicas are no equals then
+    local every
+    for every in "" supervision.hold_every=1; do
+        lead shards layout.zero=1 $every
+        join 10.77.0.2 shards.joiner
+        wait_for_step 40
+        kill_host
+        same_bits plain
+        has_event host_lost || fail "nobody noticed"
+    done
+}
+
 case_those_who_live_on_keep_their_work() { # recovery: replay
     local layout
     for layout in "" "$pipeline"; do
@@ -650,7 +662,7 @@ case_hosts_that_do_not_come() {
 }
 
 all="other_ways_to_leave a_resumed_job_keeps_its_layout a_quiet_job_keeps_its_hosts a_stall_for_copies_is_told two_hosts_train_the_bits_of_one a_host_leaves_politely hosts_come_and_go scaling_over_hosts a_host_is_lost_during_a_change a_host_is_lost_behind_a_change ps_sees_all_hosts a_worker_on_another_host_dies who_may_not_join_is_refused a_lost_host_is_taken_over_by_equals
-    a_lost_host_is_taken_over_by_copies those_who_live_on_keep_their_work a_slow_copy_holds_the_job_back another_host_replaces_it a_spare_takes_over the_agent_of_the_heads_host_dies
+    a_lost_host_is_taken_over_by_copies a_lost_host_of_shards_is_taken_over_by_copies those_who_live_on_keep_their_work a_slow_copy_holds_the_job_back another_host_replaces_it a_spare_takes_over the_agent_of_the_heads_host_dies
     a_cut_between_hosts a_host_that_comes_back_takes_copies one_side_is_deaf a_connection_that_flaps hosts_that_do_not_come"
 for each in ${*:-$all}; do
     began=$SECONDS

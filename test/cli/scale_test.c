@@ -199,11 +199,11 @@ static void a_file_asks_as_well(void)
 
 /* --- who leaves --- */
 
-static void a_worker_that_is_asked_to_leave_hands_over(void)
+static void leave_in(const char *layout)
 {
     job one;
     int32_t pid, next, other, same;
-    begin(&one, "ucx", "float32", "layout: {data: 2}\n", NULL);
+    begin(&one, "ucx", "float32", layout, NULL);
     CU_ASSERT_FATAL(makes_steps(&one, 20));
     CU_ASSERT(lives_of(&one, 2, &pid) == 1 && lives_of(&one, 1, &other) == 1);
     kill(pid, SIGTERM);
@@ -218,6 +218,12 @@ static void a_worker_that_is_asked_to_leave_hands_over(void)
     CU_ASSERT(lives_of(&one, 1, &same) == 2);
     CU_ASSERT(nobody_died(&one));
     end(&one);
+}
+
+static void a_worker_that_is_asked_to_leave_hands_over(void)
+{
+    leave_in("layout: {data: 2}\n");
+    leave_in("layout: {data: 2, zero: 1}\n"); /* a shard that nobody else has */
 }
 
 /* To the whole group, as a supervisor of processes sends it, it is the run's end and nobody's replacement. */

@@ -3,6 +3,7 @@
 #include "pipelines/job_plan.h"
 
 #include "actors/roles.h"
+#include "actors/stage_shard.h"
 #include "actors/topics.h"
 #include "check.h"
 #include "ops/program.h"
@@ -21,6 +22,7 @@ static const tr_start start = {
     .origin = TR_ORIGIN_CHECKPOINT, .directory = "some/where", .updates = 3, .tokens = 4711};
 
 static int n_pieces = 1;              /* of each worker, in what follows */
+static int zero;                      /* layout.zero */
 static const char *dtype = "float32"; /* of the recipe */
 static uint64_t element_bytes = 4;    /* of an activation in it */
 
@@ -30,14 +32,15 @@ static tr_status enter(int data_width, int stages, int accumulate, int groups)
     char *path = path_in(home, "text"), *bytes = tr_alloc(4000);
     for (int i = 0; i < 4000; i++) bytes[i] = (char)('a' + i % 26);
     CHECK_OK(tr_file_write(path, bytes, 4000, &err));
-    char *text = tr_format(
-        "run: r\nmodel: {family: llama, layers: 4, width: %d, heads: 2, inner: 24, tie: true}\n"
-        "data: {text: %s, holdout: 0.2}\n"
-        "train: {steps: 9, sequence: %d, microbatch: %d, accumulate: %d, groups: %d, seed: "
-        "9223372036854775807}\n"
-        "lr: {peak: 0.1}\nlayout: {data: %d, pipeline: %d, pieces: %d}\nvalidate: {every: 2, windows: 3}\n"
-        "checkpoint: {every: 4}\noptimizer: {clip_norm: 0.7}\ndtype: %s\n",
-        WIDTH, path, SEQUENCE, ROWS, accumulate, groups, data_width, stages, n_pieces, dtype);
+    char *text =
+        tr_format("run: r\nmodel: {family: llama, layers: 4, width: %d, heads: 2, inner: 24, tie: true}\n"
+                  "data: {text: %s, holdout: 0.2}\n"
+                  "train: {steps: 9, sequence: %d, microbatch: %d, accumulate: %d, groups: %d, seed: "
+                  "9223372036854775807}\n"
+                  "lr: {peak: 0.1}\nlayout: {data: %d, pipeline: %d, pieces: %d, zero: %d}\nvalidate: "
+                  "{every: 2, windows: 3}\n"
+                  "checkpoint: {every: 4}\noptimizer: {clip_norm: 0.7}\ndtype: %s\n",
+                  WIDTH, path, SEQUENCE, ROWS, accumulate, groups, data_width, stages, n_pieces, zero, dtype);
     CHECK_OK(tr_recipe_parse(&recipe, text, strlen(text), "r", NULL, 0, &err));
     CHECK_OK(tr_model_config_from_recipe(&config, &recipe, &err));
     CHECK_OK(tr_data_open(&data, &recipe, config.vocabulary, &err));
@@ -158,9 +161,17 @@ static void expect_edges_of(uint32_t r, uint32_t s)
                     ids / 4 * element_bytes * WIDTH);
         expect_edge(TR_EDGE_GRADIENT, next, self, credits, ids / 4 * element_bytes * WIDTH);
     }
-    if (r == 0)
+    if (r == 0 || p->zero)
         expect_edge(TR_EDGE_STATE, self, tr_role_find(t, TR_ROLE_CHECKPOINT), 4, TR_STATE_CHUNK_BYTES);
-    for (uint32_t other = 0; other < p->n_replicas; other++) {
+    for (uint32_t other = 0; other < p->n_replicas && p->zero; other++) {
+        if (other == r) continue;
+        tr_actor_id to = tr_role_find_stage(t, other, s);
+        expect_edge(TR_EDGE_SCATTER, self, to,
+                    tr_plan_blocks(p, r, NULL) * tr_shard_stretches(&spec, other, NULL),
+                    (uint64_t)tr_shard_longest(&spec, other) * 4);
+        expect_edge(TR_EDGE_PARAMETERS, self, to, 1, tr_shard_message_bytes(&spec, r));
+    }
+    for (uint32_t other = 0; other < p->n_replicas && !p->zero; other++) {
         if (other == r) continue;
         tr_stage_shard(flat, p->n_replicas, other, &begin, &end);
         expect_edge(TR_EDGE_SCATTER, self, tr_role_find_stage(t, other, s), tr_plan_blocks(p, r, NULL),
@@ -169,13 +180,14 @@ static void expect_edges_of(uint32_t r, uint32_t s)
         expect_edge(TR_EDGE_GATHER, self, tr_role_find_stage(t, other, s), 1, (uint64_t)(end - begin) * 4);
     }
     if (last && (s == 0 || s == last)) /* the embedding is the head's weight */
-        expect_edge(TR_EDGE_TIED, self, tr_role_find_stage(t, r, last - s), 1, 256 * WIDTH * 4);
+        expect_edge(TR_EDGE_TIED, self, tr_role_find_stage(t, r, last - s), 1,
+                    p->zero && r > 0 ? 0 : 256 * WIDTH * 4); /* it is one block: replica 0's */
     tr_stage_spec_release(&spec);
 }
 
-static const int layouts[][3] = {{1, 1, 1}, {2, 1, 1}, {1, 4, 1}, {2, 2, 1},
-                                 {3, 2, 1}, {1, 2, 2}, {2, 2, 2}, {2, 1, 3}};
-enum { N_LAYOUTS = 8, AT_ONCE = 6 };
+static const int layouts[][4] = {{1, 1, 1}, {2, 1, 1}, {1, 4, 1},    {2, 2, 1},    {3, 2, 1},   {1, 2, 2},
+                                 {2, 2, 2}, {2, 1, 3}, {1, 2, 1, 1}, {3, 2, 1, 1}, {2, 1, 1, 2}};
+enum { N_LAYOUTS = 11, AT_ONCE = 6 };
 
 /* While memory fails: the one layout that has replicas, stages and pieces. */
 static int first_layout(void)
@@ -191,8 +203,10 @@ static int end_layout(void)
 static tr_status enter_layout(int i, int accumulate, int groups)
 {
     n_pieces = layouts[i][2];
+    zero = layouts[i][3];
     tr_status status = enter(layouts[i][0], layouts[i][1], accumulate, groups);
     n_pieces = 1;
+    zero = 0;
     return status;
 }
 
@@ -264,6 +278,7 @@ static void every_parameter_is_owned_once(void)
 static void budgets_are_what_the_stages_will_take(void)
 {
     for (int i = first_layout(); i < end_layout(); i++) {
+        if (layouts[i][3]) continue; /* below */
         CHECK_OK(enter_layout(i, 5, 4));
         const tr_training_plan *p = &plan.training;
         for (uint32_t at = 0; at < p->n_replicas * p->n_stages; at++) {
@@ -304,6 +319,36 @@ static void budgets_are_what_the_stages_will_take(void)
         }
         leave();
     }
+}
+
+/* Replicas together hold the state once, and each has all parameters beside its shard; with 2 the sum of its shard alone. */
+static void shards_save_what_the_others_hold(void)
+{
+    uint64_t gradients[3] = {0};
+    for (zero = 0; zero <= 2; zero++) {
+        CHECK_OK(enter(2, 1, 4, 4));
+        const tr_stage_budget *each = plan.budgets;
+        tr_stage_spec spec;
+        CHECK_OK(tr_model_plan_stage(&plan.model, &recipe, &plan.training, 0, 0, &spec, &err));
+        uint64_t elements = 0, message = 0;
+        for (uint32_t k = 0; k < spec.n_parameters; k++)
+            elements += ((uint64_t)spec.parameters[k].n_elements + 15) / 16 * 16;
+        for (uint32_t r = 0; r < 2; r++) message += tr_shard_message_bytes(&spec, r);
+        if (zero == 0) CU_ASSERT(each[0].state == 12 * elements && each[1].state == 12 * elements);
+        if (zero > 0) CU_ASSERT_EQUAL(each[0].state + each[1].state, 12 * elements);
+        for (uint32_t r = 0; r < 2; r++) {
+            CU_ASSERT_EQUAL(each[r].state + each[r].shared_state, 12 * elements);
+            CU_ASSERT_EQUAL(each[r].whole, zero ? 4 * elements + tr_shard_message_bytes(&spec, r) : 0);
+            gradients[zero] += each[r].gradients;
+        }
+        if (zero > 0) CU_ASSERT_EQUAL(message, 4 * elements);
+        uint64_t flat = 4 * (uint64_t)tr_stage_gradient_elements(spec.parameters, spec.n_parameters);
+        if (zero == 2) CU_ASSERT_EQUAL(gradients[1] - gradients[2], flat);
+        tr_stage_spec_release(&spec);
+        leave();
+    }
+    CU_ASSERT_EQUAL(gradients[0], gradients[1]);
+    zero = 0;
 }
 
 static void read_plan(const char *const *words, size_t n_words)
@@ -422,6 +467,7 @@ static const check_test tests[] = {
     CHECK_TEST(every_actor_has_its_place_and_its_edges),
     CHECK_TEST(every_parameter_is_owned_once),
     CHECK_TEST(budgets_are_what_the_stages_will_take),
+    CHECK_TEST(shards_save_what_the_others_hold),
     CHECK_TEST(the_plan_can_be_read),
     CHECK_TEST(the_plan_of_pieces_can_be_read),
     CHECK_TEST(bfloat16_halves_what_stages_send_and_plans_a_copy),

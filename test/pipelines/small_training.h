@@ -51,7 +51,12 @@ static const struct {
      {"supervision.audit=1", "layout.recompute=full"}},
     {"layout.data=2", "layout.pipeline=2", "layout.pieces=1", {"supervision.audit=0.5", "recovery=replay"}},
     {"layout.data=1", "layout.pipeline=3", "layout.pieces=1", {"layout.logits=3", "recovery=replay"}},
-    {"layout.data=2", "layout.pipeline=2", "layout.pieces=1", {"layout.logits=3", "supervision.audit=0.5"}}};
+    {"layout.data=2", "layout.pipeline=2", "layout.pieces=1", {"layout.logits=3", "supervision.audit=0.5"}},
+    {"layout.data=3", "layout.pipeline=1", "layout.pieces=1", {"layout.zero=1"}},
+    {"layout.data=2", "layout.pipeline=2", "layout.pieces=1", {"layout.zero=2"}},
+    {"layout.data=2", "layout.pipeline=2", "layout.pieces=2", {"layout.zero=1"}},
+    {"layout.data=2", "layout.pipeline=3", "layout.pieces=1", {"layout.zero=2", "supervision.hold_every=3"}},
+    {"layout.data=3", "layout.pipeline=1", "layout.pieces=1", {"supervision.audit=1", "layout.zero=1"}}};
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
 
 /* Logits in chunks give other bits than whole ones: layouts are compared among those alike, of which this is the first. */
