@@ -34,7 +34,10 @@ typedef struct tr_training_plan {
     uint32_t trace; /* 1: actors tell the monitor what they did when */
     uint32_t
         replay; /* 1: stages keep what they send and compute, so that a death does not make all compute again */
-    uint32_t audit;  /* micro-batches of a million that another replica's stages compute again; 0: none */
+    uint32_t audit; /* micro-batches of a million that another replica's stages compute again; 0: none */
+    /* The result of step examined - 1 was no number: it is run once more, for the examination-th time, and stages look at what
+     * every operation writes. 0: of none. */
+    uint32_t examined, examination;
     float clip_norm; /* 0: off */
 } tr_training_plan;
 

@@ -147,6 +147,7 @@ tr_status tr_model_plan_stage(const tr_model_plan *self, const tr_recipe *recipe
                             .n_threads = recipe->layout.threads,
                             .seed = recipe->train.seed,
                             .graph = piece.graph,
+                            .n_units = tr_graph_unit_count(self->whole),
                             .tokens = piece.tokens,
                             .targets = piece.targets,
                             .activation_in = piece.activation_in,
@@ -177,7 +178,7 @@ void tr_stage_spec_release(tr_stage_spec *spec)
 /* --- what travels to an actor --- */
 
 /* All numbers of the training plan as one list, so that packing and unpacking cannot disagree. */
-enum { PLAN_NUMBERS = 20, PLACE_PARTS = 11 };
+enum { PLAN_NUMBERS = 22, PLACE_PARTS = 11 };
 static void plan_numbers(tr_training_plan *plan, uint32_t *numbers[PLAN_NUMBERS])
 {
     uint32_t *list[PLAN_NUMBERS] = {
@@ -185,7 +186,8 @@ static void plan_numbers(tr_training_plan *plan, uint32_t *numbers[PLAN_NUMBERS]
         &plan->first_step,       &plan->n_microbatches, &plan->n_groups,    &plan->rows,
         &plan->sequence,         &plan->validate_every, &plan->all_windows, &plan->validation_windows,
         &plan->checkpoint_every, &plan->extra_stash,    &plan->trace,       &plan->again,
-        &plan->hold_every,       &plan->replay,         &plan->until,       &plan->audit};
+        &plan->hold_every,       &plan->replay,         &plan->until,       &plan->audit,
+        &plan->examined,         &plan->examination};
     memcpy(numbers, list, sizeof list);
 }
 

@@ -88,6 +88,7 @@ void tr_head_on_system(void *context, int32_t peer, const tr_message *message);
 void tr_head_on_peer_lost(void *context, int32_t peer, bool control, const char *reason);
 void tr_head_on_actor_end(void *context, tr_actor_id who, const tr_error *error);
 void tr_head_on_job_end(void *context, const tr_error *error);
+void tr_head_on_run_again(void *context, const tr_error *why); /* recovery.c */
 void tr_head_on_tick(void *context, uint64_t now_ns);
 void tr_head_on_crew(void *context); /* the crew's descriptor is readable */
 void tr_head_on_signal(tr_head *self, int signal);

@@ -24,8 +24,9 @@ typedef enum tr_job_event_kind {
     TR_JOB_WORKER_FENCED, /* is killed because it does not answer or does not move */
     TR_JOB_WORKER_DIED,
     TR_JOB_ACTOR_FAILED,
-    TR_JOB_STOPPING,       /* a person asked for it */
-    TR_JOB_EPOCH,          /* a new one begins, for the reason in the text */
+    TR_JOB_STOPPING,  /* a person asked for it */
+    TR_JOB_RUN_AGAIN, /* an actor wants all to begin anew (tr_actor_run_again), for the reason in the text */
+    TR_JOB_EPOCH,     /* a new one begins, for the reason in the text */
     TR_JOB_STATE_ROTTEN,   /* a state slot no longer held what had been published, and is not used */
     TR_JOB_RECOVERED,      /* every node is ready again */
     TR_JOB_READOPTED,      /* the same, and some had lost their head before */

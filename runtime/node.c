@@ -34,7 +34,7 @@ static void call_back(tr_node *self, const tr_message *message)
 {
     const tr_node_options *options = &self->options;
     const tr_frame *frame = &message->frame;
-    tr_error error, *reason = NULL;
+    tr_error error = {0}, *reason = NULL;
     if (frame->kind == TR_FRAME_SYSTEM) {
         if (options->on_system) options->on_system(options->context, (int32_t)frame->source, message);
         return;
@@ -54,6 +54,12 @@ static void call_back(tr_node *self, const tr_message *message)
         return;
     case TR__TOPIC_JOB_END:
         if (options->on_job_end) options->on_job_end(options->context, reason);
+        return;
+    case TR__TOPIC_RUN_AGAIN:
+        if (options->on_run_again)
+            options->on_run_again(options->context, &error);
+        else if (options->on_job_end)
+            options->on_job_end(options->context, &error);
         return;
     default: TR_ASSERT(false && "a message from here with such a topic");
     }
@@ -314,10 +320,10 @@ void tr_node_found(tr_node *self, int32_t peer)
     tr__peers_forget(self, peer);
 }
 
-void tr_node_spoil(tr_node *self, tr_actor_id who)
+void tr_node_spoil(tr_node *self, tr_actor_id who, int how)
 {
     tr_actor *actor = tr__actor_here(self->world, who);
-    if (actor) actor->is_spoiled = true;
+    if (actor) actor->spoil = how;
 }
 
 void tr_node_start_actors(tr_node *self)

@@ -28,7 +28,8 @@ enum {
                          /* The rest never leaves a node. */
     TR__TOPIC_NODE_LOST, /* source is the node's number */
     TR__TOPIC_ACTOR_END, /* to the inbox; source is the actor, step the status, the body the message */
-    TR__TOPIC_JOB_END    /* the same */
+    TR__TOPIC_JOB_END,   /* the same */
+    TR__TOPIC_RUN_AGAIN  /* the same */
 };
 
 typedef struct tr__link {
@@ -100,7 +101,7 @@ typedef struct tr__bonds {
     size_t count, capacity;
 } tr__bonds;
 
-enum { TR__JOB_GOES_ON, TR__JOB_FINISHED, TR__JOB_FAILED };
+enum { TR__JOB_GOES_ON, TR__JOB_AGAIN, TR__JOB_FINISHED, TR__JOB_FAILED };
 
 /* All but the mailbox, the task and `overflowed` belongs to the thread that runs it. */
 struct tr_actor {
@@ -114,7 +115,7 @@ struct tr_actor {
     bool initialized; /* stop is owed */
     bool started, ended, exiting, failed, shut_down;
     bool start_deferred;
-    bool is_spoiled;      /* by chaos, until it was asked for */
+    int spoil;            /* by chaos, until it was asked for; 0: not */
     bool forgotten;       /* ended, and its supervisor will not start it again for now */
     uint32_t incarnation; /* the node's in the upper half, its restarts in the lower */
     tr_elder *elders;     /* whose earlier lives it does not listen to */

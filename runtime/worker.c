@@ -250,8 +250,8 @@ static void on_activity(void *context, tr_actor_id who, const char *what, uint32
     tr_worker *self = context;
     const tr_actor_spec *actor = tr_topology_actor(&self->load.topology, who);
     int signal = actor ? tr_chaos_strikes(&self->chaos, self->epoch, actor->name, what, step) : 0;
-    if (signal == TR_CHAOS_FLIP)
-        tr_node_spoil(self->node, who);
+    if (signal == TR_CHAOS_FLIP || signal == TR_CHAOS_NAN)
+        tr_node_spoil(self->node, who, signal);
     else if (signal == TR_CHAOS_LOOP)
         for (volatile uint64_t n = 0;; n++) {
         }
