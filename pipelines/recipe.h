@@ -104,6 +104,7 @@ typedef struct tr_recipe {
     tr_recovery recovery;
     struct {
         int32_t intensity, period;       /* deaths, seconds: see tr_job_recovery */
+        int32_t quarantine_after;        /* mistakes of a host; 0: never */
         int32_t hung_after;              /* seconds */
         int32_t stall_after;             /* the same */
         int32_t hold_every;              /* see tr_plan_holds_after */

@@ -366,6 +366,7 @@ static tr_status run_job(training *self, tr_error *err)
                                                                ? 0
                                                                : (uint32_t)recipe->supervision.intensity,
                                            .within_ms = (uint32_t)recipe->supervision.period * 1000,
+                                           .quarantine_after = (uint32_t)recipe->supervision.quarantine_after,
                                            .hung_after_ms = (uint32_t)recipe->supervision.hung_after * 1000,
                                            .first_epoch = tr_run_first_epoch(self->run),
                                            .record_epoch = tr__training_record_epoch,

@@ -295,6 +295,16 @@ void tr_actor_run_again(tr_actor *self, const tr_error *why)
     self->job_error = *why;
 }
 
+void tr_actor_accuse(tr_actor *self, int32_t node, const char *text)
+{
+    tr_message *message = tr__text_message(self->node, 0, TR__TOPIC_ACCUSED, text);
+    if (!message) return;
+    message->frame.source = self->spec->id;
+    message->frame.microbatch = (uint32_t)node;
+    tr_mailbox_push_notice(&self->node->inbox, &message);
+    tr_scheduler_notify(self->node->scheduler, &self->node->service);
+}
+
 void tr_actor_fail_node(tr_actor *self, const tr_error *error)
 {
     tr_error words = *error;

@@ -142,6 +142,9 @@ void tr_actor_fail_job(tr_actor *self, const tr_error *error); /* the whole job 
 /* All begin anew in a new epoch, from the newest generation that all hold, as after a worker's death, though nobody has died: it
  * counts as none. The caller does nothing more in this life. Where deaths are not mended the job ends with this message. */
 void tr_actor_run_again(tr_actor *self, const tr_error *why);
+/* A process of this node (worker) was found to have computed wrong; it has been replaced, or will be. Whoever runs the job counts,
+ * and starts no process any more where too many erred. */
+void tr_actor_accuse(tr_actor *self, int32_t node, const char *text);
 /* This process cannot go on, for example because its device is broken: its node ends with this message, and is replaced as
  * if the process had died. */
 void tr_actor_fail_node(tr_actor *self, const tr_error *error);

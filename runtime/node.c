@@ -55,6 +55,12 @@ static void call_back(tr_node *self, const tr_message *message)
     case TR__TOPIC_JOB_END:
         if (options->on_job_end) options->on_job_end(options->context, reason);
         return;
+    case TR__TOPIC_ACCUSED:
+        if (options->on_accused) options->on_accused(options->context, (int32_t)frame->microbatch, text);
+        return;
+    case TR__TOPIC_DAMAGED:
+        if (options->on_damaged) options->on_damaged(options->context, (int32_t)frame->source, text);
+        return;
     case TR__TOPIC_RUN_AGAIN:
         if (options->on_run_again)
             options->on_run_again(options->context, &error);
@@ -196,8 +202,11 @@ static tr_status open_link(tr__link *self, const char *kind, const tr_node_optio
     if (!is_control) transport.max_body_bytes = UINT32_MAX;
     transport.network = is_control ? options->control_network : options->data_network;
     memcpy(transport.job_key, options->job_key, sizeof transport.job_key);
-    tr_transport_events events = {
-        .context = self, .place = tr__on_place, .deliver = tr__on_deliver, .peer_lost = tr__on_peer_lost};
+    tr_transport_events events = {.context = self,
+                                  .place = tr__on_place,
+                                  .deliver = tr__on_deliver,
+                                  .peer_lost = tr__on_peer_lost,
+                                  .damaged = tr__on_damaged};
     return tr_transport_new(&self->transport, kind, &transport, &events, err);
 }
 
@@ -318,6 +327,14 @@ void tr_node_set_epoch(tr_node *self, uint32_t epoch, uint64_t generation)
 void tr_node_found(tr_node *self, int32_t peer)
 {
     tr__peers_forget(self, peer);
+}
+
+void tr_node_damage_next(tr_node *self)
+{
+    if (!self->data.transport) return;
+    pthread_mutex_lock(&self->data.lock);
+    tr_transport_damage_next(self->data.transport);
+    pthread_mutex_unlock(&self->data.lock);
 }
 
 void tr_node_spoil(tr_node *self, tr_actor_id who, int how)

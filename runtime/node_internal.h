@@ -29,7 +29,9 @@ enum {
     TR__TOPIC_NODE_LOST, /* source is the node's number */
     TR__TOPIC_ACTOR_END, /* to the inbox; source is the actor, step the status, the body the message */
     TR__TOPIC_JOB_END,   /* the same */
-    TR__TOPIC_RUN_AGAIN  /* the same */
+    TR__TOPIC_RUN_AGAIN, /* the same */
+    TR__TOPIC_ACCUSED,   /* the same; microbatch is the node that erred */
+    TR__TOPIC_DAMAGED    /* as NODE_LOST: what came of it was damaged */
 };
 
 typedef struct tr__link {
@@ -155,6 +157,7 @@ tr_status tr__link_renew(tr__link *self, uint32_t oldest,
 tr_buffer *tr__on_place(void *context, int32_t peer, const tr_frame *frame);
 void tr__on_deliver(void *context, int32_t peer, tr_message *message);
 void tr__on_peer_lost(void *context, int32_t peer, const char *reason);
+void tr__on_damaged(void *context, int32_t peer, const char *reason);
 
 /* activation.c */
 bool tr__actor_run(tr_task *task, int worker);

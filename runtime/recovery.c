@@ -124,18 +124,36 @@ void tr_head_recover(tr_head *self, const char *text)
 }
 
 /* Where somebody died in the meantime all begin anew already. */
+void tr_head_run_again(tr_head *self, const char *text)
+{
+    if (self->phase != TR_HEAD_RUNNING && self->phase != TR_HEAD_LOADING) return;
+    tr_head_forget_change(self);
+    tr_head_note_death(self, 0); /* for how long it took */
+    if (is_left(self, text)) begin_next(self, text);
+}
+
 void tr_head_on_run_again(void *context, const tr_error *why)
 {
     tr_head *self = context;
     if (self->phase != TR_HEAD_RUNNING) return;
-    tr_head_forget_change(self);
-    tr_head_note_death(self, 0); /* for how long it took */
     if (!tr_head_can_recover(self)) {
         tr_head_end(self, why, TR_HEAD_GRACE_MS);
         return;
     }
     tr_head_tell(self, TR_JOB_RUN_AGAIN, -1, 0, why->message);
-    if (is_left(self, why->message)) begin_next(self, why->message);
+    tr_head_run_again(self, why->message);
+}
+
+void tr_head_give_up(tr_head *self, const char *text)
+{
+    bool is_last = self->given_up.status != TR_OK;
+    if (self->phase == TR_HEAD_ENDING) return;
+    if (!is_last) tr_fail(&self->given_up, TR_ECLOSED, "%s", text);
+    tr_head_forget_change(self);
+    if (is_last || !self->options->recovery.begin_again || !tr_head_can_recover(self))
+        tr_head_end(self, &self->given_up, TR_HEAD_GRACE_MS);
+    else if (is_left(self, text))
+        begin_next(self, text);
 }
 
 void tr_head_fence(tr_head *self, int32_t node, const char *text)
