@@ -128,8 +128,33 @@ static void body_that_does_not_match_its_hash_is_dropped(void)
     CHECK_OK(tr_transport_send(a->transport, 2, &message, &err));
     node_send(a, b, 1, "whole", 5);
     PROGRESS_UNTIL(b->n_arrived == 1 && tr_transport_count(b->transport).refused == 1, PATIENCE_MS, a, b);
+    CU_ASSERT(b->n_damaged == 1 && b->lost_peer == 1 && strstr(b->lost_reason, "has hash") != NULL);
+    CU_ASSERT_EQUAL(a->n_damaged + a->n_lost + b->n_lost, 0);
     node_destroy(&a);
     node_destroy(&b);
+}
+
+/* What is missing between two frames is told, so that nobody waits for it; what was sent before and behind it comes. */
+static void a_header_that_was_damaged_is_told_with_its_peer(void)
+{
+    node *a = node_new(1), *b = node_new(2), *c = node_new(3);
+    if (strcmp(CONFORMANCE_KIND, "inproc") != 0) { /* there it is handed over where it lies */
+        node_connect(a, b);
+        node_connect(c, b);
+        for (uint32_t i = 0; i < 5; i++) {
+            if (i % 2) tr_transport_damage_next(a->transport);
+            node_send(a, b, i, "whole?", 6);
+            node_send(c, b, i, "whole", 5);
+            PROGRESS_UNTIL(b->n_arrived == 2 * (int)i + 2 - ((int)i + 1) / 2, PATIENCE_MS, a, b, c);
+            PROGRESS_UNTIL(b->n_damaged == ((int)i + 1) / 2, PATIENCE_MS, a, b, c);
+        }
+        CU_ASSERT(b->lost_peer == 1 && strstr(b->lost_reason, "checksum") != NULL);
+        CU_ASSERT_EQUAL(tr_transport_count(b->transport).refused, 2);
+        CU_ASSERT_EQUAL(a->n_lost + b->n_lost + c->n_lost, 0);
+    }
+    node_destroy(&a);
+    node_destroy(&b);
+    node_destroy(&c);
 }
 
 static void body_without_a_place_or_too_large_is_dropped(void)
@@ -553,6 +578,7 @@ static void senders_on_threads_lose_nothing(void)
     CHECK_TEST(unknown_kinds_and_peers_are_refused), CHECK_TEST(frames_arrive_once_and_in_order),            \
         CHECK_TEST(bodies_of_all_sizes_arrive_whole_both_ways),                                              \
         CHECK_TEST(body_that_does_not_match_its_hash_is_dropped),                                            \
+        CHECK_TEST(a_header_that_was_damaged_is_told_with_its_peer),                                         \
         CHECK_TEST(body_without_a_place_or_too_large_is_dropped), CHECK_TEST(both_sides_may_connect),        \
         CHECK_TEST(many_senders_reach_one_receiver), CHECK_TEST(peer_with_another_key_is_refused),           \
         CHECK_TEST(peer_looking_for_another_node_is_refused),                                                \
