@@ -70,7 +70,7 @@ void tr_head_damaged(tr_head *self, int32_t from, int32_t to, const char *reason
         replace_agent(self, to >= self->agent ? to : from, text);
         return;
     }
-    if (node < 1 || node >= self->topology->n_nodes) return;
+    if (node < 1 || node >= self->topology->n_nodes || self->workers[node].fenced) return;
     bool can = tr_head_can_recover(self), repeated = can && is_repeated(self, node);
     snprintf(text, sizeof text, "a message of %s%d to %s%d came damaged%s (%.600s)%s",
              from ? "worker " : "node ", from, to ? "worker " : "node ", to, repeated ? " again" : "", reason,

@@ -9,10 +9,22 @@
     "1/stage 0 of replica 1/forward/12/DAMAGE,2/stage 0 of replica 1/forward/13/DAMAGE,"                     \
     "3/stage 0 of replica 1/forward/14/DAMAGE"
 
+/* A checkpoint that was being written on the way may have been given up for a newer one. */
+static bool same_end(const char *run)
+{
+    json_t *left = log_of(undisturbed), *right = log_of(run);
+    bool same = log_is_complete(right, STEPS) && logs_agree(left, right) &&
+                checkpoints_agree(undisturbed, run, STEPS, "model.safetensors") &&
+                checkpoints_agree(undisturbed, run, STEPS, "trainer/optimizer.safetensors");
+    json_decref(left);
+    json_decref(right);
+    return same;
+}
+
 static void goes_on(const char *transport, const char *points, const char *one, int damaged, int deaths)
 {
     char *run = path_in(directory, "run"), *recipe = write_recipe(run, transport, points);
-    bool good = command_succeeds((const char *const[]){"train", recipe, one, NULL}) && same_run(run) &&
+    bool good = command_succeeds((const char *const[]){"train", recipe, one, NULL}) && same_end(run) &&
                 count_events(run, "frame_damaged") == damaged && count_events(run, "worker_died") == deaths &&
                 count_events(run, "worker_fenced") == deaths && count_events(run, "recovered") == damaged &&
                 count_events(run, "quarantined") == 0;
@@ -37,18 +49,6 @@ static void who_sends_damaged_messages_again_and_again_is_replaced(void)
 {
     goes_on("ucx", THRICE, NULL, 3, 1);
     goes_on("zmq", THRICE, "supervision.quarantine_after=2", 3, 1);
-}
-
-/* A checkpoint that was being written at the end may have been given up for a newer one. */
-static bool same_end(const char *run)
-{
-    json_t *left = log_of(undisturbed), *right = log_of(run);
-    bool same = log_is_complete(right, STEPS) && logs_agree(left, right) &&
-                checkpoints_agree(undisturbed, run, STEPS, "model.safetensors") &&
-                checkpoints_agree(undisturbed, run, STEPS, "trainer/optimizer.safetensors");
-    json_decref(left);
-    json_decref(right);
-    return same;
 }
 
 /* With its state in a checkpoint, from which it may go on elsewhere. */
