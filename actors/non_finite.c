@@ -198,7 +198,7 @@ tr__update_way tr__non_finite_judge(tr__coordinator *self, double *loss, double 
 {
     const tr_coordinator_journal *journal = self->known->journal;
     const tr_non_finite seen = journal ? journal->non_finite : (tr_non_finite){0};
-    bool again = seen.step == self->step + 1;
+    bool again = journal && seen.step == self->step + 1;
     if (isfinite(*loss) && isfinite(*norm)) {
         if (again) tell_fluke(self, *loss, *norm);
         self->n_left_out = 0;

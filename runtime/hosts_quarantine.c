@@ -32,7 +32,7 @@ static bool is_same_place(const char *one, const char *other)
 {
     const char *end = strrchr(one, ':');
     size_t length = end ? (size_t)(end - one) + 1 : strlen(one);
-    return strncmp(one, other, length) == 0 && strchr(other + length, ':') == NULL;
+    return strlen(other) >= length && memcmp(one, other, length) == 0 && strchr(other + length, ':') == NULL;
 }
 
 bool tr__hosts_is_banned(tr_hosts *self, int32_t m)
