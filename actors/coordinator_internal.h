@@ -67,7 +67,7 @@ bool tr__coordinator_waits_for_copies(const tr__coordinator *self);
 static inline bool tr__coordinator_is_far_ahead(const tr__coordinator *self)
 {
     uint32_t most = self->known->most_untold;
-    return self->n_untold >= (most ? most : TR_COORDINATOR_UNTOLD);
+    return self->n_untold >= (most ? most : (uint32_t)TR_COORDINATOR_UNTOLD);
 }
 
 /* See tr_behavior.waits; state: a tr__coordinator. */
