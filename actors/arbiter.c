@@ -159,6 +159,8 @@ static void take_audit_verdict(tr__arbiter *self, const tr_frame *frame, const t
                  audited->name, frame->step + 1, auditor->name, auditor->node);
     note(self, frame->step, "corruption_decided", text);
     if (verdict != TR_VERDICT_FIRST && !self->doubted) doubt(self, frame->step, frame->source);
+    if (verdict != TR_VERDICT_OTHER_BASIS)
+        tr_actor_accuse(self->actor, verdict == TR_VERDICT_FIRST ? audited->node : auditor->node, text);
 }
 
 static bool take_verdict(tr__arbiter *self, const tr_frame *frame, tr_unpacker *body)
@@ -189,6 +191,7 @@ static bool take_verdict(tr__arbiter *self, const tr_frame *frame, tr_unpacker *
              frame->step + 1, erred == TR_VERDICT_FIRST ? "second" : "first", spec->name,
              erred == TR_VERDICT_FIRST ? "first" : "second", spec->node);
     note(self, frame->step, "corruption_decided", text);
+    tr_actor_accuse(self->actor, spec->node, text);
     return true;
 }
 

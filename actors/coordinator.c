@@ -2,6 +2,7 @@
  * of a commit, only the shards' announcements run ahead (tr_plan_steps_ahead).
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/coordinator_internal.h"
+#include "actors/non_finite.h"
 
 #include "actors/roles.h"
 #include "actors/topics.h"
@@ -20,10 +21,7 @@ typedef tr__coordinator coordinator;
 
 static void fail(coordinator *self, tr_status status, const char *text)
 {
-    tr_error error;
-    tr_fail(&error, status, "%s", text);
-    tr_actor_fail_job(self->actor, &error);
-    self->ended = true;
+    tr__coordinator_fail(self, status, text);
 }
 
 static void note(coordinator *self, const char *kind, const char *text)
@@ -142,7 +140,7 @@ bool tr__coordinator_waits_for_copies(const tr__coordinator *self)
     return is_held_next(self) && self->copied < self->held_generation;
 }
 
-static void send_commit(coordinator *self, float scale, double lr)
+static void send_commit(coordinator *self, float scale, double lr, bool leaves_out)
 {
     bool holds = is_held_next(self);
     if (holds) self->held_generation = (uint64_t)self->step + 2;
@@ -150,10 +148,11 @@ static void send_commit(coordinator *self, float scale, double lr)
     for (uint32_t s = 0; s < self->n_stages_all; s++) {
         tr_packer packer;
         tr_packer_init(&packer);
-        tr_pack_array(&packer, 3);
+        tr_pack_array(&packer, 4);
         tr_pack_f64(&packer, (double)scale);
         tr_pack_f64(&packer, lr);
         tr_pack_uint(&packer, holds);
+        tr_pack_uint(&packer, leaves_out);
         tr_send_packed(self->actor, self->stages[s], TR_TOPIC_COMMIT, self->step, &packer);
     }
 }
@@ -164,6 +163,7 @@ static void begin_step(coordinator *self)
     memset(self->is_ready, 0, self->n_stages_all * sizeof *self->is_ready);
     memset(self->has_voted, 0, self->n_stages_all * sizeof *self->has_voted);
     self->busy_ns = 0;
+    self->non_finite.is = false;
 }
 
 /* Where all that was promised of the last step has happened, so that nothing is lost if everybody begins again from here. The
@@ -195,22 +195,15 @@ static void commit_when_ready(coordinator *self)
     if (tr__coordinator_waits_for_copies(self)) return;
     uint64_t targets = self->counted[self->step % self->ring];
     double loss = sum_losses(self) / (double)targets, norm = norm_of_gradient(self);
-    if (!isfinite(loss) || !isfinite(norm)) {
-        char text[200];
-        snprintf(
-            text, sizeof text,
-            "step %u has a loss of %g and a gradient norm of %g; nothing was updated; try a smaller lr.peak",
-            self->step + 1, loss, norm);
-        fail(self, TR_EINVAL, text);
-        return;
-    }
+    tr__update_way way = tr__non_finite_judge(self, &loss, &norm);
+    if (way == TR__NO_COMMIT) return;
     float scale = 1;
     if (plan->clip_norm > 0 && norm > (double)plan->clip_norm)
         scale = (float)((double)plan->clip_norm / (norm + 1e-6));
     double lr = self->known->learning_rate(self->known->context, self->step);
     write_record(self, loss, norm, lr,
                  targets); /* before anybody can apply it, or the next head might lack it */
-    send_commit(self, scale, lr);
+    send_commit(self, scale, lr, way == TR__LEAVE_OUT);
     tr__arbiter_commit(&self->arbiter, self->step);
     self->counted[self->step % self->ring] = self->n_counted[self->step % self->ring] = 0;
     begin_step(self);
@@ -348,6 +341,7 @@ static void coordinator_receive(tr_actor *actor, void *state, tr_message **messa
     case TR_TOPIC_FORGOTTEN:
     case TR_TOPIC_VERDICT:
     case TR_TOPIC_AUDITED: good = tr__arbiter_receive(&self->arbiter, frame, &body); break;
+    case TR_TOPIC_NON_FINITE: good = tr__non_finite_take(self, frame, &body); break;
     case TR_TOPIC_EVALUATED: good = take_evaluation(self, frame->step, &body); break;
     case TR_TOPIC_CHECKPOINTED: good = take_checkpointed(self, frame->step, &body); break;
     case TR_TOPIC_UPDATED:
@@ -398,6 +392,7 @@ static void coordinator_stop(tr_actor *actor, void *state)
     tr_free(self->has_voted);
     tr_free(self->first_block);
     tr_free(self->lost);
+    tr_free(self->non_finite.text);
     tr_free(self->evaluated_loss);
     tr_free(self->evaluated_tokens);
     tr_free(self);
@@ -495,6 +490,7 @@ static tr_status coordinator_init(tr_actor *actor, void *context, const void *co
     self->copied = UINT64_MAX; /* until somebody says that there are copies */
     tr_status status = begin_again(self, err);
     self->held_generation = (uint64_t)self->step + 1;
+    self->n_left_out = tr__non_finite_left_out(self->known->journal, self->step);
     if (status) {
         coordinator_stop(actor, self);
         return status;

@@ -30,6 +30,12 @@ typedef struct tr__coordinator {
     uint64_t busy_ns, began_ns;
     uint64_t tokens; /* targets seen so far */
     tr__arbiter arbiter;
+    struct {
+        bool is; /* found by a stage: where a value that is no number came from */
+        uint32_t microbatch, phase, stage, replica;
+        char *text;
+    } non_finite;           /* see non_finite.h */
+    uint32_t n_left_out;    /* updates in a row, before the step that is gathered */
     tr_audit_totals audits; /* where there is no journal */
 
     tr_step_record record;  /* of the step committed last, until it is told */
@@ -54,12 +60,14 @@ typedef struct tr__coordinator {
     uint32_t pause_at;    /* not before this step: the one at hand is finished */
 } tr__coordinator;
 
+/* Ends the job. */
+void tr__coordinator_fail(tr__coordinator *self, tr_status status, const char *text);
 bool tr__coordinator_waits_for_copies(const tr__coordinator *self);
 /* Nothing is committed until the monitor has taken a record. */
 static inline bool tr__coordinator_is_far_ahead(const tr__coordinator *self)
 {
     uint32_t most = self->known->most_untold;
-    return self->n_untold >= (most ? most : TR_COORDINATOR_UNTOLD);
+    return self->n_untold >= (most ? most : (uint32_t)TR_COORDINATOR_UNTOLD);
 }
 
 /* See tr_behavior.waits; state: a tr__coordinator. */

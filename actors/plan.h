@@ -36,7 +36,10 @@ typedef struct tr_training_plan {
         replay; /* 1: stages keep what they send and compute, so that a death does not make all compute again */
     uint32_t
         zero; /* ZeRO: replicas hold 1: a shard of the state each; 2: and of the summed gradient. With one replica 0 */
-    uint32_t audit;  /* micro-batches of a million that another replica's stages compute again; 0: none */
+    uint32_t audit; /* micro-batches of a million that another replica's stages compute again; 0: none */
+    /* The result of step examined - 1 was no number: it is run once more, for the examination-th time, and stages look at what
+     * every operation writes. 0: of none. */
+    uint32_t examined, examination;
     float clip_norm; /* 0: off */
 } tr_training_plan;
 

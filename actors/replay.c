@@ -38,6 +38,7 @@ typedef struct record {
     uint32_t n_lanes;
     double *losses, *sums; /* as the coordinator was told */
     float scale, learning_rate;
+    bool left_out; /* the update */
 } record;
 
 /* Between two lives. */
@@ -513,6 +514,7 @@ void tr__replay_finish_step(tr__stage *self)
     record *of = begin_record(self, self->step);
     of->scale = self->scale;
     of->learning_rate = self->learning_rate;
+    of->left_out = self->leaves_out;
     of->finished = true;
     self->replay->has_work = false;
 }
@@ -520,7 +522,8 @@ void tr__replay_finish_step(tr__stage *self)
 bool tr__replay_commit_is_same(const tr__stage *self)
 {
     const record *of = record_of(self, self->step);
-    return of->scale == self->scale && of->learning_rate == self->learning_rate;
+    return of->scale == self->scale && of->learning_rate == self->learning_rate &&
+           of->left_out == self->leaves_out;
 }
 
 void tr__replay_pass(tr__stage *self)

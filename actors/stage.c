@@ -12,10 +12,12 @@
 #include "actors/replay.h"
 #include "actors/roles.h"
 #include "actors/stage_audit.h"
+#include "actors/stage_examine.h"
 #include "actors/stage_zero.h"
 #include "actors/topics.h"
 #include "base/clock.h"
 #include "base/memory.h"
+#include "runtime/chaos.h"
 
 #include <string.h>
 
@@ -48,19 +50,24 @@ static void bind_messages(tr__stage *self, tr__flight *flight)
     bind(self, spec->loss, &flight->loss);
 }
 
-void tr__stage_spoil(const tr__stage *self, void *result, size_t size_bytes)
+void tr__stage_spoil(const tr__stage *self, int how, void *result, size_t size_bytes)
 {
-    ((uint8_t *)result)[size_bytes / 2] ^= (uint8_t)(1u << tr_actor_epoch(self->actor) % 8);
+    enum { LONGEST = sizeof(double) }; /* all ones are no number in any format */
+    uint8_t *bytes = result;
+    if (how == TR_CHAOS_NAN)
+        memset(bytes + size_bytes / 2 / LONGEST * LONGEST, 0xff, LONGEST);
+    else
+        bytes[size_bytes / 2] ^= (uint8_t)(1u << tr_actor_epoch(self->actor) % 8);
 }
 
 /* Of a first stage's backward nothing is seen outside. */
-static void spoil(const tr__stage *self, tr__flight *flight, tr_phase phase)
+static void spoil(const tr__stage *self, int how, tr__flight *flight, tr_phase phase)
 {
     const tr_buffer *out = phase == TR_PHASE_FORWARD    ? flight->output
                            : phase == TR_PHASE_BACKWARD ? flight->input_gradient
                                                         : self->accumulating;
-    if (out) tr__stage_spoil(self, out->data, out->size_bytes);
-    if (!out && phase == TR_PHASE_FORWARD) tr__stage_spoil(self, &flight->loss, sizeof flight->loss);
+    if (out) tr__stage_spoil(self, how, out->data, out->size_bytes);
+    if (!out && phase == TR_PHASE_FORWARD) tr__stage_spoil(self, how, &flight->loss, sizeof flight->loss);
 }
 
 /* false: the device has failed, and so will the node. */
@@ -86,9 +93,11 @@ static bool run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
                                        .step = flight->step,
                                        .microbatch = flight->microbatch}};
     if (phase == (self->is_fused ? TR_PHASE_BACKWARD : TR_PHASE_WEIGHT)) tr__collect_overlap(self, &bindings);
+    tr__examine(self, flight, phase, &bindings);
     tr_program_run(self->program, phase, &bindings);
     if (self->device && !tr__device_collect(self, flight, phase)) return false;
-    if (tr_actor_is_spoiled(self->actor)) spoil(self, flight, phase);
+    int how = tr_actor_spoil(self->actor);
+    if (how) spoil(self, how, flight, phase);
     self->busy_ns += tr_clock_ns() - begin;
     tr__stage_audit_after(self, flight, phase);
     if (!flight->evaluation) tr__replay_note_computed(self, phase);
@@ -420,6 +429,7 @@ static void receive_control(tr__stage *self, const tr_message *message)
         self->scale = (float)tr_unpack_f64(&body);
         self->learning_rate = (float)tr_unpack_f64(&body);
         self->holds = tr_unpack_uint(&body, 1) != 0;
+        self->leaves_out = tr_unpack_uint(&body, 1) != 0;
         body.bad |= !self->device && !self->holds; /* every update goes into a slot */
         self->committed = !body.bad;
         tr__replay_committed(self, step);
@@ -477,6 +487,7 @@ static void stage_stop(tr_actor *actor, void *state)
                                   &self->gathered, &self->tied,    &self->audits,    &self->updated};
     for (size_t i = 0; i < sizeof queues / sizeof *queues; i++) empty(self, queues[i]);
     tr__stage_audit_release(self);
+    tr_free(self->finding);
     tr__replay_leave(self);
     tr__disputes_leave(self);
     for (uint32_t i = 0; self->flights && i < self->n_flights; i++) {
@@ -549,6 +560,7 @@ static tr_status stage_init(tr_actor *actor, void *context, const void *config, 
     if (!status) status = tr__reduce_init(self, err);
     if (!status) status = tr__zero_init(self, err);
     if (!status) status = tr__stage_audit_init(self, err);
+    if (!status) status = tr__examine_init(self, err);
     if (!status) status = tr__collect_init(self, err);
     if (!status) status = tr__update_init(self, err);
     if (!status) tr__replay_bind(self);

@@ -56,6 +56,9 @@ typedef struct tr_stage_spec {
     int64_t bucket_elements;           /* of a gradient that is handed over at once; 0: TR_BUCKET_ELEMENTS */
     uint64_t seed;                     /* of what kernels draw: dropout */
     tr_graph *graph;                   /* the piece with its backward */
+    /* Units of the whole model, for people: of several the first is the embedding, the last the head, and what is between them are
+     * layers. 0: not known. */
+    int32_t n_units;
     /* Values of the graph, TR_NO_VALUE where this stage has none. */
     tr_value tokens, targets, activation_in, activation_out, gradient_in, gradient_out, factor, loss;
     tr_stage_parameter *parameters; /* in the whole model's order */

@@ -307,15 +307,15 @@ static void bind_body(tr__stage *self)
 }
 
 /* Chaos, as in the stage's own work. */
-static void spoil(tr__stage *self)
+static void spoil(tr__stage *self, int how)
 {
     const tr__stage_audit *audit = self->audit;
     const tr_buffer *out = audit->next == TR_PHASE_FORWARD    ? audit->output
                            : audit->next == TR_PHASE_BACKWARD ? audit->input_gradient
                                                               : audit->sums;
-    if (out) tr__stage_spoil(self, out->data, out->size_bytes);
+    if (out) tr__stage_spoil(self, how, out->data, out->size_bytes);
     if (!out && audit->next == TR_PHASE_FORWARD)
-        tr__stage_spoil(self, &self->audit->loss, sizeof audit->loss);
+        tr__stage_spoil(self, how, &self->audit->loss, sizeof audit->loss);
 }
 
 static bool run_again(tr__stage *self)
@@ -335,7 +335,8 @@ static bool run_again(tr__stage *self)
             .training = true, .seed = self->spec.seed, .step = frame->step, .microbatch = frame->microbatch}};
     tr_program_run(self->program, audit->next, &bindings);
     if (weight && self->accumulating) tr__reduce_bind_group(self);
-    if (tr_actor_is_spoiled(self->actor)) spoil(self);
+    int how = tr_actor_spoil(self->actor);
+    if (how) spoil(self, how);
     note_results(self, audit->next, audit->output, audit->input_gradient, audit->sums, &audit->loss,
                  audit->results);
     return true;

@@ -564,7 +564,7 @@ bool tr__device_update(tr__stage *self, const tr_adamw_options *options, int int
     tr__device *d = self->device;
     tr_error error;
     TR_ASSERT(!d->copying); /* else the state would change while it is copied */
-    tr_status status = tr_update_apply(d->update, tr__floats(self->sum), options, &error);
+    tr_status status = options ? tr_update_apply(d->update, tr__floats(self->sum), options, &error) : TR_OK;
     if (status || into == TR__NO_SLOT) return good(self, status, &error);
     if (!status) status = tr_event_record(d->updated, d->stream, &error);
     if (!status) status = tr_stream_wait(d->copier, d->updated, &error);

@@ -46,7 +46,7 @@ bool tr__device_tie(tr__stage *self);
 
 /* Losses of the step and the sums of squares, read when all is done; *sums are of the parameters in their order. */
 bool tr__device_read_step(tr__stage *self, const double **sums);
-/* Queues the update, and behind it the copy of the new state to slot `into`, unless that is TR__NO_SLOT. */
+/* Queues the update (options NULL: it is left out), and behind it the copy of the new state to slot `into`, unless that is TR__NO_SLOT. */
 enum { TR__NO_SLOT = -1 };
 bool tr__device_update(tr__stage *self, const tr_adamw_options *options, int into);
 bool tr__device_is_copying(const tr__stage *self); /* the newest slot is being written */

@@ -102,6 +102,7 @@ typedef struct tr__replay tr__replay;           /* replay.c */
 typedef struct tr__disputes tr__disputes;       /* dispute.c */
 typedef struct tr__stage_audit tr__stage_audit; /* stage_audit.c */
 typedef struct tr__zero tr__zero;               /* stage_zero.c */
+typedef struct tr__finding tr__finding;         /* stage_examine.c */
 
 typedef struct tr__stage {
     tr_actor *actor;
@@ -115,6 +116,7 @@ typedef struct tr__stage {
     tr__disputes *disputes; /* NULL: nobody compares; see dispute.h */
     tr__stage_audit *audit; /* NULL: nothing is computed again; see stage_audit.h */
     tr__zero *zero;         /* NULL: each replica has all of the state; see stage_zero.h */
+    tr__finding *finding;   /* NULL: no step is examined; see stage_examine.h */
     uint32_t n_audited;     /* micro-batches of another replica, of this step */
     bool first, last;       /* of the pipeline */
 
@@ -170,6 +172,7 @@ typedef struct tr__stage {
     uint32_t held[2]; /* updates in the state of each slot; TR__NOT_HELD */
     bool committed;   /* the commit for this step is here */
     bool holds;       /* ... and the new state shall be held */
+    bool leaves_out;  /* ... which is the old one: the update is left out */
     float scale, learning_rate;
     uint32_t wanted[TR__MAX_WANTED], n_wanted; /* checkpoints to stream, in updates done */
     bool streaming;
@@ -209,8 +212,9 @@ tr_buffer *tr__take_host_flat(tr__stage *self);
 /* What has come of a use that is in another stage. */
 const float *tr__tied_use(const tr__stage *self, const tr__parameter *parameter, uint32_t u);
 
-/* stage.c. Chaos: flips a bit of what was computed, as a processor that errs would; in each epoch another one. */
-void tr__stage_spoil(const tr__stage *self, void *result, size_t size_bytes);
+/* stage.c. Chaos, what was computed is wrong as of a processor that errs: a bit of it flips, in each epoch another one, or a number
+ * is none any more. how: of tr_actor_spoil. */
+void tr__stage_spoil(const tr__stage *self, int how, void *result, size_t size_bytes);
 
 /* stage_edges.c */
 tr_status tr__stage_find_edges(tr__stage *self, tr_error *err);

@@ -10,6 +10,7 @@
 
 #include "actors/replay.h"
 #include "actors/stage_audit.h"
+#include "actors/stage_examine.h"
 #include "actors/stage_zero.h"
 #include "actors/topics.h"
 #include "base/clock.h"
@@ -247,6 +248,7 @@ bool tr__update_report(tr__stage *self)
     self->busy_ns += tr_clock_ns() - begin;
     tr__replay_keep_report(self, sums);
     tr__stage_audit_report(self);
+    tr__examine_report(self);
     tr__update_report_again(self, self->losses, sums);
     tr_free(own);
     return true;
@@ -276,6 +278,14 @@ static void update_parameter(tr__stage *self, uint32_t i, int from, int into)
              tr__stage_part(self, into, 2) + at,
              parameter->rounded ? parameter->rounded + parameter->part.begin : NULL,
              tr__part_elements(parameter), &options, self->pool);
+}
+
+/* No update: the state stays, under its next generation. */
+static void keep_state(tr__stage *self, int from, int into)
+{
+    for (int part = 0; part < N_PARTS; part++)
+        memcpy(tr__stage_part(self, into, part), tr__stage_part(self, from, part),
+               (size_t)self->slot_elements * sizeof(float));
 }
 
 /* Where a GPU computes, threads only hash states that are held: as many as get it done within a step, so that nothing waits
@@ -354,8 +364,11 @@ bool tr__update_apply(tr__stage *self)
     uint64_t begin = tr_clock_ns();
     if (self->holds) tr_actor_slot_open(self->actor, into);
     tr_adamw_options options = adamw_options(self);
-    if (self->device && !tr__device_update(self, &options, self->holds ? into : TR__NO_SLOT)) return false;
-    for (uint32_t i = 0; i < self->spec.n_parameters && !self->device; i++)
+    if (self->device &&
+        !tr__device_update(self, self->leaves_out ? NULL : &options, self->holds ? into : TR__NO_SLOT))
+        return false;
+    if (!self->device && self->leaves_out) keep_state(self, self->slot, into);
+    for (uint32_t i = 0; i < self->spec.n_parameters && !self->device && !self->leaves_out; i++)
         update_parameter(self, i, self->slot, into);
     self->tokens[self->step % self->ring] = 0;
     self->committed = false;

@@ -19,7 +19,7 @@ enum {
     /* stage -> coordinator: [(parameter, first block, f64 square sums of blocks as bytes) ..., busy ns]: gradients are
      * reduced. The sums only of parameters it owns, and only from replica 0; with ZeRO from each those of its shard. */
     TR_TOPIC_READY,
-    TR_TOPIC_COMMIT, /* coordinator -> stages: [gradient scale, learning rate, hold the new state]: apply the update of step */
+    TR_TOPIC_COMMIT, /* coordinator -> stages: [gradient scale, learning rate, hold the new state, leave the update of step out]: apply it */
     TR_TOPIC_UPDATED,   /* stage -> coordinator: []: the vote, the update of step is in its slot */
     TR_TOPIC_EVALUATED, /* last stage -> coordinator: [micro-batch, loss sum, target tokens] */
     /* coordinator -> stages of replica 0 (with ZeRO of all) and checkpoint actor: [last: 0 or 1] */
@@ -47,6 +47,9 @@ enum {
     TR_TOPIC_VERDICT,   /* stage -> coordinator: [sender, tr_verdict, 1: of an audit] */
     /* stage -> coordinator, before its READY: [micro-batches of others that it computed again in this step, ns that it took]. */
     TR_TOPIC_AUDITED,
+    /* stage -> coordinator, before its READY of a step that is examined: [micro-batch, phase, the first value in it that is no
+     * number, in words]. */
+    TR_TOPIC_NON_FINITE,
     /* Between the replicas of a stage on GPUs: [a word of stage_collect.c, what belongs to it ...] */
     TR_TOPIC_GROUP,
     /* Whoever runs the job -> coordinator, nothing: finish the step at hand, commit no more once all hold its state, and say

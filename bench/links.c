@@ -90,7 +90,7 @@ static void ours_open(contender *self)
     char address[TR_ADDRESS_CHARS] = "", other[TR_ADDRESS_CHARS];
     const tr_transport_options options = {
         .node = is_first ? 1 : 2, .max_body_bytes = LARGE, .hash_bodies = self->hashes};
-    const tr_transport_events events = {self, place, deliver, lose};
+    const tr_transport_events events = {self, place, deliver, lose, NULL};
     must(tr_transport_new(&self->transport, "ucx", &options, &events, &err), &err);
     for (int i = 0; i < N_SLOTS; i++)
         must(tr_buffer_wrap(&self->buffers[i], slots[i], LARGE, NULL, NULL, &err), &err);

@@ -72,7 +72,7 @@ static void begin(side *self, const char *kind, int channel, bool is_measured)
     tr_error err;
     char address[TR_ADDRESS_CHARS] = "";
     const tr_transport_options options = {.node = is_measured ? 1 : 2, .max_body_bytes = MOST_BYTES};
-    const tr_transport_events events = {self, place, deliver, lose};
+    const tr_transport_events events = {self, place, deliver, lose, NULL};
     *self = (side){.peer = is_measured ? 2 : 1, .is_measured = is_measured};
     must(tr_transport_new(&self->transport, kind, &options, &events, &err), &err);
     for (int i = 0; i < N_SLOTS; i++) {

@@ -6,6 +6,7 @@
 #include "pipelines/observe.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -183,8 +184,8 @@ static int print_json(const char *run, const tr_observation *seen)
 {
     json_t *object = json_pack("{s:s, s:b, s:o, s:o, s:o}", "run", run, "running", (int)seen->runs, "step",
                                seen->step ? json_integer(seen->step) : json_null(), "loss",
-                               seen->step ? json_real(seen->loss) : json_null(), "tokens_per_s",
-                               seen->step ? json_real(seen->tokens_per_s) : json_null());
+                               seen->step && isfinite(seen->loss) ? json_real(seen->loss) : json_null(),
+                               "tokens_per_s", seen->step ? json_real(seen->tokens_per_s) : json_null());
     if (object && seen->runs) {
         json_t *actors = json_array();
         for (size_t i = 0; i < seen->processes.topology.n_actors; i++)

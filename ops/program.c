@@ -257,7 +257,7 @@ int32_t tr_program_last_position(const tr_program *self, tr_value value)
     return self->plan.values[value].last;
 }
 
-static void *address(const tr_program *self, const tr_bindings *bindings, tr_value value)
+void *tr_program_address(const tr_program *self, const tr_bindings *bindings, tr_value value)
 {
     if (value == TR_NO_VALUE) return NULL;
     const tr_place *place = &self->plan.values[value];
@@ -267,6 +267,22 @@ static void *address(const tr_program *self, const tr_bindings *bindings, tr_val
     if (constant) return (void *)constant;
     TR_ASSERT(bindings->values[value]);
     return bindings->values[value];
+}
+
+const tr_graph *tr_program_graph(const tr_program *self)
+{
+    return self->graph;
+}
+
+const tr_node *tr_program_node(const tr_program *self, int32_t position)
+{
+    TR_ASSERT(position >= 0 && position < self->n_nodes);
+    return tr_graph_node(self->graph, self->plan.order[position]);
+}
+
+tr_stream *tr_program_stream(const tr_program *self)
+{
+    return self->options.device == TR_DEVICE_CPU ? NULL : self->options.stream;
 }
 
 /* What a node adds to is cleared, unless its kernel can write instead: true then. */
@@ -298,8 +314,10 @@ static void run_node(tr_program *self, int32_t n, const tr_bindings *bindings)
                     .device = self->device,
                     .pool = bindings->pool,
                     .random = &bindings->random};
-    for (int i = 0; i < node->n_inputs; i++) call.inputs[i] = address(self, bindings, node->inputs[i]);
-    for (int i = 0; i < node->n_outputs; i++) call.outputs[i] = address(self, bindings, node->outputs[i]);
+    for (int i = 0; i < node->n_inputs; i++)
+        call.inputs[i] = tr_program_address(self, bindings, node->inputs[i]);
+    for (int i = 0; i < node->n_outputs; i++)
+        call.outputs[i] = tr_program_address(self, bindings, node->outputs[i]);
     if (step->workspace_bytes > 0) call.workspace = (char *)bindings->scratch + self->plan.workspaces[n];
     if (bindings->begin_gradients) call.overwrite = begin_gradients(self, n, &call);
     op_clock *clock = &self->clocks[step->clock];

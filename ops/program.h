@@ -73,6 +73,13 @@ typedef struct tr_bindings {
  * them and returns: what is bound must stay as it is until the stream is done. */
 void tr_program_run(tr_program *self, tr_phase phase, const tr_bindings *bindings);
 
+/* For whoever looks at what a run does (ops/examine.h): the graph that is run, which on a device may have other nodes than the
+ * one that was given; the node at a position; and where a value is, in memory of the program's device. */
+const tr_graph *tr_program_graph(const tr_program *self);
+const tr_node *tr_program_node(const tr_program *self, int32_t position);
+void *tr_program_address(const tr_program *self, const tr_bindings *bindings, tr_value value);
+tr_stream *tr_program_stream(const tr_program *self); /* NULL on the CPU */
+
 /* Waits until all that was queued is done. Errors: TR_EIO (a kernel or a library call failed, named). */
 tr_status tr_program_synchronize(tr_program *self, tr_error *err);
 

@@ -149,6 +149,7 @@ tr_status tr_model_plan_stage(const tr_model_plan *self, const tr_recipe *recipe
                             .n_threads = recipe->layout.threads,
                             .seed = recipe->train.seed,
                             .graph = piece.graph,
+                            .n_units = tr_graph_unit_count(self->whole),
                             .tokens = piece.tokens,
                             .targets = piece.targets,
                             .activation_in = piece.activation_in,
@@ -179,7 +180,7 @@ void tr_stage_spec_release(tr_stage_spec *spec)
 /* --- what travels to an actor --- */
 
 /* All numbers of the training plan as one list, so that packing and unpacking cannot disagree. */
-enum { PLAN_NUMBERS = 21, PLACE_PARTS = 11 };
+enum { PLAN_NUMBERS = 23, PLACE_PARTS = 11 };
 static void plan_numbers(tr_training_plan *plan, uint32_t *numbers[PLAN_NUMBERS])
 {
     uint32_t *list[PLAN_NUMBERS] = {&plan->n_replicas,
@@ -202,7 +203,9 @@ static void plan_numbers(tr_training_plan *plan, uint32_t *numbers[PLAN_NUMBERS]
                                     &plan->replay,
                                     &plan->until,
                                     &plan->audit,
-                                    &plan->zero};
+                                    &plan->zero,
+                                    &plan->examined,
+                                    &plan->examination};
     memcpy(numbers, list, sizeof list);
 }
 

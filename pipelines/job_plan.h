@@ -33,7 +33,8 @@ typedef struct tr_start {
     uint32_t updates;     /* done in the checkpoint, else 0 */
     uint64_t tokens;      /* seen by then */
     uint32_t until;       /* only to save the state after so many, see tr_training_plan.until; else 0 */
-    bool again;           /* in the middle of a job, see tr_training_plan.again */
+    uint32_t examined, examination; /* see tr_training_plan */
+    bool again;                     /* in the middle of a job, see tr_training_plan.again */
 } tr_start;
 
 /* The model's configuration there: the checkpoint's own, else what the recipe names. *out is the caller's to release.

@@ -319,6 +319,8 @@ tr_status tr_job_plan_init(tr_job_plan *self, const tr_recipe *recipe, tr_model_
     }
     self->training.again = start->again;
     self->training.until = start->until;
+    self->training.examined = start->examined;
+    self->training.examination = start->examination;
     uint32_t n_stages = self->training.n_replicas * self->training.n_stages;
     tr_topology_init(&self->topology,
                      1 + (int32_t)(self->training.n_replicas * tr_plan_workers(&self->training)));

@@ -8,6 +8,7 @@
 #include "base/memory.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -44,7 +45,8 @@ static void read_log(tr_observation *self, const char *run)
     json_t *line = last_line(run, "log.jsonl");
     self->step = (uint32_t)json_integer_value(json_object_get(line, "step"));
     self->epoch = (uint32_t)json_integer_value(json_object_get(line, "epoch"));
-    self->loss = json_number_value(json_object_get(line, "loss"));
+    const json_t *loss = json_object_get(line, "loss"); /* null: no number, and the update was left out */
+    self->loss = json_is_null(loss) ? (double)NAN : json_number_value(loss);
     self->tokens_per_s = json_number_value(json_object_get(line, "tokens_per_s"));
     json_decref(line);
 }

@@ -21,6 +21,7 @@ typedef enum tr_decay { TR_DECAY_COSINE, TR_DECAY_LINEAR, TR_DECAY_CONSTANT } tr
 typedef enum tr_recipe_dtype { TR_RECIPE_FLOAT32, TR_RECIPE_BFLOAT16 } tr_recipe_dtype;
 typedef enum tr_reduction { TR_REDUCTION_EXACT } tr_reduction;
 typedef enum tr_recovery { TR_RECOVERY_STEP, TR_RECOVERY_REPLAY, TR_RECOVERY_OFF } tr_recovery;
+typedef enum tr_non_finite_choice { TR_NON_FINITE_STOP, TR_NON_FINITE_SKIP } tr_non_finite_choice;
 typedef enum tr_transport_kind { TR_TRANSPORT_UCX, TR_TRANSPORT_ZMQ, TR_TRANSPORT_INPROC } tr_transport_kind;
 
 typedef struct tr_recipe_numbers {
@@ -88,7 +89,7 @@ typedef struct tr_recipe {
         int32_t stash;               /* stash credits of a stage beyond those of 1F1B */
         tr_recompute recompute;
         int32_t logits; /* tokens whose logits exist at a time: see tr_graph_chunk_logits */
-        int32_t zero; /* see tr_training_plan.zero */
+        int32_t zero;   /* see tr_training_plan.zero */
     } layout;
     tr_recipe_device device; /* of stages that do not name their own */
     tr_recipe_dtype dtype;
@@ -104,15 +105,17 @@ typedef struct tr_recipe {
     bool trace; /* writes RUN/trace.json */
     tr_recovery recovery;
     struct {
-        int32_t intensity, period; /* deaths, seconds: see tr_job_recovery */
-        int32_t hung_after;        /* seconds */
-        int32_t stall_after;       /* the same */
-        int32_t hold_every;        /* see tr_plan_holds_after */
-        double audit;              /* share of micro-batches that another replica computes again */
-        int32_t silence;           /* seconds, of a host */
-        int32_t wait_for_host;     /* seconds, behind the loss of one */
-        bool copies;               /* of states on other hosts */
-        int32_t lease;             /* the same; 0: agent and workers end with the head. See tr_job_lease */
+        int32_t intensity, period;       /* deaths, seconds: see tr_job_recovery */
+        int32_t quarantine_after;        /* mistakes of a host; 0: never */
+        int32_t hung_after;              /* seconds */
+        int32_t stall_after;             /* the same */
+        int32_t hold_every;              /* see tr_plan_holds_after */
+        tr_non_finite_choice non_finite; /* of a step that is no number twice; see actors/non_finite.h */
+        double audit;                    /* share of micro-batches that another replica computes again */
+        int32_t silence;                 /* seconds, of a host */
+        int32_t wait_for_host;           /* seconds, behind the loss of one */
+        bool copies;                     /* of states on other hosts */
+        int32_t lease; /* the same; 0: agent and workers end with the head. See tr_job_lease */
     } supervision;
     struct {
         bool standby; /* a second head waits and goes on when the first one dies */

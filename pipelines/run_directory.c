@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -202,14 +203,20 @@ static void say(tr_run *self, const char *text, bool stays)
     self->said_ns = tr_clock_ns();
 }
 
+/* What is no number has updated nothing (actors/non_finite.h). */
+static bool is_left_out(const tr_step_record *record)
+{
+    return !isfinite(record->loss) || !isfinite(record->grad_norm);
+}
+
 static void say_step(tr_run *self, const tr_step_record *record)
 {
     char text[256], validation[48] = "";
     if (record->has_validation)
         snprintf(validation, sizeof validation, "  held-out %.4f", record->validation_loss);
     uint64_t left = (uint64_t)((self->n_steps - record->step) * self->smooth_step_ms / 1000);
-    snprintf(text, sizeof text, "step %u/%u  loss %.4f%s  %.0f tokens/s  %" PRIu64 ":%02" PRIu64 " left",
-             record->step, self->n_steps, record->loss, validation,
+    snprintf(text, sizeof text, "step %u/%u  loss %.4f%s%s  %.0f tokens/s  %" PRIu64 ":%02" PRIu64 " left",
+             record->step, self->n_steps, record->loss, is_left_out(record) ? " (no update)" : "", validation,
              1000 * record->tokens_per_s * record->step_ms / (1000 * self->smooth_step_ms), left / 60,
              left % 60);
     say(self, text, record->has_validation || record->step == self->n_steps);
@@ -308,11 +315,17 @@ static tr_status compare_again(const tr_told *told, const tr_told *again, uint32
         told->validation_loss);
 }
 
+/* JSON has no NaN, so the log does not know which it was. */
+static double as_logged(double number)
+{
+    return isfinite(number) ? number : (double)NAN;
+}
+
 /* *again: it was logged before. */
 static tr_status remember(tr_run *self, const tr_step_record *record, bool *again, tr_error *err)
 {
-    const tr_told now = {record->loss, record->grad_norm,
-                         record->has_validation ? record->validation_loss : 0};
+    const tr_told now = {as_logged(record->loss), as_logged(record->grad_norm),
+                         record->has_validation ? as_logged(record->validation_loss) : 0};
     uint32_t at = record->step - self->first_step - 1,
              next = self->has_last ? self->last.step + 1 : self->first_step + 1;
     *again = record->step < next;
@@ -341,6 +354,11 @@ static void tell_first_new_step(tr_run *self, const tr_step_record *record)
     self->recovery.monotonic_ns = 0;
 }
 
+static json_t *number_or_null(double number)
+{
+    return isfinite(number) ? json_real(number) : json_null();
+}
+
 tr_status tr_run_record(tr_run *self, const tr_step_record *record, tr_error *err)
 {
     bool again;
@@ -351,13 +369,14 @@ tr_status tr_run_record(tr_run *self, const tr_step_record *record, tr_error *er
     if (remembered || again) return remembered;
     char hex[40];
     snprintf(hex, sizeof hex, "%a", record->loss);
-    json_t *object =
-        json_pack("{s:I, s:f, s:s, s:f, s:f, s:I, s:f, s:f, s:f, s:n, s:I}", "step", (json_int_t)record->step,
-                  "loss", record->loss, "loss_hex", hex, "grad_norm", record->grad_norm, "lr", record->lr,
-                  "tokens", (json_int_t)record->tokens, "tokens_per_s", record->tokens_per_s, "step_ms",
-                  record->step_ms, "stall", record->stall, "mfu", "epoch", (json_int_t)record->epoch);
+    json_t *object = json_pack(
+        "{s:I, s:o, s:s, s:o, s:f, s:I, s:f, s:f, s:f, s:n, s:I}", "step", (json_int_t)record->step, "loss",
+        number_or_null(record->loss), "loss_hex", hex, "grad_norm", number_or_null(record->grad_norm), "lr",
+        record->lr, "tokens", (json_int_t)record->tokens, "tokens_per_s", record->tokens_per_s, "step_ms",
+        record->step_ms, "stall", record->stall, "mfu", "epoch", (json_int_t)record->epoch);
     if (object && record->has_validation)
-        json_object_set_new(object, "validation_loss", json_real(record->validation_loss));
+        json_object_set_new(object, "validation_loss", number_or_null(record->validation_loss));
+    if (object && is_left_out(record)) json_object_set_new(object, "skipped", json_true());
     tr_status status = write_line(self->log, object, err);
     tell_of_waiting(self);
     self->smooth_step_ms =
@@ -431,24 +450,18 @@ void tr_run_ended(tr_run *self, const char *how)
 
 void tr_run_event(tr_run *self, const tr_job_event *event)
 {
-    static const char *const kinds[] = {[TR_JOB_WORKER_STARTED] = "worker_started",
-                                        [TR_JOB_RUNNING] = "running",
-                                        [TR_JOB_WORKER_FENCED] = "worker_fenced",
-                                        [TR_JOB_WORKER_DIED] = "worker_died",
-                                        [TR_JOB_ACTOR_FAILED] = "actor_failed",
-                                        [TR_JOB_STOPPING] = "stopping",
-                                        [TR_JOB_EPOCH] = "epoch",
-                                        [TR_JOB_STATE_ROTTEN] = "state_rotten",
-                                        [TR_JOB_RECOVERED] = "recovered",
-                                        [TR_JOB_READOPTED] = "readopted",
-                                        [TR_JOB_CHANGED] = "changed",
-                                        [TR_JOB_AGENT_REPLACED] = "agent_replaced",
-                                        [TR_JOB_HOST_AWAITED] = "host_awaited",
-                                        [TR_JOB_HOST_JOINED] = "host_joined",
-                                        [TR_JOB_HOST_REFUSED] = "host_refused",
-                                        [TR_JOB_HOST_LOST] = "host_lost",
-                                        [TR_JOB_HOST_LEAVING] = "host_leaving",
-                                        [TR_JOB_HOST_LEFT] = "host_left"};
+    static const char *const kinds[] = {
+        [TR_JOB_WORKER_STARTED] = "worker_started", [TR_JOB_RUNNING] = "running",
+        [TR_JOB_WORKER_FENCED] = "worker_fenced",   [TR_JOB_WORKER_DIED] = "worker_died",
+        [TR_JOB_ACTOR_FAILED] = "actor_failed",     [TR_JOB_STOPPING] = "stopping",
+        [TR_JOB_RUN_AGAIN] = "run_again",           [TR_JOB_EPOCH] = "epoch",
+        [TR_JOB_STATE_ROTTEN] = "state_rotten",     [TR_JOB_RECOVERED] = "recovered",
+        [TR_JOB_READOPTED] = "readopted",           [TR_JOB_CHANGED] = "changed",
+        [TR_JOB_AGENT_REPLACED] = "agent_replaced", [TR_JOB_HOST_AWAITED] = "host_awaited",
+        [TR_JOB_HOST_JOINED] = "host_joined",       [TR_JOB_HOST_REFUSED] = "host_refused",
+        [TR_JOB_HOST_LOST] = "host_lost",           [TR_JOB_HOST_LEAVING] = "host_leaving",
+        [TR_JOB_HOST_LEFT] = "host_left",           [TR_JOB_FRAME_DAMAGED] = "frame_damaged",
+        [TR_JOB_QUARANTINED] = "quarantined"};
     json_t *object = event_object(kinds[event->kind], event->monotonic_ns, event, event->text);
     char text[128];
     bool readopted = event->kind == TR_JOB_READOPTED;
@@ -468,9 +481,10 @@ void tr_run_event(tr_run *self, const tr_job_event *event)
     if (event->kind == TR_JOB_AGENT_REPLACED)
         json_object_set_new(object, "workers", json_integer(event->n_readopted));
     write_event(self, object);
-    bool told = event->kind == TR_JOB_STOPPING || event->kind == TR_JOB_WORKER_DIED ||
-                event->kind == TR_JOB_WORKER_FENCED || event->kind == TR_JOB_STATE_ROTTEN ||
-                event->kind == TR_JOB_RECOVERED || event->kind == TR_JOB_AGENT_REPLACED ||
-                (event->kind >= TR_JOB_HOST_AWAITED && event->kind <= TR_JOB_HOST_LEFT);
+    bool told = event->kind == TR_JOB_STOPPING || event->kind == TR_JOB_RUN_AGAIN ||
+                event->kind == TR_JOB_WORKER_DIED || event->kind == TR_JOB_WORKER_FENCED ||
+                event->kind == TR_JOB_STATE_ROTTEN || event->kind == TR_JOB_RECOVERED ||
+                event->kind == TR_JOB_AGENT_REPLACED ||
+                (event->kind >= TR_JOB_HOST_AWAITED && event->kind <= TR_JOB_QUARANTINED);
     if (told || readopted) say(self, readopted ? text : event->text, true);
 }

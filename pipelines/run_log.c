@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <math.h>
 #include <string.h>
 #include <sys/file.h>
 #include <unistd.h>
@@ -34,11 +35,18 @@ static json_int_t step_of(const json_t *line)
     return json_integer_value(json_object_get(line, "step"));
 }
 
+/* What was no number is null. */
+static double number_of(const json_t *line, const char *key)
+{
+    const json_t *value = json_object_get(line, key);
+    return json_is_null(value) ? (double)NAN : json_number_value(value);
+}
+
 static tr_status remember(tr_run_log *self, const json_t *line, tr_error *err)
 {
-    const tr_told told = {.loss = json_number_value(json_object_get(line, "loss")),
-                          .grad_norm = json_number_value(json_object_get(line, "grad_norm")),
-                          .validation_loss = json_number_value(json_object_get(line, "validation_loss"))};
+    const tr_told told = {.loss = number_of(line, "loss"),
+                          .grad_norm = number_of(line, "grad_norm"),
+                          .validation_loss = number_of(line, "validation_loss")};
     tr_status status = tr_array_reserve((void **)&self->told, &self->told_capacity, self->n_told + 1,
                                         sizeof *self->told, err);
     if (status) return status;

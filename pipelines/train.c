@@ -319,15 +319,18 @@ static tr_status open_checkpoints(training *self, tr_error *err)
 
 void tr__training_tell_coordinator(tr__training *self)
 {
-    self->coordinator = (tr_coordinator_context){.plan = self->plan->training,
-                                                 .n_elements = self->plan->n_elements,
-                                                 .n_parameters = (uint32_t)self->plan->model.parameters.count,
-                                                 .tokens_before = self->plan->start.tokens,
-                                                 .context = (void *)(uintptr_t)self->recipe,
-                                                 .learning_rate = learning_rate,
-                                                 .journal = self->journal,
-                                                 .paused = self->scale ? tr__scale_paused : NULL,
-                                                 .pausing = self->scale};
+    self->coordinator = (tr_coordinator_context){
+        .plan = self->plan->training,
+        .n_elements = self->plan->n_elements,
+        .n_parameters = (uint32_t)self->plan->model.parameters.count,
+        .tokens_before = self->plan->start.tokens,
+        .context = (void *)(uintptr_t)self->recipe,
+        .learning_rate = learning_rate,
+        .journal = self->journal,
+        .runs_again = self->recipe->recovery != TR_RECOVERY_OFF && self->recipe->layout.processes,
+        .leaves_out = self->recipe->supervision.non_finite == TR_NON_FINITE_SKIP,
+        .paused = self->scale ? tr__scale_paused : NULL,
+        .pausing = self->scale};
 }
 
 static tr_status run_job(training *self, tr_error *err)
@@ -363,6 +366,7 @@ static tr_status run_job(training *self, tr_error *err)
                                                                ? 0
                                                                : (uint32_t)recipe->supervision.intensity,
                                            .within_ms = (uint32_t)recipe->supervision.period * 1000,
+                                           .quarantine_after = (uint32_t)recipe->supervision.quarantine_after,
                                            .hung_after_ms = (uint32_t)recipe->supervision.hung_after * 1000,
                                            .first_epoch = tr_run_first_epoch(self->run),
                                            .record_epoch = tr__training_record_epoch,

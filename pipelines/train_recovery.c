@@ -78,6 +78,29 @@ static tr_status begin_to_save(tr__training *self, tr_job_beginning *beginning, 
     return TR_OK;
 }
 
+/* The last step gave no number: all look at what they compute of it. Another plan, so that nothing kept passes for computed. */
+static tr_status begin_to_examine(tr__training *self, const tr_topology **topology, tr_error *err)
+{
+    const tr_non_finite *seen = &self->journal->non_finite;
+    tr_start start = self->plan->start;
+    tr_model_config config = {0};
+    start.examined = seen->step;
+    start.examination = seen->n;
+    tr_status status = tr_start_read_config(&start, self->recipe, &config, err);
+    if (!status) status = tr__training_add_plan(self, &start, &config, err);
+    if (status) return status;
+    tr__training_tell_coordinator(self);
+    *topology = &self->plan->topology;
+    return TR_OK;
+}
+
+static bool is_to_examine(const tr__training *self)
+{
+    const tr_non_finite *seen = &self->journal->non_finite;
+    const tr_training_plan *plan = &self->plan->training;
+    return seen->step && (plan->examined != seen->step || plan->examination != seen->n);
+}
+
 /* Asked for and never brought to its end? They are written in the order of steps. */
 static bool lost_its_checkpoint(const tr_coordinator_journal *journal, uint64_t generation)
 {
@@ -102,5 +125,7 @@ tr_status tr__training_begin_again(void *context, tr_job_beginning *beginning, t
         status = begin_to_save(self, beginning, err);
     else if (beginning->generation == 0 && has_begun)
         status = begin_from_disk(self, &beginning->topology, err);
+    if (!status && !beginning->gives_up && is_to_examine(self))
+        status = begin_to_examine(self, &beginning->topology, err);
     return status ? status : tr_run_epoch_from(self->run, beginning->epoch, beginning->generation, err);
 }

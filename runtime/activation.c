@@ -166,7 +166,8 @@ static void send_credits(tr_actor *self)
 void tr__end_job_if_asked(tr_actor *self)
 {
     if (self->job_end == TR__JOB_GOES_ON) return;
-    tr__report(self, TR__TOPIC_JOB_END, self->job_end == TR__JOB_FAILED ? &self->job_error : NULL);
+    tr__report(self, self->job_end == TR__JOB_AGAIN ? TR__TOPIC_RUN_AGAIN : TR__TOPIC_JOB_END,
+               self->job_end == TR__JOB_FINISHED ? NULL : &self->job_error);
     self->job_end = TR__JOB_GOES_ON;
 }
 

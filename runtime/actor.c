@@ -278,7 +278,7 @@ void tr_actor_shutdown(tr_actor *self, const tr_error *why)
 
 void tr_actor_finish_job(tr_actor *self)
 {
-    if (self->job_end == TR__JOB_GOES_ON) self->job_end = TR__JOB_FINISHED;
+    if (self->job_end <= TR__JOB_AGAIN) self->job_end = TR__JOB_FINISHED;
 }
 
 void tr_actor_fail_job(tr_actor *self, const tr_error *error)
@@ -286,6 +286,23 @@ void tr_actor_fail_job(tr_actor *self, const tr_error *error)
     if (self->job_end == TR__JOB_FAILED) return;
     self->job_end = TR__JOB_FAILED;
     self->job_error = *error;
+}
+
+void tr_actor_run_again(tr_actor *self, const tr_error *why)
+{
+    if (self->job_end != TR__JOB_GOES_ON) return;
+    self->job_end = TR__JOB_AGAIN;
+    self->job_error = *why;
+}
+
+void tr_actor_accuse(tr_actor *self, int32_t node, const char *text)
+{
+    tr_message *message = tr__text_message(self->node, 0, TR__TOPIC_ACCUSED, text);
+    if (!message) return;
+    message->frame.source = self->spec->id;
+    message->frame.microbatch = (uint32_t)node;
+    tr_mailbox_push_notice(&self->node->inbox, &message);
+    tr_scheduler_notify(self->node->scheduler, &self->node->service);
 }
 
 void tr_actor_fail_node(tr_actor *self, const tr_error *error)
@@ -317,11 +334,11 @@ void *tr_actor_take_left(tr_actor *self)
     return keepsakes ? tr_keepsakes_take(keepsakes, self->spec->id) : NULL;
 }
 
-bool tr_actor_is_spoiled(tr_actor *self)
+int tr_actor_spoil(tr_actor *self)
 {
-    bool is = self->is_spoiled;
-    self->is_spoiled = false;
-    return is;
+    int how = self->spoil;
+    self->spoil = 0;
+    return how;
 }
 
 void *tr_actor_slot(tr_actor *self, int slot)

@@ -139,6 +139,12 @@ void tr_child_forget(tr_actor *self, tr_actor_id child);
 
 void tr_actor_finish_job(tr_actor *self);                      /* the whole job is done, well */
 void tr_actor_fail_job(tr_actor *self, const tr_error *error); /* the whole job ends with this message */
+/* All begin anew in a new epoch, from the newest generation that all hold, as after a worker's death, though nobody has died: it
+ * counts as none. The caller does nothing more in this life. Where deaths are not mended the job ends with this message. */
+void tr_actor_run_again(tr_actor *self, const tr_error *why);
+/* A process of this node (worker) was found to have computed wrong; it has been replaced, or will be. Whoever runs the job counts,
+ * and starts no process any more where too many erred. */
+void tr_actor_accuse(tr_actor *self, int32_t node, const char *text);
 /* This process cannot go on, for example because its device is broken: its node ends with this message, and is replaced as
  * if the process had died. */
 void tr_actor_fail_node(tr_actor *self, const tr_error *error);
@@ -152,8 +158,9 @@ void *tr_actor_take_left(tr_actor *self);
 /* What it is doing, for `ps` and for the message when its process dies: `what` is a string constant. */
 void tr_actor_activity(tr_actor *self, const char *what, uint32_t step, uint32_t microbatch);
 
-/* Chaos (chaos.h): what it computes now is to have a wrong bit, so that a test sees who finds it. True once. */
-bool tr_actor_is_spoiled(tr_actor *self);
+/* Chaos: what it computes now is to be wrong in this way (TR_CHAOS_FLIP or TR_CHAOS_NAN of chaos.h), so that a test sees who
+ * finds it. Told once; 0: not at all. */
+int tr_actor_spoil(tr_actor *self);
 
 /* State slots (see runtime/state.h): two, of spec.state_bytes each, kept by the agent through a worker's death. */
 void *tr_actor_slot(tr_actor *self, int slot);

@@ -177,6 +177,15 @@ static void on_peer_lost(void *context, int32_t peer, bool control, const char *
         self->silent_ns = tr_clock_ns();
 }
 
+/* What is missing now, and what waits for it, only the head can know. */
+static void on_damaged(void *context, int32_t peer, const char *reason)
+{
+    agent *self = context;
+    tr_control_note note = {.node = peer, .status = TR_ECORRUPT};
+    snprintf(note.text, sizeof note.text, "%s", reason);
+    tr_control_send_note(self->node, TR_NODE_HEAD, TR_CONTROL_DAMAGED, &note);
+}
+
 /* With a lease: the head's process has ended. */
 static void on_head_end(void *context)
 {
@@ -404,7 +413,8 @@ static tr_status connect_head(agent *self, tr_error *err)
                                .registry = &nothing,
                                .context = self,
                                .on_system = on_system,
-                               .on_peer_lost = on_peer_lost};
+                               .on_peer_lost = on_peer_lost,
+                               .on_damaged = on_damaged};
     memcpy(options.job_key, launch->job_key, sizeof options.job_key);
     tr_status status = tr_node_new(&self->node, &options, err);
     if (status == TR_OK && launch->lease_ms)

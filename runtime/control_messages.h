@@ -62,6 +62,7 @@ typedef enum tr_control_topic {
     TR_CONTROL_SLOT_TAKEN, /* the answer */
     TR_CONTROL_HELD,       /* from an agent to the head: it has a whole copy */
     TR_CONTROL_SEEN,       /* the same: what a worker does (host_activity.h) */
+    TR_CONTROL_DAMAGED,    /* from a worker or agent: what node sent it came damaged, and was dropped */
     TR_CONTROL_FORGET      /* from the head to agents: what PREPARE prepared is not wanted any more */
 } tr_control_topic;
 

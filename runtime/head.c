@@ -397,6 +397,8 @@ static void note_from_agent(tr_head *self, int32_t peer, uint32_t topic, const t
         job_ended(self, note);
     else if (topic == TR_CONTROL_PREPARED)
         tr_head_prepared(self, peer, note);
+    else if (topic == TR_CONTROL_DAMAGED)
+        tr_head_damaged(self, note->node, peer, note->text);
     else if (topic == TR_CONTROL_FAREWELL && member == 0)
         self->farewell_heard = true;
     if (have_all_left(self) && self->crew_ended_ns) quit(self);
@@ -409,6 +411,7 @@ static void note_from_worker(tr_head *self, int32_t peer, uint32_t topic, const 
     case TR_CONTROL_ACTOR_ENDED: actor_ended(self, peer, note); break;
     case TR_CONTROL_JOB_ENDED: job_ended(self, note); break;
     case TR_CONTROL_LEAVING: tr_head_leaving(self, peer); break;
+    case TR_CONTROL_DAMAGED: tr_head_damaged(self, note->node, peer, note->text); break;
     case TR_CONTROL_PEER_LOST:
         if (note->node >= 1 && note->node < self->topology->n_nodes) suspect(self, note->node, note->text);
         break;

@@ -34,6 +34,8 @@ typedef struct tr_head_worker {
     bool greeted, ready; /* in this epoch */
     bool fenced;         /* and is to be killed */
     tr_control_hello hello;
+    uint32_t n_damaged;  /* of what it sent, since damaged_ns; see quarantine.c */
+    uint64_t damaged_ns; /* the first of them */
 } tr_head_worker;
 
 typedef struct tr_head {
@@ -59,6 +61,7 @@ typedef struct tr_head {
     uint32_t n_strikes;
     uint64_t *restarts_ns; /* the last recovery.max_restarts changes of epoch, a ring */
     uint64_t n_restarts;
+    uint32_t n_mistakes; /* of this host's processes, where there are no others; see quarantine.c */
     uint64_t changed_ns; /* when this epoch began; 0: it is the first */
     uint64_t lost_ns, detected_ns,
         fenced_ns;         /* see tr_job_event; detected_ns 0: nobody died since all were ready */
@@ -88,6 +91,7 @@ void tr_head_on_system(void *context, int32_t peer, const tr_message *message);
 void tr_head_on_peer_lost(void *context, int32_t peer, bool control, const char *reason);
 void tr_head_on_actor_end(void *context, tr_actor_id who, const tr_error *error);
 void tr_head_on_job_end(void *context, const tr_error *error);
+void tr_head_on_run_again(void *context, const tr_error *why); /* recovery.c */
 void tr_head_on_tick(void *context, uint64_t now_ns);
 void tr_head_on_crew(void *context); /* the crew's descriptor is readable */
 void tr_head_on_signal(tr_head *self, int signal);
@@ -95,6 +99,14 @@ void tr_head_ask_to_stop(tr_head *self, const char *why); /* politely, at the fi
 
 /* recovery.c. A worker is gone: a new epoch, or the end where recovery is off or has been tried too often. */
 void tr_head_recover(tr_head *self, const char *text);
+/* The same, though nobody died, and it counts as no death. */
+void tr_head_run_again(tr_head *self, const char *text);
+/* The same as too many deaths: the state is saved, and then the job ends for this reason. */
+void tr_head_give_up(tr_head *self, const char *text);
+/* quarantine.c: callbacks of its node; and what worker or agent `to` tells of. */
+void tr_head_on_damaged(void *context, int32_t from, const char *reason);
+void tr_head_on_accused(void *context, int32_t node, const char *text);
+void tr_head_damaged(tr_head *self, int32_t from, int32_t to, const char *reason);
 /* For the reason in the text a worker is to be replaced: it is killed first. */
 void tr_head_fence(tr_head *self, int32_t node, const char *text);
 bool tr_head_can_recover(const tr_head *self);

@@ -285,7 +285,7 @@ void tr_hosts_greeted(tr_hosts *self, int32_t peer, const tr_control_hello *hell
     if (m < 0 || m >= self->n_members || (m > 0 && self->members[m].present)) return;
     member *who = &self->members[m];
     if (snprintf(who->address, TR_BIND_CHARS, "%s", hello->control_address) >= TR_BIND_CHARS) return;
-    if (m > 0 && who->heard_ns) return; /* it was lost: it has to join anew */
+    if (m > 0 && (who->heard_ns || tr__hosts_is_banned(self, m))) return; /* lost: it has to join anew */
     who->present = true;
     who->heard_ns = tr_node_now_ns(self->head->node);
     who->broken_ns = 0;
@@ -356,7 +356,7 @@ static void forget_states(tr_hosts *self, int32_t m)
     }
 }
 
-static void lose(tr_hosts *self, int32_t m, const char *why)
+void tr__hosts_lose(tr_hosts *self, int32_t m, const char *why)
 {
     char text[LINE_BYTES], line[2 * LINE_BYTES];
     member *who = &self->members[m];
@@ -458,11 +458,11 @@ static void look_at_members(tr_hosts *self, uint64_t now_ns)
         const member *who = &self->members[m];
         if (!who->present) continue;
         if (who->broken_ns && now_ns > who->broken_ns + (uint64_t)BROKEN_MS * 1000000)
-            lose(self, m, "the link to its agent broke");
+            tr__hosts_lose(self, m, "the link to its agent broke");
         else if (now_ns > who->heard_ns + (uint64_t)self->options->silence_ms * 1000000) {
             snprintf(why, sizeof why, "nothing was heard of it for %.1f s",
                      (double)(now_ns - who->heard_ns) * 1e-9);
-            lose(self, m, why);
+            tr__hosts_lose(self, m, why);
         }
     }
 }

@@ -36,6 +36,11 @@ tr_place_seen tr_hosts_place(tr_hosts *self, int32_t node, int32_t pid);
 bool tr_hosts_hear(tr_hosts *self, int32_t peer, const tr_message *message);
 void tr_hosts_greeted(tr_hosts *self, int32_t peer, const tr_control_hello *hello);
 void tr_hosts_lost_link(tr_hosts *self, int32_t peer, const char *reason);
+/* The mistakes of the host that runs this worker, for the caller to count, and what it is called; NULL: none runs it. */
+uint32_t *tr_hosts_mistakes(tr_hosts *self, int32_t node, char *text, size_t capacity);
+/* That host is lost, as if its agent had died, and may not join again; a spare takes its place. False: there is none, or it is the
+ * head's own. */
+bool tr_hosts_quarantine(tr_hosts *self, int32_t node);
 void tr_hosts_agent_ended(tr_hosts *self); /* the head's own, with its workers and states */
 
 void tr_hosts_call(tr_hosts *self);    /* an epoch begins: agents are told */

@@ -17,6 +17,8 @@ typedef struct tr__member {
     bool knows;    /* was told the homes of this epoch */
     bool leaving;  /* is asked to: gets no more work, and goes when it has none */
     bool prepared; /* its part of the change at hand */
+    bool quarantined;
+    uint32_t n_mistakes; /* of its processes */
     char name[TR_HOST_NAME_CHARS], address[TR_BIND_CHARS];
     uint64_t heard_ns, broken_ns; /* broken_ns 0: its link is well */
 } tr__member;
@@ -64,6 +66,8 @@ static inline bool tr__hosts_stays(const tr_hosts *self, int32_t m)
     return tr__hosts_is_here(self, m) && !self->members[m].leaving;
 }
 
+/* hosts_quarantine.c: is it a host that may not come again? Then it is told to end. */
+bool tr__hosts_is_banned(tr_hosts *self, int32_t m);
 /* hosts_seen.c: what an agent tells of one of its workers. */
 void tr__hosts_seen(tr_hosts *self, int32_t m, const tr_message *message);
 
@@ -72,6 +76,7 @@ void tr__hosts_describe(const tr_hosts *self, int32_t m, char text[TR__HOST_LINE
 void tr__hosts_tell_homes(tr_hosts *self);       /* while all run: who is where, and who keeps copies */
 int32_t tr__hosts_missing(const tr_hosts *self); /* a host of the plan that nobody plays; -1: none */
 void tr__hosts_disconnect_worker(tr_hosts *self, int32_t node);
+void tr__hosts_lose(tr_hosts *self, int32_t m, const char *why);
 
 /* hosts_change.c: is there a spare for a missing host, or does somebody leave who has work? Asks for a change then. */
 void tr__hosts_consider(tr_hosts *self);

@@ -24,8 +24,9 @@ typedef enum tr_job_event_kind {
     TR_JOB_WORKER_FENCED, /* is killed because it does not answer or does not move */
     TR_JOB_WORKER_DIED,
     TR_JOB_ACTOR_FAILED,
-    TR_JOB_STOPPING,       /* a person asked for it */
-    TR_JOB_EPOCH,          /* a new one begins, for the reason in the text */
+    TR_JOB_STOPPING,  /* a person asked for it */
+    TR_JOB_RUN_AGAIN, /* an actor wants all to begin anew (tr_actor_run_again), for the reason in the text */
+    TR_JOB_EPOCH,     /* a new one begins, for the reason in the text */
     TR_JOB_STATE_ROTTEN,   /* a state slot no longer held what had been published, and is not used */
     TR_JOB_RECOVERED,      /* every node is ready again */
     TR_JOB_READOPTED,      /* the same, and some had lost their head before */
@@ -36,7 +37,9 @@ typedef enum tr_job_event_kind {
     TR_JOB_HOST_REFUSED,
     TR_JOB_HOST_LOST,    /* with all its workers */
     TR_JOB_HOST_LEAVING, /* somebody wants it to: its workers are handed over first */
-    TR_JOB_HOST_LEFT
+    TR_JOB_HOST_LEFT,
+    TR_JOB_FRAME_DAMAGED, /* what a worker sent came damaged: all is sent again, or it is replaced */
+    TR_JOB_QUARANTINED    /* a host, for the mistakes of its processes */
 } tr_job_event_kind;
 
 /* From where an epoch goes on. */
@@ -58,6 +61,9 @@ typedef struct tr_job_recovery {
     uint32_t max_restarts; /* 0: a death ends the job */
     uint32_t
         within_ms; /* more restarts than that in so long a time end it too; the last is for saving the state */
+    /* So many mistakes of a host's processes (computations found wrong, damaged messages again and again) and none is started
+     * there any more: a spare host takes its place, or the job ends as with too many restarts. 0: never. */
+    uint32_t quarantine_after;
     uint32_t hung_after_ms; /* a worker without a sign of work for so long is killed; 0: never */
     uint32_t first_epoch;   /* one more than any that was ever begun; 1 to 65535 */
     /* Before an epoch begins: must be durable on return, so that no epoch is ever used twice. May be NULL. */

@@ -34,7 +34,7 @@ static void call_back(tr_node *self, const tr_message *message)
 {
     const tr_node_options *options = &self->options;
     const tr_frame *frame = &message->frame;
-    tr_error error, *reason = NULL;
+    tr_error error = {0}, *reason = NULL;
     if (frame->kind == TR_FRAME_SYSTEM) {
         if (options->on_system) options->on_system(options->context, (int32_t)frame->source, message);
         return;
@@ -54,6 +54,18 @@ static void call_back(tr_node *self, const tr_message *message)
         return;
     case TR__TOPIC_JOB_END:
         if (options->on_job_end) options->on_job_end(options->context, reason);
+        return;
+    case TR__TOPIC_ACCUSED:
+        if (options->on_accused) options->on_accused(options->context, (int32_t)frame->microbatch, text);
+        return;
+    case TR__TOPIC_DAMAGED:
+        if (options->on_damaged) options->on_damaged(options->context, (int32_t)frame->source, text);
+        return;
+    case TR__TOPIC_RUN_AGAIN:
+        if (options->on_run_again)
+            options->on_run_again(options->context, &error);
+        else if (options->on_job_end)
+            options->on_job_end(options->context, &error);
         return;
     default: TR_ASSERT(false && "a message from here with such a topic");
     }
@@ -190,8 +202,11 @@ static tr_status open_link(tr__link *self, const char *kind, const tr_node_optio
     if (!is_control) transport.max_body_bytes = UINT32_MAX;
     transport.network = is_control ? options->control_network : options->data_network;
     memcpy(transport.job_key, options->job_key, sizeof transport.job_key);
-    tr_transport_events events = {
-        .context = self, .place = tr__on_place, .deliver = tr__on_deliver, .peer_lost = tr__on_peer_lost};
+    tr_transport_events events = {.context = self,
+                                  .place = tr__on_place,
+                                  .deliver = tr__on_deliver,
+                                  .peer_lost = tr__on_peer_lost,
+                                  .damaged = tr__on_damaged};
     return tr_transport_new(&self->transport, kind, &transport, &events, err);
 }
 
@@ -314,10 +329,18 @@ void tr_node_found(tr_node *self, int32_t peer)
     tr__peers_forget(self, peer);
 }
 
-void tr_node_spoil(tr_node *self, tr_actor_id who)
+void tr_node_damage_next(tr_node *self)
+{
+    if (!self->data.transport) return;
+    pthread_mutex_lock(&self->data.lock);
+    tr_transport_damage_next(self->data.transport);
+    pthread_mutex_unlock(&self->data.lock);
+}
+
+void tr_node_spoil(tr_node *self, tr_actor_id who, int how)
 {
     tr_actor *actor = tr__actor_here(self->world, who);
-    if (actor) actor->is_spoiled = true;
+    if (actor) actor->spoil = how;
 }
 
 void tr_node_start_actors(tr_node *self)

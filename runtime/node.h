@@ -54,6 +54,11 @@ typedef struct tr_node_options {
     void (*on_actor_end)(void *context, tr_actor_id who, const tr_error *error); /* error NULL: normal */
     /* An actor here called finish_job or fail_job. */
     void (*on_job_end)(void *context, const tr_error *error);
+    /* What came from a peer was damaged and dropped, so that something is missing. NULL: then it is missing. */
+    void (*on_damaged)(void *context, int32_t peer, const char *reason);
+    void (*on_accused)(void *context, int32_t node,
+                       const char *text);                     /* tr_actor_accuse; NULL: of no matter */
+    void (*on_run_again)(void *context, const tr_error *why); /* or run_again; NULL: that ends the job */
 } tr_node_options;
 
 tr_status tr_node_new(tr_node **out, const tr_node_options *options, tr_error *err);
@@ -68,8 +73,9 @@ tr_status tr_node_connect(tr_node *self, int32_t peer, const char *control_addre
  * memory is made where needed). */
 tr_status tr_node_load(tr_node *self, const tr_topology *topology, tr_state_region *const *states,
                        tr_error *err);
-void tr_node_spoil(tr_node *self,
-                   tr_actor_id who);      /* from on_activity of that actor: see tr_actor_is_spoiled */
+void tr_node_spoil(tr_node *self, tr_actor_id who,
+                   int how);              /* from on_activity of that actor: see tr_actor_spoil */
+void tr_node_damage_next(tr_node *self);  /* chaos: see tr_transport_damage_next */
 void tr_node_start_actors(tr_node *self); /* calls start of each */
 
 /* A change of epoch (runtime/head.h): unload, set the epoch, connect anew, load, start.

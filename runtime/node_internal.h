@@ -28,7 +28,10 @@ enum {
                          /* The rest never leaves a node. */
     TR__TOPIC_NODE_LOST, /* source is the node's number */
     TR__TOPIC_ACTOR_END, /* to the inbox; source is the actor, step the status, the body the message */
-    TR__TOPIC_JOB_END    /* the same */
+    TR__TOPIC_JOB_END,   /* the same */
+    TR__TOPIC_RUN_AGAIN, /* the same */
+    TR__TOPIC_ACCUSED,   /* the same; microbatch is the node that erred */
+    TR__TOPIC_DAMAGED    /* as NODE_LOST: what came of it was damaged */
 };
 
 typedef struct tr__link {
@@ -100,7 +103,7 @@ typedef struct tr__bonds {
     size_t count, capacity;
 } tr__bonds;
 
-enum { TR__JOB_GOES_ON, TR__JOB_FINISHED, TR__JOB_FAILED };
+enum { TR__JOB_GOES_ON, TR__JOB_AGAIN, TR__JOB_FINISHED, TR__JOB_FAILED };
 
 /* All but the mailbox, the task and `overflowed` belongs to the thread that runs it. */
 struct tr_actor {
@@ -114,7 +117,7 @@ struct tr_actor {
     bool initialized; /* stop is owed */
     bool started, ended, exiting, failed, shut_down;
     bool start_deferred;
-    bool is_spoiled;      /* by chaos, until it was asked for */
+    int spoil;            /* by chaos, until it was asked for; 0: not */
     bool forgotten;       /* ended, and its supervisor will not start it again for now */
     uint32_t incarnation; /* the node's in the upper half, its restarts in the lower */
     tr_elder *elders;     /* whose earlier lives it does not listen to */
@@ -154,6 +157,7 @@ tr_status tr__link_renew(tr__link *self, uint32_t oldest,
 tr_buffer *tr__on_place(void *context, int32_t peer, const tr_frame *frame);
 void tr__on_deliver(void *context, int32_t peer, tr_message *message);
 void tr__on_peer_lost(void *context, int32_t peer, const char *reason);
+void tr__on_damaged(void *context, int32_t peer, const char *reason);
 
 /* activation.c */
 bool tr__actor_run(tr_task *task, int worker);

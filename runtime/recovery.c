@@ -89,22 +89,21 @@ void tr_head_begin_epoch(tr_head *self, const char *text)
         tr_head_end_because(self, err.status, err.message);
 }
 
-void tr_head_recover(tr_head *self, const char *text)
+/* Not of a death: is there an epoch more to begin? False: it has ended. */
+static bool is_left(tr_head *self, const char *text)
+{
+    char line[LINE_BYTES];
+    if (self->epoch < TR_HEAD_LAST_EPOCH) return true;
+    snprintf(line, sizeof line, "%s; and epoch %u was the last that a run can have", text, self->epoch);
+    tr_head_end_because(self, TR_ECLOSED, line);
+    return false;
+}
+
+static void begin_next(tr_head *self, const char *text)
 {
     const tr_job_recovery *recovery = &self->options->recovery;
     char line[LINE_BYTES];
     tr_error err;
-    tr_head_forget_change(self);
-    if (!tr_head_can_recover(self)) {
-        tr_head_end_because(self, TR_ECLOSED, text);
-        return;
-    }
-    if (self->epoch >= TR_HEAD_LAST_EPOCH) {
-        snprintf(line, sizeof line, "%s; and epoch %u was the last that a run can have", text, self->epoch);
-        tr_head_end_because(self, TR_ECLOSED, line);
-        return;
-    }
-    if (!give_up_if_too_often(self, text)) return;
     uint32_t next = self->epoch + 1;
     if (recovery->record_epoch && recovery->record_epoch(self->options->context, next, &err) != TR_OK) {
         snprintf(line, sizeof line, "%s; and epoch %u could not be recorded: %s", text, next, err.message);
@@ -113,6 +112,48 @@ void tr_head_recover(tr_head *self, const char *text)
     }
     self->epoch = next; /* not before it is recorded, or the next run might use it again */
     tr_head_begin_epoch(self, text);
+}
+
+void tr_head_recover(tr_head *self, const char *text)
+{
+    tr_head_forget_change(self);
+    if (!tr_head_can_recover(self))
+        tr_head_end_because(self, TR_ECLOSED, text);
+    else if (is_left(self, text) && give_up_if_too_often(self, text))
+        begin_next(self, text);
+}
+
+/* Where somebody died in the meantime all begin anew already. */
+void tr_head_run_again(tr_head *self, const char *text)
+{
+    if (self->phase != TR_HEAD_RUNNING && self->phase != TR_HEAD_LOADING) return;
+    tr_head_forget_change(self);
+    tr_head_note_death(self, 0); /* for how long it took */
+    if (is_left(self, text)) begin_next(self, text);
+}
+
+void tr_head_on_run_again(void *context, const tr_error *why)
+{
+    tr_head *self = context;
+    if (self->phase != TR_HEAD_RUNNING) return;
+    if (!tr_head_can_recover(self)) {
+        tr_head_end(self, why, TR_HEAD_GRACE_MS);
+        return;
+    }
+    tr_head_tell(self, TR_JOB_RUN_AGAIN, -1, 0, why->message);
+    tr_head_run_again(self, why->message);
+}
+
+void tr_head_give_up(tr_head *self, const char *text)
+{
+    bool is_last = self->given_up.status != TR_OK;
+    if (self->phase == TR_HEAD_ENDING) return;
+    if (!is_last) tr_fail(&self->given_up, TR_ECLOSED, "%s", text);
+    tr_head_forget_change(self);
+    if (is_last || !self->options->recovery.begin_again || !tr_head_can_recover(self))
+        tr_head_end(self, &self->given_up, TR_HEAD_GRACE_MS);
+    else if (is_left(self, text))
+        begin_next(self, text);
 }
 
 void tr_head_fence(tr_head *self, int32_t node, const char *text)

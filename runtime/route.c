@@ -242,6 +242,16 @@ void tr__on_peer_lost(void *context, int32_t peer, const char *reason)
     tr_scheduler_notify(self->scheduler, &self->service);
 }
 
+void tr__on_damaged(void *context, int32_t peer, const char *reason)
+{
+    tr_node *self = ((tr__link *)context)->node;
+    tr_message *message = tr__text_message(self, 0, TR__TOPIC_DAMAGED, reason);
+    if (!message) return;
+    message->frame.source = (uint64_t)(uint32_t)peer;
+    tr_mailbox_push_notice(&self->inbox, &message);
+    tr_scheduler_notify(self->scheduler, &self->service);
+}
+
 static int32_t node_of(const tr__world *world, tr_actor_id id)
 {
     const tr_actor_spec *spec = tr_topology_actor(world->topology, id);

@@ -291,7 +291,10 @@ static tr_status make_head(tr__simulated_job *self, tr_error *err)
                                .on_system = tr_head_on_system,
                                .on_peer_lost = tr_head_on_peer_lost,
                                .on_actor_end = tr_head_on_actor_end,
-                               .on_job_end = tr_head_on_job_end};
+                               .on_job_end = tr_head_on_job_end,
+                               .on_run_again = tr_head_on_run_again,
+                               .on_damaged = tr_head_on_damaged,
+                               .on_accused = tr_head_on_accused};
     tr_head *head = &self->head;
     *head = (tr_head){.options = job, .topology = job->topology, .epoch = 1, .agent = job->topology->n_nodes};
     self->base.node_weights[0] = 1 + (uint32_t)tr__simulation_draw(&self->base, 4);

@@ -71,6 +71,14 @@ static void on_peer_lost(void *context, int32_t peer, bool control, const char *
     tr_control_send_note(self->node, TR_NODE_HEAD, TR_CONTROL_PEER_LOST, &note);
 }
 
+static void on_damaged(void *context, int32_t peer, const char *reason)
+{
+    tr_worker *self = context;
+    tr_control_note note = {.node = peer, .status = TR_ECORRUPT};
+    snprintf(note.text, sizeof note.text, "%s", reason);
+    tr_control_send_note(self->node, TR_NODE_HEAD, TR_CONTROL_DAMAGED, &note);
+}
+
 static void on_actor_end(void *context, tr_actor_id who, const tr_error *error)
 {
     tr_worker *self = context;
@@ -250,8 +258,10 @@ static void on_activity(void *context, tr_actor_id who, const char *what, uint32
     tr_worker *self = context;
     const tr_actor_spec *actor = tr_topology_actor(&self->load.topology, who);
     int signal = actor ? tr_chaos_strikes(&self->chaos, self->epoch, actor->name, what, step) : 0;
-    if (signal == TR_CHAOS_FLIP)
-        tr_node_spoil(self->node, who);
+    if (signal == TR_CHAOS_FLIP || signal == TR_CHAOS_NAN)
+        tr_node_spoil(self->node, who, signal);
+    else if (signal == TR_CHAOS_DAMAGE)
+        tr_node_damage_next(self->node);
     else if (signal == TR_CHAOS_LOOP)
         for (volatile uint64_t n = 0;; n++) {
         }
@@ -289,6 +299,7 @@ static tr_status greet(tr_worker *self, tr_error *err)
                             .context = self,
                             .on_system = on_system,
                             .on_peer_lost = on_peer_lost,
+                            .on_damaged = on_damaged,
                             .on_actor_end = on_actor_end,
                             .on_job_end = on_job_end};
     if (options->simulated) {

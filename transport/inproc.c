@@ -237,7 +237,7 @@ static void handle(inproc *self, tr_message *message)
         return;
     }
     inproc_link *link = link_of(self, from);
-    bool is_good = tr__frame_admit(&self->base, &message->frame);
+    bool is_good = tr__frame_admit(&self->base, link ? &link->base : NULL, &message->frame);
     if (is_good && (!link || link->base.state != TR_LINK_OPEN)) {
         tr__refuse(&self->base, "it comes from a peer that did not greet");
         is_good = false;

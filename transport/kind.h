@@ -25,6 +25,8 @@ typedef struct tr_link {
     tr_link_state state;
     bool is_replaced; /* another took its place: the peer is told, as it may live */
     char reason[200]; /* why it failed */
+    bool is_damaged;  /* a frame of it was, which the user does not know yet */
+    char damage[120];
 } tr_link;
 
 typedef struct tr_transport_kind {
@@ -62,6 +64,8 @@ struct tr_transport {
     uint32_t oldest; /* the first incarnation that may greet: see tr_transport_renew */
     size_t
         n_failed; /* links whose loss is still to be reported; relaxed where it is asked for without a lock */
+    size_t n_damaged;  /* links with is_damaged */
+    bool damages_next; /* see tr_transport_damage_next */
     char address[TR_ADDRESS_CHARS];
 };
 
@@ -101,14 +105,16 @@ void tr__link_replace(tr_transport *self, tr_link *link);
 /* Counts and logs (at info level: it may come in floods) a frame that is not taken. */
 void tr__refuse(tr_transport *self, const char *format, ...) TR_PRINTF(2, 3);
 
-/* Header right and body within bounds? Refuses it otherwise. */
-bool tr__frame_admit(tr_transport *self, const tr_frame *frame);
+/* Header right and body within bounds? Refuses it otherwise: what came over a link (NULL: of nobody that is known) is damaged. */
+bool tr__frame_admit(tr_transport *self, tr_link *link, const tr_frame *frame);
+/* What came over it was not what was sent: told at the end of the next progress. link may be NULL. */
+void tr__link_damaged(tr_transport *self, tr_link *link, const char *what);
 
 /* A message for an admitted frame, with a buffer placed for its body but not yet filled. NULL: refused; without memory the
  * link is broken as well, so that nobody waits for what was dropped. */
 tr_message *tr__message_place(tr_transport *self, tr_link *link, const tr_frame *frame);
 
 /* Verifies the body's hash, counts and delivers; takes the message. */
-void tr__message_deliver(tr_transport *self, const tr_link *link, tr_message *message);
+void tr__message_deliver(tr_transport *self, tr_link *link, tr_message *message);
 
 #endif

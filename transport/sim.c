@@ -437,7 +437,7 @@ static int sim_progress(tr_transport *base)
     tr_link *link = from_wire->link_;
     if (from_wire->frame.kind == TR_FRAME_HELLO) {
         tr__link_goodbye(base, link);
-    } else if (tr__frame_admit(base, &from_wire->frame)) {
+    } else if (tr__frame_admit(base, link, &from_wire->frame)) {
         if (link->state == TR_LINK_OPENING) link->state = TR_LINK_OPEN;
         tr_message *message = NULL;
         if (link->state != TR_LINK_OPEN)

@@ -109,6 +109,10 @@ tr_status tr_transport_send(tr_transport *self, int32_t peer, tr_message **messa
     }
     if (self->options.hash_bodies) hash_body(*message);
     if (!self->kind->within_process) tr_frame_seal(&(*message)->frame);
+    if (self->damages_next && (*message)->frame.kind == TR_FRAME_DATA) {
+        (*message)->frame.sequence ^= 1u << 7;
+        self->damages_next = false;
+    }
     uint64_t body_bytes = (*message)->frame.body_bytes;
     tr_status status = self->kind->send(self, link, message, err);
     if (status == TR_ENOMEM) tr__link_starve(self, link, "a message to it");
@@ -166,9 +170,26 @@ void tr__link_report(tr_transport *self, tr_link *link)
     self->events.peer_lost(self->events.context, link->peer, link->reason);
 }
 
+void tr_transport_damage_next(tr_transport *self)
+{
+    self->damages_next = true;
+}
+
+static void report_damage(tr_transport *self)
+{
+    for (size_t i = 0; i < self->n_links; i++) {
+        tr_link *link = self->links[i];
+        if (!link->is_damaged) continue;
+        link->is_damaged = false;
+        self->n_damaged--;
+        if (self->events.damaged) self->events.damaged(self->events.context, link->peer, link->damage);
+    }
+}
+
 int tr_transport_progress(tr_transport *self)
 {
     int n_happened = self->kind->progress(self);
+    if (self->n_damaged) report_damage(self);
     for (size_t i = 0; self->n_failed && i < self->n_links; i++) {
         if (self->links[i]->state != TR_LINK_FAILED) continue;
         tr__link_report(self, self->links[i]);
@@ -333,13 +354,22 @@ void tr__refuse(tr_transport *self, const char *format, ...)
     tr_log(TR_LOG_INFO, "node %d refuses a frame: %s", self->options.node, text);
 }
 
-bool tr__frame_admit(tr_transport *self, const tr_frame *frame)
+void tr__link_damaged(tr_transport *self, tr_link *link, const char *what)
+{
+    if (!link || link->state != TR_LINK_OPEN || link->is_damaged) return;
+    link->is_damaged = true;
+    snprintf(link->damage, sizeof link->damage, "%s", what);
+    self->n_damaged++;
+}
+
+bool tr__frame_admit(tr_transport *self, tr_link *link, const tr_frame *frame)
 {
     tr_error err;
     uint32_t most = frame->kind == TR_FRAME_HELLO ? TR_HELLO_MAX_BYTES : self->options.max_body_bytes;
     if (self->kind->within_process && frame->body_bytes <= most) return true; /* nothing was copied */
     if (tr_frame_check(frame, most, &err) == TR_OK) return true;
     tr__refuse(self, "%s", err.message);
+    tr__link_damaged(self, link, err.message);
     return false;
 }
 
@@ -364,12 +394,13 @@ tr_message *tr__message_place(tr_transport *self, tr_link *link, const tr_frame 
     return message;
 }
 
-void tr__message_deliver(tr_transport *self, const tr_link *link, tr_message *message)
+void tr__message_deliver(tr_transport *self, tr_link *link, tr_message *message)
 {
     tr_error err;
     bool readable = message->body && message->body->kind != TR_MEMORY_DEVICE;
     if (readable && tr_frame_check_body(&message->frame, message->body->data, &err) != TR_OK) {
         tr__refuse(self, "%s", err.message);
+        tr__link_damaged(self, link, err.message);
         tr_message_destroy(&message);
         return;
     }

@@ -32,6 +32,10 @@ typedef struct tr_transport_events {
     void (*deliver)(void *context, int32_t peer, tr_message *message);
     /* The link to a peer broke (once a peer). Sends to it are dropped from now on. */
     void (*peer_lost)(void *context, int32_t peer, const char *reason);
+    /* What a peer sent came with other bytes than their checksum is of, and was dropped: something is missing between what comes
+     * before and behind it. The link stays; what is to be done is the user's to know. Once for all since the last time. May
+     * be NULL. */
+    void (*damaged)(void *context, int32_t peer, const char *reason);
 } tr_transport_events;
 
 typedef struct tr_transport_options {
@@ -71,6 +75,9 @@ tr_status tr_transport_connect(tr_transport *self, int32_t peer, const char *add
 /* Takes *message and nulls it, always. Seals the frame where it leaves the process. The body is kept until it is gone and must not change
  * meanwhile. Errors: TR_ECLOSED (peer unknown or lost: the message is dropped), TR_ENOMEM (the link breaks), TR_EIO. */
 tr_status tr_transport_send(tr_transport *self, int32_t peer, tr_message **message, tr_error *err);
+
+/* For tests: a bit of the next data frame that is sent flips on its way. */
+void tr_transport_damage_next(tr_transport *self);
 
 /* Does what can be done without waiting: delivers arrivals, finishes sends.
  * Returns how much happened; 0: nothing. */

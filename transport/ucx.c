@@ -142,9 +142,12 @@ static ucs_status_t on_message(void *context, const void *header, size_t header_
         return UCS_OK;
     }
     memcpy(&frame, header, sizeof frame);
-    if (!tr__frame_admit(&self->base, &frame)) return UCS_OK;
+    tr__ucx_link *link = link_of(self, reply);
+    if (!tr__frame_admit(&self->base, link ? &link->base : NULL, &frame)) return UCS_OK;
     bool is_greeting = frame.kind == TR_FRAME_HELLO;
     if (size_bytes != frame.body_bytes || (is_greeting && is_rendezvous)) {
+        tr__link_damaged(&self->base, link ? &link->base : NULL,
+                         "its body has another size than its header says");
         tr__refuse(&self->base, "its body has %zu bytes, its header says %u", size_bytes, frame.body_bytes);
         return UCS_OK;
     }
@@ -152,7 +155,6 @@ static ucs_status_t on_message(void *context, const void *header, size_t header_
         note_greeting(self, &frame, data, reply);
         return UCS_OK;
     }
-    tr__ucx_link *link = link_of(self, reply);
     if (!link || link->base.state != TR_LINK_OPEN) {
         tr__refuse(&self->base, "it comes from a peer that did not greet");
         return UCS_OK;

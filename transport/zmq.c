@@ -149,17 +149,18 @@ static void release_arrival(arrival *in)
 }
 
 /* Reads header and body from the parts behind `first`. False: refused. */
-static bool parse(tr__zmq *self, arrival *in, int first, tr_frame *frame)
+static bool parse(tr__zmq *self, arrival *in, int first, tr_link *link, tr_frame *frame)
 {
     if (in->n_parts != first + 2 || zmq_msg_size(&in->parts[first]) != TR_FRAME_BYTES) {
         tr__refuse(&self->base, "it has %d parts, not a header of 64 bytes and a body", in->n_parts - first);
         return false;
     }
     memcpy(frame, zmq_msg_data(&in->parts[first]), TR_FRAME_BYTES);
-    if (!tr__frame_admit(&self->base, frame)) return false;
+    if (!tr__frame_admit(&self->base, link, frame)) return false;
     if (zmq_msg_size(&in->parts[first + 1]) == frame->body_bytes) return true;
     tr__refuse(&self->base, "its body has %zu bytes, its header says %u", zmq_msg_size(&in->parts[first + 1]),
                frame->body_bytes);
+    tr__link_damaged(&self->base, link, "its body has another size than its header says");
     return false;
 }
 
@@ -224,8 +225,8 @@ static tr__zmq_link *link_of(tr__zmq *self, zmq_msg_t *identity)
 static void handle(tr__zmq *self, arrival *in)
 {
     tr_frame frame;
-    if (!parse(self, in, 1, &frame)) return;
     tr__zmq_link *link = link_of(self, &in->parts[0]);
+    if (!parse(self, in, 1, link ? &link->base : NULL, &frame)) return;
     if (frame.kind == TR_FRAME_HELLO && frame.body_bytes) {
         handle_hello(self, in, &frame);
     } else if (!link || link->base.state != TR_LINK_OPEN) {
@@ -246,7 +247,7 @@ static void look_at_greeting(tr__zmq *self, tr__zmq_link *link, uint64_t now_ns)
     arrival in;
     tr_frame frame;
     if (receive(link->dealer, &in)) {
-        if (parse(self, &in, 0, &frame) && frame.kind == TR_FRAME_HELLO && frame.body_bytes == 0)
+        if (parse(self, &in, 0, &link->base, &frame) && frame.kind == TR_FRAME_HELLO && frame.body_bytes == 0)
             tr__link_goodbye(&self->base, &link->base);
         release_arrival(&in);
     } else if (now_ns - link->opened_ns > GREETING_TIMEOUT_MS * 1000000ull) {

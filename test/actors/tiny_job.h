@@ -31,6 +31,7 @@ typedef struct tiny_job {
     uint32_t slow_ms;      /* of every chunk written */
     uint32_t explode_at;   /* the learning rate of this step (from 1) is absurd; 0: of none */
     uint32_t interrupt_at; /* SIGINT when this step is recorded; 0: never */
+    bool leaves_out;       /* updates whose gradient is no number */
     bool fail_record;      /* the monitor cannot write */
     bool interrupt_late;   /* SIGINT when a checkpoint is abandoned: its actor is being taken apart */
     bool starve_monitor;   /* in simulation: it has a turn when all others wait */
@@ -295,6 +296,7 @@ static tr_status tiny_run(tiny_job *self, tr_error *err)
                                           .n_parameters = N_TINY,
                                           .tokens_before = self->tokens_before,
                                           .most_untold = self->most_untold,
+                                          .leaves_out = self->leaves_out,
                                           .context = self,
                                           .learning_rate = tiny_lr};
     tr_monitor_context monitor = {

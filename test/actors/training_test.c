@@ -389,6 +389,46 @@ static void a_loss_that_is_no_number_ends_the_job_before_the_update(void)
     tiny_release(&job);
 }
 
+static bool is_no_number(const tr_step_record *record)
+{
+    const double none = (double)NAN;
+    return memcmp(&record->loss, &none, sizeof none) == 0 &&
+           memcmp(&record->grad_norm, &none, sizeof none) == 0;
+}
+
+/* Step 3 leaves a state whose gradients are no numbers: from then on nothing changes it. */
+static void updates_that_are_left_out_change_no_state(void)
+{
+    const uint32_t layouts[][2] = {{1, 1}, {2, 2}};
+    tiny_job before = tiny_new(1, 2, CHECK_SIZE(4, 2), 2, 3);
+    before.explode_at = 3;
+    run_well(&before);
+    for (size_t i = CHECK_SIZE(0, 1); i < 2; i++) {
+        tiny_job job = tiny_new(layouts[i][0], layouts[i][1], CHECK_SIZE(4, 2), 2, 6);
+        job.explode_at = 3;
+        job.leaves_out = true;
+        job.config.plan.checkpoint_every = 4;
+        run_well(&job);
+        CU_ASSERT_EQUAL(notes_of(&job, "update_left_out"), 3);
+        for (uint32_t r = 0; r < 6; r++) CU_ASSERT_EQUAL(is_no_number(&job.records[r]), r >= 3);
+        for (uint32_t k = 0; k < 3 * N_TINY; k++)
+            CU_ASSERT(memcmp(job.state[k], before.state[k],
+                             (size_t)tiny_elements(&job.config, k / 3) * sizeof(float)) == 0);
+        tiny_release(&job);
+    }
+    tiny_release(&before);
+
+    tiny_job job = tiny_new(1, 1, 1, 1, 20);
+    tr_error err = {0};
+    job.explode_at = 3;
+    job.leaves_out = true;
+    CU_ASSERT_EQUAL(tiny_run(&job, &err), TR_EINVAL);
+    CU_ASSERT(strstr(err.message, "step 14 has a loss of") &&
+              strstr(err.message, "the last 10 steps were left out"));
+    CU_ASSERT_EQUAL(job.n_records, 13);
+    tiny_release(&job);
+}
+
 static void a_monitor_that_cannot_write_ends_the_job(void)
 {
     tiny_job job = tiny_new(1, 2, 2, 2, 20);
@@ -463,6 +503,7 @@ static const check_test tests[] = {
     CHECK_TEST(a_failed_last_checkpoint_fails_the_job),
     CHECK_TEST(a_request_to_stop_ends_after_a_step_with_a_checkpoint),
     CHECK_TEST(a_loss_that_is_no_number_ends_the_job_before_the_update),
+    CHECK_TEST(updates_that_are_left_out_change_no_state),
     CHECK_TEST(a_monitor_that_cannot_write_ends_the_job),
     CHECK_TEST(a_signal_beside_a_failure_is_the_jobs),
     CHECK_TEST(shards_far_ahead_do_not_hang),

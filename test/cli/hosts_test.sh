@@ -556,6 +556,30 @@ case_a_spare_takes_over() {
     wait "$second" || fail "the spare fails"
 }
 
+# Three times what its worker sends comes damaged: it is replaced, and one mistake is the most that a host may make here.
+case_an_erring_host_is_quarantined() {
+    local first second stage="stage 1 of replica 0/backward"
+    long
+    lead erring $pipeline train.steps=1500 supervision.quarantine_after=1 \
+        "chaos.at=1/$stage/500/DAMAGE,2/$stage/520/DAMAGE,3/$stage/540/DAMAGE"
+    join 10.77.0.2 erring.joiner
+    first=$joiner
+    wait_for_step 5
+    join 10.77.0.3 erring.joiner2
+    second=$joiner
+    wait_for_hosts 2
+    wait_for_event quarantined
+    wait "$first" || true
+    join 10.77.0.2 erring.joiner3
+    wait_for_event host_refused
+    grep -q "at tcp://10.77.0.2:.* is quarantined, and not taken again" erring/events.jsonl || fail "refused for another reason"
+    timeout 20 tail --pid="$joiner" -f /dev/null || fail "who is refused does not end"
+    same_bits long
+    has_event host_lost || fail "nobody was lost"
+    grep -q "host 1 .* is quarantined for 1 mistake of its processes" erring/events.jsonl || fail "it is not said why"
+    wait "$second" || fail "the spare fails"
+}
+
 case_the_agent_of_the_heads_host_dies() { # also of one that knows the job's layout from the head alone
     agent_dies plain "1 2 "
     agent_dies long "1 2 3 " train.steps=1500
@@ -662,7 +686,7 @@ case_hosts_that_do_not_come() {
 }
 
 all="other_ways_to_leave a_resumed_job_keeps_its_layout a_quiet_job_keeps_its_hosts a_stall_for_copies_is_told two_hosts_train_the_bits_of_one a_host_leaves_politely hosts_come_and_go scaling_over_hosts a_host_is_lost_during_a_change a_host_is_lost_behind_a_change ps_sees_all_hosts a_worker_on_another_host_dies who_may_not_join_is_refused a_lost_host_is_taken_over_by_equals
-    a_lost_host_is_taken_over_by_copies a_lost_host_of_shards_is_taken_over_by_copies those_who_live_on_keep_their_work a_slow_copy_holds_the_job_back another_host_replaces_it a_spare_takes_over the_agent_of_the_heads_host_dies
+    a_lost_host_is_taken_over_by_copies a_lost_host_of_shards_is_taken_over_by_copies those_who_live_on_keep_their_work a_slow_copy_holds_the_job_back another_host_replaces_it a_spare_takes_over an_erring_host_is_quarantined the_agent_of_the_heads_host_dies
     a_cut_between_hosts a_host_that_comes_back_takes_copies one_side_is_deaf a_connection_that_flaps hosts_that_do_not_come"
 for each in ${*:-$all}; do
     began=$SECONDS

@@ -15,6 +15,7 @@ static tr_job_simulation_counters seen; /* of all seeds together */
 static uint64_t n_again, n_saved_again, n_from_the_beginning, n_replayed, n_kept, n_compared, n_audited,
     n_lost_checkpoints;
 static uint64_t n_flips, n_of_auditors; /* of them */
+static uint64_t n_flukes;
 
 typedef struct training {
     outcome out;
@@ -178,19 +179,58 @@ static bool whoever_errs_is_found_and_changes_no_bit(uint64_t seed, FILE *trace)
     return false;
 }
 
+/* Something that a stage computes in one step is no number, once. Nothing is updated by it, and the step is run again. */
+static bool what_is_no_number_once_changes_no_bit(uint64_t seed, FILE *trace)
+{
+    static const char *const phases[] = {"forward", "weight", "backward"};
+    size_t by_step[LAYOUTS], n = 0;
+    for (size_t i = 0; i < LAYOUTS; i++) /* for a replay the plan would have to change */
+        if (!jobs[i].plan.training.replay) by_step[n++] = i;
+    size_t layout = by_step[seed % n], like = first_like(layout);
+    if (!expect_undisturbed(like)) return false;
+    const tr_training_plan *plan = &jobs[layout].plan.training;
+    tr_rng_key key = {.seed = seed};
+    uint32_t stage = (uint32_t)(tr_rng_u64(&key, 0) % plan->n_stages),
+             replica = (uint32_t)(tr_rng_u64(&key, 1) % plan->n_replicas),
+             step = (uint32_t)(tr_rng_u64(&key, 2) % STEPS), n_deaths = seed % 2 ? 3 : 0;
+    const char *phase = phases[tr_rng_u64(&key, 3) % (stage == 0 ? 2 : 3)];
+    bool fused = layouts[layout].more[1] && strcmp(layouts[layout].more[1], "layout.recompute=full") == 0;
+    bool audited = plan->audit != 0; /* that may find it first */
+    if (fused && strcmp(phase, "weight") == 0) phase = "forward";
+    if (plan->hold_every > 1 && stage + 1 == plan->n_stages) phase = "weight"; /* its loss is elsewhere */
+    if (plan->n_stages == stage + 1 &&
+        strncmp(layouts[layout].more[0] ? layouts[layout].more[0] : "", "layout.logits", 13) == 0)
+        phase = "backward"; /* where all of it is computed */
+    char points[100];
+    snprintf(points, sizeof points, "1/stage %u of replica %u/%s/%u/NAN", stage, replica, phase, step);
+    training self = {0};
+    tr_job_simulation_counters counters;
+    tr_error err;
+    tr_status status = train(layout, seed, n_deaths, points, trace, &self, &counters, &err);
+    add_up(&counters, &self.out);
+    n_flukes += self.out.n_flukes;
+    if (status != TR_OK) return fprintf(stderr, "%s: %s\n", points, err.message), false;
+    if (!outcome_is(&self.out, &expected[like], layout)) return fprintf(stderr, "%s\n", points), false;
+    bool found = self.out.n_flukes == 1 && counters.n_deaths == 0 && counters.epoch == 2;
+    if (found || n_deaths || audited) return true;
+    fprintf(stderr, "%s: told %u times, epoch %u\n", points, self.out.n_flukes, counters.epoch);
+    return false;
+}
+
 /* Of many seeds each kind of misfortune must have come, or the test would say less than it seems to. */
 static int report(void)
 {
-    printf(
-        "%u deaths, %u of them within an activation, %u while no epoch ran; %u slots spoiled, %u rotten; "
-        "%u stopped, %u cuts, %u zombies, %u starved; %u changes of epoch; %" PRIu64 " records and %" PRIu64
-        " checkpoints came again, %" PRIu64 " times all from the beginning, %" PRIu64
-        " checkpoints lost with a rotten slot; %" PRIu64 " steps replayed, in which %" PRIu64
-        " stages kept their work and %" PRIu64 " messages were compared; %" PRIu64 " audits; %" PRIu64
-        " flipped bits were found, %" PRIu64 " of them of auditors; %" PRIu64 " events\n",
-        seen.n_deaths, seen.n_within, seen.n_between_epochs, seen.n_spoiled, seen.n_rotten, seen.n_stops,
-        seen.n_cuts, seen.n_zombies, seen.n_starved, seen.epoch, n_again, n_saved_again, n_from_the_beginning,
-        n_lost_checkpoints, n_replayed, n_kept, n_compared, n_audited, n_flips, n_of_auditors, seen.n_events);
+    printf("%u deaths, %u of them within an activation, %u while no epoch ran; %u slots spoiled, %u rotten; "
+           "%u stopped, %u cuts, %u zombies, %u starved; %u changes of epoch; %" PRIu64
+           " records and %" PRIu64 " checkpoints came again, %" PRIu64
+           " times all from the beginning, %" PRIu64 " checkpoints lost with a rotten slot; %" PRIu64
+           " steps replayed, in which %" PRIu64 " stages kept their work and %" PRIu64
+           " messages were compared; %" PRIu64 " audits; %" PRIu64 " flipped bits were found, %" PRIu64
+           " of them of auditors; %" PRIu64 " results were no numbers; %" PRIu64 " events\n",
+           seen.n_deaths, seen.n_within, seen.n_between_epochs, seen.n_spoiled, seen.n_rotten, seen.n_stops,
+           seen.n_cuts, seen.n_zombies, seen.n_starved, seen.epoch, n_again, n_saved_again,
+           n_from_the_beginning, n_lost_checkpoints, n_replayed, n_kept, n_compared, n_audited, n_flips,
+           n_of_auditors, n_flukes, seen.n_events);
     bool each = seen.n_within && seen.n_between_epochs && seen.n_spoiled && seen.n_rotten &&
                 n_from_the_beginning && seen.n_stops && seen.n_cuts && seen.n_zombies && seen.n_starved &&
                 n_again && n_replayed && n_kept && n_compared && n_audited;
@@ -204,6 +244,7 @@ int main(int argc, char **argv)
     static const simulate_case cases[] = {
         {"whoever_dies_training_gives_the_same_bits", 2000, whoever_dies_training_gives_the_same_bits},
         {"whoever_errs_is_found_and_changes_no_bit", 500, whoever_errs_is_found_and_changes_no_bit},
+        {"what_is_no_number_once_changes_no_bit", 500, what_is_no_number_once_changes_no_bit},
     };
     if (!getenv("TROUPE_LOG")) tr_log_set_level(TR_LOG_ERROR); /* deaths are told as warnings */
     prepare();

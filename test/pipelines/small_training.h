@@ -91,6 +91,7 @@ typedef struct outcome {
     /* Of steps behind a change of epoch, with replay: told of, stages that kept their work, messages compared. */
     uint32_t n_replayed, n_kept, n_compared;
     uint32_t n_forwards;               /* computed in them */
+    uint32_t n_flukes;                 /* results that were no number only once */
     uint32_t n_corruptions, n_decided; /* computations that differed, and of which it was told who erred */
     uint64_t n_audited;                /* micro-batches that were computed again */
 } outcome;
@@ -234,6 +235,7 @@ static inline void on_note(void *context, const char *kind, const char *text)
     uint64_t audited;
     self->n_corruptions += strcmp(kind, "corruption") == 0;
     self->n_decided += strcmp(kind, "corruption_decided") == 0;
+    self->n_flukes += strcmp(kind, "non_finite_fluke") == 0;
     if (strcmp(kind, "audited") == 0 && sscanf(text, "stages computed %" SCNu64, &audited) == 1)
         self->n_audited += audited;
     if (strcmp(kind, "replayed") != 0) return;
@@ -273,7 +275,8 @@ static inline void cast_init(cast *self, size_t layout, outcome *out, tr_coordin
                                    .n_parameters = (uint32_t)plan->model.parameters.count,
                                    .context = &jobs[layout].recipe,
                                    .learning_rate = learning_rate,
-                                   .journal = journal},
+                                   .journal = journal,
+                                   .runs_again = journal != NULL},
                    .monitor = {.context = out, .record = on_record, .note = on_note, .tick = ignore_tick},
                    .writer = {.context = out,
                               .total_bytes = 3 * sizeof(float) * n_elements,

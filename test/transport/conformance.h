@@ -12,6 +12,7 @@
 #ifndef TROUPE_TEST_TRANSPORT_CONFORMANCE_H
 #define TROUPE_TEST_TRANSPORT_CONFORMANCE_H
 
+#include "transport/conformance_damage.h"
 #include "transport/conformance_renewal.h"
 
 #include <errno.h>
@@ -113,23 +114,6 @@ static void bodies_of_all_sizes_arrive_whole_both_ways(void)
     send_sizes(&options_a, &options_b);
     options_a.hash_bodies = options_b.hash_bodies = true;
     send_sizes(&options_a, &options_b);
-}
-
-static void body_that_does_not_match_its_hash_is_dropped(void)
-{
-    node *a = node_new(1), *b = node_new(2);
-    node_connect(a, b);
-    tr_message *message;
-    tr_error err;
-    CHECK_OK(tr_message_copy(&message, "damaged", 7, &err));
-    message->frame.kind = TR_FRAME_DATA;
-    message->frame.flags = TR_FRAME_HASHED;
-    message->frame.body_hash = 1;
-    CHECK_OK(tr_transport_send(a->transport, 2, &message, &err));
-    node_send(a, b, 1, "whole", 5);
-    PROGRESS_UNTIL(b->n_arrived == 1 && tr_transport_count(b->transport).refused == 1, PATIENCE_MS, a, b);
-    node_destroy(&a);
-    node_destroy(&b);
 }
 
 static void body_without_a_place_or_too_large_is_dropped(void)
@@ -553,6 +537,7 @@ static void senders_on_threads_lose_nothing(void)
     CHECK_TEST(unknown_kinds_and_peers_are_refused), CHECK_TEST(frames_arrive_once_and_in_order),            \
         CHECK_TEST(bodies_of_all_sizes_arrive_whole_both_ways),                                              \
         CHECK_TEST(body_that_does_not_match_its_hash_is_dropped),                                            \
+        CHECK_TEST(a_header_that_was_damaged_is_told_with_its_peer),                                         \
         CHECK_TEST(body_without_a_place_or_too_large_is_dropped), CHECK_TEST(both_sides_may_connect),        \
         CHECK_TEST(many_senders_reach_one_receiver), CHECK_TEST(peer_with_another_key_is_refused),           \
         CHECK_TEST(peer_looking_for_another_node_is_refused),                                                \

@@ -112,6 +112,79 @@ static void bodies_on_their_way_to_a_killed_peer_are_released(void)
     node_destroy(&a);
 }
 
+/* Long bodies, on their way there and back: over UCX each is within its rendezvous, announced, fetched or being copied. */
+static void send_long_bodies(node *a, int n, char *bytes, int *n_released)
+{
+    tr_error err;
+    for (int i = 0; i < n; i++) {
+        tr_buffer *body;
+        tr_message *message;
+        CHECK_OK(tr_buffer_wrap(&body, bytes, MAX_BODY_BYTES, count_release, n_released, &err));
+        CHECK_OK(tr_message_new(&message, body, MAX_BODY_BYTES, &err));
+        message->frame.kind = TR_FRAME_DATA;
+        CHECK_OK(tr_transport_send(a->transport, 2, &message, &err));
+    }
+}
+
+static int take_right_bodies(node *a)
+{
+    int n = 0;
+    for (tr_message *message; (message = node_take(a)); n++) {
+        CU_ASSERT(body_is_right(message, MAX_BODY_BYTES));
+        tr_message_destroy(&message);
+    }
+    return n;
+}
+
+static void a_kill_within_a_rendezvous_costs_no_bit(void)
+{
+    enum { N_BODIES = 4 };
+    static const uint64_t kill_after_us[] = {0, 50, 200, 500, 1000, 2000, 4000, 8000, 16000, 30000};
+    static char bytes[MAX_BODY_BYTES];
+    int n_sending = 0, n_coming = 0, n_kept = 0;
+    tr_error err;
+    for (uint32_t i = 0; i < MAX_BODY_BYTES; i++) bytes[i] = (char)pattern(MAX_BODY_BYTES, i);
+    for (size_t k = 0; k < sizeof kill_after_us / sizeof *kill_after_us; k++) {
+        int n_released = 0;
+        node *a = node_new(1);
+        pid_t pid = start_peer(a);
+        PROGRESS_UNTIL(a->n_arrived == 1, PATIENCE_MS, a);
+        node_drain(a);
+        send_long_bodies(a, N_BODIES, bytes, &n_released);
+        uint64_t until_ns = tr_clock_ns() + kill_after_us[k] * 1000;
+        do progress_all((node *[]){a, NULL});
+        while (tr_clock_ns() < until_ns);
+        n_sending += tr_transport_unsent(a->transport) > 0;
+        end_peer(pid);
+        PROGRESS_UNTIL(a->n_lost == 1, 5000, a);
+        until_ns = tr_clock_ns() + 100000000u;
+        do progress_all((node *[]){a, NULL});
+        while (tr_transport_unsent(a->transport) && tr_clock_ns() < until_ns);
+        n_kept +=
+            tr_transport_unsent(a->transport) > 0;   /* UCX may hold them for as long as its worker lives */
+        n_coming += take_right_bodies(a) < N_BODIES; /* a torn one would be here */
+
+        CHECK_OK(tr_transport_renew(a->transport, 0, &err)); /* as the head does */
+        PROGRESS_UNTIL(__atomic_load_n(&n_released, __ATOMIC_RELAXED) == N_BODIES, 5000, a);
+        CU_ASSERT_EQUAL(tr_transport_unsent(a->transport), 0);
+        int before = a->n_arrived;
+        n_released = 0;
+        pid = start_peer(a);
+        PROGRESS_UNTIL(a->n_arrived == before + 1, PATIENCE_MS, a);
+        node_drain(a);
+        send_long_bodies(a, N_BODIES, bytes, &n_released);
+        PROGRESS_UNTIL(a->n_arrived == before + 1 + N_BODIES, PATIENCE_MS, a);
+        CU_ASSERT_EQUAL(take_right_bodies(a), N_BODIES);
+        PROGRESS_UNTIL(__atomic_load_n(&n_released, __ATOMIC_RELAXED) == N_BODIES, PATIENCE_MS, a);
+        end_peer(pid);
+        node_destroy(&a);
+    }
+    printf(
+        "[%d kills while bodies went, %d before all were back, %d times some were kept until the renewal] ",
+        n_sending, n_coming, n_kept);
+    CU_ASSERT(n_sending > 0 && n_coming >= n_sending);
+}
+
 static void peer_killed_while_it_sends_is_survived(void)
 {
     static char bytes[MAX_BODY_BYTES];
@@ -219,6 +292,7 @@ static void stopped_peer_holds_up_nobody_else(void)
 #define CONFORMANCE_PROCESS_TESTS                                                                            \
     CHECK_TEST(killed_peer_is_seen), CHECK_TEST(killed_peer_is_seen_by_a_sleeper),                           \
         CHECK_TEST(bodies_on_their_way_to_a_killed_peer_are_released),                                       \
+        CHECK_TEST(a_kill_within_a_rendezvous_costs_no_bit),                                                 \
         CHECK_TEST(peer_killed_while_it_sends_is_survived), CHECK_TEST(killed_peer_leaves_the_others_alone), \
         CHECK_TEST(frames_that_wait_when_their_sender_is_killed_do_no_harm),                                 \
         CHECK_TEST(peer_stopped_for_a_moment_loses_nothing), CHECK_TEST(stopped_peer_holds_up_nobody_else),

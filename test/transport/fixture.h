@@ -21,7 +21,7 @@ typedef struct node {
     tr_transport *transport;
     int32_t number;
     tr_message *first, *last; /* what arrived and was not taken yet */
-    int n_arrived, n_lost;
+    int n_arrived, n_lost, n_damaged;
     int n_arrived_when_lost; /* the last time */
     int32_t last_peer, lost_peer;
     char lost_reason[256];
@@ -55,6 +55,14 @@ static inline void lose(void *context, int32_t peer, const char *reason)
     snprintf(self->lost_reason, sizeof self->lost_reason, "%s", reason);
 }
 
+static inline void hear_of_damage(void *context, int32_t peer, const char *reason)
+{
+    node *self = context;
+    self->n_damaged++;
+    self->lost_peer = peer;
+    snprintf(self->lost_reason, sizeof self->lost_reason, "%s", reason);
+}
+
 #ifdef CONFORMANCE_KEY
 /* For tests alone: everybody can read it here. */
 static const tr_curve_key the_key = {"22T0y&vr]6(esT\?qH#ml1]S5m>X2heIcVpK<!GsO",
@@ -80,7 +88,7 @@ static inline node *node_with(const tr_transport_options *options)
     tr_error err;
     node *self = tr_alloc_zero(1, sizeof *self);
     self->number = options->node;
-    const tr_transport_events events = {self, place, deliver, lose};
+    const tr_transport_events events = {self, place, deliver, lose, hear_of_damage};
     if (tr_transport_new(&self->transport, CONFORMANCE_KIND, options, &events, &err) != TR_OK) {
         fprintf(stderr, "cannot make a transport: %s\n", err.message);
         abort();
