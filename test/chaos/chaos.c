@@ -82,7 +82,7 @@ static const struct {
     {32, "UCX endpoint fails in a rendezvous: kills hit any moment, this one is not aimed at"},
     {33, "a loss that is not finite: actors/training_test"},
     {34, "a bit flips in a computation: cli/replay, cli/audit"},
-    {35, "a worker joins: cli/scale; a host: cli/hosts"},
+    {35, "a worker joins: cli/scale; a host: cli/changing_hosts"},
     {36, "crash loop: cli/recovery"},
     {38, "other version, plan or key: transport/*_test, cli/hosts/who_may_not_join_is_refused"},
 };
