@@ -37,10 +37,10 @@ static inline int process_children(int32_t wanted, char state, int32_t *one)
     int n = 0;
     DIR *entries = opendir("/proc");
     for (struct dirent *entry; entries && (entry = readdir(entries));) {
-        int32_t parent = 0, pid = (int32_t)strtol(entry->d_name, NULL, 10);
-        char its = pid > 0 ? process_state(pid, &parent) : '\0';
+        int32_t parent = 0;
+        char its = process_state((int32_t)strtol(entry->d_name, NULL, 10), &parent);
         if (!its || parent != wanted || (state ? its != state : its == 'Z' || its == 'X')) continue;
-        if (one) *one = pid;
+        if (one) *one = (int32_t)strtol(entry->d_name, NULL, 10);
         n++;
     }
     if (entries) closedir(entries);

@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MEMBERS = 3, ROUNDS = 20, FLOATS = 1000 };
 
