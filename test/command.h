@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
-enum { COMMAND_MOST_ARGUMENTS = 32, COMMAND_SECONDS = 60, COMMAND_KILLED = 128, COMMAND_TOO_LONG = -1 };
+enum { COMMAND_MOST_ARGUMENTS = 32, COMMAND_SECONDS = 120, COMMAND_KILLED = 128, COMMAND_TOO_LONG = -1 };
 
 typedef struct command_run {
     pid_t pid; /* 0: has ended */
@@ -215,7 +215,7 @@ static inline size_t steps_logged(const char *run)
     return n;
 }
 
-/* Waits until the run has logged `steps` steps; false where it ended or a minute passed before. */
+/* Waits until the run has logged `steps` steps; false where it ended or COMMAND_SECONDS passed before. */
 static inline bool wait_for_steps(const command_run *run, const char *directory, size_t steps)
 {
     double until = command_now_s() + COMMAND_SECONDS;
