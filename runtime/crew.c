@@ -25,7 +25,9 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-enum { REAP_MS = 500 };
+/* Until one that was killed is gone. Its memory is given back before, which on a loaded machine takes it longer than any
+ * promise here: who stops waiting leaves a zombie. */
+enum { REAP_MS = 3000 };
 
 typedef struct member { /* a worker that is a thread of this process */
     tr_crew *crew;
@@ -353,8 +355,11 @@ void tr_crew_end_worker(tr_crew *self, int32_t node)
     end_worker(self, node, NULL);
 }
 
+/* They end beside one another. */
 static void end_workers(tr_crew *self)
 {
+    for (int32_t i = 1; i < self->n_nodes; i++)
+        if (self->holdings.workers[i].pidfd >= 0) tr_process_kill(self->holdings.workers[i].pidfd, SIGKILL);
     for (int32_t i = 1; i < self->n_nodes; i++) end_worker(self, i, NULL);
 }
 

@@ -6,8 +6,8 @@
 
 #include "check.h"
 #include "pipelines/files.h"
+#include "processes.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
-enum { COMMAND_MOST_ARGUMENTS = 32, COMMAND_SECONDS = 60, COMMAND_KILLED = 128, COMMAND_TOO_LONG = -1 };
+enum { COMMAND_MOST_ARGUMENTS = 32, COMMAND_SECONDS = 120, COMMAND_KILLED = 128, COMMAND_TOO_LONG = -1 };
 
 typedef struct command_run {
     pid_t pid; /* 0: has ended */
@@ -188,13 +188,8 @@ static inline int32_t agent_of(const char *run)
         if (kind && strcmp(kind, "agent_replaced") == 0) follows = pid;
     }
     json_decref(events);
-    if (follows || !worker) return follows;
-    char path[64], line[512] = "";
-    snprintf(path, sizeof path, "/proc/%d/stat", worker);
-    FILE *stream = fopen(path, "re");
-    const char *behind = stream && fgets(line, sizeof line, stream) ? strrchr(line, ')') : NULL;
-    if (stream) fclose(stream);
-    return behind && sscanf(behind + 1, " %*c %d", &parent) == 1 && parent > 1 ? parent : 0;
+    if (!follows) (void)process_state(worker, &parent);
+    return follows ? follows : parent > 1 ? parent : 0;
 }
 
 static inline int count_events(const char *run, const char *kind)
@@ -208,7 +203,19 @@ static inline int count_events(const char *run, const char *kind)
     return n;
 }
 
-/* Waits until the run has logged `steps` steps; false where it ended or a minute passed before. */
+/* Whole lines, not looked at: this is what waits ask again and again. */
+static inline size_t steps_logged(const char *run)
+{
+    char *path = path_in(run, "log.jsonl"), *text = NULL;
+    size_t size = 0, n = 0;
+    if (tr_file_read(path, &text, &size, NULL) == TR_OK)
+        for (size_t i = 0; i < size; i++) n += text[i] == '\n';
+    tr_free(text);
+    tr_free(path);
+    return n;
+}
+
+/* Waits until the run has logged `steps` steps; false where it ended or COMMAND_SECONDS passed before. */
 static inline bool wait_for_steps(const command_run *run, const char *directory, size_t steps)
 {
     double until = command_now_s() + COMMAND_SECONDS;
@@ -216,9 +223,7 @@ static inline bool wait_for_steps(const command_run *run, const char *directory,
         siginfo_t ended = {0};
         waitid(P_PID, (id_t)run->pid, &ended, WEXITED | WNOHANG | WNOWAIT);
         if (ended.si_pid || command_now_s() > until) return false;
-        json_t *log = log_of(directory);
-        n = json_array_size(log);
-        json_decref(log);
+        n = steps_logged(directory);
     }
     return true;
 }

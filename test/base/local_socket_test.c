@@ -4,8 +4,8 @@
 #include "base/local_socket.h"
 
 #include "check.h"
+#include "descriptors.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -14,28 +14,13 @@
 
 static tr_error err;
 
-static int n_open(void)
-{
-    int n = 0;
-    DIR *entries = opendir("/proc/self/fd");
-    while (entries && readdir(entries)) n++;
-    if (entries) closedir(entries);
-    return n;
-}
-
-static bool is_same_file(int left, int right)
-{
-    struct stat a, b;
-    return fstat(left, &a) == 0 && fstat(right, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
-}
-
 static void descriptors_come_in_order_with_their_message(void)
 {
     int ends[2], sent[TR_LOCAL_MOST_DESCRIPTORS], came[TR_LOCAL_MOST_DESCRIPTORS], count = -1;
     char text[8] = "";
     CHECK_OK(tr_local_pair(ends, &err));
     for (int i = 0; i < TR_LOCAL_MOST_DESCRIPTORS; i++) sent[i] = i % 2 ? ends[0] : 1;
-    int before = n_open();
+    int before = count_descriptors();
     CU_ASSERT(tr_local_receive(ends[1], text, sizeof text, came, 4, &count) < 0 && errno == EAGAIN && !count);
     CU_ASSERT(tr_local_send(ends[0], "many", 4, sent, TR_LOCAL_MOST_DESCRIPTORS));
     CU_ASSERT(tr_local_send(ends[0], "none", 4, NULL, 0));
@@ -47,7 +32,7 @@ static void descriptors_come_in_order_with_their_message(void)
         close(came[i]);
     }
     CU_ASSERT(tr_local_receive(ends[1], text, sizeof text, came, 0, &count) == 4 && count == 0);
-    CU_ASSERT_EQUAL(n_open(), before);
+    CU_ASSERT_EQUAL(count_descriptors(), before);
     close(ends[0]);
     CU_ASSERT_EQUAL(tr_local_receive(ends[1], text, sizeof text, came, 0, &count), 0);
     CU_ASSERT(!tr_local_send(ends[1], "late", 4, NULL, 0)); /* and no signal */
@@ -59,13 +44,13 @@ static void what_has_no_room_is_refused_whole(void)
     int ends[2], sent[3] = {0, 1, 2}, came[2], count;
     char text[8];
     CHECK_OK(tr_local_pair(ends, &err));
-    int before = n_open();
+    int before = count_descriptors();
     CU_ASSERT(tr_local_send(ends[0], "3 in 2", 6, sent, 3));
     CU_ASSERT(tr_local_send(ends[0], "too long", 8, sent, 1));
     CU_ASSERT(tr_local_send(ends[0], "fits", 4, sent, 2));
     CU_ASSERT(tr_local_receive(ends[1], text, sizeof text, came, 2, &count) < 0 && errno == EBADMSG);
     CU_ASSERT(tr_local_receive(ends[1], text, 7, came, 2, &count) < 0 && errno == EBADMSG && count == 0);
-    CU_ASSERT_EQUAL(n_open(), before);
+    CU_ASSERT_EQUAL(count_descriptors(), before);
     CU_ASSERT(tr_local_receive(ends[1], text, sizeof text, came, 2, &count) == 4 && count == 2);
     for (int i = 0; i < count; i++) close(came[i]);
     close(ends[0]);

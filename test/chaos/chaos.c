@@ -86,7 +86,7 @@ static const struct {
     {32, "UCX endpoint fails in a rendezvous: transport/ucx (a_kill_within_a_rendezvous_costs_no_bit)"},
     {33, "a loss that is no number: cli/non_finite"},
     {34, "a bit flips in a computation: cli/replay, cli/audit; too often on one host: cli/damage"},
-    {35, "a worker joins: cli/scale; a host: cli/hosts"},
+    {35, "a worker joins: cli/scale; a host: cli/changing_hosts"},
     {36, "crash loop: cli/recovery"},
     {38, "other version, plan or key: transport/*_test, cli/head, cli/hosts/who_may_not_join_is_refused"},
 };

@@ -5,29 +5,6 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "head_run.h"
 
-typedef struct case_ {
-    const char *name, *points;
-    int node;  /* whose worker stops */
-    bool dies; /* instead of going on */
-} case_;
-
-static const case_ cases[] = {
-    {"reading", "1/data shard 1/reading/12/STOP", 3, false},
-    {"forward", "1/stage 0 of replica 1/forward/12/STOP", 3, false},
-    {"backward", "1/stage 1 of replica 0/backward/12/STOP", 2, false},
-    {"reduce", "1/stage 0 of replica 0/reduce/12/STOP", 1, false},
-    {"vote of the gradients", "1/stage 1 of replica 0/waiting for commit/12/STOP", 2, false},
-    {"update", "1/stage 1 of replica 1/update/12/STOP", 4, false},
-    {"vote of the update", "1/stage 0 of replica 0/voting/12/STOP", 1, false},
-    {"checkpointing", "1/stage 1 of replica 0/saving/12/STOP", 2, false},
-    {"measuring", "1/stage 1 of replica 0/evaluation/12/STOP", 2, false},
-    {"the recovery of a worker's death",
-     "1/stage 1 of replica 0/forward/12/KILL,2/stage 0 of replica 1/restoring/any/STOP", 3, false},
-    {"update, with a worker", "1/stage 1 of replica 1/update/12/STOP", 4, true},
-    {"the vote, with a worker", "1/stage 1 of replica 0/waiting for commit/12/STOP", 2, true},
-    {"the last update", "1/stage 1 of replica 0/voting/23/STOP", 2, false},
-};
-
 /* Of one worker that goes another comes; all others are the same processes to the end, and nobody reads the disk. */
 static bool outlived_it(const job *self, int n_agents, int n_replaced)
 {
@@ -72,14 +49,13 @@ static void wait_for_agent(job *self, int32_t other_than)
 /* Until it has heard of the next epoch, it may stop in the same again. */
 static void continues(const job *self, int node)
 {
-    int32_t parent;
     double until = command_now_s() + MOST_SECONDS;
     for (int n = count_events(self->run, "recovered");
          command_now_s() < until && count_events(self->run, "recovered") == n; command_nap_ms(5))
-        if (state_of(self->workers[node], &parent) == 'T') kill(self->workers[node], SIGCONT);
+        if (process_state(self->workers[node], NULL) == 'T') kill(self->workers[node], SIGCONT);
 }
 
-static void mends(const case_ *what, const char *transport)
+static void mends(const moment *what, const char *transport)
 {
     job self;
     begin(&self, transport, "", what->points);
@@ -95,14 +71,22 @@ static void mends(const case_ *what, const char *transport)
     end(&self);
 }
 
+static void at_any_moment(const char *transport)
+{
+    static const moment also = {"the vote, with a worker",
+                                "1/stage 1 of replica 0/waiting for commit/12/STOP", 2, true};
+    for (size_t i = 0; i < MOMENTS; i++) mends(&moments[i], transport);
+    mends(&also, transport);
+}
+
 static void an_agent_is_replaced_at_any_moment_over_ucx(void)
 {
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) mends(&cases[i], "ucx");
+    at_any_moment("ucx");
 }
 
 static void an_agent_is_replaced_at_any_moment_over_zmq(void)
 {
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) mends(&cases[i], "zmq");
+    at_any_moment("zmq");
 }
 
 /* The same workers serve one agent after another; the second dies at different moments of its beginning. */
@@ -141,23 +125,6 @@ static void all_workers_may_die_with_the_agent(void)
     }
 }
 
-static int n_children(int32_t parent, char wanted)
-{
-    int n = 0;
-    DIR *entries = opendir("/proc");
-    for (struct dirent *entry; entries && (entry = readdir(entries));) {
-        char path[288], line[512] = "", state = 0;
-        int32_t of = 0;
-        snprintf(path, sizeof path, "/proc/%s/stat", entry->d_name);
-        FILE *stream = entry->d_name[0] > '0' && entry->d_name[0] <= '9' ? fopen(path, "re") : NULL;
-        const char *behind = stream && fgets(line, sizeof line, stream) ? strrchr(line, ')') : NULL;
-        if (stream) fclose(stream);
-        n += behind && sscanf(behind + 1, " %c %d", &state, &of) == 2 && of == parent && state == wanted;
-    }
-    if (entries) closedir(entries);
-    return n;
-}
-
 /* It is no child of the agent that watches it, but its end is told as any, and nobody stays a zombie. */
 static void a_worker_that_outlived_its_agent_is_mended_as_any(void)
 {
@@ -170,11 +137,11 @@ static void a_worker_that_outlived_its_agent_is_mended_as_any(void)
     int32_t dead = self.agent, victim = self.workers[2], looped = self.workers[3];
     kill(dead, SIGKILL);
     wait_for_agent(&self, dead);
-    CU_ASSERT_FATAL(wait_for_steps(&self.command, self.run, n_logged(&self) + 5));
+    CU_ASSERT_FATAL(wait_for_steps(&self.command, self.run, steps_logged(self.run) + 5));
     kill(victim, SIGKILL);
-    CU_ASSERT_FATAL(wait_for_steps(&self.command, self.run, n_logged(&self) + 5));
+    CU_ASSERT_FATAL(wait_for_steps(&self.command, self.run, steps_logged(self.run) + 5));
     kill(looped, SIGSTOP); /* its watchdog is the new agent's, too */
-    CU_ASSERT_FATAL(wait_for_steps(&self.command, self.run, n_logged(&self) + 200));
+    CU_ASSERT_FATAL(wait_for_steps(&self.command, self.run, steps_logged(self.run) + 200));
     int n = 0;
     bool named = false;
     json_t *events = events_of(self.run), *event;
@@ -185,8 +152,8 @@ static void a_worker_that_outlived_its_agent_is_mended_as_any(void)
     json_decref(event_of(self.run, "worker_fenced", &n));
     if (!named || n != 1)
         fprintf(stderr, "\n'%s' was %stold; %d were fenced\n", words, named ? "" : "not ", n);
-    CU_ASSERT(named && n == 1 && !lives(looped));
-    CU_ASSERT_EQUAL(n_children(self.command.pid, 'Z'), 0);
+    CU_ASSERT(named && n == 1 && !process_lives(looped));
+    CU_ASSERT_EQUAL(process_children(self.command.pid, 'Z', NULL), 0);
     CU_ASSERT_EQUAL(count_events(self.run, "from_disk"), 0);
     kill(self.command.pid, SIGINT);
     command_wait(&self.command, COMMAND_SECONDS);
@@ -254,7 +221,6 @@ static void nobody_outlives_both(void)
 
 int main(void)
 {
-    if (!train_undisturbed()) return 1;
     static const check_test tests[] = {
         CHECK_TEST(an_agent_is_replaced_at_any_moment_over_ucx),
         CHECK_TEST(an_agent_is_replaced_at_any_moment_over_zmq),
@@ -265,8 +231,5 @@ int main(void)
         CHECK_TEST(the_head_may_die_after_the_agent),
         CHECK_TEST(nobody_outlives_both),
     };
-    int result = check_run("cli/agent", tests, sizeof tests / sizeof *tests);
-    tr_free(undisturbed);
-    leave_directory(directory);
-    return result;
+    return head_tests("cli/agent", tests, sizeof tests / sizeof *tests);
 }

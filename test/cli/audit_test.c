@@ -8,24 +8,9 @@
 
 enum { MICROBATCHES = 4, STAGES = 2 }; /* of a step, of the small run */
 
-static void begin(const char *first, const char *second, const char *third)
+static void begin(const char *first, const char *second)
 {
-    more[0] = "supervision.audit=1";
-    more[1] = first;
-    more[2] = second;
-    more[3] = third;
-}
-
-static bool event_says(const char *run, const char *kind, const char *words)
-{
-    json_t *events = events_of(run), *event;
-    size_t i;
-    bool found = false;
-    json_array_foreach(events, i, event) found =
-        found || (strcmp(json_string_value(json_object_get(event, "event")), kind) == 0 &&
-                  text_has(json_string_value(json_object_get(event, "text")), words));
-    json_decref(events);
-    return found;
+    train_with("supervision.audit=1", first, second, NULL);
 }
 
 static const char *what_differed, *who_erred, *words_of_it;
@@ -68,13 +53,13 @@ static void flips_in_each_phase(void)
 
 static void a_flipped_bit_is_found_and_changes_none(void)
 {
-    begin(NULL, NULL, NULL);
+    begin(NULL, NULL);
     flips_in_each_phase();
 }
 
 static void so_it_is_with_replay(void)
 {
-    begin("recovery=replay", NULL, NULL);
+    begin("recovery=replay", NULL);
     flips_in_each_phase();
 }
 
@@ -86,10 +71,10 @@ static void an_auditor_that_errs_is_replaced(void)
     who_erred = "the audit by 'stage 1 of replica 0' was wrong; worker 2 is replaced as well";
     words_of_it = "agrees with what 'stage 1 of replica 1' computed first";
     is_as_expected = tells_who_erred;
-    begin(NULL, NULL, NULL);
+    begin(NULL, NULL);
     mends(&flip, "zmq");
     mends(&flip, "ucx");
-    begin("recovery=replay", NULL, NULL);
+    begin("recovery=replay", NULL);
     mends(&flip, "ucx");
     mends(&flip, "zmq");
 }
@@ -99,22 +84,15 @@ static void so_it_is_with_larger_groups_and_more_replicas(void)
 {
     static const case_ flips[] = {{"the second of a group", "1/stage 0 of replica 2/weight/12/FLIP", 1},
                                   {"an audit of the last", "1/stage 0 of replica 0/audit/12/FLIP", 2}};
-    begin("layout={data: 3, pipeline: 1}",
-          "train={accumulate: 7, groups: 3, steps: 24, sequence: 32, "
-          "microbatch: 2}",
-          NULL);
-    char *before = undisturbed;
-    undisturbed = path_in(directory, "undisturbed-groups");
-    char *recipe = write_recipe(undisturbed, "zmq", "");
-    CU_ASSERT(command_succeeds((const char *const[]){"train", recipe, more[1], more[2], NULL}));
+    begin("layout={data: 3, pipeline: 1}", "train={accumulate: 7, groups: 3, steps: 24, sequence: 32, "
+                                           "microbatch: 2}");
+    char *before = compare_with_another("undisturbed-groups", "supervision.audit=0");
     is_as_expected = NULL;
     for (size_t i = 0; i < sizeof flips / sizeof *flips; i++) {
         mends(&flips[i], "ucx");
         mends(&flips[i], "zmq");
     }
-    tr_free(recipe);
-    tr_free(undisturbed);
-    undisturbed = before;
+    back_to(before);
 }
 
 static uint64_t audits_told(const char *run)
@@ -172,25 +150,15 @@ static void a_death_in_an_audit_is_a_death(void)
         {"both of a pair", "1/stage 1 of replica 1/audit/12/KILL,1/stage 1 of replica 0/update/12/KILL", 2}};
     is_as_expected = NULL;
     for (int replay = 0; replay < 2; replay++) {
-        begin(replay ? "recovery=replay" : NULL, NULL, NULL);
+        begin(replay ? "recovery=replay" : NULL, NULL);
         for (size_t i = 0; i < sizeof deaths / sizeof *deaths; i++) mends(&deaths[i], i % 2 ? "ucx" : "zmq");
     }
 }
 
 static void where_three_differ_the_run_ends(void)
 {
-    char *run = path_in(directory, "run"),
-         *recipe = write_recipe(
-             run, "ucx", "1/stage 1 of replica 0/backward/12/FLIP,2/stage 1 of replica 0/backward/12/FLIP");
-    command_run command;
-    command_start(&command, (const char *const[]){"train", recipe, "supervision.audit=1", NULL});
-    command_wait(&command, COMMAND_SECONDS);
-    CU_ASSERT(command_ended(&command, 1));
-    CU_ASSERT(text_has(command.err_text, "gave three results: nothing can be trusted here"));
-    command_release(&command);
-    tr_directory_remove_tree(run, NULL);
-    tr_free(recipe);
-    tr_free(run);
+    cannot_be_mended("1/stage 1 of replica 0/backward/12/FLIP,2/stage 1 of replica 0/backward/12/FLIP",
+                     "supervision.audit=1", "gave three results: nothing can be trusted here");
 }
 
 static void what_does_not_go_with_it_is_refused_by_name(void)

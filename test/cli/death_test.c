@@ -3,8 +3,6 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "command.h"
 
-#include <ctype.h>
-
 /* The promise is 2 seconds; the machine that runs the tests may have other work, so one more is allowed. */
 static const double MOST_SECONDS = 3;
 enum { WORKERS = 4, MOST_PROCESSES = 16, MOST_NAMES = 256 };
@@ -18,37 +16,10 @@ typedef struct job {
 
 /* --- what there is --- */
 
-/* State and parent of a process; false where there is none (or only its zombie: no init here need reap it). */
-static bool process_lives(int32_t pid, int32_t *parent)
-{
-    char *path = tr_format("/proc/%d/stat", pid), line[512] = "", state = 'X';
-    FILE *stream = fopen(path, "re");
-    tr_free(path);
-    if (!stream) return false;
-    size_t n = fread(line, 1, sizeof line - 1, stream);
-    line[n] = 0;
-    fclose(stream);
-    const char *behind_name = strrchr(line, ')');
-    return behind_name && sscanf(behind_name + 1, " %c %d", &state, parent) == 2 && state != 'Z' &&
-           state != 'X';
-}
-
-static int32_t child_of(int32_t wanted)
-{
-    int32_t found = 0, parent = 0;
-    DIR *entries = opendir("/proc");
-    for (struct dirent *entry; entries && !found && (entry = readdir(entries));) {
-        int32_t pid = isdigit((unsigned char)entry->d_name[0]) ? (int32_t)strtol(entry->d_name, NULL, 10) : 0;
-        if (pid && process_lives(pid, &parent) && parent == wanted) found = pid;
-    }
-    if (entries) closedir(entries);
-    return found;
-}
-
 static bool all_are_gone(const job *self)
 {
-    int32_t parent = 0, left = process_lives(self->agent, &parent);
-    for (int i = 1; i <= WORKERS; i++) left += process_lives(self->workers[i], &parent);
+    int left = process_lives(self->agent);
+    for (int i = 1; i <= WORKERS; i++) left += process_lives(self->workers[i]);
     return left == 0;
 }
 
@@ -135,7 +106,8 @@ static void read_pids(job *self)
     }
     json_decref(events);
     for (int n = 1; n <= WORKERS; n++) CU_ASSERT_FATAL(self->workers[n] > 1);
-    self->agent = child_of(self->command.pid);
+    self->agent = 0;
+    (void)process_children(self->command.pid, '\0', &self->agent);
     CU_ASSERT_FATAL(self->agent > 1);
 }
 

@@ -3,11 +3,35 @@
 #ifndef TROUPE_TEST_CLI_HEAD_RUN_H
 #define TROUPE_TEST_CLI_HEAD_RUN_H
 
-#include "command.h"
+#include "disturbed_run.h"
 
 enum { STEPS = 24, AT = 12, WORKERS = 4, MOST_PIDS = 32, MOST_SECONDS = 20 };
 
-static char *directory, *undisturbed;
+static char *undisturbed;
+
+/* A moment that a worker stops itself in (chaos.at), for somebody else to be killed in it. */
+typedef struct moment {
+    const char *name, *points;
+    int node;  /* whose worker stops */
+    bool dies; /* instead of going on */
+} moment;
+
+static const moment moments[] = {
+    {"reading", "1/data shard 1/reading/12/STOP", 3, false},
+    {"forward", "1/stage 0 of replica 1/forward/12/STOP", 3, false},
+    {"backward", "1/stage 1 of replica 0/backward/12/STOP", 2, false},
+    {"reduce", "1/stage 0 of replica 0/reduce/12/STOP", 1, false},
+    {"vote of the gradients", "1/stage 1 of replica 0/waiting for commit/12/STOP", 2, false},
+    {"update", "1/stage 1 of replica 1/update/12/STOP", 4, false},
+    {"vote of the update", "1/stage 0 of replica 0/voting/12/STOP", 1, false},
+    {"checkpointing", "1/stage 1 of replica 0/saving/12/STOP", 2, false},
+    {"measuring", "1/stage 1 of replica 0/evaluation/12/STOP", 2, false},
+    {"the recovery of a worker's death",
+     "1/stage 1 of replica 0/forward/12/KILL,2/stage 0 of replica 1/restoring/any/STOP", 3, false},
+    {"update, with a worker", "1/stage 1 of replica 1/update/12/STOP", 4, true},
+    {"the last update", "1/stage 1 of replica 0/voting/23/STOP", 2, false},
+};
+enum { MOMENTS = sizeof moments / sizeof *moments };
 
 typedef struct job {
     char *run, *recipe;
@@ -18,29 +42,10 @@ typedef struct job {
 
 /* --- processes --- */
 
-/* '\0' where there is none, or only its zombie. */
-static inline char state_of(int32_t pid, int32_t *parent)
-{
-    char path[64], line[512] = "", state = 0;
-    snprintf(path, sizeof path, "/proc/%d/stat", pid);
-    FILE *stream = fopen(path, "re");
-    const char *behind = stream && fgets(line, sizeof line, stream) ? strrchr(line, ')') : NULL;
-    if (stream) fclose(stream);
-    if (!behind || sscanf(behind + 1, " %c %d", &state, parent) != 2) return 0;
-    if (state == 'Z' || state == 'X') state = '\0';
-    return state;
-}
-
-static inline bool lives(int32_t pid)
-{
-    int32_t parent;
-    return pid && state_of(pid, &parent) != 0;
-}
-
 static inline int count_alive(const job *self)
 {
-    int n = lives(self->agent);
-    for (int i = 1; i <= WORKERS; i++) n += lives(self->workers[i]);
+    int n = process_lives(self->agent);
+    for (int i = 1; i <= WORKERS; i++) n += process_lives(self->workers[i]);
     return n;
 }
 
@@ -67,7 +72,8 @@ static inline void read_pids(job *self)
     }
     json_decref(events);
     for (int n = 1; n <= WORKERS && !follows; n++) /* the head is the parent when the agent has died */
-        if (self->workers[n] && state_of(self->workers[n], &parent) && parent != self->command.pid)
+        if (process_lives(self->workers[n]) && process_state(self->workers[n], &parent) &&
+            parent != self->command.pid)
             self->agent = parent;
     if (follows) self->agent = follows;
 }
@@ -112,20 +118,12 @@ static inline void end(job *self)
     tr_free(self->run);
 }
 
-static inline size_t n_logged(const job *self)
-{
-    json_t *log = log_of(self->run);
-    size_t n = json_array_size(log);
-    json_decref(log);
-    return n;
-}
-
 static inline void kill_head(job *self)
 {
     kill(self->command.pid, SIGKILL);
     command_wait(&self->command, COMMAND_SECONDS);
     CU_ASSERT(self->command.exit_code == COMMAND_KILLED + SIGKILL);
-    self->n_logged = (int)n_logged(self);
+    self->n_logged = (int)steps_logged(self->run);
     command_release(&self->command);
 }
 
@@ -142,19 +140,12 @@ static inline void behead(job *self, const char *transport, const char *more)
 static inline bool reach_the_moment(job *self, int node)
 {
     double until = command_now_s() + COMMAND_SECONDS;
-    int32_t parent;
     while (command_now_s() < until) {
         read_pids(self);
-        if (self->workers[node] && state_of(self->workers[node], &parent) == 'T') return true;
+        if (process_state(self->workers[node], NULL) == 'T') return true;
         command_nap_ms(2);
     }
     return false;
-}
-
-static inline const char *text_of(const json_t *event, const char *key)
-{
-    const char *text = json_string_value(json_object_get(event, key));
-    return text ? text : "";
 }
 
 /* The last event of this kind; NULL: none. The caller's. */
@@ -172,12 +163,6 @@ static inline json_t *event_of(const char *run, const char *kind, int *count)
     }
     json_decref(events);
     return found;
-}
-
-static inline bool same_checkpoint(const char *run, int step)
-{
-    return checkpoints_agree(undisturbed, run, step, "model.safetensors") &&
-           checkpoints_agree(undisturbed, run, step, "trainer/optimizer.safetensors");
 }
 
 static inline bool has_checkpoint(const char *run, int step)
@@ -214,12 +199,9 @@ static inline bool checkpoints_are_whole(const char *run)
 /* strict: with the checkpoint in the middle, whenever the head died. */
 static inline bool same_run(const char *run, bool strict)
 {
-    json_t *left = log_of(undisturbed), *right = log_of(run);
-    bool same = log_is_complete(right, STEPS) && logs_agree(left, right);
-    json_decref(left);
-    json_decref(right);
-    same = same && ((!strict && was_made_later(run, AT)) || same_checkpoint(run, AT));
-    return same && same_checkpoint(run, STEPS) && checkpoints_are_whole(run);
+    bool same = same_log(undisturbed, run, STEPS);
+    same = same && ((!strict && was_made_later(run, AT)) || same_checkpoint(undisturbed, run, AT));
+    return same && same_checkpoint(undisturbed, run, STEPS) && checkpoints_are_whole(run);
 }
 
 /* No epoch is begun twice. */
@@ -244,26 +226,21 @@ static inline bool epochs_are_used_once(const char *run)
 static inline void say_what_happened(const char *name, const job *self)
 {
     fprintf(stderr, "\nin %s, with %d steps logged:\n", name, self->n_logged);
-    json_t *events = events_of(self->run), *event;
-    size_t i;
-    json_array_foreach(events, i, event)
-        fprintf(stderr, "    %.3f %s: %s\n", json_real_value(json_object_get(event, "monotonic_s")),
-                text_of(event, "event"), text_of(event, "text"));
-    json_decref(events);
+    tell_events(self->run);
 }
 
-/* Before all tests: what every run is compared with. */
-static inline bool train_undisturbed(void)
+/* Trains what all runs are compared with, then runs the tests; what main returns. */
+static inline int head_tests(const char *name, const check_test *tests, size_t n_tests)
 {
-    directory = enter_directory();
+    enter_with_words();
     undisturbed = path_in(directory, "undisturbed");
-    char *text = path_in(directory, "words.txt");
-    write_words(text, 4000);
-    tr_free(text);
     char *recipe = write_recipe(undisturbed, "zmq", "");
-    bool good = command_succeeds((const char *const[]){"train", recipe, NULL});
+    if (!command_succeeds((const char *const[]){"train", recipe, NULL})) return 1;
     tr_free(recipe);
-    return good;
+    int result = check_run(name, tests, n_tests);
+    tr_free(undisturbed);
+    leave_directory(directory);
+    return result;
 }
 
 #endif

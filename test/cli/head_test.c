@@ -4,32 +4,9 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "head_run.h"
 
-typedef struct case_ {
-    const char *name, *points;
-    int node;  /* whose worker stops */
-    bool dies; /* instead of going on */
-} case_;
-
-static const case_ cases[] = {
-    {"reading", "1/data shard 1/reading/12/STOP", 3, false},
-    {"forward", "1/stage 0 of replica 1/forward/12/STOP", 3, false},
-    {"backward", "1/stage 1 of replica 0/backward/12/STOP", 2, false},
-    {"reduce", "1/stage 0 of replica 0/reduce/12/STOP", 1, false},
-    {"vote of the gradients", "1/stage 1 of replica 0/waiting for commit/12/STOP", 2, false},
-    {"update", "1/stage 1 of replica 1/update/12/STOP", 4, false},
-    {"vote of the update", "1/stage 0 of replica 0/voting/12/STOP", 1, false},
-    {"checkpointing", "1/stage 1 of replica 0/saving/12/STOP", 2, false},
-    {"measuring", "1/stage 1 of replica 0/evaluation/12/STOP", 2, false},
-    {"the recovery of a worker's death",
-     "1/stage 1 of replica 0/forward/12/KILL,2/stage 0 of replica 1/restoring/any/STOP", 3, false},
-    {"update, with a worker", "1/stage 1 of replica 1/update/12/STOP", 4, true},
-    {"the first step", "1/stage 1 of replica 0/backward/0/STOP", 2, false},
-    {"the last update", "1/stage 1 of replica 0/voting/23/STOP", 2, false},
-};
-
 /* --- taken over --- */
 
-static bool was_taken_over(const job *self, const case_ *what)
+static bool was_taken_over(const job *self, const moment *what)
 {
     int n = 0, n_left = WORKERS - what->dies;
     json_t *event = event_of(self->run, "readopted", &n);
@@ -48,7 +25,7 @@ static bool was_taken_over(const job *self, const case_ *what)
     return good;
 }
 
-static void mends(const case_ *what, const char *transport)
+static void mends(const moment *what, const char *transport)
 {
     job self;
     begin(&self, transport, "", what->points);
@@ -68,14 +45,21 @@ static void mends(const case_ *what, const char *transport)
     end(&self);
 }
 
+static void at_any_moment(const char *transport)
+{
+    static const moment also = {"the first step", "1/stage 1 of replica 0/backward/0/STOP", 2, false};
+    for (size_t i = 0; i < MOMENTS; i++) mends(&moments[i], transport);
+    mends(&also, transport);
+}
+
 static void a_head_is_replaced_at_any_moment_over_ucx(void)
 {
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) mends(&cases[i], "ucx");
+    at_any_moment("ucx");
 }
 
 static void a_head_is_replaced_at_any_moment_over_zmq(void)
 {
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) mends(&cases[i], "zmq");
+    at_any_moment("zmq");
 }
 
 /* The same processes serve one head after another. */
@@ -105,7 +89,7 @@ static void workers_may_all_die_with_the_head(void)
     behead(&self, "ucx", "");
     for (int i = 1; i <= WORKERS; i++) kill(self.workers[i], SIGKILL);
     command_nap_ms(200);
-    CU_ASSERT(lives(self.agent));
+    CU_ASSERT(process_lives(self.agent));
     CU_ASSERT(command_succeeds((const char *const[]){"train", self.recipe, "--resume", NULL}));
     CU_ASSERT_EQUAL(count_events(self.run, "from_disk"), 0);
     CU_ASSERT_EQUAL(count_events(self.run, "recovered"), 1);
@@ -230,7 +214,7 @@ static void who_does_not_fit_is_sent_home(void)
     CU_ASSERT(command_ended(&self.command, 0));
     CU_ASSERT(text_has(self.command.out_text,
                        "4 workers still wait for a head and are sent home: their layout is another"));
-    CU_ASSERT(!lives(agent));
+    CU_ASSERT(!process_lives(agent));
     CU_ASSERT(count_events(self.run, "readopted") == 0 && same_run(self.run, false));
     end(&self);
 }
@@ -284,7 +268,6 @@ static void of_two_heads_one_is_refused(void)
 
 int main(void)
 {
-    if (!train_undisturbed()) return 1;
     static const check_test tests[] = {
         CHECK_TEST(a_head_is_replaced_at_any_moment_over_ucx),
         CHECK_TEST(a_head_is_replaced_at_any_moment_over_zmq),
@@ -300,8 +283,5 @@ int main(void)
         CHECK_TEST(another_key_takes_nobody_over),
         CHECK_TEST(of_two_heads_one_is_refused),
     };
-    int result = check_run("cli/head", tests, sizeof tests / sizeof *tests);
-    tr_free(undisturbed);
-    leave_directory(directory);
-    return result;
+    return head_tests("cli/head", tests, sizeof tests / sizeof *tests);
 }

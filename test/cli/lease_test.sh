@@ -7,27 +7,13 @@
 set -euo pipefail
 troupe=$(realpath "$1")
 self=$(realpath "$0")
-shift
-if [ "${INSIDE:-}" = "" ]; then
-    for tool in ip nsenter etcd; do
-        command -v $tool >/dev/null || { echo "there is no $tool here (packages.txt names its package): nothing was tested"; exit 77; }
-    done
-    if ! unshare --user --map-root-user --net true 2>/dev/null; then
-        echo "no network namespaces here: nothing was tested"
-        exit 77
-    fi
-    work=$(mktemp -d)
-    trap 'rm -rf "$work"' EXIT
-    cd "$work"
-    INSIDE=1 unshare --user --map-root-user --net "$self" "$troupe" "$@"
-    exit
-fi
+. "${self%/*}/network_job.sh"
+[ -n "${INSIDE:-}" ] || run_alone "$self" "ip nsenter etcd" "${@:2}"
 
 # --- etcd at 10.78.0.1, and the hosts a, b, c at .2, .3, .4 ---
 declare -A host address=([a]=10.78.0.2 [b]=10.78.0.3 [c]=10.78.0.4)
 etcd_url=http://10.78.0.1:2379
-etcd_pid="" name=none
-network_of() { readlink "/proc/$1/ns/net" 2>/dev/null || true; }
+etcd_pid=""
 processes_on() { # HOST: all that run there, but what keeps it; without a process of its own, so that it is quick
     local pid
     for pid in /proc/[0-9]*; do
@@ -35,6 +21,7 @@ processes_on() { # HOST: all that run there, but what keeps it; without a proces
     done
     true
 }
+nobody_is_on() { [ -z "$(processes_on "$1")" ]; }
 kill_host() { # HOST: all at once
     local all
     all=$(processes_on "$1")
@@ -57,11 +44,8 @@ ip link add bridge type bridge
 ip addr add 10.78.0.1/24 dev bridge
 ip link set bridge up
 for each in a b c; do
-    unshare --net sleep 600 &
-    host[$each]=$!
-    for _ in $(seq 100); do
-        [ "$(network_of "${host[$each]}")" != "$(network_of self)" ] && break || sleep 0.02
-    done
+    new_host
+    host[$each]=$host_pid
     ip link add "to_$each" type veth peer name eth netns "${host[$each]}"
     ip link set "to_$each" master bridge up
     on $each ip link set lo up
@@ -75,13 +59,10 @@ start_etcd() {
         --listen-peer-urls http://127.0.0.1:2380 --initial-advertise-peer-urls http://127.0.0.1:2380 \
         --initial-cluster default=http://127.0.0.1:2380 >>etcd.log 2>&1 &
     etcd_pid=$!
-    for _ in $(seq 300); do
-        (exec 3<>/dev/tcp/10.78.0.1/2379 && printf 'GET /health HTTP/1.0\r\n\r\n' >&3 && grep -q true <&3) 2>/dev/null &&
-            return || sleep 0.02
-    done
-    echo "FAILED: etcd does not start"
-    tail -n 20 etcd.log
-    exit 1
+    until_so 20 etcd_is_well || { echo "FAILED: etcd does not start"; tail -n 20 etcd.log; exit 1; }
+}
+etcd_is_well() {
+    (exec 3<>/dev/tcp/10.78.0.1/2379 && printf 'GET /health HTTP/1.0\r\n\r\n' >&3 && grep -q true <&3) 2>/dev/null
 }
 stop_etcd() {
     kill -KILL "$etcd_pid"
@@ -90,13 +71,6 @@ stop_etcd() {
 }
 
 # --- jobs ---
-fail() {
-    echo "FAILED $name: $*"
-    tail -n 20 "$name".* 2>/dev/null || true
-    [ -f "$name/events.jsonl" ] && tail -n 30 "$name/events.jsonl"
-    [ -f "$name/epochs.jsonl" ] && cat "$name/epochs.jsonl"
-    exit 1
-}
 common="layout.hosts=2 network.key=troupe.key network.wait=30 supervision.silence=2 head.etcd=$etcd_url head.ttl=3"
 lead() { # HOST NAME key=value...: sets head
     local at=$1
@@ -123,35 +97,16 @@ head_of() { # PID: the head below a shell and timeout(1)
     [ "$(readlink "/proc/$1/exe")" != "$troupe" ] || { echo "$1"; return; }
     for child in $(cat "/proc/$1/task/$1/children" 2>/dev/null); do head_of "$child"; done
 }
-steps_logged() { [ -f "$name/log.jsonl" ] && wc -l <"$name/log.jsonl" || echo 0; }
-wait_for_step() {
-    for _ in $(seq 4000); do
-        [ "$(steps_logged)" -ge "$1" ] && return
-        kill -0 "$head" 2>/dev/null || fail "ended before step $1"
-        sleep 0.005
-    done
-    fail "does not come to step $1"
-}
-wait_for_running() { # N: the N-th head trains
-    for _ in $(seq 2000); do
-        [ "$(grep -c '"event":"running"' "$name/events.jsonl" 2>/dev/null)" -ge "$1" ] && return || sleep 0.02
-    done
-    fail "no head number $1"
-}
+wait_for_running() { wait_for_events running "$1"; } # the N-th head trains
 wait_for_words() { # WORDS FILE SECONDS
-    for _ in $(seq $(($3 * 50))); do
-        grep -q -- "$1" "$2" 2>/dev/null && return || sleep 0.02
-    done
-    fail "$2 does not say '$1' within $3 s"
+    until_so "$3" grep -qs -- "$1" "$2" || fail "$2 does not say '$1' within $3 s"
 }
 ends_with() { # CODE PID SECONDS WHO
     local code=0
-    for _ in $(seq $(($3 * 50))); do [ -d "/proc/$2" ] && [ "$(awk '{print $3}' "/proc/$2/stat" 2>/dev/null)" != Z ] && sleep 0.02 || break; done
-    [ ! -d "/proc/$2" ] || [ "$(awk '{print $3}' "/proc/$2/stat" 2>/dev/null)" = Z ] || fail "$4 has not ended within $3 s"
+    until_so "$3" is_over "$2" || fail "$4 has not ended within $3 s"
     wait "$2" || code=$?
     [ "$code" = "$1" ] || fail "$4: exit $code instead of $1"
 }
-losses() { sed 's/.*"loss_hex": *"\([^"]*\)".*/\1/' "$1/log.jsonl"; }
 same_bits() { # the run is done, as the plain one
     [ "$(sed 's/.*"step": *\([0-9]*\).*/\1/' "$name/log.jsonl" | tr '\n' ' ')" = "$(seq $steps | tr '\n' ' ')" ] ||
         fail "log.jsonl has not each step once, in order"
@@ -165,19 +120,8 @@ same_bits() { # the run is done, as the plain one
 heads_in_epochs() { grep -o '"lease":[0-9]*' "$name/epochs.jsonl" | sort -u | wc -l; }
 
 steps=500
-case " $* " in *etcd_goes_away* | *two_standbys* | "  ") steps=1200 ;; esac # under way for longer than a lease, or than two losses
-head -c 20000 "$troupe" | od -A n -t x1 >text
-cat >recipe.yaml <<END
-run: run
-model: {layers: 2, width: 16, heads: 2}
-data: {text: text}
-train: {steps: $steps, sequence: 8, microbatch: 1, accumulate: 4}
-lr: {peak: 1e-3}
-layout: {data: 2}
-transport: zmq
-supervision: {intensity: 100}
-checkpoint: {every: 40, keep: 3}
-END
+case " ${*:2} " in *etcd_goes_away* | *two_standbys* | "  ") steps=1200 ;; esac # under way for longer than a lease, or than two losses
+write_recipe $steps "{data: 2}" "supervision: {intensity: 100}" "checkpoint: {every: 40, keep: 3}"
 "$troupe" keygen >/dev/null
 "$troupe" train recipe.yaml run=plain transport=inproc layout.processes=false >/dev/null
 
@@ -195,7 +139,8 @@ case_the_leading_host_is_killed() { # one that joined goes on, beside the head t
     ends_with 0 $joiner 10 "the joiner"
     wait_for_words "went on in its place\|goes on in its place" killed.b.standby 1
     grep -q "resuming after step" killed.b.standby || fail "it did not go on from a checkpoint"
-    [ "$(grep -c host_joined killed/events.jsonl)" = 2 ] || fail "the host did not join again"
+    count_events host_joined
+    [ "$n_events" = 2 ] || fail "the host did not join again"
     [ "$(heads_in_epochs)" = 2 ] || fail "not two heads"
 }
 
@@ -209,8 +154,7 @@ case_the_leading_host_is_cut_off() { # from etcd and from all others
     ends_with 1 $head 10 "the head that was cut off"
     grep -q "lease of job" cut.a.err || fail "it does not say why it ends"
     [ "$(grep -c . cut.a.err)" -ge 1 ] && [ "$(grep -c '^troupe:' cut.a.err)" = 1 ] || fail "not one line of why"
-    for _ in $(seq 250); do [ -z "$(processes_on a)" ] && break || sleep 0.02; done
-    [ -z "$(processes_on a)" ] || fail "processes live on where the head was: $(processes_on a)"
+    until_so 5 nobody_is_on a || fail "processes live on where the head was: $(processes_on a)"
     ends_with 0 $standby 60 "the standby"
     same_bits
     ends_with 0 $joiner 10 "the joiner"
@@ -286,7 +230,8 @@ case_etcd_goes_away() { # the head stops with a checkpoint; the standby goes on 
     grep -q "resuming after step $step " away.c.standby || fail "it went back behind step $step"
     same_bits
     ends_with 0 $joiner 10 "the joiner"
-    [ "$(grep -c host_joined away/events.jsonl)" = 2 ] || fail "the host was not told that the job goes on"
+    count_events host_joined
+    [ "$n_events" = 2 ] || fail "the host was not told that the job goes on"
 }
 
 case_no_etcd_at_the_start() {
@@ -335,7 +280,7 @@ case_a_standby_beside_the_head_takes_its_workers_over() { # on one host the leas
     wait_for_words '"event":"ended"' beside/events.jsonl 60 # by the standby, whose parent is gone
     wait_for_words "done after step $steps" beside.a.out 5
     grep -q '"event":"readopted"' beside/events.jsonl || fail "its workers were not taken over"
-    for _ in $(seq 250); do [ -e beside/processes.json ] && sleep 0.02 || break; done
+    until_so 5 test ! -e beside/processes.json || true
     same_bits
     [ "$(heads_in_epochs)" = 2 ] || fail "not two heads"
 }
@@ -353,12 +298,5 @@ case_a_resume_waits_for_a_dead_heads_lease() {
     [ "$(heads_in_epochs)" = 2 ] || fail "not two heads"
 }
 
-all="the_leading_host_is_killed the_leading_host_is_cut_off two_standbys_and_one_more_loss the_loser_is_refused
-    etcd_goes_away no_etcd_at_the_start a_head_that_sleeps_beyond_its_lease_does_nothing a_standby_beside_the_head_takes_its_workers_over
-    a_resume_waits_for_a_dead_heads_lease"
 start_etcd
-for each in ${*:-$all}; do
-    began=$SECONDS
-    "case_$each"
-    echo "ok $each ($((SECONDS - began)) s)"
-done
+run_cases "${@:2}"

@@ -6,6 +6,7 @@
 set -euo pipefail
 troupe=$(realpath "$1")
 self=$(realpath "$0")
+. "${self%/*}/network_job.sh"
 if [ "${2:-}" = inside ]; then # in a namespace of its own: an address that is not loopback's
     ip link set lo up
     ip link add here type veth peer name there
@@ -15,7 +16,7 @@ if [ "${2:-}" = inside ]; then # in a namespace of its own: an address that is n
     "$troupe" train recipe.yaml run=apart network.address=10.77.0.1 network.key=troupe.key >out 2>err &
     background=$!
     trap 'kill -KILL "$background" 2>/dev/null || true' EXIT
-    for _ in $(seq 400); do [ -s apart/log.jsonl ] && break || sleep 0.02; done
+    until_so 20 test -s apart/log.jsonl
     kill -STOP "$background" # it shall not end while we look
     ss -Hltn >listening # while it trains
     secret=$(sed -n 's/^secret //p' troupe.key)
@@ -35,16 +36,7 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
-head -c 20000 "$troupe" | od -A n -t x1 >text
-cat >recipe.yaml <<END
-run: run
-model: {layers: 2, width: 16, heads: 2}
-data: {text: text}
-train: {steps: 100, sequence: 8, microbatch: 1, accumulate: 2}
-lr: {peak: 1e-3}
-layout: {pipeline: 2}
-transport: zmq
-END
+write_recipe 100 "{pipeline: 2}"
 fails_with() { # CODE WORDS COMMAND...: exits with the code and says the words in one line
     local code=0 expected=$1 words=$2
     shift 2
@@ -88,7 +80,7 @@ fails_with 2 'No such file' "$troupe" train recipe.yaml network.key=missing
 "$troupe" train recipe.yaml run=keyed network.address=127.0.0.1 network.key=troupe.key >out
 cmp run/checkpoints/step-100/model.safetensors keyed/checkpoints/step-100/model.safetensors
 ! grep -rqF -- "$(sed -n 's/^secret //p' troupe.key)" keyed || { echo "the run directory has the key"; exit 1; }
-if unshare --user --map-root-user --net true 2>/dev/null && command -v ip ss >/dev/null; then
+if can_make_namespaces && command -v ip ss >/dev/null; then
     unshare --user --map-root-user --net "$self" "$troupe" inside
     cmp run/checkpoints/step-100/model.safetensors apart/checkpoints/step-100/model.safetensors
 else

@@ -4,7 +4,7 @@
 #ifndef TROUPE_TEST_CLI_RECOVERY_RUN_H
 #define TROUPE_TEST_CLI_RECOVERY_RUN_H
 
-#include "command.h"
+#include "disturbed_run.h"
 
 #include "runtime/state.h"
 
@@ -42,7 +42,7 @@ static const case_ cases[] = {
     {"long after a checkpoint", "1/stage 0 of replica 1/backward/22/KILL", 1},
 };
 
-static char *directory, *undisturbed;
+static char *undisturbed;
 static const char *dtype = "float32", *more[4]; /* overrides; NULL: none */
 /* Looks at what a run with deaths has left behind, beside that it has the bits; NULL: nobody does. */
 static bool (*is_as_expected)(const case_ *what, const char *run);
@@ -111,27 +111,16 @@ static inline void lose_a_state(const char *run)
 
 static inline bool same_run(const char *run)
 {
-    json_t *left = log_of(undisturbed), *right = log_of(run);
-    bool same = log_is_complete(right, STEPS) && logs_agree(left, right);
-    json_decref(left);
-    json_decref(right);
-    for (int step = AT; step <= STEPS; step += STEPS - AT) {
-        same = checkpoints_agree(undisturbed, run, step, "model.safetensors") && same;
-        same = checkpoints_agree(undisturbed, run, step, "trainer/optimizer.safetensors") && same;
-    }
+    bool same = same_log(undisturbed, run, STEPS);
+    for (int step = AT; step <= STEPS; step += STEPS - AT)
+        same = same_checkpoint(undisturbed, run, step) && same;
     return same;
 }
 
 static inline void say_what_happened(const case_ *what, const char *run, const char *transport, int deaths)
 {
     fprintf(stderr, "\nin %s over %s: %d deaths\n", what->name, transport, deaths);
-    json_t *events = events_of(run), *event;
-    size_t i;
-    json_array_foreach(events, i, event)
-        fprintf(stderr, "    %.3f %s: %s\n", json_real_value(json_object_get(event, "monotonic_s")),
-                json_string_value(json_object_get(event, "event")),
-                json_string_value(json_object_get(event, "text")));
-    json_decref(events);
+    tell_events(run);
 }
 
 static inline void mends(const case_ *what, const char *transport)
@@ -151,14 +140,50 @@ static inline void mends(const case_ *what, const char *transport)
     tr_free(run);
 }
 
+static inline void train_with(const char *first, const char *second, const char *third, const char *fourth)
+{
+    more[0] = first, more[1] = second, more[2] = third, more[3] = fourth;
+}
+
+/* A second undisturbed run, with the overrides that there are now but for what `how` says otherwise (NULL: nothing), in the
+ * place of the one that it returns, for back_to. */
+static inline char *compare_with_another(const char *name, const char *how)
+{
+    char *before = undisturbed;
+    undisturbed = path_in(directory, name);
+    char *recipe = write_recipe(undisturbed, "zmq", "");
+    CU_ASSERT(command_succeeds(
+        (const char *const[]){"train", recipe, how ? how : more[0], more[1], more[2], more[3], NULL}));
+    tr_free(recipe);
+    return before;
+}
+
+static inline void back_to(char *before)
+{
+    tr_free(undisturbed);
+    undisturbed = before;
+}
+
+/* It ends with exit 1 and these words. */
+static inline void cannot_be_mended(const char *points, const char *override, const char *words)
+{
+    char *run = path_in(directory, "run"), *recipe = write_recipe(run, "ucx", points);
+    command_run command;
+    command_start(&command, (const char *const[]){"train", recipe, override, NULL});
+    command_wait(&command, COMMAND_SECONDS);
+    CU_ASSERT(command_ended(&command, 1));
+    CU_ASSERT(text_has(command.err_text, words));
+    command_release(&command);
+    tr_directory_remove_tree(run, NULL);
+    tr_free(recipe);
+    tr_free(run);
+}
+
 /* Trains what all runs are compared with, then runs the tests; what main returns. */
 static inline int recovery_tests(const char *name, const check_test *tests, size_t n_tests)
 {
-    directory = enter_directory();
+    enter_with_words();
     undisturbed = path_in(directory, "undisturbed");
-    char *text = path_in(directory, "words.txt");
-    write_words(text, 4000);
-    tr_free(text);
     char *recipe = write_recipe(undisturbed, "zmq", "");
     if (!command_succeeds((const char *const[]){"train", recipe, NULL})) return 1;
     tr_free(recipe);

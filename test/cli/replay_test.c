@@ -63,10 +63,7 @@ static bool only_the_dead_compute(const case_ *what, const char *run)
 
 static void begin(const char *first, const char *second, const char *third)
 {
-    more[0] = "recovery=replay";
-    more[1] = first;
-    more[2] = second;
-    more[3] = third;
+    train_with("recovery=replay", first, second, third);
     is_as_expected = only_the_dead_compute;
 }
 
@@ -86,27 +83,15 @@ static void whoever_dies_only_they_compute_again_over_zmq(void)
     all_cases("zmq");
 }
 
-/* An undisturbed run with the same overrides to compare with, in place of the common one. */
-static void compared_with_its_own(const char *name, const int *which, size_t n)
-{
-    char *before = undisturbed;
-    undisturbed = path_in(directory, name);
-    char *recipe = write_recipe(undisturbed, "zmq", "");
-    CU_ASSERT(command_succeeds(
-        (const char *const[]){"train", recipe, "recovery=step", more[1], more[2], more[3], NULL}));
-    for (size_t i = 0; i < n; i++) mends(&cases[which[i]], i % 2 ? "ucx" : "zmq");
-    tr_free(recipe);
-    tr_free(undisturbed);
-    undisturbed = before;
-}
-
 /* Copies of the weights that are computed with, and masks of dropout: neither is kept, both are made again. */
 static void also_in_bfloat16_with_dropout(void)
 {
     static const int which[] = {2, 4, 6, 7, 9};
     begin("model.dropout=0.1", "model.family=gpt2", NULL);
     dtype = "bfloat16";
-    compared_with_its_own("undisturbed-bfloat16", which, sizeof which / sizeof *which);
+    char *before = compare_with_another("undisturbed-bfloat16", "recovery=step");
+    for (size_t i = 0; i < sizeof which / sizeof *which; i++) mends(&cases[which[i]], i % 2 ? "ucx" : "zmq");
+    back_to(before);
     dtype = "float32";
 }
 
@@ -126,16 +111,10 @@ static void also_with_two_pieces_a_worker(void)
                                    {"piece 1", "1/stage 1 of replica 0/weight/12/KILL", 1},
                                    {"piece 2", "1/stage 2 of replica 0/update/12/KILL", 1}};
     begin("layout.data=1", "layout.pieces=2", "model.layers=4");
-    char *before = undisturbed;
-    undisturbed = path_in(directory, "undisturbed-pieces");
-    char *recipe = write_recipe(undisturbed, "zmq", "");
-    CU_ASSERT(command_succeeds(
-        (const char *const[]){"train", recipe, "recovery=step", more[1], more[2], more[3], NULL}));
+    char *before = compare_with_another("undisturbed-pieces", "recovery=step");
     is_as_expected = NULL;
     for (size_t i = 0; i < sizeof deaths / sizeof *deaths; i++) mends(&deaths[i], i % 2 ? "ucx" : "zmq");
-    tr_free(recipe);
-    tr_free(undisturbed);
-    undisturbed = before;
+    back_to(before);
 }
 
 static void trains_through(const char *transport, void (*fault)(const char *run), int n_from_disk)
@@ -175,18 +154,6 @@ static void the_agents_death_costs_nobody_a_computation(void)
 {
     trains_through("ucx", kill_agent, 0);
     trains_through("zmq", kill_agent, 0);
-}
-
-static bool event_says(const char *run, const char *kind, const char *words)
-{
-    json_t *events = events_of(run), *event;
-    size_t i;
-    bool found = false;
-    json_array_foreach(events, i, event) found =
-        found || (strcmp(json_string_value(json_object_get(event, "event")), kind) == 0 &&
-                  text_has(json_string_value(json_object_get(event, "text")), words));
-    json_decref(events);
-    return found;
 }
 
 /* The erring one computes a gradient that the stage before it has the hash of, or of which it will get another one. */
@@ -232,20 +199,10 @@ static void one_in_the_first_computation_is_found_or_ends_the_run(void)
 
 static void where_each_computation_errs_the_run_ends(void)
 {
-    char *run = path_in(directory, "run"),
-         *recipe = write_recipe(
-             run, "ucx",
-             "1/stage 1 of replica 0/backward/12/FLIP,1/stage 1 of replica 0/waiting for commit/12/KILL,"
-             "2/stage 1 of replica 0/backward/12/FLIP,3/stage 1 of replica 0/backward/12/FLIP");
-    command_run command;
-    command_start(&command, (const char *const[]){"train", recipe, "recovery=replay", NULL});
-    command_wait(&command, COMMAND_SECONDS);
-    CU_ASSERT(command_ended(&command, 1));
-    CU_ASSERT(text_has(command.err_text, "gave three results: nothing can be trusted here"));
-    command_release(&command);
-    tr_directory_remove_tree(run, NULL);
-    tr_free(recipe);
-    tr_free(run);
+    cannot_be_mended(
+        "1/stage 1 of replica 0/backward/12/FLIP,1/stage 1 of replica 0/waiting for commit/12/KILL,"
+        "2/stage 1 of replica 0/backward/12/FLIP,3/stage 1 of replica 0/backward/12/FLIP",
+        "recovery=replay", "gave three results: nothing can be trusted here");
 }
 
 static void what_does_not_go_with_it_is_refused_by_name(void)

@@ -3,13 +3,13 @@
 #ifndef TROUPE_TEST_CLI_SCALE_RUN_H
 #define TROUPE_TEST_CLI_SCALE_RUN_H
 
-#include "command.h"
+#include "disturbed_run.h"
 #include "pipelines/epoch_log.h"
 
 enum { STEPS = 1200, EACH = 200, MOST_NODES = 16 }; /* a checkpoint after EACH of them */
 #define ENDLESS "train.steps=1000000"
 
-static char *directory, *undisturbed[2]; /* by dtype */
+static char *undisturbed[2]; /* by dtype */
 
 typedef struct job {
     char *run, *recipe;
@@ -62,17 +62,9 @@ static inline void end(job *self)
     tr_free(self->run);
 }
 
-static inline size_t n_logged(const job *self)
-{
-    json_t *log = log_of(self->run);
-    size_t n = json_array_size(log);
-    json_decref(log);
-    return n;
-}
-
 static inline bool makes_steps(const job *self, size_t n)
 {
-    return wait_for_steps(&self->command, self->run, n_logged(self) + n);
+    return wait_for_steps(&self->command, self->run, steps_logged(self->run) + n);
 }
 
 /* `what` is in what it says. */
@@ -105,21 +97,11 @@ static inline int lives_of(const job *self, int node, int32_t *pid)
     return n;
 }
 
-static inline bool lives(int32_t pid)
-{
-    char path[64], line[512] = "";
-    snprintf(path, sizeof path, "/proc/%d/stat", pid);
-    FILE *stream = pid ? fopen(path, "re") : NULL;
-    const char *behind = stream && fgets(line, sizeof line, stream) ? strrchr(line, ')') : NULL;
-    if (stream) fclose(stream);
-    return behind && behind[2] != 'Z' && behind[2] != 'X';
-}
-
 static inline bool is_gone_within(int32_t pid, double seconds)
 {
     double until = command_now_s() + seconds;
-    while (lives(pid) && command_now_s() < until) command_nap_ms(2);
-    return !lives(pid);
+    while (process_lives(pid) && command_now_s() < until) command_nap_ms(2);
+    return !process_lives(pid);
 }
 
 /* 0 would be this test's own group. */
@@ -140,43 +122,25 @@ static inline int32_t head_of(const job *self)
     return pid;
 }
 
-static inline void say_what_happened(const job *self)
-{
-    json_t *events = events_of(self->run), *event;
-    size_t i;
-    json_array_foreach(events, i, event)
-        fprintf(stderr, "    %.3f %s: %s\n", json_real_value(json_object_get(event, "monotonic_s")),
-                json_string_value(json_object_get(event, "event")),
-                json_string_value(json_object_get(event, "text")));
-    json_decref(events);
-}
-
 /* It ends, with the undisturbed run's bits. */
 static inline bool ends_the_same(job *self)
 {
     const char *other = undisturbed[strcmp(self->dtype, "float32") != 0];
     command_wait(&self->command, COMMAND_SECONDS);
-    bool same = command_ended(&self->command, 0);
-    json_t *left = log_of(other), *right = log_of(self->run);
-    same = same && log_is_complete(right, STEPS) && logs_agree(left, right);
-    json_decref(left);
-    json_decref(right);
+    bool same = command_ended(&self->command, 0) && same_log(other, self->run, STEPS);
     /* One that a head died of writing may be another step's. */
-    for (int step = count_events(self->run, "readopted") ? STEPS : EACH; same && step <= STEPS;
-         step += EACH) {
-        same = checkpoints_agree(other, self->run, step, "model.safetensors");
-        same = same && checkpoints_agree(other, self->run, step, "trainer/optimizer.safetensors");
-    }
+    for (int step = count_events(self->run, "readopted") ? STEPS : EACH; same && step <= STEPS; step += EACH)
+        same = same_checkpoint(other, self->run, step);
     for (int node = 1; node < MOST_NODES; node++) {
         int32_t pid;
         (void)lives_of(self, node, &pid);
-        if (same && lives(pid)) fprintf(stderr, "\nworker %d (pid %d) was left behind\n", node, pid);
-        same = same && !lives(pid);
+        if (same && process_lives(pid)) fprintf(stderr, "\nworker %d (pid %d) was left behind\n", node, pid);
+        same = same && !process_lives(pid);
     }
     char *socket = path_in(self->run, "scale.sock");
     same = same && !tr_path_exists(socket);
     tr_free(socket);
-    if (!same) say_what_happened(self);
+    if (!same) tell_events(self->run);
     return same;
 }
 
@@ -184,7 +148,7 @@ static inline bool nobody_died(const job *self)
 {
     bool none = !count_events(self->run, "worker_died") && !count_events(self->run, "worker_fenced") &&
                 !count_events(self->run, "recovered");
-    if (!none) say_what_happened(self);
+    if (!none) tell_events(self->run);
     return none;
 }
 

@@ -16,13 +16,13 @@ static void goes_up_and_down(const char *transport, const char *dtype)
     CU_ASSERT(lives_of(&one, 1, &first) == 1);
     CU_ASSERT(scale(&one, "data=2", NULL, 0, ": 1 -> 2 replicas, 1 worker new, "));
     CU_ASSERT(makes_steps(&one, 20));
-    CU_ASSERT(lives_of(&one, 2, &second) == 1 && lives(second));
+    CU_ASSERT(lives_of(&one, 2, &second) == 1 && process_lives(second));
     CU_ASSERT(scale(&one, "data=4", NULL, 0, ": 2 -> 4 replicas, 2 workers new, "));
     CU_ASSERT(makes_steps(&one, 20));
     CU_ASSERT(scale(&one, "pipeline=2", "data=1", 0,
                     ": 4 -> 1 replicas, 1 -> 2 workers a replica, 2 workers less, "));
     CU_ASSERT(makes_steps(&one, 20));
-    CU_ASSERT(lives(second)); /* it has another part of the model now, and is the same process */
+    CU_ASSERT(process_lives(second)); /* it has another part of the model now, and is the same process */
     CU_ASSERT(scale(&one, "data=3", NULL, 0, ": 1 -> 3 replicas, 4 workers new, "));
     CU_ASSERT(makes_steps(&one, 20));
     CU_ASSERT(scale(&one, "pipeline=1", "pieces=2", 0,
@@ -132,10 +132,7 @@ static void what_cannot_be_recorded_changes_nothing(void)
     command_wait(&one.command, COMMAND_SECONDS);
     CU_ASSERT(command_ended(&one.command,
                             0)); /* a checkpoint may have fallen into it, so only the log is compared */
-    json_t *left = log_of(undisturbed[0]), *right = log_of(one.run);
-    CU_ASSERT(log_is_complete(right, STEPS) && logs_agree(left, right));
-    json_decref(left);
-    json_decref(right);
+    CU_ASSERT(same_log(undisturbed[0], one.run, STEPS));
     CU_ASSERT(checkpoints_agree(undisturbed[0], one.run, STEPS, "trainer/optimizer.safetensors"));
     end(&one);
 }
@@ -209,7 +206,7 @@ static void leave_in(const char *layout)
     kill(pid, SIGTERM);
     CU_ASSERT(event_comes(&one, "workers_replaced", 1));
     CU_ASSERT(is_gone_within(pid, 5));
-    CU_ASSERT(lives_of(&one, 2, &next) == 2 && next != pid && lives(next));
+    CU_ASSERT(lives_of(&one, 2, &next) == 2 && next != pid && process_lives(next));
     CU_ASSERT(makes_steps(&one, 20));
     kill(other, SIGTERM); /* the one that streams the checkpoints */
     kill(next, SIGTERM);
@@ -409,10 +406,7 @@ static bool make_undisturbed(int i, const char *dtype)
 
 int main(void)
 {
-    directory = enter_directory();
-    char *text = path_in(directory, "words.txt");
-    write_words(text, 4000);
-    tr_free(text);
+    enter_with_words();
     if (!make_undisturbed(0, "float32") || !make_undisturbed(1, "bfloat16")) return 1;
     static const check_test tests[] = {
         CHECK_TEST(layouts_that_change_change_no_bit_over_zmq),

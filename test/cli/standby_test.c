@@ -57,7 +57,7 @@ static bool ends_well_by_itself(const job *self)
     bool left = true;
     for (until = command_now_s() + MOST_SECONDS; left && command_now_s() < until; command_nap_ms(5)) {
         left = count_alive(self) > 0;
-        for (int i = 0; i < n; i++) left |= lives(pids[i]);
+        for (int i = 0; i < n; i++) left |= process_lives(pids[i]);
     }
     return good && n > 0 && !left && same_run(self->run, false) && epochs_are_used_once(self->run);
 }
@@ -128,11 +128,11 @@ static void a_standby_that_is_killed_is_replaced(void)
     CU_ASSERT_FATAL(standbys(self.run, pids) == 1 && kill(pids[0], SIGKILL) == 0);
     double until = command_now_s() + COMMAND_SECONDS;
     while (standbys(self.run, pids) < 2 && command_now_s() < until) command_nap_ms(5);
-    CU_ASSERT(standbys(self.run, pids) == 2 && lives(pids[1]));
+    CU_ASSERT(standbys(self.run, pids) == 2 && process_lives(pids[1]));
     kill(self.workers[STOPPED], SIGCONT);
     command_wait(&self.command, COMMAND_SECONDS);
     CU_ASSERT(command_ended(&self.command, 0));
-    CU_ASSERT(!lives(pids[1])); /* before the head */
+    CU_ASSERT(!process_lives(pids[1])); /* before the head */
     CU_ASSERT(same_run(self.run, true));
     end(&self);
 }
@@ -148,13 +148,13 @@ static void a_standby_leaves_with_a_run_that_ends(void)
     command_run own; /* and one that a person started */
     command_start(&own, (const char *const[]){"train", self.recipe, "--standby", NULL});
     command_nap_ms(200);
-    CU_ASSERT(lives(own.pid));
+    CU_ASSERT(process_lives(own.pid));
     kill(self.command.pid, SIGINT);
     command_nap_ms(50);
     kill(self.workers[STOPPED], SIGCONT);
     command_wait(&self.command, COMMAND_SECONDS);
     CU_ASSERT(command_ended(&self.command, 1));
-    CU_ASSERT(!lives(pids[0]));
+    CU_ASSERT(!process_lives(pids[0]));
     command_wait(&own, 10);
     CU_ASSERT(command_ended(&own, 0));
     CU_ASSERT_EQUAL(count_events(self.run, "ended"), 1);
@@ -176,15 +176,11 @@ static void there_must_be_a_run_to_stand_by_for(void)
 
 int main(void)
 {
-    if (!train_undisturbed()) return 1;
     static const check_test tests[] = {
         CHECK_TEST(a_standby_goes_on_over_ucx),           CHECK_TEST(a_standby_goes_on_over_zmq),
         CHECK_TEST(standbys_follow_one_another),          CHECK_TEST(without_a_lease_it_goes_on_from_disk),
         CHECK_TEST(a_standby_that_is_killed_is_replaced), CHECK_TEST(a_standby_leaves_with_a_run_that_ends),
         CHECK_TEST(there_must_be_a_run_to_stand_by_for),
     };
-    int result = check_run("cli/standby", tests, sizeof tests / sizeof *tests);
-    tr_free(undisturbed);
-    leave_directory(directory);
-    return result;
+    return head_tests("cli/standby", tests, sizeof tests / sizeof *tests);
 }

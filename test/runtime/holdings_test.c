@@ -6,36 +6,20 @@
 #include "base/local_socket.h"
 #include "base/memory.h"
 #include "check.h"
+#include "descriptors.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/pidfd.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 enum { NODES = 4, MANY = 2 * TR_LOCAL_MOST_DESCRIPTORS + 3 };
 
 static tr_error err;
-
-static int n_open(void)
-{
-    int n = 0;
-    DIR *entries = opendir("/proc/self/fd");
-    while (entries && readdir(entries)) n++;
-    if (entries) closedir(entries);
-    return n;
-}
-
-static bool is_same_file(int left, int right)
-{
-    struct stat a, b;
-    return fstat(left, &a) == 0 && fstat(right, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
-}
 
 static void make_memory(int *descriptors, int n)
 {
@@ -77,7 +61,7 @@ static tr_held_worker hold(int32_t pid, int memory[3])
 
 static void what_is_handed_over_comes_to_the_next(void)
 {
-    int up[2], down[2], memory[3], many[MANY], before = n_open();
+    int up[2], down[2], memory[3], many[MANY], before = count_descriptors();
     tr_holdings head, next;
     int32_t living = start_child(), dead = start_child(); /* before there is what they would inherit */
     CHECK_OK(tr_local_pair(up, &err));
@@ -116,13 +100,13 @@ static void what_is_handed_over_comes_to_the_next(void)
     close_all(owned, 5);
     close_all(memory, 3);
     close_all(many, MANY);
-    CU_ASSERT_EQUAL(n_open(), before);
+    CU_ASSERT_EQUAL(count_descriptors(), before);
 }
 
 /* A replacement comes before the end of the one before it is told over the other way. */
 static void a_worker_takes_the_place_of_the_one_before(void)
 {
-    int ends[2], memory[3], before = n_open();
+    int ends[2], memory[3], before = count_descriptors();
     tr_holdings head;
     tr_process_end end;
     CHECK_OK(tr_local_pair(ends, &err));
@@ -144,12 +128,12 @@ static void a_worker_takes_the_place_of_the_one_before(void)
     tr_holdings_release(&head);
     close_all(ends, 2);
     close_all(memory, 3);
-    CU_ASSERT_EQUAL(n_open(), before);
+    CU_ASSERT_EQUAL(count_descriptors(), before);
 }
 
 static void a_layout_holds_from_its_settling_on(void)
 {
-    int ends[2], old[2], new[2], before = n_open();
+    int ends[2], old[2], new[2], before = count_descriptors();
     tr_holdings head;
     CHECK_OK(tr_local_pair(ends, &err));
     make_memory(old, 2);
@@ -174,12 +158,12 @@ static void a_layout_holds_from_its_settling_on(void)
     close_all(ends, 2);
     close_all(old, 2);
     close_all(new, 2);
-    CU_ASSERT_EQUAL(n_open(), before);
+    CU_ASSERT_EQUAL(count_descriptors(), before);
 }
 
 static void nonsense_leaves_nothing_open(void)
 {
-    int ends[2], memory[3], before = n_open();
+    int ends[2], memory[3], before = count_descriptors();
     tr_holdings head;
     uint32_t words[7] = {0};
     CHECK_OK(tr_local_pair(ends, &err));
@@ -201,7 +185,7 @@ static void nonsense_leaves_nothing_open(void)
     tr_holdings_release(&head);
     close_all(ends, 2);
     close_all(memory, 3);
-    CU_ASSERT_EQUAL(n_open(), before);
+    CU_ASSERT_EQUAL(count_descriptors(), before);
 }
 
 /* In the child: as a worker begins. */

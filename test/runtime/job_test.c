@@ -7,8 +7,8 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "check.h"
+#include "processes.h"
 
-#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <signal.h>
@@ -190,21 +190,7 @@ typedef struct observed {
 static pid_t child_of(pid_t parent)
 {
     pid_t found = 0;
-    DIR *proc = opendir("/proc");
-    for (struct dirent *entry; (entry = readdir(proc));) {
-        char path[300], line[512] = "";
-        if (!isdigit((unsigned char)entry->d_name[0])) continue;
-        snprintf(path, sizeof path, "/proc/%s/stat", entry->d_name);
-        FILE *file = fopen(path, "r");
-        if (!file) continue;
-        const char *end = fgets(line, sizeof line, file) ? strrchr(line, ')') : NULL;
-        int ppid = 0;
-        char process_state;
-        if (end && sscanf(end + 1, " %c %d", &process_state, &ppid) == 2 && ppid == parent)
-            found = atoi(entry->d_name);
-        fclose(file);
-    }
-    closedir(proc);
+    (void)process_children(parent, '\0', &found);
     return found;
 }
 

@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MEMBERS = 3, ROUNDS = 20, FLOATS = 1000 };
 
@@ -118,67 +119,71 @@ static void members_get_what_they_are_sent(void)
     }
 }
 
+/* What a member needs to join a group of two, and the group. */
+typedef struct membership {
+    tr_device *device;
+    tr_stream *stream;
+    tr_group *group;
+    tr_group_options options;
+} membership;
+
+static void prepare(membership *self, uint32_t number)
+{
+    tr_error err = {0};
+    *self = (membership){.options = {.n_members = 2, .member = number}};
+    CHECK_OK(tr_nccl.name_group(self->options.name, &err));
+    CHECK_OK(tr_device_open(&self->device, TR_DEVICE_CPU, 0, &err));
+    CHECK_OK(tr_stream_new(&self->stream, self->device, &err));
+    self->options.stream = self->stream;
+}
+
+static void release(membership *self)
+{
+    tr_stream_destroy(&self->stream);
+    tr_device_close(&self->device);
+}
+
 static void who_waits_for_a_member_that_never_comes_can_leave(void)
 {
-    tr_device *device = NULL;
-    tr_stream *stream = NULL;
-    tr_group *group = NULL;
+    membership self;
     tr_error err = {0};
-    tr_group_options options = {.n_members = 2, .member = 0};
-    CHECK_OK(tr_nccl.name_group(options.name, &err));
-    CHECK_OK(tr_device_open(&device, TR_DEVICE_CPU, 0, &err));
-    CHECK_OK(tr_stream_new(&stream, device, &err));
-    options.stream = stream;
-    CHECK_OK(tr_nccl.join(&group, &options, &err));
-    CU_ASSERT_EQUAL(settle(group, 20, &err), TR_ETIMEDOUT);
-    CHECK_OK(tr_nccl.leave(&group, &err));
-    CU_ASSERT_PTR_NULL(group);
-    CHECK_OK(tr_nccl.leave(&group, &err)); /* there is none */
-    tr_stream_destroy(&stream);
-    tr_device_close(&device);
+    prepare(&self, 0);
+    CHECK_OK(tr_nccl.join(&self.group, &self.options, &err));
+    CU_ASSERT_EQUAL(settle(self.group, 20, &err), TR_ETIMEDOUT);
+    CHECK_OK(tr_nccl.leave(&self.group, &err));
+    CU_ASSERT_PTR_NULL(self.group);
+    CHECK_OK(tr_nccl.leave(&self.group, &err)); /* there is none */
+    release(&self);
 }
 
 static void what_the_library_refuses_is_told(void)
 {
-    tr_device *device = NULL;
-    tr_stream *stream = NULL;
-    tr_group *group = NULL;
+    membership self;
     tr_error err = {0};
-    tr_group_options options = {.n_members = 2, .member = 1};
-    CHECK_OK(tr_nccl.name_group(options.name, &err));
-    CHECK_OK(tr_device_open(&device, TR_DEVICE_CPU, 0, &err));
-    CHECK_OK(tr_stream_new(&stream, device, &err));
-    options.stream = stream;
+    prepare(&self, 1);
     setenv("FAKE_NCCL_REFUSES", "1", 1);
-    CU_ASSERT_EQUAL(tr_nccl.join(&group, &options, &err), TR_EIO);
+    CU_ASSERT_EQUAL(tr_nccl.join(&self.group, &self.options, &err), TR_EIO);
     CU_ASSERT(strstr(err.message, "ncclCommInitRankConfig failed: a system error") != NULL);
-    CU_ASSERT_PTR_NULL(group);
+    CU_ASSERT_PTR_NULL(self.group);
     unsetenv("FAKE_NCCL_REFUSES");
-    tr_stream_destroy(&stream);
-    tr_device_close(&device);
+    release(&self);
 }
 
 /* What it holds is left to it: the process is what ends. */
 static void a_group_that_cannot_be_left_is_given_up_within_its_time(void)
 {
-    tr_device *device = NULL;
-    tr_stream *stream = NULL;
-    tr_group *group = NULL;
+    membership self;
     tr_error err = {0};
-    tr_group_options options = {.n_members = 2, .member = 0};
-    CHECK_OK(tr_nccl.name_group(options.name, &err));
-    CHECK_OK(tr_device_open(&device, TR_DEVICE_CPU, 0, &err));
-    CHECK_OK(tr_stream_new(&stream, device, &err));
-    options.stream = stream;
-    CHECK_OK(tr_nccl.join(&group, &options, &err));
+    prepare(&self, 0);
+    CHECK_OK(tr_nccl.join(&self.group, &self.options, &err));
     setenv("FAKE_NCCL_HANGS", "1", 1);
     if (CHECK_SIZE(false, true)) return; /* it waits for seconds */
     uint64_t began_ns = tr_clock_ns();
-    CU_ASSERT_EQUAL(tr_nccl.leave(&group, &err), TR_EIO);
+    CU_ASSERT_EQUAL(tr_nccl.leave(&self.group, &err), TR_EIO);
     uint64_t took_ms = (tr_clock_ns() - began_ns) / 1000000;
     CU_ASSERT(strstr(err.message, "an exchange is still on the device 5 s after it was given up") != NULL);
     CU_ASSERT(took_ms >= TR_GROUP_LEAVE_MS && took_ms < 3 * TR_GROUP_LEAVE_MS);
-    CU_ASSERT_PTR_NULL(group);
+    CU_ASSERT_PTR_NULL(self.group);
 }
 
 static const check_test tests[] = {
