@@ -26,7 +26,7 @@ enum { FIELDS = 24, MAX_LAUNCH_BYTES = 1 << 30, MAX_INHERITED = 4096 };
 
 extern char **environ;
 
-_Thread_local const tr__played *tr__play;
+__thread const tr__played *tr__play;
 
 tr_status tr__launch_encode(const tr_launch *self, void **bytes, size_t *size_bytes, tr_error *err)
 {

@@ -27,7 +27,7 @@ typedef struct tr__played {
     const tr_node_options *agent; /* clock and network of the agent's nodes */
 } tr__played;
 
-extern _Thread_local const tr__played *tr__play; /* NULL: processes are processes */
+extern __thread const tr__played *tr__play; /* NULL: processes are processes */
 
 /* CLOCK_MONOTONIC, or the played clock. */
 uint64_t tr__process_now_ns(void);
