@@ -4,7 +4,6 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/agent.h"
 
-#include "base/clock.h"
 #include "base/local_socket.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -13,6 +12,7 @@
 #include "runtime/host_activity.h"
 #include "runtime/lease.h"
 #include "runtime/leftovers.h"
+#include "runtime/played.h"
 #include "runtime/worker.h"
 
 #include <errno.h>
@@ -24,7 +24,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { TICK_MS = 50, HOSTED_TICK_MS = 10, STOPPED_MS = 2000, BROKEN_LINK_MS = 2000 };
+enum { HOSTED_TICK_MS = 10, STOPPED_MS = 2000, BROKEN_LINK_MS = 2000 };
 
 typedef tr__agent agent;
 typedef tr__ward ward;
@@ -44,7 +44,7 @@ static void finish_when_alone(agent *self)
 
 static void begin_stop(agent *self, uint32_t grace_ms)
 {
-    uint64_t kill_at_ns = tr_clock_ns() + (uint64_t)grace_ms * 1000000;
+    uint64_t kill_at_ns = tr__process_now_ns() + (uint64_t)grace_ms * 1000000;
     if (!self->stopping || kill_at_ns < self->kill_at_ns) self->kill_at_ns = kill_at_ns;
     self->stopping = true;
     finish_when_alone(self);
@@ -74,7 +74,7 @@ static void on_worker_end(void *context)
     tr_control_note note = {
         .node = worker->node, .pid = worker->pid, .exit_code = end.exit_code, .signal = end.signal};
     uint64_t last_ns = tr_activity_last_ns(worker->activity);
-    note.silent_ns = last_ns ? tr_clock_ns() - last_ns : UINT64_MAX;
+    note.silent_ns = last_ns ? tr__process_now_ns() - last_ns : UINT64_MAX;
     if (!leaving) tr_activity_describe(worker->activity, &self->topology, note.text, sizeof note.text);
     send_note(self, TR_CONTROL_WORKER_ENDED, &note);
     finish_when_alone(self);
@@ -144,7 +144,7 @@ static void tell_what_they_do(agent *self, uint64_t now_ns)
         if (self->wards[i].pidfd >= 0) tell_what_it_does(self, &self->wards[i], now_ns);
 }
 
-static void on_tick(void *context, uint64_t now_ns)
+void tr__agent_on_tick(void *context, uint64_t now_ns)
 {
     agent *self = context;
     if (self->hosts) tell_what_they_do(self, now_ns);
@@ -174,7 +174,7 @@ static void on_peer_lost(void *context, int32_t peer, bool control, const char *
     if (!self->launch->lease_ms || self->stopping)
         begin_stop(self, 0);
     else if (!self->silent_ns) /* its process may live yet: then it replaces us */
-        self->silent_ns = tr_clock_ns();
+        self->silent_ns = tr__process_now_ns();
 }
 
 /* What is missing now, and what waits for it, only the head can know. */
@@ -192,7 +192,7 @@ static void on_head_end(void *context)
     agent *self = context;
     tr_node_unwatch(self->node, self->head);
     self->head_lost = true;
-    self->lost_ns = tr_clock_ns();
+    self->lost_ns = tr__process_now_ns();
     self->orphaned = !self->stopping;
     if (self->orphaned)
         tr_node_stop(self->node);
@@ -415,6 +415,10 @@ static tr_status connect_head(agent *self, tr_error *err)
                                .on_system = on_system,
                                .on_peer_lost = on_peer_lost,
                                .on_damaged = on_damaged};
+    if (tr__play) {
+        options.virtual_ns = tr__play->agent->virtual_ns;
+        options.control_network = tr__play->agent->control_network;
+    }
     memcpy(options.job_key, launch->job_key, sizeof options.job_key);
     tr_status status = tr_node_new(&self->node, &options, err);
     if (status == TR_OK && launch->lease_ms)
@@ -441,7 +445,7 @@ static tr_status watch_living(agent *self, tr_error *err)
 }
 
 /* Beside another head, with the workers that live: they greet it by themselves, and are watched anew. */
-static tr_status go_on(agent *self, tr_error *err)
+tr_status tr__agent_go_on(agent *self, tr_error *err)
 {
     self->orphaned = self->head_lost = false;
     self->silent_ns = 0;
@@ -480,7 +484,7 @@ static tr_status start_all(agent *self, tr_error *err)
     return status == TR_OK ? replace_dead(self, err) : status;
 }
 
-static void release(agent *self)
+void tr__agent_release(agent *self)
 {
     tr_node_destroy(&self->node);
     tr__agent_hosts_destroy(&self->hosts);
@@ -500,11 +504,33 @@ static void release(agent *self)
     tr__agent_close_lease(self);
 }
 
+tr_status tr__agent_init(agent *self, const tr_launch *launch, tr_error *err)
+{
+    *self = (agent){.launch = launch,
+                    .pid = getpid(),
+                    .epoch = launch->epoch,
+                    .layout = launch->layout,
+                    .holdings = -1,
+                    .directory = -1,
+                    .kept = -1,
+                    .listener = -1,
+                    .head = -1,
+                    .leave_descriptor = -1};
+    return tr_topology_decode(&self->topology, launch->topology, launch->topology_bytes, err);
+}
+
+tr_status tr__agent_begin(agent *self, tr_error *err)
+{
+    tr_status status = self->launch->lease_ms ? tr__agent_open_lease(self, err) : TR_OK;
+    return status == TR_OK ? start_all(self, err) : status;
+}
+
 /* Beside one head: until it says stop and all workers are reaped, or it is gone. */
 static tr_status serve(agent *self, tr_status status, tr_error *problem)
 {
     if (status != TR_OK && self->node) tr__agent_tell_failure(self, problem);
-    if (self->node) tr_node_run(self->node, self->hosts ? HOSTED_TICK_MS : TICK_MS, on_tick);
+    if (self->node)
+        tr_node_run(self->node, self->hosts ? HOSTED_TICK_MS : TR__AGENT_TICK_MS, tr__agent_on_tick);
     if (self->orphaned) status = TR_OK; /* what could not be done for a head that is dead */
     if (status == TR_OK && self->node) status = tr_node_failure(self->node, problem);
     return status;
@@ -512,30 +538,27 @@ static tr_status serve(agent *self, tr_status status, tr_error *problem)
 
 tr_status tr_agent_run(const tr_launch *launch, int leave_descriptor, tr_error *err)
 {
-    agent self = {.launch = launch,
-                  .epoch = launch->epoch,
-                  .layout = launch->layout,
-                  .holdings = launch->hosted ? -1 : tr_launch_holdings(launch),
-                  .directory = -1,
-                  .kept = -1,
-                  .listener = -1,
-                  .head = -1,
-                  .leave_descriptor = leave_descriptor};
+    agent self;
     tr_error problem = {0};
-    tr_status status = tr_topology_decode(&self.topology, launch->topology, launch->topology_bytes, err);
+    tr_status status = tr__agent_init(&self, launch, err);
     if (status != TR_OK) return status;
-    if (launch->lease_ms) status = tr__agent_open_lease(&self, &problem);
-    if (status == TR_OK) status = serve(&self, start_all(&self, &problem), &problem);
+    self.leave_descriptor = leave_descriptor;
+    if (!launch->hosted) self.holdings = tr_launch_holdings(launch);
+    if (launch->lease_ms) {
+        self.directory = TR_LAUNCH_FIRST_INHERITED;
+        self.kept = TR_LAUNCH_FIRST_INHERITED + 1;
+    }
+    status = serve(&self, tr__agent_begin(&self, &problem), &problem);
     while (status == TR_OK && self.orphaned) {
         tr_node_destroy(&self.node); /* nothing that the old head said is heard any more */
         if (!tr__agent_await_head(&self)) break;
-        status = serve(&self, go_on(&self, &problem), &problem);
+        status = serve(&self, tr__agent_go_on(&self, &problem), &problem);
     }
     if (status == TR_OK && self.leaving)
         status = tr_fail(&problem, TR_ESTOPPED, "this host has left the job, as asked");
     if (status == TR_OK && (self.head_lost || self.head_gives_way))
         status = tr_fail(&problem, TR_ECLOSED, "the head is gone");
-    release(&self);
+    tr__agent_release(&self);
     if (status != TR_OK && err) *err = problem;
     return status;
 }

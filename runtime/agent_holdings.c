@@ -4,10 +4,10 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/agent_internal.h"
 
-#include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "runtime/holdings.h"
+#include "runtime/played.h"
 
 #include <poll.h>
 #include <signal.h>
@@ -69,10 +69,10 @@ void tr__agent_hand_settled(const tr__agent *self)
 
 static tr_status hear_all(tr_holdings *held, int socket, tr_error *err)
 {
-    uint64_t until_ns = tr_clock_ns() + (uint64_t)HAND_OVER_MS * 1000000;
+    uint64_t until_ns = tr__process_now_ns() + (uint64_t)HAND_OVER_MS * 1000000;
     struct pollfd word = {.fd = socket, .events = POLLIN};
     while (!held->ended) {
-        uint64_t now_ns = tr_clock_ns();
+        uint64_t now_ns = tr__process_now_ns();
         if (now_ns >= until_ns)
             return tr_fail(err, TR_ETIMEDOUT, "the head did not say what there is of an agent before");
         (void)poll(&word, 1, (int)((until_ns - now_ns) / 1000000) + 1);

@@ -27,8 +27,11 @@ typedef struct tr__ward { /* one worker in the agent's care */
     uint64_t leave_until_ns; /* then it is killed */
 } tr__ward;
 
+enum { TR__AGENT_TICK_MS = 50 };
+
 typedef struct tr__agent {
     const tr_launch *launch;
+    int32_t pid;
     tr_launch taken; /* of a later head; launch points to it then */
     tr_topology topology;
     tr_node *node;   /* NULL while there is no head */
@@ -53,6 +56,16 @@ typedef struct tr__agent {
     int listener, head;  /* head: its pidfd */
     uint64_t lost_ns;    /* when its death was seen */
 } tr__agent;
+
+/* agent.c. What tr_agent_run consists of: init, then begin, a node that runs or none, and as long as the agent is orphaned the
+ * node's end, another head (agent_lease.c), go_on and its node; then release. Descriptors that it inherits are set between init
+ * and begin. A failure with a node is for the head, which ends the job. */
+tr_status tr__agent_init(tr__agent *self, const tr_launch *launch, tr_error *err);
+tr_status tr__agent_begin(tr__agent *self, tr_error *err);
+/* Beside another head, with the workers that live: they greet it by themselves, and are watched anew. */
+tr_status tr__agent_go_on(tr__agent *self, tr_error *err);
+void tr__agent_on_tick(void *context, uint64_t now_ns); /* of its nodes, every TR__AGENT_TICK_MS */
+void tr__agent_release(tr__agent *self);
 
 /* Has it ended? Then it is reaped, and what it left is removed. */
 bool tr__ward_reap(tr__ward *worker, tr_process_end *end);
@@ -84,5 +97,23 @@ void tr__agent_close_lease(tr__agent *self); /* NULL-safe in all it holds */
 /* After the head's death, without a node: waits for another one. true: self->launch is its, and workers that live know.
  * false: nobody came, or it was sent home; then no worker is left. */
 bool tr__agent_await_head(tr__agent *self);
+
+/* The same step by step, for who does not sleep in it. */
+typedef enum tr__waits_for { TR__WAITS, TR__TAKEN, TR__OVER } tr__waits_for;
+
+typedef struct tr__waiting {
+    tr__agent *agent;
+    int connection, signals; /* -1: none */
+    int32_t pid;             /* of who is connected */
+    uint64_t until_ns, told_ns;
+} tr__waiting;
+
+void tr__agent_wait(tr__waiting *self, tr__agent *agent);
+tr__waits_for tr__agent_wait_on(tr__waiting *self, int timeout_ms); /* as long as that says that it waits */
+void tr__agent_taken(tr__waiting *self);                            /* then go on; or, where it is over: */
+void tr__agent_send_home(tr__waiting *self);                        /* and until all have gone: */
+bool tr__agent_have_gone(tr__waiting *self, int timeout_ms);
+void tr__agent_close_wait(tr__waiting *self); /* at the end */
+enum { TR__AGENT_LOOK_MS = 250 };             /* while it waits, at least so often */
 
 #endif

@@ -5,38 +5,28 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/agent_internal.h"
 
-#include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "runtime/lease.h"
+#include "runtime/played.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/pidfd.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { RENEW_MS = 250, LEAVE_MS = 2000, FIXED = 2 };
+enum { LEAVE_MS = 2000, LOOK_AFTER_MS = 5, FIXED = 2 };
 
-typedef enum outcome { WAITING, TAKEN, OVER } outcome;
-
-typedef struct waiting {
-    tr__agent *agent;
-    int connection, signals; /* -1: none */
-    int32_t pid;             /* of who is connected */
-    uint64_t until_ns;
-} waiting;
+typedef tr__waiting waiting;
 
 tr_status tr__agent_open_lease(tr__agent *self, tr_error *err)
 {
-    self->directory = TR_LAUNCH_FIRST_INHERITED;
-    self->kept = TR_LAUNCH_FIRST_INHERITED + 1;
-    self->head = pidfd_open(self->launch->parent_pid, 0);
-    if (self->head < 0 || getppid() != self->launch->parent_pid)
+    self->head = tr_process_open(self->launch->parent_pid);
+    if (self->head < 0 || (!tr__play && getppid() != self->launch->parent_pid))
         return tr_fail(err, TR_ECLOSED, "the head, process %d, is gone", self->launch->parent_pid);
     return tr_local_listen(self->directory, TR_LEASE_SOCKET, &self->listener, err);
 }
@@ -57,7 +47,7 @@ void tr__agent_close_lease(tr__agent *self)
 static tr_status write_offer(const tr__agent *self, int *descriptor, tr_error *err)
 {
     tr_lease_offer offer = {
-        .agent_pid = getpid(), .epoch = self->epoch, .lost_ns = self->lost_ns, .topology = self->topology};
+        .agent_pid = self->pid, .epoch = self->epoch, .lost_ns = self->lost_ns, .topology = self->topology};
     memcpy(offer.data_transport, self->launch->data_transport, sizeof offer.data_transport);
     memcpy(offer.bind, self->launch->bind, sizeof offer.bind);
     if (self->launch->has_key)
@@ -76,7 +66,7 @@ static void hang_up(waiting *self)
 {
     if (self->connection >= 0) close(self->connection);
     self->connection = -1;
-    self->until_ns = tr_clock_ns() + (uint64_t)self->agent->launch->lease_ms * 1000000;
+    self->until_ns = tr__process_now_ns() + (uint64_t)self->agent->launch->lease_ms * 1000000;
 }
 
 /* One at a time; who comes next waits in the socket's queue. */
@@ -122,7 +112,7 @@ static bool take(waiting *self, int descriptors[2])
     bool good = tr_launch_read(&launch, descriptors[0], &err) == TR_OK && is_mine(agent, &launch, &err);
     if (good && descriptors[1] < 0)
         good = tr_fail(&err, TR_EREFUSED, "a new head brought no socket for what it is to keep") == TR_OK;
-    int head = good ? pidfd_open(self->pid, 0) : -1;
+    int head = good ? tr_process_open(self->pid) : -1;
     if (good && (head < 0 || recv(self->connection, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0))
         good = tr_fail(&err, TR_ECLOSED, "the new head is gone already") == TR_OK;
     if (!good) {
@@ -143,21 +133,21 @@ static bool take(waiting *self, int descriptors[2])
     return true;
 }
 
-static outcome listen_to(waiting *self)
+static tr__waits_for listen_to(waiting *self)
 {
     tr_lease_kind kind;
     int descriptors[2];
     if (!tr_lease_receive(self->connection, &kind, descriptors)) {
         hang_up(self);
-        return WAITING;
+        return TR__WAITS;
     }
     bool taken = kind == TR_LEASE_TAKE && take(self, descriptors);
     for (int i = 0; i < 2; i++)
         if (descriptors[i] >= 0) close(descriptors[i]);
-    if (taken) return TAKEN;
-    if (kind == TR_LEASE_DISMISS) return OVER; /* the connection ends with us, which is the answer */
+    if (taken) return TR__TAKEN;
+    if (kind == TR_LEASE_DISMISS) return TR__OVER; /* the connection ends with us, which is the answer */
     if (kind == TR_LEASE_TAKE) hang_up(self);
-    return WAITING;
+    return TR__WAITS;
 }
 
 /* --- the workers meanwhile --- */
@@ -179,37 +169,44 @@ static void reap_all(tr__agent *self)
 }
 
 /* They end when they see that nobody speaks to them any more; who does not is killed. */
-static void send_workers_home(tr__agent *self)
+void tr__agent_send_home(waiting *self)
 {
-    uint64_t kill_at_ns = tr_clock_ns() + (uint64_t)LEAVE_MS * 1000000;
-    for (int32_t i = 1; i < self->launch->node; i++) {
-        if (self->wards[i].word >= 0) close(self->wards[i].word);
-        self->wards[i].word = -1;
+    tr__agent *agent = self->agent;
+    self->until_ns = tr__process_now_ns() + (uint64_t)LEAVE_MS * 1000000;
+    for (int32_t i = 1; i < agent->launch->node; i++) {
+        if (agent->wards[i].word >= 0) close(agent->wards[i].word);
+        agent->wards[i].word = -1;
     }
-    for (reap_all(self); self->n_alive > 0; reap_all(self)) {
-        for (int32_t i = 1; i < self->launch->node && tr_clock_ns() > kill_at_ns; i++)
-            if (self->wards[i].pidfd >= 0) tr_process_kill(self->wards[i].pidfd, SIGKILL);
-        poll(NULL, 0, 5);
-    }
+}
+
+bool tr__agent_have_gone(waiting *self, int timeout_ms)
+{
+    tr__agent *agent = self->agent;
+    reap_all(agent);
+    for (int32_t i = 1; i < agent->launch->node && tr__process_now_ns() > self->until_ns; i++)
+        if (agent->wards[i].pidfd >= 0) tr_process_kill(agent->wards[i].pidfd, SIGKILL);
+    if (agent->n_alive > 0 && timeout_ms) poll(NULL, 0, timeout_ms);
+    return agent->n_alive == 0;
 }
 
 /* --- waiting --- */
 
-static outcome look(waiting *self, struct pollfd *polled, nfds_t n)
+static tr__waits_for look(waiting *self, struct pollfd *polled, nfds_t n, int timeout_ms)
 {
-    uint64_t now_ns = tr_clock_ns();
+    uint64_t now_ns = tr__process_now_ns();
     /* Who is connected holds the lease: its end would be seen. */
-    int left_ms = self->connection >= 0     ? RENEW_MS
+    int left_ms = self->connection >= 0     ? timeout_ms
                   : now_ns < self->until_ns ? (int)((self->until_ns - now_ns) / 1000000) + 1
                                             : 0;
-    polled[0].fd = self->connection >= 0 ? self->connection : self->agent->listener;
-    polled[1].fd = self->signals;
-    if (poll(polled, n, left_ms < RENEW_MS ? left_ms : RENEW_MS) < 0 && errno != EINTR) return OVER;
+    polled[0] = (struct pollfd){.fd = self->connection >= 0 ? self->connection : self->agent->listener,
+                                .events = POLLIN};
+    polled[1] = (struct pollfd){.fd = self->signals, .events = POLLIN};
+    if (poll(polled, n, left_ms < timeout_ms ? left_ms : timeout_ms) < 0 && errno != EINTR) return TR__OVER;
     reap_all(self->agent);
-    if (polled[1].revents) return OVER;
+    if (polled[1].revents) return TR__OVER;
     if (polled[0].revents && self->connection >= 0) return listen_to(self);
     if (polled[0].revents) greet(self);
-    return self->connection >= 0 || tr_clock_ns() < self->until_ns ? WAITING : OVER;
+    return self->connection >= 0 || tr__process_now_ns() < self->until_ns ? TR__WAITS : TR__OVER;
 }
 
 static int catch_signals(void)
@@ -234,24 +231,23 @@ static void ignore_signals(int descriptor)
     if (descriptor >= 0) close(descriptor);
 }
 
-static outcome wait_for_somebody(waiting *self, struct pollfd *polled)
+tr__waits_for tr__agent_wait_on(waiting *self, int timeout_ms)
 {
     tr__agent *agent = self->agent;
     const tr_lease_word wait_on = {0};
-    outcome so_far = WAITING;
-    uint64_t told_ns = 0;
-    while (so_far == WAITING) {
-        nfds_t n = FIXED;
-        for (int32_t i = 1; i < agent->launch->node; i++)
-            if (agent->wards[i].pidfd >= 0)
-                polled[n++] = (struct pollfd){.fd = agent->wards[i].pidfd, .events = POLLIN};
-        if (!told_ns || tr_clock_ns() > told_ns + (uint64_t)agent->launch->lease_ms * 250000) {
-            tell_workers(agent, &wait_on); /* four times in the time that a worker waits for it */
-            told_ns = tr_clock_ns();
-        }
-        so_far = look(self, polled, n);
+    nfds_t n = FIXED;
+    struct pollfd *polled = tr_alloc_zero((size_t)agent->launch->node + FIXED, sizeof *polled);
+    if (!polled) return TR__OVER;
+    for (int32_t i = 1; i < agent->launch->node; i++)
+        if (agent->wards[i].pidfd >= 0)
+            polled[n++] = (struct pollfd){.fd = agent->wards[i].pidfd, .events = POLLIN};
+    if (!self->told_ns || tr__process_now_ns() > self->told_ns + (uint64_t)agent->launch->lease_ms * 250000) {
+        tell_workers(agent, &wait_on); /* four times in the time that a worker waits for it */
+        self->told_ns = tr__process_now_ns();
     }
-    return so_far;
+    tr__waits_for how = look(self, polled, n, timeout_ms);
+    tr_free(polled);
+    return how;
 }
 
 /* They were on their way out when the head died, and may not have heard of it. */
@@ -264,35 +260,48 @@ static void dismiss_leaving(tr__agent *self)
     }
 }
 
+void tr__agent_wait(waiting *self, tr__agent *agent)
+{
+    *self = (waiting){.agent = agent,
+                      .connection = -1,
+                      .signals = tr__play ? -1 : catch_signals(),
+                      .until_ns = agent->lost_ns + (uint64_t)agent->launch->lease_ms * 1000000};
+    unlinkat(agent->directory, TR_LEASE_HEAD_SOCKET, 0);
+    dismiss_leaving(agent);
+    tr_log(TR_LOG_WARNING, "the head is gone; %d workers wait %g s for another (`kill %d` ends them)",
+           agent->n_alive, agent->launch->lease_ms * 1e-3, agent->pid);
+}
+
+void tr__agent_taken(waiting *self)
+{
+    const tr__agent *agent = self->agent;
+    tr_lease_word word = {.epoch = agent->epoch};
+    memcpy(word.job_key, agent->launch->job_key, sizeof word.job_key);
+    memcpy(word.head_address, agent->launch->head_address, sizeof word.head_address);
+    tell_workers(self->agent, &word);
+    explicit_bzero(&word, sizeof word);
+}
+
+void tr__agent_close_wait(waiting *self)
+{
+    if (!tr__play) ignore_signals(self->signals);
+    if (self->connection >= 0) close(self->connection);
+    self->connection = -1;
+}
+
 bool tr__agent_await_head(tr__agent *self)
 {
-    waiting wait = {.agent = self,
-                    .connection = -1,
-                    .until_ns = self->lost_ns + (uint64_t)self->launch->lease_ms * 1000000};
-    outcome how = OVER;
-    struct pollfd *polled = tr_alloc_zero((size_t)self->launch->node + FIXED, sizeof *polled);
-    wait.signals = catch_signals();
-    unlinkat(self->directory, TR_LEASE_HEAD_SOCKET, 0);
-    dismiss_leaving(self);
-    tr_log(TR_LOG_WARNING, "the head is gone; %d workers wait %g s for another (`kill %d` ends them)",
-           self->n_alive, self->launch->lease_ms * 1e-3, getpid());
-    if (polled) {
-        polled[0].events = polled[1].events = POLLIN;
-        how = wait_for_somebody(&wait, polled);
+    waiting wait;
+    tr__waits_for how = TR__WAITS;
+    tr__agent_wait(&wait, self);
+    while (how == TR__WAITS) how = tr__agent_wait_on(&wait, TR__AGENT_LOOK_MS);
+    if (how == TR__TAKEN) {
+        tr__agent_taken(&wait);
+    } else {
+        tr__agent_send_home(&wait);
+        while (!tr__agent_have_gone(&wait, LOOK_AFTER_MS)) continue;
+        tr__agent_close_lease(self); /* before the connection: who sent us home may listen here then */
     }
-    tr_free(polled);
-    ignore_signals(wait.signals);
-    if (how == TAKEN) {
-        tr_lease_word word = {.epoch = self->epoch};
-        memcpy(word.job_key, self->launch->job_key, sizeof word.job_key);
-        memcpy(word.head_address, self->launch->head_address, sizeof word.head_address);
-        tell_workers(self, &word);
-        explicit_bzero(&word, sizeof word);
-        close(wait.connection);
-        return true;
-    }
-    send_workers_home(self);
-    tr__agent_close_lease(self); /* before the connection: who sent us home may listen here then */
-    if (wait.connection >= 0) close(wait.connection);
-    return false;
+    tr__agent_close_wait(&wait);
+    return how == TR__TAKEN;
 }

@@ -21,7 +21,6 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -201,27 +200,12 @@ static tr_status make(tr_crew **out, const tr_crew_options *options, tr_error *e
 
 tr_status tr_crew_new(tr_crew **out, const tr_crew_options *options, tr_error *err)
 {
-    tr_crew *self;
+    tr_crew *self = NULL;
     tr_status status = make(&self, options, err);
     if (status != TR_OK) return status;
     status = options->processes ? start_first_agent(self, err) : start_threads(self, err);
     *out = self; /* also when it failed: threads that did start must be told to stop before it is destroyed */
     return status;
-}
-
-/* One "thread" that ends when the caller says so, and an agent of which only the number is known. */
-tr_status tr_crew_new_played(tr_crew **out, const tr_topology *topology, tr_error *err)
-{
-    tr_status status = make(out, &(tr_crew_options){.topology = topology}, err);
-    if (status != TR_OK) return status;
-    (*out)->agent_pid = 1;
-    (*out)->n_running = 1;
-    return TR_OK;
-}
-
-void tr_crew_end_played(tr_crew *self)
-{
-    self->n_running = 0;
 }
 
 int tr_crew_descriptor(const tr_crew *self)
@@ -266,7 +250,7 @@ void tr_crew_add_worker(tr_crew *self, int32_t node, int32_t pid)
     tr_held_worker *worker = &self->holdings.workers[node];
     if (!self->options.processes || worker->pid == pid) return;
     if (worker->pidfd >= 0) tr_holdings_drop_worker(&self->holdings, node, NULL);
-    worker->pidfd = pidfd_open(pid, 0);
+    worker->pidfd = tr_process_open(pid);
     worker->pid = pid;
 }
 
@@ -383,6 +367,15 @@ tr_status tr_crew_replace_agent(tr_crew *self, uint32_t epoch, tr_error *err)
     tr_status status = start_agent(self, err);
     self->agent_ended = status != TR_OK;
     return status;
+}
+
+void tr_crew_forsake(tr_crew *self)
+{
+    if (self->descriptor >= 0) close(self->descriptor);
+    if (self->socket >= 0) close(self->socket);
+    self->descriptor = self->socket = -1;
+    tr_holdings_release(&self->holdings);
+    self->options.processes = false;
 }
 
 void tr_crew_destroy(tr_crew **out)

@@ -27,9 +27,6 @@ typedef struct tr_crew_options {
 
 /* Starts an agent, which will start the workers, or takes one over with those it has; or starts one thread a worker. */
 tr_status tr_crew_new(tr_crew **out, const tr_crew_options *options, tr_error *err);
-/* Simulation: the caller plays the agent and its workers, and says when they have ended. It cannot be replaced. */
-tr_status tr_crew_new_played(tr_crew **out, const tr_topology *topology, tr_error *err);
-void tr_crew_end_played(tr_crew *self);
 int tr_crew_descriptor(const tr_crew *self);    /* readable when all have ended, or a thread has failed */
 int32_t tr_crew_agent_pid(const tr_crew *self); /* 0: there is none */
 bool tr_crew_was_taken(const tr_crew *self);    /* from a head that died */
@@ -60,6 +57,8 @@ void tr_crew_kill_agent(tr_crew *self);
 /* Kills and reaps what is left of processes, waiting at most 500 ms for each;
  * joins threads, however long they take. */
 void tr_crew_destroy(tr_crew **self);
+/* Simulation: the head's process is gone, and with it what it holds, without a word to anybody. Destroy it then. */
+void tr_crew_forsake(tr_crew *self);
 
 #ifdef __cplusplus
 }

@@ -333,7 +333,9 @@ static void actor_ended(tr_head *self, int32_t origin, const tr_control_note *no
 
 static void suspect(tr_head *self, int32_t node, const char *reason)
 {
-    if (self->phase == TR_HEAD_ENDING || self->suspect) return;
+    /* The agent's comes before any worker's: it is who would have to be asked to end that one. */
+    bool is_agent = node == self->agent;
+    if (self->phase == TR_HEAD_ENDING || (self->suspect && (!is_agent || self->suspect == node))) return;
     tr_log(TR_LOG_INFO, "the link to node %d broke: %s", node, reason);
     self->suspect = node;
     snprintf(self->suspect_reason, sizeof self->suspect_reason, "%s", reason);

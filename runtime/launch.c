@@ -3,8 +3,10 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/launch.h"
 
+#include "base/clock.h"
 #include "base/memory.h"
 #include "base/pack.h"
+#include "runtime/played.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -23,6 +25,8 @@
 enum { FIELDS = 24, MAX_LAUNCH_BYTES = 1 << 30, MAX_INHERITED = 4096 };
 
 extern char **environ;
+
+__thread const tr__played *tr__play;
 
 tr_status tr__launch_encode(const tr_launch *self, void **bytes, size_t *size_bytes, tr_error *err)
 {
@@ -180,6 +184,7 @@ tr_status tr_launch_spawn(const tr_launch *self, const int *descriptors, int cou
                           tr_error *err)
 {
     int launch = -1;
+    if (tr__play) return tr__play->spawn(tr__play->context, self, descriptors, count, pid, pidfd, err);
     if (count > MAX_INHERITED)
         return tr_fail(err, TR_EINVAL, "node %d has more than %d actors with state", self->node,
                        MAX_INHERITED - 1);
@@ -300,6 +305,7 @@ bool tr_process_reap(int pidfd, tr_process_end *end)
 {
     siginfo_t info = {0};
     *end = (tr_process_end){.exit_code = -1};
+    if (tr__play) return tr__play->ended(tr__play->context, pidfd, end);
     int result;
     do result = waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | WNOHANG);
     while (result != 0 && errno == EINTR);
@@ -317,5 +323,18 @@ bool tr_process_reap(int pidfd, tr_process_end *end)
 
 void tr_process_kill(int pidfd, int signal)
 {
-    pidfd_send_signal(pidfd, signal, NULL, 0);
+    if (tr__play)
+        tr__play->kill(tr__play->context, pidfd);
+    else
+        pidfd_send_signal(pidfd, signal, NULL, 0);
+}
+
+int tr_process_open(int32_t pid)
+{
+    return tr__play ? tr__play->open(tr__play->context, pid) : pidfd_open(pid, 0);
+}
+
+uint64_t tr__process_now_ns(void)
+{
+    return tr__play ? *tr__play->agent->virtual_ns : tr_clock_ns();
 }

@@ -87,6 +87,7 @@ typedef struct tr_process_end {
  * it is a zombie or gone, with exit code -1. */
 bool tr_process_reap(int pidfd, tr_process_end *end);
 void tr_process_kill(int pidfd, int signal);
+int tr_process_open(int32_t pid); /* a pidfd; -1: there is no such process */
 
 #ifdef __cplusplus
 }

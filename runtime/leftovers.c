@@ -3,6 +3,7 @@
 #include "runtime/leftovers.h"
 
 #include "base/log.h"
+#include "runtime/played.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -54,6 +55,7 @@ static void remove_posix(void)
 
 void tr_leftovers_remove(int32_t pid)
 {
+    if (tr__play) return;
     remove_system_v(pid);
     remove_posix();
 }

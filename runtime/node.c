@@ -395,6 +395,11 @@ static bool progress_links(tr_node *self)
     return tr__link_progress(&self->control) > 0 || some;
 }
 
+void tr_node_look(tr_node *self)
+{
+    if (tr_poller_wait(&self->poller, NULL, 0, 0)) tr_scheduler_notify(self->scheduler, &self->service);
+}
+
 bool tr_node_progress(tr_node *self)
 {
     bool some = progress_links(self);

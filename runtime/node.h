@@ -122,6 +122,7 @@ void tr_node_finish(tr_node *self);
 uint32_t tr_node_runnable(const tr_node *self);   /* activations that could come next */
 void tr_node_step(tr_node *self, uint32_t which); /* the which-th of them */
 bool tr_node_progress(tr_node *self); /* what has arrived, timers that are due; true: there was some */
+void tr_node_look(tr_node *self);     /* at the descriptors that it watches */
 uint64_t tr_node_next_timer_ns(const tr_node *self); /* or tick; UINT64_MAX: none */
 
 void tr_node_destroy(tr_node **self);

@@ -2,14 +2,13 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/orphans.h"
 
-#include "base/clock.h"
 #include "base/memory.h"
+#include "runtime/played.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -44,23 +43,39 @@ static tr_status hear_offer(tr_orphans *self, tr_error *err)
     return status;
 }
 
-tr_status tr_orphans_find(tr_orphans **out, int directory, tr_error *err)
+tr_status tr_orphans_call(tr_orphans **out, int directory, tr_error *err)
 {
     tr_orphans *self = tr_alloc_zero(1, sizeof *self);
     if (!self) return tr_fail(err, TR_ENOMEM, "no memory for what is left of a run");
     self->agent = self->kept = self->connection = -1;
     tr_status status = tr_local_connect(directory, TR_LEASE_SOCKET, &self->connection, err);
-    if (status == TR_OK) status = hear_offer(self, err);
-    if (status == TR_OK) {
-        self->agent =
-            pidfd_open(self->offer.agent_pid, 0); /* it holds the connection, so it is still that one */
-        if (self->agent < 0) status = tr_fail(err, TR_ENOTFOUND, "what was left of the run is gone");
-    }
-    self->found_ns = tr_clock_ns();
     if (status == TR_OK)
         *out = self;
     else
         tr_orphans_destroy(&self);
+    return status;
+}
+
+tr_status tr_orphans_hear(tr_orphans **called, tr_error *err)
+{
+    tr_orphans *self = *called;
+    tr_status status = hear_offer(self, err);
+    if (status == TR_OK) {
+        self->agent =
+            tr_process_open(self->offer.agent_pid); /* it holds the connection, so it is still that one */
+        if (self->agent < 0) status = tr_fail(err, TR_ENOTFOUND, "what was left of the run is gone");
+    }
+    self->found_ns = tr__process_now_ns();
+    if (status != TR_OK) tr_orphans_destroy(called);
+    return status;
+}
+
+tr_status tr_orphans_find(tr_orphans **out, int directory, tr_error *err)
+{
+    tr_orphans *self = NULL;
+    tr_status status = tr_orphans_call(&self, directory, err);
+    if (status == TR_OK) status = tr_orphans_hear(&self, err);
+    if (status == TR_OK) *out = self;
     return status;
 }
 

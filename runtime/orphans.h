@@ -24,6 +24,9 @@ typedef struct tr_orphans {
 /* directory: where the agent listens. Errors: TR_ENOTFOUND: nobody is left there; TR_ETIMEDOUT: somebody is and says
  * nothing (then their head lives, or it hangs); TR_ECORRUPT, TR_EIO, TR_ENOMEM. */
 tr_status tr_orphans_find(tr_orphans **out, int directory, tr_error *err);
+/* The same in two, for who does not wait in it: call, and when its connection is readable hear, which destroys it where it fails. */
+tr_status tr_orphans_call(tr_orphans **out, int directory, tr_error *err);
+tr_status tr_orphans_hear(tr_orphans **called, tr_error *err);
 int32_t tr_orphans_alive(const tr_orphans *self); /* workers */
 /* The launch is that of an agent, in an epoch never used before; holdings: its end of a pair of sockets, which stays the
  * caller's. The answer is that they greet, which they

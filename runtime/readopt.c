@@ -4,7 +4,6 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/head.h"
 
-#include "base/clock.h"
 #include "runtime/orphans.h"
 
 #include <stdio.h>
@@ -12,7 +11,7 @@
 void tr_head_readopt(tr_head *self, const struct tr_orphans *orphans)
 {
     const tr_lease_offer *offer = &orphans->offer;
-    self->changed_ns = tr_clock_ns();
+    self->changed_ns = tr_node_now_ns(self->node);
     self->lost_ns = offer->lost_ns;
     self->detected_ns = orphans->found_ns;
     self->former_epoch = offer->epoch;
@@ -40,6 +39,6 @@ void tr_head_tell_readopted(tr_head *self)
         text, sizeof text,
         "re-adopted %d workers of epoch %u; epoch %u goes on from generation %llu, %.0f ms after it began",
         self->n_readopted, self->former_epoch, self->epoch, (unsigned long long)self->generation,
-        (double)(tr_clock_ns() - self->changed_ns) * 1e-6);
+        (double)(tr_node_now_ns(self->node) - self->changed_ns) * 1e-6);
     tr_head_tell(self, TR_JOB_READOPTED, -1, 0, text);
 }

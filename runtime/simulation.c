@@ -326,6 +326,8 @@ static bool wait(tr_simulation *self)
 {
     uint64_t next = tr_sim_network_next_ns(self->data), control = tr_sim_network_next_ns(self->control);
     if (control < next) next = control;
+    uint64_t driven = self->driver.next_ns ? self->driver.next_ns(self->driver.context) : UINT64_MAX;
+    if (driven < next) next = driven;
     for (int32_t i = 0; !self->finished && i < self->n_places; i++) {
         if (!self->nodes[i] || self->frozen[i]) continue;
         uint64_t timer = tr_node_next_timer_ns(self->nodes[i]);

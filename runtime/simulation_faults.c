@@ -7,6 +7,9 @@
 
 #include "base/memory.h"
 
+#include <signal.h>
+#include <unistd.h>
+
 enum {
     NEAR_EVENTS = 80,     /* how soon a fault may follow another: within the change of epoch that it began, */
     SOON_EVENTS = 400,    /* or not long after it */
@@ -17,6 +20,7 @@ enum {
     STARVED_EVENTS = 2000,
     MAX_LEFT = 6, /* frames that a dying process may still send */
     MAX_SLOT_CALLS = 4,
+    LONGEST_INTRUSION_NS = 1000000000,
     MAX_STARVED_SLOT_CALLS = 8 /* beyond the end of the next step */
 };
 
@@ -58,14 +62,18 @@ static void forget_image(tr__process *process)
 
 /* Until the replacement starts, what the zombie writes is in the node's memory, as its last words are heard: the fence comes
  * before the replacement. */
-void tr__inherit(tr__simulated_job *self, int32_t node)
+bool tr__inherit(tr__simulated_job *self, int32_t node)
 {
-    tr__process *heir = &self->processes[node], *zombie = &self->processes[heir->heir_of];
-    if (!heir->heir_of) return;
+    tr__process *heir = &self->processes[node];
+    if (!heir->heir_of) return false;
+    bool is_gone = heir->heir_of == TR__GONE_ZOMBIE;
+    const tr__process *zombie = &self->processes[is_gone ? 0 : heir->heir_of];
     heir->heir_of = 0;
-    uint8_t *image = tr__slots_image(zombie);
-    tr__slots_restore(self, node, image, heir->regions);
-    tr_free(image);
+    for (int i = 0; i < zombie->n_regions && !is_gone; i++) {
+        tr_status status = tr_state_region_part(zombie->regions[i], NULL);
+        TR_ASSERT(status == TR_OK);
+    }
+    return true;
 }
 
 void tr__process_kill(tr__simulated_job *self, int32_t place)
@@ -90,12 +98,15 @@ void tr__process_kill(tr__simulated_job *self, int32_t place)
     forget_image(process);
     process->dying = process->dies_next = process->is_hung = false;
     process->dies_at_slot = 0;
-    process->killed = true;
-    process->life = place < self->n_nodes ? TR__PROCESS_DEAD : TR__PROCESS_REAPED;
+    process->life = TR__PROCESS_REAPED;
     self->base.frozen[place] = false;
-    if (place < self->n_nodes) return;
+    tr__process_close(process);
+    if (place < self->n_nodes) {
+        tr__kernel_end(self, process->pid, 0, SIGKILL);
+        return;
+    }
     for (int32_t heir = 1; heir < self->n_nodes; heir++)
-        if (self->processes[heir].heir_of == place) tr__inherit(self, heir);
+        if (self->processes[heir].heir_of == place) self->processes[heir].heir_of = TR__GONE_ZOMBIE;
     tr__process_release_regions(process);
 }
 
@@ -112,8 +123,34 @@ static void begin_to_die(tr__simulated_job *self, int32_t place, uint32_t n_left
     if (n_left == 0) take_image(process);
 }
 
+/* The head from its first frame on, or at once. */
+static void head_begins_to_die(tr__simulated_job *self)
+{
+    tr__head_process *leader = &self->leader;
+    uint32_t incarnation = self->head.node->options.incarnation;
+    leader->dies_next = false;
+    leader->dying = true;
+    leader->n_left = (uint32_t)draw(self, MAX_LEFT);
+    tr_sim_network_limit(self->base.data, TR_NODE_HEAD, incarnation, &leader->n_left);
+    tr_sim_network_limit(self->base.control, TR_NODE_HEAD, incarnation, &leader->n_left);
+    if (leader->n_left == 0 && draw(self, 2)) tr__head_silent(self);
+}
+
+static void agent_begins_to_die(tr__simulated_job *self)
+{
+    tr__agent_process *agent = &self->agent;
+    agent->dies_next = false;
+    agent->dying = true;
+    agent->n_left = (uint32_t)draw(self, 4);
+    tr_sim_network_limit(self->base.control, self->n_nodes, agent->agent.node->options.incarnation,
+                         &agent->n_left);
+    if (agent->n_left == 0) tr__agent_silent(self);
+}
+
 void tr__faults_before(tr__simulated_job *self, int32_t place)
 {
+    if (place == TR_NODE_HEAD && self->leader.dies_next) head_begins_to_die(self);
+    if (place == self->n_nodes && self->agent.dies_next) agent_begins_to_die(self);
     tr__process *process = &self->processes[place];
     if (!process->dies_next || !process->worker) return;
     process->dies_next = false;
@@ -146,17 +183,9 @@ static void become_zombie(tr__simulated_job *self, int32_t node)
         tr__process_kill(self, node);
         return;
     }
-    const tr_topology *topology = self->base.options.topology;
     tr__job_trace(self, "a zombie goes on", node);
     self->counters.n_zombies++;
     if (self->head.epoch > self->base.torn_epoch) self->base.torn_epoch = self->head.epoch;
-    tr_state_region **regions = tr_alloc_zero(topology->n_actors, sizeof(void *));
-    TR_ASSERT(regions);
-    for (int i = 0; i < process->n_regions; i++) {
-        tr_status status =
-            tr_state_region_new(&regions[i], "state", tr_state_region_slot_bytes(process->regions[i]), NULL);
-        TR_ASSERT(status == TR_OK);
-    }
     *zombie = *process;
     zombie->dies_next = zombie->is_hung = zombie->greeting_is_cut = false;
     zombie->dies_at_slot = 0;
@@ -167,17 +196,12 @@ static void become_zombie(tr__simulated_job *self, int32_t node)
     self->base.frozen[place] = self->base.frozen[node];
     self->base.frozen[node] = false;
     self->base.nodes[place]->options.observer = &self->base.seats[place];
-    *process = (tr__process){.pid = process->pid,
-                             .options = process->options,
-                             .simulated = process->simulated,
-                             .regions = regions,
-                             .n_regions = process->n_regions,
-                             .heir_of = place,
-                             .life = TR__PROCESS_DEAD,
-                             .killed = true};
-    process->options.regions = regions;
-    process->options.simulated = &process->simulated;
+    *process = (tr__process){.pid = zombie->pid, .heir_of = place, .word = -1, .life_line = -1};
     tr_worker_move(zombie->worker, &zombie->options);
+    if (zombie->life_line >= 0)
+        close(zombie->life_line); /* it is somewhere where no kernel of ours ends it */
+    zombie->life_line = -1;
+    tr__kernel_end(self, zombie->pid, 0, SIGKILL);
 }
 
 static void stop(tr__simulated_job *self, int32_t place)
@@ -233,6 +257,7 @@ static void begin_pause(tr__simulated_job *self)
 
 static void cut_between(tr__simulated_job *self, bool control, int32_t told, int32_t other)
 {
+    if (other < 0) other = told == TR_NODE_HEAD ? self->n_nodes : TR_NODE_HEAD;
     if (!self->base.nodes[told] || !self->base.nodes[other]) return;
     tr__job_trace(self, control ? "a connection for control is cut, for" : "a connection is cut, for", told);
     self->counters.n_cuts++;
@@ -253,6 +278,13 @@ static void cut(tr__simulated_job *self)
 /* While its greeting is on its way, or waits to be read behind the news of its last life's end. */
 void tr__faults_greeted(tr__simulated_job *self, int32_t place)
 {
+    if (place == self->n_nodes) { /* that a job's first agent does not come ends the job, as it should */
+        if (self->agents_greeting_is_cut && self->head.changed_ns && self->leader.life == TR__HEAD_RUNS) {
+            self->agents_greeting_is_cut = false;
+            cut_between(self, true, TR_NODE_HEAD, place);
+        }
+        return;
+    }
     if (!self->processes[place].greeting_is_cut) return;
     self->processes[place].greeting_is_cut = false;
     cut_between(self, true, TR_NODE_HEAD, place);
@@ -268,22 +300,55 @@ static void cut_next_greeting(tr__simulated_job *self, int32_t victim)
 static void rot(tr__simulated_job *self, int32_t victim)
 {
     tr__process_kill(self, victim);
-    if (self->processes[victim].heir_of || self->processes[victim].life == TR__PROCESS_RUNS) return;
+    if (self->processes[victim].heir_of || self->processes[victim].worker) return;
     if (tr__slots_rot(self, victim)) tr__job_trace(self, "a bit flips in a slot", victim);
 }
 
 void tr__faults_after(tr__simulated_job *self, int32_t place)
 {
     if (self->processes[place].dying) tr__process_kill(self, place);
-    if (place == TR_NODE_HEAD) begin_pause(self);
+    if (place == TR_NODE_HEAD && self->leader.dying)
+        tr__head_kill(self);
+    else if (place == TR_NODE_HEAD)
+        begin_pause(self);
+}
+
+/* One that has just started a worker, and told nobody. */
+static void kill_agent_at_spawn(tr__simulated_job *self, int32_t victim)
+{
+    if (self->agent.life == TR__AGENT_NONE) return;
+    self->agent.dies_at_spawn = 1 + (uint32_t)draw(self, 2);
+    tr__process_kill(self, victim);
+}
+
+static void kill_both(tr__simulated_job *self)
+{
+    bool head_first = draw(self, 2) != 0;
+    if (head_first) tr__head_kill(self);
+    tr__agent_kill(self);
+    if (!head_first) tr__head_kill(self);
+}
+
+/* Mostly soon; now and then behind the lease, when nobody is left. */
+uint64_t tr__faults_pause_ns(tr__simulated_job *self)
+{
+    static const uint64_t longest_ms[] = {1, 50, 500, 1500};
+    if (draw(self, 10) == 0) return (TR__SIMULATED_LEASE_MS - 500 + draw(self, 1000)) * 1000000;
+    return draw(self, longest_ms[draw(self, 4)] * 1000000);
+}
+
+static tr__fault_kind draw_kind(tr__simulated_job *self)
+{
+    bool heads = self->options->succeed != NULL, rots = self->options->may_rot;
+    uint64_t n = heads ? TR__FAULT_ROT : TR__FAULT_HEAD, kind = draw(self, n + rots);
+    return kind == n ? TR__FAULT_ROT : (tr__fault_kind)kind;
 }
 
 static void strike(tr__simulated_job *self)
 {
     int32_t victim = 1 + (int32_t)draw(self, (uint64_t)self->n_nodes - 1);
     tr__process *process = &self->processes[victim];
-    uint64_t n_kinds = self->options->may_rot ? TR__FAULT_KINDS : TR__FAULT_ROT;
-    switch ((tr__fault_kind)draw(self, n_kinds)) {
+    switch (draw_kind(self)) {
     case TR__FAULT_KILL: tr__process_kill(self, victim); break;
     case TR__FAULT_KILL_WITHIN: process->dies_next = process->worker != NULL; break;
     case TR__FAULT_KILL_AT_SLOT:
@@ -295,6 +360,20 @@ static void strike(tr__simulated_job *self)
     case TR__FAULT_PAUSE: pause_head(self, victim); break;
     case TR__FAULT_STARVE: starve(self, victim); break;
     case TR__FAULT_ZOMBIE: become_zombie(self, victim); break;
+    case TR__FAULT_HEAD: tr__head_kill(self); break;
+    case TR__FAULT_HEAD_WITHIN: self->leader.dies_next = self->leader.life == TR__HEAD_RUNS; break;
+    case TR__FAULT_AGENT: tr__agent_kill(self); break;
+    case TR__FAULT_AGENT_WITHIN: self->agent.dies_next = self->agent.life == TR__AGENT_RUNS; break;
+    case TR__FAULT_AGENT_AT_SPAWN: kill_agent_at_spawn(self, victim); break;
+    case TR__FAULT_BOTH: kill_both(self); break;
+    case TR__FAULT_CUT_AGENT:
+        cut_between(self, true, draw(self, 2) ? TR_NODE_HEAD : self->n_nodes, -1);
+        break;
+    case TR__FAULT_CUT_AGENTS_GREETING:
+        self->agents_greeting_is_cut = true;
+        if (draw(self, 2)) tr__agent_kill(self);
+        break;
+    case TR__FAULT_INTRUDER: tr__head_intrude(self, draw(self, LONGEST_INTRUSION_NS)); break;
     case TR__FAULT_ROT: rot(self, victim); break;
     default: TR_ASSERT(false && "a kind of fault");
     }

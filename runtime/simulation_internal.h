@@ -21,6 +21,7 @@ typedef struct tr__simulation_driver {
     void *context;
     uint32_t (*weight)(void *context);             /* how many things of its own could happen now */
     void (*happen)(void *context, uint32_t which); /* one of them */
+    uint64_t (*next_ns)(void *context);            /* when more of them could; UINT64_MAX: never by itself */
     void (*before)(void *context, int32_t place);  /* an activation */
     void (*after)(void *context, int32_t place);   /* one; the node may be gone then */
     void (*on_slot)(void *context, int32_t place, tr_actor_id who, int slot, uint64_t generation);

@@ -1,15 +1,15 @@
-/* runtime/simulation_job.c - see simulation_job.h: the processes of a simulated job, their agent, and the head's loop. What
- * goes wrong, and when, is in simulation_faults.c.
+/* runtime/simulation_job.c - see simulation_job.h: the job from its beginning to its end, and its workers' processes. What goes
+ * wrong, and when, is in simulation_faults.c.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/simulation_processes.h"
 
 #include "base/memory.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <string.h>
-
-enum { NO_PID = 1000000 /* of process 0: numbers that no real process has here are never used for one */ };
+#include <unistd.h>
 
 void tr__job_trace(const tr__simulated_job *self, const char *what, int32_t place)
 {
@@ -18,125 +18,39 @@ void tr__job_trace(const tr__simulated_job *self, const char *what, int32_t plac
                 self->head.epoch, what, place);
 }
 
-/* ---- the agent ---- */
+/* ---- workers ---- */
 
-static void tell_head(tr__simulated_job *self, tr_control_topic topic, const tr_control_note *note)
+static tr_status map_regions(tr__process *process, const int *descriptors, int n, tr_error *err)
 {
-    if (self->base.nodes[self->n_nodes])
-        tr_control_send_note(self->base.nodes[self->n_nodes], TR_NODE_HEAD, topic, note);
-}
-
-static void start_worker(tr__simulated_job *self, int32_t node)
-{
-    tr__process *process = &self->processes[node];
-    tr_error err;
-    tr__inherit(self, node);
-    process->options.epoch = self->agent_epoch;
-    process->pid = NO_PID + self->n_started++;
-    tr_status status = tr_worker_new(&process->worker, &process->options, &err);
-    TR_ASSERT(status == TR_OK);
-    process->life = TR__PROCESS_BEGINS;
-    const tr_control_note note = {.node = node, .pid = process->pid, .epoch = self->agent_epoch};
-    tell_head(self, TR_CONTROL_WORKER_STARTED, &note);
-}
-
-static void agent_begin_epoch(tr__simulated_job *self, uint32_t epoch)
-{
-    if (self->agent_stopping || epoch <= self->agent_epoch) return;
-    self->agent_epoch = epoch;
-    for (int32_t node = 1; node < self->n_nodes; node++)
-        if (self->processes[node].life == TR__PROCESS_REAPED) start_worker(self, node);
-}
-
-static void finish_when_alone(tr__simulated_job *self)
-{
-    const tr_control_note farewell = {0};
-    for (int32_t node = 1; node < self->n_nodes; node++)
-        if (self->processes[node].life != TR__PROCESS_REAPED) return;
-    if (!self->agent_stopping || self->agent_is_done) return;
-    tell_head(self, TR_CONTROL_FAREWELL, &farewell);
-    self->agent_is_done = true;
-}
-
-static void on_agent_system(void *context, int32_t peer, const tr_message *message)
-{
-    tr__simulated_job *self = context;
-    tr_control_note note;
-    if (peer != TR_NODE_HEAD || tr_control_read_note(message, &note, NULL) != TR_OK) return;
-    switch (message->frame.edge) {
-    case TR_CONTROL_EPOCH: agent_begin_epoch(self, note.epoch); break;
-    case TR_CONTROL_FENCE: tr__process_kill(self, note.node); break;
-    case TR_CONTROL_STOP:
-        self->agent_stopping = true;
-        self->kill_at_ns = self->base.now_ns + (uint64_t)note.grace_ms * 1000000;
-        finish_when_alone(self);
-        break;
-    default: break;
-    }
-}
-
-static void on_agent_tick(void *context, uint64_t now_ns)
-{
-    tr__simulated_job *self = context;
-    for (int32_t node = 1; node < self->n_nodes && self->agent_stopping && now_ns >= self->kill_at_ns; node++)
-        tr__process_kill(self, node);
-}
-
-void tr__agent_reap(tr__simulated_job *self, int32_t node, int signal)
-{
-    tr__process *process = &self->processes[node];
-    process->life = TR__PROCESS_REAPED;
-    tr__job_trace(self, "the agent reaps a worker", node);
-    const tr_control_note note = {.node = node, .pid = process->pid, .signal = signal};
-    tell_head(self, TR_CONTROL_WORKER_ENDED, &note);
-    finish_when_alone(self);
-}
-
-static tr_status make_agent(tr__simulated_job *self, tr_error *err)
-{
-    static const tr_registry nothing;
-    tr_node_options options = {.node = self->n_nodes,
-                               .incarnation = 1,
-                               .epoch = 1,
-                               .n_threads = 1,
-                               .control_transport = "sim",
-                               .registry = &nothing,
-                               .virtual_ns = &self->base.now_ns,
-                               .control_network = self->base.control,
-                               .context = self,
-                               .on_system = on_agent_system};
-    tr_node **node = &self->base.nodes[self->n_nodes];
-    tr_status status = tr_node_new(node, &options, err);
-    if (status == TR_OK)
-        status = tr_node_connect(*node, TR_NODE_HEAD, tr_node_control_address(self->head.node), NULL, err);
-    tr_control_hello hello = {.epoch = 1};
-    if (status == TR_OK) status = tr_control_send_hello(*node, TR_NODE_HEAD, &hello, err);
-    if (status == TR_OK) tr_node_begin(*node, TR_HEAD_TICK_MS, on_agent_tick);
-    self->agent_epoch = 1;
-    return status;
-}
-
-/* ---- processes ---- */
-
-static tr_status make_regions(tr__simulated_job *self, int32_t node, tr_error *err)
-{
-    const tr_topology *topology = self->base.options.topology;
-    tr__process *process = &self->processes[node];
     tr_status status = TR_OK;
-    process->regions = tr_alloc_zero(topology->n_actors, sizeof(void *));
+    process->regions = tr_alloc_zero((size_t)n + 1, sizeof(void *));
     if (!process->regions) return tr_fail(err, TR_ENOMEM, "no memory for state regions");
-    for (size_t i = 0; i < topology->n_actors && status == TR_OK; i++)
-        if (topology->actors[i].node == node && topology->actors[i].state_bytes)
-            status = tr_state_region_new(&process->regions[process->n_regions++], topology->actors[i].name,
-                                         topology->actors[i].state_bytes, err);
+    while (process->n_regions < n && status == TR_OK) {
+        int own = fcntl(descriptors[process->n_regions], F_DUPFD_CLOEXEC, 0);
+        status = tr_state_region_open(&process->regions[process->n_regions], own, err);
+        if (status == TR_OK) process->n_regions++;
+    }
     return status;
 }
 
-static tr_status make_process(tr__simulated_job *self, int32_t node, tr_error *err)
+/* Its descriptors are the activity page, which is not used here, its states, and its two lines. */
+tr_status tr__process_begin(tr__simulated_job *self, int32_t pid, const tr_launch *launch,
+                            const int *descriptors, int count, tr_error *err)
 {
+    int32_t node = launch->node;
     tr__process *process = &self->processes[node];
-    tr_status status = make_regions(self, node, err);
+    if (process->worker) tr__simulation_break(&self->base, "worker %d is started beside another one", node);
+    if (count != launch->n_states + 3)
+        return tr_fail(err, TR_EINVAL, "a worker inherits %d descriptors", count);
+    bool from_zombie = tr__inherit(self, node);
+    tr__process_release_regions(process);
+    tr_status status = map_regions(process, descriptors + 1, launch->n_states, err);
     if (status != TR_OK) return status;
+    tr__slots_taken_over(self, node, from_zombie);
+    process->pid = pid;
+    process->word = fcntl(descriptors[count - 2], F_DUPFD_CLOEXEC, 0);
+    process->life_line = fcntl(descriptors[count - 1], F_DUPFD_CLOEXEC, 0);
+    snprintf(process->head_address, sizeof process->head_address, "%s", launch->head_address);
     process->simulated = (tr_node_options){.virtual_ns = &self->base.now_ns,
                                            .data_network = self->base.data,
                                            .control_network = self->base.control,
@@ -144,17 +58,30 @@ static tr_status make_process(tr__simulated_job *self, int32_t node, tr_error *e
                                            .observe_slot = tr__simulation_observe_slot,
                                            .observer = &self->base.seats[node]};
     process->options = (tr_worker_options){.node = node,
+                                           .epoch = launch->epoch,
                                            .n_threads = 1,
                                            .control_transport = "sim",
                                            .data_transport = "sim",
-                                           .head_address = tr_node_control_address(self->head.node),
+                                           .head_address = process->head_address,
                                            .registry = self->base.options.registry,
+                                           .layout = launch->layout,
                                            .n_states = process->n_regions,
+                                           .lease_ms = launch->lease_ms,
+                                           .lease_socket = process->word,
                                            .regions = process->regions,
                                            .simulated = &process->simulated,
                                            .chaos = self->options->job->chaos.points};
-    start_worker(self, node);
-    return TR_OK;
+    memcpy(process->options.job_key, launch->job_key, sizeof launch->job_key);
+    process->life = TR__PROCESS_BEGINS;
+    tr__job_trace(self, "a worker is started", node);
+    return tr_worker_new(&process->worker, &process->options, err);
+}
+
+void tr__process_close(tr__process *process)
+{
+    if (process->word >= 0) close(process->word);
+    if (process->life_line >= 0) close(process->life_line);
+    process->word = process->life_line = -1;
 }
 
 void tr__process_release_regions(tr__process *process)
@@ -165,66 +92,161 @@ void tr__process_release_regions(tr__process *process)
     process->n_regions = 0;
 }
 
+/* It ends by itself. */
+static void end_process(tr__simulated_job *self, int32_t place, int32_t exit_code)
+{
+    tr__process *process = &self->processes[place];
+    tr_worker_destroy(&process->worker);
+    tr__process_close(process);
+    process->life = TR__PROCESS_REAPED;
+    process->dies_next = process->is_hung = false;
+    process->dies_at_slot = 0;
+    self->base.nodes[place] = NULL;
+    self->base.frozen[place] = false;
+    tr__job_trace(self, "a worker ends", place);
+    tr__kernel_end(self, process->pid, exit_code, 0);
+}
+
+/* Nobody ends whom no head tells to, while there is an agent that waits for one, or has one, and nothing was cut. */
+static void audit_own_end(tr__simulated_job *self, int32_t place, bool has_waited)
+{
+    const tr__agent_process *agent = &self->agent;
+    bool is_waited =
+        agent->life == TR__AGENT_WAITS || (agent->life == TR__AGENT_RUNS && !agent->agent.stopping);
+    bool no_head =
+        has_waited || self->leader.life != TR__HEAD_RUNS; /* one may tell it to end, through its actors too */
+    if (is_waited && no_head && self->counters.n_cuts == 0 && self->head.phase != TR_HEAD_ENDING)
+        tr__simulation_break(&self->base, "worker %d ended by itself", place);
+}
+
+static void go_on(tr__simulated_job *self, int32_t place)
+{
+    tr__process *process = &self->processes[place];
+    bool goes_on = tr_worker_end_epoch(process->worker);
+    process->life = TR__PROCESS_BEGINS;
+    if (goes_on) return;
+    if (!tr_worker_waits(process->worker)) {
+        audit_own_end(self, place, false);
+        end_process(self, place, 0);
+        return;
+    }
+    process->life = TR__PROCESS_AWAITS;
+    process->heard_ns = self->base.now_ns;
+    self->stirred[place] = true;
+    tr__job_trace(self, "a worker waits for another head", place);
+}
+
 static void begin_epoch(tr__simulated_job *self, int32_t place)
 {
     tr__process *process = &self->processes[place];
     tr_error err;
     tr_status status = tr_worker_begin_epoch(process->worker, &err);
-    if (status !=
-        TR_OK) { /* refused: it was started in an epoch that one before it had left behind already */
-        tr_worker_destroy(&process->worker);
-        process->life = TR__PROCESS_DEAD;
-        tr__job_trace(self, "a worker is refused and ends", place);
+    if (status != TR_OK) {
+        /* Refused: it was started in an epoch that one before it had left behind already, or by a head that is no more. */
+        if (self->leader.life == TR__HEAD_RUNS && tr_worker_epoch(process->worker) == self->head.epoch &&
+            self->head.phase == TR_HEAD_GREETING)
+            tr__simulation_break(&self->base, "worker %d is refused: %s", place, err.message);
+        end_process(self, place, 1);
+        return;
+    }
+    if (!tr_worker_node(process->worker)) { /* it was called away before it had one */
+        go_on(self, place);
         return;
     }
     self->base.nodes[place] = tr_worker_node(process->worker);
     self->base.node_weights[place] = 1 + (uint32_t)tr__simulation_draw(&self->base, 4);
     tr_node_begin(self->base.nodes[place], TR_WORKER_TICK_MS, tr_worker_on_tick);
     process->life = TR__PROCESS_RUNS;
+    self->stirred[place] = true;
     tr__job_trace(self, "a worker greets", place);
     tr__faults_greeted(self, place);
 }
 
-/* The worker's node was told to stop: for another epoch, or for good. */
+/* The worker's node was told to stop: for another epoch, for another head, or for good. */
 static void end_epoch(tr__simulated_job *self, int32_t place)
 {
-    tr__process *process = &self->processes[place];
     tr_node_finish(self->base.nodes[place]);
     self->base.nodes[place] = NULL;
-    process->life = TR__PROCESS_BEGINS;
-    bool goes_on = tr_worker_end_epoch(process->worker);
-    if (place > self->n_nodes) {
+    if (place > self->n_nodes)
         tr__process_kill(self, place);
-        return;
-    }
-    if (goes_on) return;
-    tr_worker_destroy(&process->worker);
-    process->life = TR__PROCESS_DEAD;
-    self->base.frozen[place] = false;
-    tr__job_trace(self, "a worker ends", place);
+    else
+        go_on(self, place);
 }
 
-/* A suspicion ends in a fence, so nobody comes under it who lives and whose links hold, whatever happened to others. */
+static uint64_t lease_end_ns(const tr__process *process)
+{
+    return process->heard_ns + (process->options.lease_ms + TR_LEASE_MARGIN_MS) * 1000000ull;
+}
+
+static void end_waiting(tr__simulated_job *self, int32_t place)
+{
+    audit_own_end(self, place, true);
+    end_process(self, place, 1);
+}
+
+static void await_head(tr__simulated_job *self, int32_t place)
+{
+    tr__process *process = &self->processes[place];
+    if (tr_worker_hear(process->worker))
+        process->heard_ns = self->base.now_ns;
+    else if (self->base.now_ns < lease_end_ns(process))
+        return;
+    if (tr_worker_is_called(process->worker))
+        process->life = TR__PROCESS_BEGINS;
+    else if (tr_worker_waits(process->worker) && self->base.now_ns < lease_end_ns(process))
+        return;
+    else
+        end_waiting(self, place);
+}
+
+/* A suspicion ends in a fence, so nobody comes under it who lives and whose links hold, whatever happened to others; nor is
+ * anybody fenced who was not stopped either. */
 static void audit_suspicion(tr__simulated_job *self)
 {
     bool links_hold = self->counters.n_cuts + self->counters.n_zombies == 0;
     int32_t node = self->head.suspect;
+    bool may_fence = !links_hold || self->counters.n_stops || self->leader.life != TR__HEAD_RUNS;
+    for (int32_t i = 1; i < self->n_nodes && !may_fence; i++)
+        if (self->head.workers[i].fenced && self->processes[i].worker)
+            tr__simulation_break(&self->base, "the head fences worker %d, to which nothing had happened", i);
+    if (self->head.agent_fenced && !may_fence && self->agent.life != TR__AGENT_NONE)
+        tr__simulation_break(&self->base, "the head fences an agent to which nothing had happened");
     if (node && node < self->n_nodes && links_hold && self->processes[node].life == TR__PROCESS_RUNS)
         tr__simulation_break(&self->base, "the head suspects worker %d, to which nothing had happened", node);
 }
 
+/* No two processes have actors of one node in one epoch. */
+static void audit_acting(tr__simulated_job *self, int32_t place)
+{
+    const tr_node *node = self->base.nodes[place];
+    if (place >= self->n_nodes || !node || !node->world) return;
+    int32_t pid = place ? self->processes[place].pid : self->leader.pid;
+    uint32_t epoch = node->options.epoch;
+    if (epoch < self->acted[place] || (epoch == self->acted[place] && pid != self->acted_by[place]))
+        tr__simulation_break(&self->base,
+                             "node %d has actors in epoch %u, in which, or behind which, others were", place,
+                             epoch);
+    self->acted[place] = epoch;
+    self->acted_by[place] = pid;
+}
+
 static void before_activation(void *context, int32_t place)
 {
-    tr__faults_before(context, place);
+    tr__simulated_job *self = context;
+    audit_acting(self, place);
+    self->acting = place;
+    tr__faults_before(self, place);
 }
 
 static void after_activation(void *context, int32_t place)
 {
     tr__simulated_job *self = context;
     bool a_worker = self->base.nodes[place] && self->processes[place].worker;
+    self->acting = -1;
     tr__faults_after(self, place);
     if (a_worker && self->base.nodes[place] && tr_node_is_stopped(self->base.nodes[place]))
         end_epoch(self, place);
+    if (place == self->n_nodes) tr__agent_after(self);
     if (self->head.epoch < self->epoch_before)
         tr__simulation_break(&self->base, "epoch %u came after %u", self->head.epoch, self->epoch_before);
     self->epoch_before = self->head.epoch;
@@ -233,83 +255,64 @@ static void after_activation(void *context, int32_t place)
 
 /* ---- what happens beside nodes ---- */
 
-static bool agent_may_end(const tr__simulated_job *self)
-{
-    return self->agent_is_done && self->base.nodes[self->n_nodes];
-}
-
 static bool can_happen(const tr__simulated_job *self, int32_t place)
 {
     const tr__process *process = &self->processes[place];
-    bool a_node = place < self->n_nodes;
-    if (self->base.frozen[place]) return false;
-    return process->life == TR__PROCESS_BEGINS || (a_node && process->life == TR__PROCESS_DEAD);
+    if (place == TR_NODE_HEAD) return tr__head_can_happen(self);
+    if (place == self->n_nodes) return tr__agent_can_happen(self);
+    if (self->base.frozen[place] || !process->worker) return false;
+    if (process->life == TR__PROCESS_BEGINS) return true;
+    if (place > self->n_nodes) return false;
+    bool is_late = process->life == TR__PROCESS_AWAITS && self->base.now_ns >= lease_end_ns(process);
+    return self->stirred[place] || is_late;
 }
 
 static uint32_t weight(void *context)
 {
     tr__simulated_job *self = context;
-    uint32_t n = agent_may_end(self);
-    for (int32_t place = 1; place < self->base.n_places; place++) n += can_happen(self, place);
+    uint32_t n = 0;
+    for (int32_t place = 0; place < self->base.n_places; place++) n += can_happen(self, place);
     return n;
+}
+
+static uint64_t next_ns(void *context)
+{
+    const tr__simulated_job *self = context;
+    uint64_t next = tr__head_next_ns(self), agent = tr__agent_next_ns(self);
+    if (agent < next) next = agent;
+    for (int32_t node = 1; node < self->n_nodes; node++) {
+        const tr__process *process = &self->processes[node];
+        bool waits = process->worker && process->life == TR__PROCESS_AWAITS && !self->base.frozen[node];
+        if (waits && lease_end_ns(process) < next) next = lease_end_ns(process);
+    }
+    return next;
+}
+
+static void happen_to_worker(tr__simulated_job *self, int32_t place)
+{
+    tr__process *process = &self->processes[place];
+    self->stirred[place] = false;
+    if (process->life == TR__PROCESS_BEGINS)
+        begin_epoch(self, place);
+    else if (process->life == TR__PROCESS_AWAITS)
+        await_head(self, place);
+    else
+        tr_node_look(self->base.nodes[place]);
 }
 
 static void happen(void *context, uint32_t which)
 {
     tr__simulated_job *self = context;
-    for (int32_t place = 1; place < self->base.n_places; place++) {
+    for (int32_t place = 0; place < self->base.n_places; place++) {
         if (!can_happen(self, place) || which-- > 0) continue;
-        if (self->processes[place].life == TR__PROCESS_BEGINS)
-            begin_epoch(self, place);
+        if (place == TR_NODE_HEAD)
+            tr__head_happen(self);
+        else if (place == self->n_nodes)
+            tr__agent_happen(self);
         else
-            tr__agent_reap(self, place, self->processes[place].killed ? SIGKILL : 0);
+            happen_to_worker(self, place);
         return;
     }
-    tr_node_destroy(&self->base.nodes[self->n_nodes]);
-    tr_crew_end_played(self->head.crew);
-    tr_head_on_crew(&self->head);
-}
-
-/* ---- the head ---- */
-
-static tr_status make_head(tr__simulated_job *self, tr_error *err)
-{
-    const tr_job_options *job = self->options->job;
-    tr_node_options options = {.node = TR_NODE_HEAD,
-                               .incarnation = 1,
-                               .epoch = 1,
-                               .n_threads = 1,
-                               .data_transport = "sim",
-                               .control_transport = "sim",
-                               .registry = job->registry,
-                               .virtual_ns = &self->base.now_ns,
-                               .data_network = self->base.data,
-                               .control_network = self->base.control,
-                               .observe = tr__simulation_observe,
-                               .observer = &self->base.seats[0],
-                               .context = &self->head,
-                               .on_system = tr_head_on_system,
-                               .on_peer_lost = tr_head_on_peer_lost,
-                               .on_actor_end = tr_head_on_actor_end,
-                               .on_job_end = tr_head_on_job_end,
-                               .on_run_again = tr_head_on_run_again,
-                               .on_damaged = tr_head_on_damaged,
-                               .on_accused = tr_head_on_accused};
-    tr_head *head = &self->head;
-    *head = (tr_head){.options = job, .topology = job->topology, .epoch = 1, .agent = job->topology->n_nodes};
-    self->base.node_weights[0] = 1 + (uint32_t)tr__simulation_draw(&self->base, 4);
-    head->workers = tr_alloc_zero((size_t)job->topology->n_nodes, sizeof *head->workers);
-    head->restarts_ns = tr_alloc_zero(job->recovery.max_restarts + 1, sizeof *head->restarts_ns);
-    head->places = tr_alloc_zero((size_t)job->topology->n_nodes, sizeof *head->places);
-    if (!head->workers || !head->restarts_ns || !head->places)
-        return tr_fail(err, TR_ENOMEM, "no memory for a head");
-    tr_status status = tr_node_new(&head->node, &options, err);
-    self->base.nodes[0] = head->node;
-    if (status == TR_OK) status = tr_crew_new_played(&head->crew, job->topology, err);
-    if (status != TR_OK) return status;
-    tr_head_begin(head);
-    tr_node_begin(head->node, TR_HEAD_TICK_MS, tr_head_on_tick);
-    return TR_OK;
 }
 
 static tr_status make(tr__simulated_job *self, tr_error *err)
@@ -327,6 +330,7 @@ static tr_status make(tr__simulated_job *self, tr_error *err)
     self->base.driver = (tr__simulation_driver){.context = self,
                                                 .weight = weight,
                                                 .happen = happen,
+                                                .next_ns = next_ns,
                                                 .before = before_activation,
                                                 .after = after_activation,
                                                 .on_slot = tr__faults_on_slot};
@@ -334,47 +338,62 @@ static tr_status make(tr__simulated_job *self, tr_error *err)
     self->processes = tr_alloc_zero((size_t)self->n_nodes + 1 + TR__MAX_ZOMBIES, sizeof *self->processes);
     if (!self->processes) return tr_fail(err, TR_ENOMEM, "no memory for processes");
     if (status == TR_OK) status = tr__slots_init(self, err);
-    if (status == TR_OK) status = make_head(self, err);
-    if (status == TR_OK) status = make_agent(self, err);
-    for (int32_t node = 1; node < self->n_nodes && status == TR_OK; node++)
-        status = make_process(self, node, err);
+    for (int32_t i = 0; i < self->base.n_places; i++)
+        self->processes[i].word = self->processes[i].life_line = -1;
+    if (status == TR_OK) status = tr__kernel_init(self, err);
+    if (status == TR_OK) status = tr__head_begin_first(self, err);
     if (status == TR_OK) tr__faults_init(self);
     return status;
 }
 
 static void release(tr__simulated_job *self)
 {
+    tr__head_end(self);
+    if (self->agent.life != TR__AGENT_NONE) tr__agent_kill(self);
     for (int32_t i = 0; self->processes && i < self->base.n_places; i++) {
         tr_worker_destroy(&self->processes[i].worker);
+        tr__process_close(&self->processes[i]);
         tr__process_release_regions(&self->processes[i]);
         tr_free(self->processes[i].image);
     }
-    if (self->base.nodes) tr_node_destroy(&self->base.nodes[self->n_nodes]);
-    tr_crew_destroy(&self->head.crew);
-    tr_node_destroy(&self->head.node);
+    tr__kernel_release(self);
     tr__simulation_release(&self->base);
-    tr_free(self->head.workers);
-    tr_free(self->head.restarts_ns);
-    tr_free(self->head.places);
     tr_free(self->processes);
     tr_free(self->published);
+}
+
+/* What a head does at its end is done: nobody of the job is left, and nothing. */
+static void audit_end(tr__simulated_job *self)
+{
+    tr__head_end(self);
+    if (self->agent.life != TR__AGENT_NONE)
+        tr__simulation_break(&self->base, "the job has ended, and its agent lives");
+    for (int32_t node = 1; node < self->n_nodes; node++)
+        if (self->processes[node].worker)
+            tr__simulation_break(&self->base, "the job has ended, and worker %d lives", node);
+}
+
+static bool is_done(const tr__simulated_job *self)
+{
+    return self->leader.life == TR__HEAD_RUNS && tr_node_is_stopped(self->head.node);
 }
 
 static tr_status run(tr__simulated_job *self, tr_error *err)
 {
     tr_simulation *base = &self->base;
-    while (!base->broken && !tr_node_is_stopped(self->head.node) &&
-           base->counters.n_events < base->options.max_events) {
+    while (!base->broken && !is_done(self) && base->counters.n_events < base->options.max_events) {
         tr__faults_strike(self);
         if (tr__simulation_go_on(base)) continue;
         if (!base->frozen[TR_NODE_HEAD]) break;
         base->frozen[TR_NODE_HEAD] = false; /* all others wait for it */
     }
+    bool done = is_done(self);
+    if (done && !base->broken) audit_end(self);
     if (base->broken) {
         if (err) *err = base->error;
         return base->error.status;
     }
-    if (tr_node_is_stopped(self->head.node)) {
+    if (done) {
         if (self->head.cause.status != TR_OK && err) *err = self->head.cause;
         return self->head.cause.status;
     }

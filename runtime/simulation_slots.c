@@ -72,6 +72,23 @@ uint8_t *tr__slots_image(const tr__process *process)
     return image;
 }
 
+void tr__slots_taken_over(tr__simulated_job *self, int32_t place, bool from_zombie)
+{
+    const tr__process *process = &self->processes[place];
+    tr_actor_id id = 0;
+    for (int i = 0; i < process->n_regions; i++) {
+        id = next_with_state(self, place, id);
+        for (int slot = 0; slot < 2; slot++) {
+            uint64_t *published = &self->published[2 * (id - 1) + (uint64_t)slot];
+            bool holds = tr_state_generation(process->regions[i], slot) != 0;
+            if (!holds)
+                *published = 0;
+            else if (from_zombie)
+                *published = hash_of(process->regions[i], slot);
+        }
+    }
+}
+
 bool tr__slots_rot(tr__simulated_job *self, int32_t place)
 {
     const tr__process *process = &self->processes[place];

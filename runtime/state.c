@@ -271,3 +271,15 @@ void tr_state_publish(tr_state_region *self, int slot, uint64_t generation, tr_t
     self->header->hash[slot] = hash_of(self, slot, generation, pool);
     atomic_store_explicit(&self->header->generation[slot], generation, memory_order_release);
 }
+
+tr_status tr_state_region_part(tr_state_region *self, tr_error *err)
+{
+    void *now = tr_alloc(self->mapped_bytes), *memory = self->header;
+    if (!now) return tr_fail(err, TR_ENOMEM, "no memory to part a state region");
+    memcpy(now, memory, self->mapped_bytes);
+    bool parted = mmap(memory, self->mapped_bytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == memory;
+    if (parted) memcpy(memory, now, self->mapped_bytes);
+    tr_free(now);
+    return parted ? TR_OK : tr_fail(err, TR_ENOMEM, "cannot part a state region: %s", strerror(errno));
+}

@@ -53,6 +53,9 @@ int tr_state_find_whole(const tr_state_region *self, uint64_t generation);
  * empty. True: it had. */
 bool tr_state_mend_header(tr_state_region *self);
 
+/* Simulation: what is written through this mapping from now on is its own, at the same addresses. */
+tr_status tr_state_region_part(tr_state_region *self, tr_error *err);
+
 #ifdef __cplusplus
 }
 #endif

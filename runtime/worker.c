@@ -377,6 +377,29 @@ tr_status tr_worker_begin_epoch(tr_worker *self, tr_error *err)
     return status == TR_OK && !is_called_away(self) ? greet(self, err) : status;
 }
 
+bool tr_worker_waits(const tr_worker *self)
+{
+    return self->waits;
+}
+
+uint32_t tr_worker_epoch(const tr_worker *self)
+{
+    return self->epoch;
+}
+
+bool tr_worker_is_called(const tr_worker *self)
+{
+    return self->next_epoch != 0;
+}
+
+bool tr_worker_hear(tr_worker *self)
+{
+    struct pollfd word = {.fd = self->options->lease_socket, .events = POLLIN};
+    if (poll(&word, 1, 0) != 1) return false;
+    hear_agent(self);
+    return true;
+}
+
 tr_node *tr_worker_node(const tr_worker *self)
 {
     return self->node;

@@ -52,6 +52,12 @@ tr_node *tr_worker_node(const tr_worker *self);                  /* NULL between
 bool tr_worker_end_epoch(tr_worker *self);                       /* true: another one is to begin */
 void tr_worker_on_tick(void *context, uint64_t now_ns);          /* of its nodes, every TR_WORKER_TICK_MS */
 void tr_worker_move(tr_worker *self, const tr_worker_options *options); /* the same ones lie elsewhere now */
+/* Without a head, between two epochs: does it wait for another one? Then hear, until that is no more so or it is called; a lease
+ * that ends is the caller's to see. */
+bool tr_worker_waits(const tr_worker *self);
+bool tr_worker_hear(tr_worker *self);            /* takes what its agent has said; true: something new */
+uint32_t tr_worker_epoch(const tr_worker *self); /* that it is in, or was last */
+bool tr_worker_is_called(const tr_worker *self); /* to another epoch */
 void tr_worker_destroy(tr_worker **self);
 enum { TR_WORKER_TICK_MS = 100 };
 

@@ -41,6 +41,8 @@ struct tr_sim_network {
     uint64_t n_drawn, n_orders;
     flight *flights;
     size_t n_flights, capacity;
+    void (*on_silent)(void *context, const uint32_t *n_left);
+    void *on_silent_context;
     sim **ends; /* the transports that live */
     size_t n_ends, ends_capacity;
     tr_sim_counters counters;
@@ -244,6 +246,13 @@ void tr_sim_network_limit(tr_sim_network *self, int32_t node, uint32_t incarnati
     if (end) end->n_left = n_left;
 }
 
+void tr_sim_network_on_silent(tr_sim_network *self, void (*told)(void *context, const uint32_t *n_left),
+                              void *context)
+{
+    self->on_silent = told;
+    self->on_silent_context = context;
+}
+
 static void forget(tr_sim_network *self, size_t i)
 {
     tr_message_destroy(&self->flights[i].message);
@@ -405,6 +414,8 @@ static tr_status sim_send(tr_transport *base, tr_link *link, tr_message **messag
     tr_sim_network *network = self->network;
     tr_message *other = NULL;
     bool silent = self->dead || (self->n_left && *self->n_left == 0) || ((sim_link *)link)->cut;
+    if (self->n_left && *self->n_left == 0 && network->on_silent)
+        network->on_silent(network->on_silent_context, self->n_left);
     if (self->n_left && *self->n_left) --*self->n_left;
     if (silent) {
         network->counters.n_vanished++;

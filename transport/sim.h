@@ -48,6 +48,9 @@ int32_t tr_sim_network_land(tr_sim_network *self, size_t which, tr_frame *frame,
 /* From now on the end sends only *n_left frames more, counted down, whatever it believes; then its process has died in the
  * midst of what it does. NULL: as many as it likes. */
 void tr_sim_network_limit(tr_sim_network *self, int32_t node, uint32_t incarnation, uint32_t *n_left);
+/* Who has none left tries to send another: told before that comes to nothing. */
+void tr_sim_network_on_silent(tr_sim_network *self, void (*told)(void *context, const uint32_t *n_left),
+                              void *context);
 /* Its process is gone: it sends nothing any more, not even that it goes. Some of what flies from it is lost. Its peers hear
  * of it late or, one in four, never. */
 void tr_sim_network_kill(tr_sim_network *self, int32_t node, uint32_t incarnation);

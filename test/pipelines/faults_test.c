@@ -1,5 +1,5 @@
-/* Training whose workers die, hang and come back as zombies, in simulation: the real actors, head and workers, processes and
- * arithmetic that are played. Whatever the seed does, every step's record, the checkpoints and the final state have the bits of
+/* Training whose workers, agents and heads die, hang and come back as zombies, in simulation: the real actors, head, agent and
+ * workers, processes and arithmetic that are played. Whatever the seed does, every step's record, the checkpoints and the final state have the bits of
  * a run that lost nothing, each step is logged once, and no epoch comes twice.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "small_training.h"
@@ -7,7 +7,9 @@
 #include "base/log.h"
 #include "base/rng.h"
 #include "pipelines/train_internal.h"
+#include "runtime/orphans.h"
 #include "runtime/simulation_job.h"
+#include "simulated_directory.h"
 
 static outcome expected[LAYOUTS]; /* of those that are the first of their like */
 static bool is_expected[LAYOUTS];
@@ -19,9 +21,12 @@ static uint64_t n_flukes;
 
 typedef struct training {
     outcome out;
-    tr_coordinator_journal journal;
     uint32_t epoch;
     bool may_rot;
+    bool lost_all; /* with an agent that died before it had handed over what another head found with it */
+    bool was_taken;
+    tr_head_memory *memory; /* of the head's that is or was last */
+    tr_coordinator_context *coordinator;
 } training;
 
 static tr_status record_epoch(void *context, uint32_t epoch, tr_error *err)
@@ -37,13 +42,51 @@ static tr_status record_epoch(void *context, uint32_t epoch, tr_error *err)
 static tr_status begin_again(void *context, tr_job_beginning *beginning, tr_error *err)
 {
     training *self = context;
-    beginning->generation = tr__training_generation(&self->journal, beginning->held);
-    if (beginning->generation || !tr_coordinator_newest(&self->journal)) return TR_OK;
-    if (!self->may_rot)
+    tr_coordinator_journal *journal = self->coordinator->journal;
+    beginning->generation = tr__training_generation(journal, beginning->held);
+    if (beginning->generation) self->lost_all = false;
+    if (beginning->generation || !tr_coordinator_newest(journal)) return TR_OK;
+    if (!self->may_rot && !self->lost_all)
         return tr_fail(err, TR_ECORRUPT, "no generation is held by all, though steps were done");
-    self->journal.saved = self->journal.asked[0] = self->journal.asked[1] = 0;
+    journal->saved = journal->asked[0] = journal->asked[1] = 0;
     n_from_the_beginning++;
     return TR_OK;
+}
+
+static void on_event(void *context, const tr_job_event *event)
+{
+    training *self = context;
+    bool nobody = event->kind == TR_JOB_AGENT_REPLACED && event->n_readopted == 0;
+    if (nobody && self->was_taken) self->lost_all = true;
+}
+
+/* As pipelines/train_readopt.c does, without a disk: who finds nobody begins where the run did. */
+static tr_status succeed(void *context, const tr_orphans *orphans, tr_job_options *job, tr_error *err)
+{
+    training *self = context;
+    self->was_taken = orphans != NULL;
+    tr_head_memory_destroy(&self->memory);
+    tr_status status = orphans ? tr_head_memory_open(&self->memory, orphans->kept, err)
+                               : tr_head_memory_new(&self->memory, err);
+    if (status != TR_OK) return status;
+    tr_coordinator_journal *journal = tr_head_memory_journal(self->memory);
+    /* A checkpoint may have got its name without the coordinator's hearing of it. */
+    for (uint32_t i = 0; orphans && i < self->out.n_checkpoints; i++)
+        if (self->out.checkpoints[i].updates > journal->saved)
+            journal->saved = (uint32_t)self->out.checkpoints[i].updates;
+    self->coordinator->journal = journal;
+    job->lease.kept = tr_head_memory_descriptor(self->memory);
+    job->recovery.first_epoch = ++self->epoch;
+    return TR_OK;
+}
+
+static tr_job_simulation_span durable(void *context, int which)
+{
+    training *self = context;
+    if (which == 0) return (tr_job_simulation_span){&self->out, sizeof self->out};
+    if (which == 1) return (tr_job_simulation_span){&self->epoch, sizeof self->epoch};
+    if (which > 2) return (tr_job_simulation_span){0};
+    return (tr_job_simulation_span){self->coordinator->journal, sizeof *self->coordinator->journal};
 }
 
 static tr_status train(size_t layout, uint64_t seed, uint32_t n_faults, const char *flips, FILE *trace,
@@ -51,7 +94,11 @@ static tr_status train(size_t layout, uint64_t seed, uint32_t n_faults, const ch
 {
     cast kinds;
     self->may_rot = !flips && seed % 4 == 3;
-    cast_init(&kinds, layout, &self->out, &self->journal);
+    self->epoch = 1;
+    tr_status status = tr_head_memory_new(&self->memory, err);
+    if (status != TR_OK) return status;
+    cast_init(&kinds, layout, &self->out, tr_head_memory_journal(self->memory));
+    self->coordinator = &kinds.coordinator;
     const tr_job_options job = {.topology = &jobs[layout].plan.topology,
                                 .registry = &kinds.registry,
                                 .recovery = {.max_restarts = 100,
@@ -60,6 +107,8 @@ static tr_status train(size_t layout, uint64_t seed, uint32_t n_faults, const ch
                                              .record_epoch = record_epoch,
                                              .begin_again = begin_again},
                                 .chaos = {.points = flips},
+                                .lease = {.kept = tr_head_memory_descriptor(self->memory)},
+                                .on_event = on_event,
                                 .context = self};
     tr_job_simulation_options options = {.seed = seed,
                                          .job = &job,
@@ -68,9 +117,14 @@ static tr_status train(size_t layout, uint64_t seed, uint32_t n_faults, const ch
                                          .n_faults = n_faults,
                                          .may_rot = self->may_rot,
                                          .faults_until = 100 + 250 * (uint64_t)job.topology->n_nodes,
+                                         .succeed = flips ? NULL : succeed,
+                                         .durable = durable,
+                                         .directory = simulated_directory,
                                          .trace = trace};
     tr_simulation_faults(seed, &options.data, &options.control);
-    return tr_simulate_job(&options, counters, err);
+    status = tr_simulate_job(&options, counters, err);
+    tr_head_memory_destroy(&self->memory);
+    return status;
 }
 
 static void add_up(const tr_job_simulation_counters *one, const outcome *out)
@@ -86,6 +140,15 @@ static void add_up(const tr_job_simulation_counters *one, const outcome *out)
     seen.n_spoiled += one->n_spoiled;
     seen.n_rotten += one->n_rotten;
     seen.epoch += one->epoch - 1;
+    seen.n_head_deaths += one->n_head_deaths;
+    seen.n_at_head += one->n_at_head;
+    seen.n_agent_deaths += one->n_agent_deaths;
+    seen.n_taken += one->n_taken;
+    seen.n_alone += one->n_alone;
+    seen.n_replaced += one->n_replaced;
+    seen.n_orphaned += one->n_orphaned;
+    seen.n_leases += one->n_leases;
+    seen.n_intruders += one->n_intruders;
     n_again += out->n_again;
     n_saved_again += out->n_saved_again;
     n_replayed += out->n_replayed;
@@ -107,7 +170,8 @@ static bool expect_undisturbed(size_t like)
     return true;
 }
 
-/* A checkpoint that was being made of a slot that rots cannot be made again: then there is only the one after it. */
+/* A checkpoint that was being made of a slot that rots cannot be made again, nor one of which a dead head had not told: then
+ * there is only the one after it, or another in its place. */
 static bool has_lost_no_more_than_one(const outcome *self, const outcome *whole)
 {
     bool has_last = false;
@@ -133,7 +197,8 @@ static bool whoever_dies_training_gives_the_same_bits(uint64_t seed, FILE *trace
     if (!expect_undisturbed(like)) return false;
     tr_status status = train(seed % LAYOUTS, seed, 5, NULL, trace, &self, &counters, &err);
     add_up(&counters, &self.out);
-    if (status == TR_OK && counters.n_rotten && has_lost_no_more_than_one(&self.out, &expected[like]))
+    if (status == TR_OK && (counters.n_rotten || counters.n_head_deaths) &&
+        has_lost_no_more_than_one(&self.out, &expected[like]))
         return true;
     if (status == TR_OK) return outcome_is(&self.out, &expected[like], seed % LAYOUTS);
     fprintf(stderr, "%s %s %s: %s\n", layouts[seed % LAYOUTS].data, layouts[seed % LAYOUTS].pipeline,
@@ -220,20 +285,28 @@ static bool what_is_no_number_once_changes_no_bit(uint64_t seed, FILE *trace)
 /* Of many seeds each kind of misfortune must have come, or the test would say less than it seems to. */
 static int report(void)
 {
-    printf("%u deaths, %u of them within an activation, %u while no epoch ran; %u slots spoiled, %u rotten; "
-           "%u stopped, %u cuts, %u zombies, %u starved; %u changes of epoch; %" PRIu64
+    printf("%u deaths of workers, %u of them within an activation, %u while no epoch ran; %u slots spoiled, "
+           "%u rotten; "
+           "%u stopped, %u cuts, %u zombies, %u starved; %u heads died, %u of them before their epoch ran, "
+           "%u others "
+           "went on with who was left, %u began alone; %u agents died, %u were replaced by their head, %u "
+           "leases ended, "
+           "%u workers ended with their life line, %u called without the lock; %u changes of epoch; %" PRIu64
            " records and %" PRIu64 " checkpoints came again, %" PRIu64
            " times all from the beginning, %" PRIu64 " checkpoints lost with a rotten slot; %" PRIu64
            " steps replayed, in which %" PRIu64 " stages kept their work and %" PRIu64
            " messages were compared; %" PRIu64 " audits; %" PRIu64 " flipped bits were found, %" PRIu64
            " of them of auditors; %" PRIu64 " results were no numbers; %" PRIu64 " events\n",
            seen.n_deaths, seen.n_within, seen.n_between_epochs, seen.n_spoiled, seen.n_rotten, seen.n_stops,
-           seen.n_cuts, seen.n_zombies, seen.n_starved, seen.epoch, n_again, n_saved_again,
-           n_from_the_beginning, n_lost_checkpoints, n_replayed, n_kept, n_compared, n_audited, n_flips,
-           n_of_auditors, n_flukes, seen.n_events);
+           seen.n_cuts, seen.n_zombies, seen.n_starved, seen.n_head_deaths, seen.n_at_head, seen.n_taken,
+           seen.n_alone, seen.n_agent_deaths, seen.n_replaced, seen.n_leases, seen.n_orphaned,
+           seen.n_intruders, seen.epoch, n_again, n_saved_again, n_from_the_beginning, n_lost_checkpoints,
+           n_replayed, n_kept, n_compared, n_audited, n_flips, n_of_auditors, n_flukes, seen.n_events);
     bool each = seen.n_within && seen.n_between_epochs && seen.n_spoiled && seen.n_rotten &&
                 n_from_the_beginning && seen.n_stops && seen.n_cuts && seen.n_zombies && seen.n_starved &&
-                n_again && n_replayed && n_kept && n_compared && n_audited;
+                n_again && n_replayed && n_kept && n_compared && n_audited && seen.n_at_head &&
+                seen.n_taken && seen.n_alone && seen.n_replaced && seen.n_leases && seen.n_orphaned &&
+                seen.n_intruders;
     if (seen.n_deaths < 1000 || each) return 0;
     fprintf(stderr, "some kind of fault never came\n");
     return 1;
@@ -248,7 +321,9 @@ int main(int argc, char **argv)
     };
     if (!getenv("TROUPE_LOG")) tr_log_set_level(TR_LOG_ERROR); /* deaths are told as warnings */
     prepare();
+    simulated_directory_open();
     int failed = simulate_main(cases, sizeof cases / sizeof *cases, argc, argv);
+    simulated_directory_close();
     clean_up();
     return report() || failed;
 }

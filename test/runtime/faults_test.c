@@ -1,13 +1,15 @@
-/* Jobs whose workers die, hang and come back as zombies, in simulation: cells with state in slots, that exchange values in
+/* Jobs whose workers, agents and heads die, hang and come back as zombies, in simulation: cells with state in slots, that exchange values in
  * rounds and vote for the next. Whatever the seed does, the log is that of a run without faults, and each epoch is new.
- * The head and the workers are the real ones (runtime/simulation_job.h).
+ * Head, agent and workers are the real ones (runtime/simulation_job.h).
  * SPDX-License-Identifier: Apache-2.0 */
 #include "simulate.h"
 
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/rng.h"
+#include "runtime/orphans.h"
 #include "runtime/simulation_job.h"
+#include "simulated_directory.h"
 
 enum {
     ROUNDS = 5,
@@ -28,6 +30,10 @@ typedef struct company {
     uint64_t log[ROUNDS], last;
     uint32_t n_logged, epoch;
     bool differs, heard_the_past;
+    /* Of the rounds in the log: since the state was lost, with head and agent, or with an agent that had not handed over
+     * what another head found with it. */
+    uint32_t n_told;
+    bool was_taken;
 } company;
 
 static tr_job_simulation_counters seen; /* of all seeds together */
@@ -256,6 +262,7 @@ static void judge_stop(tr_actor *actor, void *state)
 /* Told again after a change of epoch, it must be as it was. */
 static void log_round(company *self, uint32_t round, uint64_t sum)
 {
+    self->n_told = round + 1;
     if (round < self->n_logged)
         self->differs = self->differs || self->log[round] != sum;
     else if (round == self->n_logged && round < ROUNDS)
@@ -359,6 +366,7 @@ static void found(company *self, uint64_t seed)
 {
     memset(self, 0, sizeof *self);
     self->key = (tr_rng_key){.seed = seed, .stream = 7};
+    self->epoch = 1;
     int32_t n_workers = 1 + (int32_t)draw(self, 3);
     tr_topology_init(&self->topology, 1 + n_workers);
     self->n_cells = 2 + (uint32_t)draw(self, MAX_CELLS - 1);
@@ -382,6 +390,38 @@ static tr_status record_epoch(void *context, uint32_t epoch, tr_error *err)
     return TR_OK;
 }
 
+/* A round is logged when all hold the state before it, and the one after it is written into the other slot. */
+static tr_status begin_again(void *context, tr_job_beginning *beginning, tr_error *err)
+{
+    const company *self = context;
+    if (beginning->generation >= self->n_told) return TR_OK;
+    return tr_fail(err, TR_ECORRUPT, "generation %" PRIu64 " is all that is left of %u rounds",
+                   beginning->generation, self->n_told);
+}
+
+static void on_event(void *context, const tr_job_event *event)
+{
+    company *self = context;
+    bool nobody = event->kind == TR_JOB_AGENT_REPLACED && event->n_readopted == 0;
+    if (nobody && self->was_taken) self->n_told = 0;
+}
+
+/* What a process does that resumes a run: it goes on with whom it finds, in an epoch of its own. */
+static tr_status succeed(void *context, const tr_orphans *orphans, tr_job_options *job, tr_error *err)
+{
+    (void)err;
+    company *self = context;
+    self->was_taken = orphans != NULL;
+    if (!orphans) self->n_told = 0;
+    job->recovery.first_epoch = ++self->epoch;
+    return TR_OK;
+}
+
+static tr_job_simulation_span durable(void *context, int which)
+{
+    return which ? (tr_job_simulation_span){0} : (tr_job_simulation_span){context, sizeof(company)};
+}
+
 static void add_up(const tr_job_simulation_counters *one)
 {
     seen.n_events += one->n_events;
@@ -395,6 +435,15 @@ static void add_up(const tr_job_simulation_counters *one)
     seen.n_spoiled += one->n_spoiled;
     seen.n_rotten += one->n_rotten;
     seen.epoch += one->epoch - 1;
+    seen.n_head_deaths += one->n_head_deaths;
+    seen.n_at_head += one->n_at_head;
+    seen.n_agent_deaths += one->n_agent_deaths;
+    seen.n_taken += one->n_taken;
+    seen.n_alone += one->n_alone;
+    seen.n_replaced += one->n_replaced;
+    seen.n_orphaned += one->n_orphaned;
+    seen.n_leases += one->n_leases;
+    seen.n_intruders += one->n_intruders;
     seen.data.n_late += one->data.n_late;
     seen.control.n_late += one->control.n_late;
 }
@@ -403,11 +452,16 @@ static tr_status perform(company *self, uint64_t seed, FILE *trace, tr_job_simul
 {
     const tr_actor_kind kinds[] = {{"cell", &cell_behavior, self}, {"judge", &judge_behavior, self}};
     const tr_registry registry = {kinds, sizeof kinds / sizeof *kinds};
-    const tr_job_options job = {
-        .topology = &self->topology,
-        .registry = &registry,
-        .recovery = {.max_restarts = 100, .within_ms = 1, .first_epoch = 1, .record_epoch = record_epoch},
-        .context = self};
+    const tr_job_options job = {.topology = &self->topology,
+                                .registry = &registry,
+                                .recovery = {.max_restarts = 100,
+                                             .within_ms = 1,
+                                             .first_epoch = 1,
+                                             .record_epoch = record_epoch,
+                                             .begin_again = seed % 4 == 3 ? NULL : begin_again},
+                                .lease = {.kept = simulated_directory},
+                                .on_event = on_event,
+                                .context = self};
     tr_job_simulation_options options = {.seed = seed,
                                          .job = &job,
                                          .activation_max_ns = 1000 * (seed % 3),
@@ -415,6 +469,9 @@ static tr_status perform(company *self, uint64_t seed, FILE *trace, tr_job_simul
                                          .n_faults = (uint32_t)(seed % 6),
                                          .faults_until = 500,
                                          .may_rot = seed % 4 == 3,
+                                         .succeed = succeed,
+                                         .durable = durable,
+                                         .directory = simulated_directory,
                                          .trace = trace};
     tr_error err;
     tr_simulation_faults(seed, &options.data, &options.control);
@@ -462,15 +519,22 @@ static bool a_seed_decides_every_death(uint64_t seed, FILE *trace)
 /* Of many seeds each kind of misfortune must have come, or the test would say less than it seems to. */
 static int report(void)
 {
-    printf("%u deaths, %u of them within an activation, %u while no epoch ran; %u slots spoiled, %u rotten; "
-           "%u stopped, "
-           "%u cuts, %u zombies, %u starved; %u changes of epoch; %" PRIu64 " late frames; %" PRIu64
-           " events\n",
+    printf("%u deaths of workers, %u of them within an activation, %u while no epoch ran; %u slots spoiled, "
+           "%u rotten; "
+           "%u stopped, %u cuts, %u zombies, %u starved; %u heads died, %u of them before their epoch ran, "
+           "%u others "
+           "went on with who was left, %u began alone; %u agents died, %u were replaced by their head, %u "
+           "leases ended, "
+           "%u workers ended with their life line, %u called without the lock; %u changes of epoch; %" PRIu64
+           " late frames; %" PRIu64 " events\n",
            seen.n_deaths, seen.n_within, seen.n_between_epochs, seen.n_spoiled, seen.n_rotten, seen.n_stops,
-           seen.n_cuts, seen.n_zombies, seen.n_starved, seen.epoch, seen.data.n_late + seen.control.n_late,
-           seen.n_events);
+           seen.n_cuts, seen.n_zombies, seen.n_starved, seen.n_head_deaths, seen.n_at_head, seen.n_taken,
+           seen.n_alone, seen.n_agent_deaths, seen.n_replaced, seen.n_leases, seen.n_orphaned,
+           seen.n_intruders, seen.epoch, seen.data.n_late + seen.control.n_late, seen.n_events);
     bool each = seen.n_within && seen.n_between_epochs && seen.n_spoiled && seen.n_rotten && seen.n_stops &&
-                seen.n_cuts && seen.n_zombies && seen.n_starved && seen.data.n_late && seen.control.n_late;
+                seen.n_cuts && seen.n_zombies && seen.n_starved && seen.data.n_late && seen.control.n_late &&
+                seen.n_at_head && seen.n_taken && seen.n_alone && seen.n_replaced && seen.n_leases &&
+                seen.n_orphaned && seen.n_intruders;
     if (seen.n_deaths < 1000 || each) return 0;
     fprintf(stderr, "some kind of fault never came\n");
     return 1;
@@ -483,6 +547,8 @@ int main(int argc, char **argv)
         {"a_seed_decides_every_death", 300, a_seed_decides_every_death},
     };
     if (!getenv("TROUPE_LOG")) tr_log_set_level(TR_LOG_ERROR); /* deaths are told as warnings */
+    simulated_directory_open();
     int failed = simulate_main(cases, sizeof cases / sizeof *cases, argc, argv);
+    simulated_directory_close();
     return report() || failed;
 }

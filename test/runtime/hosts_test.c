@@ -9,8 +9,12 @@
 #include "check.h"
 #include "runtime/control_messages.h"
 #include "runtime/orphans.h"
+#include "runtime/played.h"
 
+#include <poll.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -165,6 +169,44 @@ static void make_topology(tr_topology *topology, tr_actor_id *clock)
     CHECK_OK(tr_topology_add_actor(topology, "two", "kind", 2, NULL, 0, STATE_BYTES, NULL, &err));
 }
 
+/* Processes: in place of a pidfd one that is readable once it was killed. */
+static int play_open(void *context, int32_t pid)
+{
+    (void)context, (void)pid;
+    return eventfd(0, EFD_CLOEXEC);
+}
+
+static tr_status play_spawn(void *context, const tr_launch *launch, const int *descriptors, int count,
+                            int *pid, int *pidfd, tr_error *spawn_err)
+{
+    (void)launch, (void)descriptors, (void)count;
+    *pid = 1;
+    *pidfd = play_open(context, *pid);
+    return *pidfd >= 0 ? TR_OK : tr_fail(spawn_err, TR_EIO, "no eventfd");
+}
+
+static bool play_ended(void *context, int pidfd, tr_process_end *end)
+{
+    (void)context;
+    *end = (tr_process_end){0};
+    return poll(&(struct pollfd){.fd = pidfd, .events = POLLIN}, 1, 0) == 1;
+}
+
+static void play_kill(void *context, int pidfd)
+{
+    (void)context;
+    eventfd_write(pidfd, 1);
+}
+
+static bool play_lives(void *context, int32_t pid)
+{
+    (void)context;
+    return kill(pid, 0) == 0;
+}
+
+static const tr__played played = {
+    .spawn = play_spawn, .open = play_open, .ended = play_ended, .kill = play_kill, .lives = play_lives};
+
 static void make_head(uint32_t epoch)
 {
     tr_head *head = &game->head;
@@ -185,7 +227,9 @@ static void make_head(uint32_t epoch)
                                      .on_actor_end = tr_head_on_actor_end,
                                      .on_job_end = tr_head_on_job_end};
     CHECK_OK(tr_node_new(&head->node, &options, &err));
-    CHECK_OK(tr_crew_new_played(&head->crew, &game->topology, &err));
+    const tr_crew_options crew = {.topology = &game->topology, .processes = true, .launch = {.hosted = true}};
+    tr__play = &played;
+    CHECK_OK(tr_crew_new(&head->crew, &crew, &err));
     CU_ASSERT_FATAL(head->node && head->crew);
 }
 
@@ -248,8 +292,8 @@ static void begin_running(int32_t home_of_two)
 static void close_game(void)
 {
     for (int i = 0; i < NODES + MEMBERS; i++) tr_node_destroy(&game->peers[i].node);
-    tr_crew_end_played(game->head.crew);
     tr_crew_destroy(&game->head.crew);
+    tr__play = NULL;
     tr_hosts_destroy(&game->head.hosts);
     tr_node_destroy(&game->head.node);
     tr_free(game->head.workers);
