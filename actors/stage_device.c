@@ -42,9 +42,9 @@ struct tr__device {
     void **at[N_PLACES]; /* on the device, by flight; outputs that no later phase reads share one place */
     landing landings[N_ENTER][TURNS];
     uint32_t turn[N_ENTER];
-    float *factor, *host_factor; /* of the loss: the device's, and pinned */
-    double *losses, *host_losses;
-    uint32_t n_losses; /* micro-batches of a step; behind them the one that is measured */
+    float *factor, *host_factor;  /* of the loss: the device's, and pinned */
+    double *losses, *host_losses; /* on the device by flight, so that kernels write where they wrote before */
+    uint32_t n_losses;            /* micro-batches of a step; behind them the one that is measured */
     /* state and gradients */
     float *state; /* laid out as a slot is */
     bool pinned[2];
@@ -195,7 +195,9 @@ tr_status tr__device_allocate_work(tr__stage *self, tr_error *err)
         status = tr__device_memory(self, TR_MEMORY_DEVICE, sizeof *d->factor, (void **)&d->factor, err);
     if (!status)
         status = tr__device_memory(self, TR_MEMORY_PINNED, sizeof *d->factor, (void **)&d->host_factor, err);
-    if (!status) status = tr__device_memory(self, TR_MEMORY_DEVICE, losses, (void **)&d->losses, err);
+    if (!status)
+        status = tr__device_memory(self, TR_MEMORY_DEVICE, spec->stash_credits * sizeof *d->losses,
+                                   (void **)&d->losses, err);
     if (!status) status = tr__device_memory(self, TR_MEMORY_PINNED, losses, (void **)&d->host_losses, err);
     if (status) return status;
     *d->host_factor = 0;
@@ -248,9 +250,14 @@ static size_t index_of(const tr__stage *self, const tr__flight *flight)
     return (size_t)(flight - self->flights);
 }
 
-static double *loss_of(const tr__stage *self, const tr__flight *flight, double *losses)
+static double *loss_of(const tr__stage *self, const tr__flight *flight)
 {
-    return losses +
+    return self->device->losses + index_of(self, flight);
+}
+
+static double *host_loss_of(const tr__stage *self, const tr__flight *flight)
+{
+    return self->device->host_losses +
            (flight->evaluation ? self->device->n_losses : flight->microbatch - self->microbatches.begin);
 }
 
@@ -286,7 +293,7 @@ bool tr__device_bind(tr__stage *self, tr__flight *flight, tr_phase phase)
     for (int p = 0; p < N_PLACES; p++)
         if (d->values[p] != TR_NO_VALUE) self->bound[d->values[p]] = d->at[p][index_of(self, flight)];
     if (spec->factor != TR_NO_VALUE) self->bound[spec->factor] = d->factor;
-    if (spec->loss != TR_NO_VALUE) self->bound[spec->loss] = loss_of(self, flight, d->losses);
+    if (spec->loss != TR_NO_VALUE) self->bound[spec->loss] = loss_of(self, flight);
     return well;
 }
 
@@ -333,11 +340,10 @@ bool tr__device_check(tr__stage *self, uint32_t mark)
 
 bool tr__device_collect(tr__stage *self, tr__flight *flight, tr_phase phase)
 {
-    tr__device *d = self->device;
     if (phase == TR_PHASE_FORWARD && flight->output) return leave(self, flight, OUT, flight->output);
     if (phase == TR_PHASE_FORWARD && self->last) {
-        double *at = loss_of(self, flight, d->host_losses);
-        if (!copy(self, at, loss_of(self, flight, d->losses), sizeof *at)) return false;
+        double *at = host_loss_of(self, flight);
+        if (!copy(self, at, loss_of(self, flight), sizeof *at)) return false;
         if (!flight->evaluation) return true; /* read at the end of the step */
         if (!wait(self)) return false;
         flight->loss = *at;
@@ -348,12 +354,6 @@ bool tr__device_collect(tr__stage *self, tr__flight *flight, tr_phase phase)
 }
 
 /* --- gradients --- */
-
-bool tr__device_clear(tr__stage *self, const tr_buffer *flat)
-{
-    tr_error error;
-    return good(self, tr_stream_fill(self->device->stream, flat->data, 0, flat->size_bytes, &error), &error);
-}
 
 bool tr__device_accumulate(tr__stage *self, tr_buffer *into, const tr_buffer *from)
 {
@@ -377,11 +377,17 @@ tr_buffer *tr__take_host_flat(tr__stage *self)
     return flat;
 }
 
+/* What no node writes, between tensors and for parameters without a gradient, is 0 from the beginning, and so are sums of it. */
 tr_buffer *tr__device_take_flat(tr__stage *self)
 {
-    tr_buffer *flat = tr__buffers_take(&self->flats);
-    if (flat) return flat;
     tr_error error;
+    size_t n_before = self->flats.n;
+    tr_buffer *flat = tr__buffers_take(&self->flats);
+    bool is_new = self->flats.n > n_before;
+    if (flat && is_new &&
+        !good(self, tr_stream_fill(self->device->stream, flat->data, 0, flat->size_bytes, &error), &error))
+        tr_buffer_release(&flat);
+    if (flat || is_new) return flat;
     tr_fail(&error, TR_ENOMEM, "no memory on device '%s:%d' for a gradient of %lld elements",
             tr_device_kind_name(self->spec.device), self->spec.device_index, (long long)self->flat);
     tr_actor_fail_node(self->actor, &error);

@@ -27,6 +27,7 @@ typedef struct fusion {
     int32_t *n_readers; /* by value */
     int32_t *reader;    /* by value: the first node that reads it, -1 for none */
     change *changes;    /* by node */
+    tr_value *instead;  /* by value: who is read in its place, which is itself for most */
     tr_shape *added;    /* shapes of values behind n_values, float32 */
     int32_t n_added;
 } fusion;
@@ -109,6 +110,19 @@ static void join_add(fusion *self, int32_t n, const tr_node *linear)
     self->changes[at].gone = true;
 }
 
+/* The same activation of the same h once more (ops/recompute.h), in a pass of its own, would be of an h that was rounded, where
+ * the product's is of one that was not: other bits. So the first one's are kept. */
+static void keep_activation(fusion *self, int32_t n, const tr_node *activate)
+{
+    const tr_node *again = tr_graph_node(self->graph, n);
+    if (!is(again, "activate") || again->inputs[0] != activate->inputs[0] || !is_free(self, n) ||
+        memcmp(tr_node_attributes(again), tr_node_attributes(activate), sizeof(activate_attributes)) != 0 ||
+        !is_inner(self, again->outputs[0]))
+        return;
+    self->instead[again->outputs[0]] = activate->outputs[0];
+    self->changes[n].gone = true;
+}
+
 /* The activation among the readers of h; the backward may read h as well. */
 static void join_activation(fusion *self, int32_t n, const tr_node *linear)
 {
@@ -128,6 +142,7 @@ static void join_activation(fusion *self, int32_t n, const tr_node *linear)
     set_inputs(c, linear->inputs, 3);
     set_outputs(c, outputs, 2);
     self->changes[at].gone = true;
+    for (int32_t i = at + 1; i < self->n_nodes; i++) keep_activation(self, i, activate);
 }
 
 static void join_activation_backward(fusion *self, int32_t n, const tr_node *dx)
@@ -342,6 +357,9 @@ static void copy_nodes(const fusion *self, tr_graph *to)
             memcpy(copy.outputs, c->outputs, sizeof copy.outputs);
             memcpy(copy.attributes.bytes, c->attributes, sizeof c->attributes);
         }
+        for (int i = 0; i < copy.n_inputs; i++)
+            if (copy.inputs[i] != TR_NO_VALUE && copy.inputs[i] < self->n_values)
+                copy.inputs[i] = self->instead[copy.inputs[i]];
         if (tr__graph_copy_node(to, &copy) < 0) return;
     }
 }
@@ -349,6 +367,7 @@ static void copy_nodes(const fusion *self, tr_graph *to)
 static tr_status fuse(fusion *self, tr_graph **out, tr_error *err)
 {
     tr_graph *to;
+    for (tr_value v = 0; v < self->n_values; v++) self->instead[v] = v;
     count_readers(self);
     find_patterns(self);
     tr_status status = tr_graph_new(&to, err);
@@ -375,10 +394,12 @@ tr_status tr_graph_fuse(tr_graph **out, const tr_graph *graph, tr_error *err)
     self.reader = tr_alloc_zero(n_values, sizeof *self.reader);
     self.changes = tr_alloc_zero(n_nodes, sizeof *self.changes);
     self.added = tr_alloc_zero(n_nodes, sizeof *self.added);
-    if (self.n_readers && self.reader && self.changes && self.added)
+    self.instead = tr_alloc(n_values * sizeof *self.instead);
+    if (self.n_readers && self.reader && self.changes && self.added && self.instead)
         status = fuse(&self, out, err);
     else
         status = tr_fail(err, TR_ENOMEM, "no memory to fuse a graph of %d nodes", self.n_nodes);
+    tr_free(self.instead);
     tr_free(self.added);
     tr_free(self.changes);
     tr_free(self.reader);

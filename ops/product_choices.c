@@ -36,6 +36,11 @@ void tr_product_choices_destroy(tr_product_choices **self)
     *self = NULL;
 }
 
+size_t tr_product_choices_count(const tr_product_choices *self)
+{
+    return self->count;
+}
+
 const unsigned char *tr_product_choices_find(const tr_product_choices *self, const char *product)
 {
     for (size_t i = 0; i < self->count; i++)

@@ -73,8 +73,9 @@ typedef struct tr_stage_budget {
     uint64_t state, rounded, gradients, stashes, scratch, edges;
     /* Where its memory is apart: the state it computes with, inputs and outputs; the host's memory that they go through. */
     uint64_t own_state, places, pinned;
-    uint64_t kept;  /* with recovery by replay */
-    uint64_t audit; /* with audits */
+    uint64_t context; /* what CUDA takes for the process; 0 but for the process's first stage on a GPU */
+    uint64_t kept;    /* with recovery by replay */
+    uint64_t audit;   /* with audits */
     uint32_t stash_credits;
     tr_stage_place device;
 } tr_stage_budget;

@@ -23,7 +23,8 @@ static bool has_gpus(const tr_job_plan *self)
 uint64_t tr_stage_budget_on_device(const tr_stage_budget *self)
 {
     if (self->device.kind == TR_DEVICE_CPU) return 0;
-    return self->own_state + self->rounded + self->gradients + self->stashes + self->scratch + self->places;
+    return self->own_state + self->rounded + self->gradients + self->stashes + self->scratch + self->places +
+           self->context;
 }
 
 uint64_t tr_stage_budget_on_host(const tr_stage_budget *self)

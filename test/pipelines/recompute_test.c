@@ -145,6 +145,12 @@ static int count_nodes(const tr_graph *g, const char *op)
     return n;
 }
 
+/* Of a layer both residuals are joined to products; made again, only the first of them is needed. */
+static int count_added(tr_recompute what, int layers)
+{
+    return layers * (what == TR_RECOMPUTE_FULL ? 3 : 2);
+}
+
 /* A device joins nodes afterwards: those made again are joined as the first ones are, and all is written before it is read. */
 static void what_a_device_makes_of_it_runs_in_order(void)
 {
@@ -162,6 +168,13 @@ static void what_a_device_makes_of_it_runs_in_order(void)
             CU_ASSERT_EQUAL(count_nodes(fused, "attention_packed"),
                             is_gpt2 * layers * (what == TR_RECOMPUTE_FULL ? 2 : 1));
             CU_ASSERT_EQUAL(count_nodes(fused, "attention_packed_backward"), is_gpt2 * layers);
+            /* An activation that was joined to its product is made again with the product, or kept. */
+            bool drops = which == N_VARIANTS;
+            CU_ASSERT_EQUAL(count_nodes(fused, "linear_activate"),
+                            is_gpt2 * layers * (what == TR_RECOMPUTE_FULL ? 2 : 1));
+            CU_ASSERT_EQUAL(count_nodes(fused, "activate"), 0);
+            CU_ASSERT_EQUAL(count_nodes(fused, "linear_dx_activate"), is_gpt2 * layers);
+            CU_ASSERT_EQUAL(count_nodes(fused, "linear_add"), drops ? 0 : count_added(what, layers));
             tr_memory_plan_release(&plan);
             tr_free(workspaces);
             tr_graph_destroy(&fused);
