@@ -145,6 +145,7 @@ static void join_activation(fusion *self, int32_t n, const tr_node *linear)
     for (int32_t i = at + 1; i < self->n_nodes; i++) keep_activation(self, i, activate);
 }
 
+/* In the place of the product; of the other, where h is made again between them (ops/recompute.h). */
 static void join_activation_backward(fusion *self, int32_t n, const tr_node *dx)
 {
     int32_t at;
@@ -157,13 +158,15 @@ static void join_activation_backward(fusion *self, int32_t n, const tr_node *dx)
         .in_out = ((const linear_attributes *)tr_node_attributes(dx))->in_out,
         .kind = ((const activate_attributes *)tr_node_attributes(backward))->kind};
     if (attributes.kind != TR_GELU_TANH || !is_bf16(self, h) || !has_packed_rows(self, h) ||
-        !has_packed_rows(self, dx->inputs[0]) || value_of(self, h)->producer >= n)
+        !has_packed_rows(self, dx->inputs[0]))
         return;
     tr_value inputs[] = {dx->inputs[0], dx->inputs[1], h};
-    change *c = begin_change(self, n, &tr__linear_dx_activate_op, &attributes, sizeof attributes);
+    bool later = value_of(self, h)->producer >= n;
+    change *c =
+        begin_change(self, later ? at : n, &tr__linear_dx_activate_op, &attributes, sizeof attributes);
     set_inputs(c, inputs, 3);
     set_outputs(c, backward->outputs, 1);
-    self->changes[at].gone = true;
+    self->changes[later ? n : at].gone = true;
 }
 
 /* Whether the parts of `split` are q, k and v of `attention`, in this order. */

@@ -108,8 +108,8 @@ static tr_status read_line(tr_product_choices *self, const char *line, size_t le
     }
     return tr_fail(
         err, TR_EINVAL,
-        "choices of matrix products, line %d: '%.60s' is not a new product and %d bytes in hexadecimal",
-        number, line, (int)TR_ALGORITHM_BYTES);
+        "choices of matrix products, line %d: '%.*s' is not a new product and %d bytes in hexadecimal",
+        number, (int)(length < 60 ? length : 60), line, (int)TR_ALGORITHM_BYTES);
 }
 
 tr_status tr_product_choices_read(tr_product_choices *self, const char *text, tr_error *err)
