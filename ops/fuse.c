@@ -24,6 +24,7 @@ typedef struct change {
 typedef struct fusion {
     const tr_graph *graph;
     int32_t n_values, n_nodes;
+    bool has_backward;
     int32_t *n_readers; /* by value */
     int32_t *reader;    /* by value: the first node that reads it, -1 for none */
     change *changes;    /* by node */
@@ -123,7 +124,8 @@ static void keep_activation(fusion *self, int32_t n, const tr_node *activate)
     self->changes[n].gone = true;
 }
 
-/* The activation among the readers of h; the backward may read h as well. */
+/* The activation among the readers of h; the backward may read h as well. Where it makes h again instead, h is written all the
+ * same: the library's product without it has other bits. */
 static void join_activation(fusion *self, int32_t n, const tr_node *linear)
 {
     tr_value h = linear->outputs[0];
@@ -137,7 +139,8 @@ static void join_activation(fusion *self, int32_t n, const tr_node *linear)
         .in_out = ((const linear_attributes *)tr_node_attributes(linear))->in_out,
         .kind = ((const activate_attributes *)tr_node_attributes(activate))->kind};
     if (attributes.kind != TR_GELU_TANH) return;
-    tr_value outputs[] = {activate->outputs[0], self->n_readers[h] > 1 ? h : TR_NO_VALUE};
+    bool keeps = self->n_readers[h] > 1 || self->has_backward;
+    tr_value outputs[] = {activate->outputs[0], keeps ? h : TR_NO_VALUE};
     change *c = begin_change(self, n, &tr__linear_activate_op, &attributes, sizeof attributes);
     set_inputs(c, linear->inputs, 3);
     set_outputs(c, outputs, 2);
@@ -323,6 +326,7 @@ static void count_readers(fusion *self)
     for (tr_value v = 0; v < self->n_values; v++) self->reader[v] = -1;
     for (int32_t n = 0; n < self->n_nodes; n++) {
         const tr_node *node = tr_graph_node(self->graph, n);
+        self->has_backward |= node->phase != TR_PHASE_FORWARD;
         for (int i = 0; i < node->n_inputs; i++) {
             tr_value input = node->inputs[i];
             if (input == TR_NO_VALUE) continue;

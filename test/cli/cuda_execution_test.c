@@ -269,21 +269,20 @@ int main(int argc, char **argv)
     write_words(text, 40000);
     tr_free(text);
     /* Later ones look at the runs of earlier ones. */
-    static const check_test tests[] = {
-        CHECK_TEST(graphs_change_no_bit),
-        CHECK_TEST(what_is_computed_again_changes_no_bit),
-        CHECK_TEST(measured_products_stay_what_they_are),
-        CHECK_TEST(replicas_have_the_products_of_the_first),
-        CHECK_TEST(a_resumed_run_goes_on_with_them),
-        CHECK_TEST(what_is_for_another_gpu_is_not_used),
-    };
-    /* Of the whole GPU's memory, so nobody else may use it meanwhile: apart, with the argument "memory". */
+    static const check_test bits[] = {CHECK_TEST(graphs_change_no_bit),
+                                      CHECK_TEST(what_is_computed_again_changes_no_bit)};
+    static const check_test products[] = {
+        CHECK_TEST(measured_products_stay_what_they_are), CHECK_TEST(replicas_have_the_products_of_the_first),
+        CHECK_TEST(a_resumed_run_goes_on_with_them), CHECK_TEST(what_is_for_another_gpu_is_not_used)};
+    /* Of the whole GPU's memory, so nobody else may use it meanwhile: only where it is asked for. */
     static const check_test memory[] = {CHECK_TEST(the_plan_foretells_a_stages_memory)};
-    int result;
-    if (argc > 1 && strcmp(argv[1], "memory") == 0)
-        result = open_driver() ? check_run("cli/cuda_execution", memory, 1) : 1;
-    else
-        result = check_run("cli/cuda_execution", tests, sizeof tests / sizeof *tests);
+    const char *what = argc > 1 ? argv[1] : "";
+    int failed = 0;
+    if (!*what || strcmp(what, "bits") == 0)
+        failed |= check_run("cli/cuda_bits", bits, sizeof bits / sizeof *bits);
+    if (!*what || strcmp(what, "products") == 0)
+        failed |= check_run("cli/cuda_products", products, sizeof products / sizeof *products);
+    if (strcmp(what, "memory") == 0) failed |= open_driver() ? check_run("cli/cuda_memory", memory, 1) : 1;
     leave_directory(directory);
-    return result;
+    return failed;
 }
