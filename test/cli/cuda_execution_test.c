@@ -233,7 +233,7 @@ static void the_plan_foretells_a_stages_memory(void)
                                           {"train.accumulate=4", "train.groups=4", NULL}};
     char *text = path_in(directory, "words.txt"), *recipe = path_in(directory, "large.yaml");
     char *yaml =
-        tr_format("run: unused\nmodel: {family: gpt2, layers: 12, width: 768, heads: 12, vocabulary: 50304}\n"
+        tr_format("run: unused\nmodel: {family: gpt2, layers: 12, width: 768, heads: 12, vocabulary: 8192}\n"
                   "data: {text: %s, holdout: 0}\ndtype: bfloat16\ndevice: cuda\n"
                   "train: {steps: 6, sequence: 1024, microbatch: 8}\nlr: {peak: 1e-4}\n",
                   text);
