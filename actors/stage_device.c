@@ -111,12 +111,6 @@ tr_status tr__device_memory(tr__stage *self, tr_memory_kind kind, size_t size_by
     return status;
 }
 
-static size_t value_bytes(const tr_graph *graph, tr_value value)
-{
-    const tr_value_info *info = tr_graph_value(graph, value);
-    return (size_t)tr_shape_elements(&info->shape) * tr_dtype_bytes(info->dtype);
-}
-
 static const tr_value *values_of(const tr_stage_spec *spec, tr_value values[N_PLACES])
 {
     values[IN] = spec->tokens != TR_NO_VALUE ? spec->tokens : spec->activation_in;
@@ -143,7 +137,7 @@ void tr_stage_device_bytes(const tr_stage_spec *spec, const tr_program *program,
     values_of(spec, values);
     for (place p = IN; p < N_PLACES; p++) {
         if (values[p] == TR_NO_VALUE) continue;
-        uint64_t bytes = value_bytes(spec->graph, values[p]);
+        uint64_t bytes = tr__value_bytes(spec->graph, values[p]);
         *places += is_shared(program, values, p) ? bytes : n * bytes;
         *pinned +=
             p < N_ENTER ? TURNS * bytes : n * bytes; /* messages on their way: as many as may be in flight */
@@ -160,7 +154,7 @@ static tr_status allocate_place(tr__stage *self, place p, tr_error *err)
     tr_status status = TR_OK;
     if (d->values[p] == TR_NO_VALUE) return TR_OK;
     uint32_t n = self->spec.stash_credits;
-    d->bytes[p] = value_bytes(self->spec.graph, d->values[p]);
+    d->bytes[p] = tr__value_bytes(self->spec.graph, d->values[p]);
     d->at[p] = tr_alloc_zero(n, sizeof *d->at[p]);
     if (!d->at[p]) return tr_fail(err, TR_ENOMEM, "no memory for the places of %u micro-batches", n);
     bool one = is_shared(self->program, d->values, p);

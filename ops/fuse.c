@@ -125,7 +125,7 @@ static void keep_activation(fusion *self, int32_t n, const tr_node *activate)
 }
 
 /* The activation among the readers of h; the backward may read h as well. Where it makes h again instead, h is written all the
- * same: the library's product without it has other bits. */
+ * same: the library's product without it is another one, and need not have its bits. */
 static void join_activation(fusion *self, int32_t n, const tr_node *linear)
 {
     tr_value h = linear->outputs[0];

@@ -145,6 +145,17 @@ static int count_nodes(const tr_graph *g, const char *op)
     return n;
 }
 
+/* Every product with an activation writes what the activation is of, whoever reads it. */
+static bool are_kept(const tr_graph *g)
+{
+    bool kept = true;
+    for (int32_t i = 0; i < tr_graph_node_count(g); i++) {
+        const tr_node *node = tr_graph_node(g, i);
+        if (strcmp(node->op->name, "linear_activate") == 0) kept &= node->outputs[1] != TR_NO_VALUE;
+    }
+    return kept;
+}
+
 /* Of a layer both residuals are joined to products; made again, only the first of them is needed. */
 static int count_added(tr_recompute what, int layers)
 {
@@ -174,6 +185,7 @@ static void what_a_device_makes_of_it_runs_in_order(void)
                             is_joined * layers * (what == TR_RECOMPUTE_FULL ? 2 : 1));
             CU_ASSERT_EQUAL(count_nodes(fused, "activate"), (is_gpt2 && !is_joined) * 2 * layers);
             CU_ASSERT_EQUAL(count_nodes(fused, "linear_dx_activate"), is_joined * layers);
+            CU_ASSERT(are_kept(fused));
             CU_ASSERT_EQUAL(count_nodes(fused, "activate_backward"), (is_gpt2 && !is_joined) * layers);
             CU_ASSERT_EQUAL(count_nodes(fused, "linear_add"), drops ? 0 : count_added(what, layers));
             tr_memory_plan_release(&plan);
