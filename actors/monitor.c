@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/monitor.h"
 
+#include "actors/choices.h"
 #include "actors/topics.h"
 #include "base/memory.h"
 
@@ -12,6 +13,7 @@ typedef struct monitor {
     uint32_t recorded;    /* step of the latest record; 0: none in this life */
     uint32_t awaited;     /* a checkpoint waits for the record of this step; 0: none does */
     tr_actor_id awaiting; /* who asked */
+    tr__choices_desk choices;
 } monitor;
 
 void tr_step_record_pack(tr_packer *packer, const tr_step_record *record)
@@ -161,6 +163,9 @@ static void monitor_receive(tr_actor *actor, void *state, tr_message **message)
     case TR_TOPIC_SYNC: good = take_sync(self, actor, frame, &body); break;
     case TR_TOPIC_NOTE: good = take_note(self, &body); break;
     case TR_TOPIC_TRACE: good = take_trace(self, actor, frame->source, n_fields, &body); break;
+    case TR_TOPIC_CHOICES:
+        good = tr__choices_receive(&self->choices, actor, self->known, frame->source, &body);
+        break;
     case TR_TOPIC_FINISH: good = take_finish(actor, &body); break;
     default: break;
     }
@@ -170,7 +175,9 @@ static void monitor_receive(tr_actor *actor, void *state, tr_message **message)
 static void monitor_stop(tr_actor *actor, void *state)
 {
     (void)actor;
-    tr_free(state); /* the context is the job's */
+    monitor *self = state;
+    if (self) tr__choices_release(&self->choices);
+    tr_free(self); /* the context is the job's */
 }
 
 const tr_behavior tr_monitor_behavior = {.name = "monitor",

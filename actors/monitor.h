@@ -42,6 +42,11 @@ typedef struct tr_monitor_context {
     void (*tick)(void *context); /* about once a second, also when no step ends: nobody should wonder */
     /* What `who` did, in order; n_dropped in all, since the run began. NULL: nobody wants to know. */
     void (*trace)(void *context, tr_actor_id who, const tr_span *spans, uint32_t n_spans, uint64_t n_dropped);
+    /* Algorithms of matrix products (choices.h). What is kept for a GPU and its libraries: a text to be freed with tr_free,
+     * NULL: nothing, and `why` then says so where that is worth a word. And: all that is to be kept for the GPU that
+     * the text names; an error ends the run. Both NULL where no stage measures. */
+    char *(*choices)(void *context, const char *name, char *why, size_t capacity);
+    tr_status (*keep_choices)(void *context, const char *text, tr_error *err);
 } tr_monitor_context;
 
 extern const tr_behavior tr_monitor_behavior;

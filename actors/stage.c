@@ -12,6 +12,7 @@
 #include "actors/replay.h"
 #include "actors/roles.h"
 #include "actors/stage_audit.h"
+#include "actors/stage_choices.h"
 #include "actors/stage_examine.h"
 #include "actors/stage_zero.h"
 #include "actors/topics.h"
@@ -70,6 +71,12 @@ static void spoil(const tr__stage *self, int how, tr__flight *flight, tr_phase p
     if (!out && phase == TR_PHASE_FORWARD) tr__stage_spoil(self, how, &flight->loss, sizeof flight->loss);
 }
 
+/* The micro-batches whose gradients are added up in place at the moment. */
+static tr_range group_of(const tr__stage *self)
+{
+    return tr_plan_group(&self->spec.plan, self->group);
+}
+
 /* false: the device has failed, and so will the node. */
 static bool run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
 {
@@ -92,7 +99,10 @@ static bool run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
                                        .seed = spec->seed,
                                        .step = flight->step,
                                        .microbatch = flight->microbatch}};
-    if (phase == (self->is_fused ? TR_PHASE_BACKWARD : TR_PHASE_WEIGHT)) tr__collect_overlap(self, &bindings);
+    if (phase == (self->is_fused ? TR_PHASE_BACKWARD : TR_PHASE_WEIGHT)) {
+        bindings.begin_gradients = self->device && flight->microbatch == group_of(self).begin;
+        tr__collect_overlap(self, &bindings);
+    }
     tr__examine(self, flight, phase, &bindings);
     tr_program_run(self->program, phase, &bindings);
     if (self->device && !tr__device_collect(self, flight, phase)) return false;
@@ -192,7 +202,7 @@ static bool is_evaluation(const tr_message *input)
 static bool forward_is_possible(const tr__stage *self)
 {
     const tr_message *input = self->inputs.head, *targets = self->targets.head;
-    if (!input || input->frame.step != self->step) return false;
+    if (!input || input->frame.step != self->step || self->is_choosing) return false;
     if (self->last && !targets) return false;
     if (!is_evaluation(input) && tr__replay_goes_first(self, self->out_activation)) return false;
     if (!tr__zero_is_whole(self)) return false;
@@ -248,13 +258,12 @@ static bool backward_is_possible(const tr__stage *self)
 static bool begin_weight(tr__stage *self, const tr__flight *flight)
 {
     TR_ASSERT(flight->microbatch == self->next_weight);
-    return flight->microbatch != tr_plan_group(&self->spec.plan, self->group).begin ||
-           tr__reduce_begin_group(self, self->group);
+    return flight->microbatch != group_of(self).begin || tr__reduce_begin_group(self, self->group);
 }
 
 static bool end_weight(tr__stage *self, tr__flight *flight)
 {
-    uint32_t end = tr_plan_group(&self->spec.plan, self->group).end;
+    uint32_t end = group_of(self).end;
     tr__stage_audit_send(self, flight);
     let_go(self, flight, TR_PHASE_WEIGHT);
     flight->state = TR__FREE;
@@ -415,6 +424,10 @@ static void receive_control(tr__stage *self, const tr_message *message)
         tr__collect_receive(self, message);
         return;
     }
+    if (message->frame.edge == TR_TOPIC_CHOICES) {
+        tr__stage_choices_receive(self, message);
+        return;
+    }
     if (message->frame.edge == TR_TOPIC_TRACED) {
         tr_trace_answered(&self->trace);
         return;
@@ -467,6 +480,7 @@ static void stage_start(tr_actor *actor, void *state)
 {
     (void)actor;
     tr__collect_start(state);
+    tr__stage_choices_start(state);
 }
 
 static void empty(tr__stage *self, tr_message_queue *queue)
@@ -508,6 +522,7 @@ static void stage_stop(tr_actor *actor, void *state)
     tr__zero_release(self);
     tr_trace_release(&self->trace);
     tr_program_destroy(&self->program);
+    tr__stage_choices_release(self);
     tr__device_release(self);
     tr_thread_pool_destroy(&self->pool);
     tr_free(self->flights);
@@ -549,7 +564,8 @@ static tr_status stage_init(tr_actor *actor, void *context, const void *config, 
     if (!apart && (spec->plan.replay || spec->plan.audit))
         status = tr__disputes_init(self, config, config_bytes, err);
     if (!apart && spec->plan.replay && !status) status = tr__replay_init(self, err);
-    tr_program_options options = {.device = spec->device, .n_threads = spec->n_threads};
+    tr_program_options options = {
+        .device = spec->device, .n_threads = spec->n_threads, .graphs = spec->cuda_graphs};
     if (spec->device != TR_DEVICE_CPU && !status) options.stream = tr__device_stream(self);
     if (!status) status = tr_program_new(&self->program, spec->graph, &options, err);
     self->is_fused = !status && !tr_program_has_phase(self->program, TR_PHASE_WEIGHT);

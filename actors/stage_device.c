@@ -5,77 +5,18 @@
  * whose last copy is not yet done. The new state is copied to its slot on a stream of its own while the next step computes,
  * which only reads it; it is there before the next READY. The CPU is a device too: tests run this with it.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "actors/stage_device.h"
+#include "actors/stage_device_internal.h"
 
 #include "actors/stage_zero.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "ops/update.h"
 
 #include <string.h>
-
-/* What enters or leaves a piece with a micro-batch. */
-typedef enum place { IN, TARGETS, GRADIENT_IN, N_ENTER, OUT = N_ENTER, GRADIENT_OUT, N_PLACES } place;
-enum { TURNS = 2 };
-
-/* Pinned memory for what comes; `copied`: it has been read. */
-typedef struct landing {
-    void *memory;
-    tr_event *copied;
-} landing;
-
-typedef struct owned {
-    tr_memory_kind kind;
-    void *memory;
-} owned;
-
-struct tr__device {
-    tr_device *device;
-    tr_stream *stream; /* of all work */
-    tr_stream *copier; /* of states on their way to a slot */
-    tr_event *updated, *copied;
-    tr_event *marks[TR__MOST_DEPARTURES];
-    owned *owned;
-    size_t n_owned, owned_capacity;
-    /* micro-batches */
-    tr_value values[N_PLACES];
-    size_t bytes[N_PLACES];
-    void **at[N_PLACES]; /* on the device, by flight; outputs that no later phase reads share one place */
-    landing landings[N_ENTER][TURNS];
-    uint32_t turn[N_ENTER];
-    float *factor, *host_factor; /* of the loss: the device's, and pinned */
-    double *losses, *host_losses;
-    uint32_t n_losses; /* micro-batches of a step; behind them the one that is measured */
-    /* state and gradients */
-    float *state; /* laid out as a slot is */
-    bool pinned[2];
-    bool copying;
-    tr__buffers host_flats;
-    float *visitor; /* a use of a tied parameter that came in a message */
-    tr_update *update;
-    double *sums; /* pinned */
-};
-
-static bool good(tr__stage *self, tr_status status, const tr_error *error)
-{
-    if (status == TR_OK) return true;
-    tr_actor_fail_node(self->actor, error);
-    return false;
-}
-
-/* All that was queued is done, and went well. */
-static bool wait(tr__stage *self)
-{
-    tr_error error;
-    tr_status status = tr_program_synchronize(self->program, &error);
-    if (status == TR_OK) status = tr_stream_synchronize(self->device->stream, &error);
-    return good(self, status, &error);
-}
 
 static bool copy(tr__stage *self, void *to, const void *from, size_t size_bytes)
 {
     tr_error error;
-    return good(self, tr_stream_copy(self->device->stream, to, from, size_bytes, &error), &error);
+    return tr__device_good(self, tr_stream_copy(self->device->stream, to, from, size_bytes, &error), &error);
 }
 
 /* --- beginning and end --- */
@@ -190,7 +131,9 @@ tr_status tr__device_allocate_work(tr__stage *self, tr_error *err)
         status = tr__device_memory(self, TR_MEMORY_DEVICE, sizeof *d->factor, (void **)&d->factor, err);
     if (!status)
         status = tr__device_memory(self, TR_MEMORY_PINNED, sizeof *d->factor, (void **)&d->host_factor, err);
-    if (!status) status = tr__device_memory(self, TR_MEMORY_DEVICE, losses, (void **)&d->losses, err);
+    if (!status)
+        status = tr__device_memory(self, TR_MEMORY_DEVICE, spec->stash_credits * sizeof *d->losses,
+                                   (void **)&d->losses, err);
     if (!status) status = tr__device_memory(self, TR_MEMORY_PINNED, losses, (void **)&d->host_losses, err);
     if (status) return status;
     *d->host_factor = 0;
@@ -243,9 +186,14 @@ static size_t index_of(const tr__stage *self, const tr__flight *flight)
     return (size_t)(flight - self->flights);
 }
 
-static double *loss_of(const tr__stage *self, const tr__flight *flight, double *losses)
+static double *loss_of(const tr__stage *self, const tr__flight *flight)
 {
-    return losses +
+    return self->device->losses + index_of(self, flight);
+}
+
+static double *host_loss_of(const tr__stage *self, const tr__flight *flight)
+{
+    return self->device->host_losses +
            (flight->evaluation ? self->device->n_losses : flight->microbatch - self->microbatches.begin);
 }
 
@@ -257,10 +205,10 @@ static bool enter(tr__stage *self, const tr__flight *flight, place p, const tr_m
     TR_ASSERT(message->frame.body_bytes >= d->bytes[p]);
     landing *at = &d->landings[p][d->turn[p]++ % TURNS];
     tr_error error;
-    if (!good(self, tr_event_await(at->copied, &error), &error)) return false;
+    if (!tr__device_good(self, tr_event_await(at->copied, &error), &error)) return false;
     memcpy(at->memory, tr_message_bytes(message), d->bytes[p]);
     return copy(self, d->at[p][index_of(self, flight)], at->memory, d->bytes[p]) &&
-           good(self, tr_event_record(at->copied, d->stream, &error), &error);
+           tr__device_good(self, tr_event_record(at->copied, d->stream, &error), &error);
 }
 
 bool tr__device_bind(tr__stage *self, tr__flight *flight, tr_phase phase)
@@ -281,7 +229,7 @@ bool tr__device_bind(tr__stage *self, tr__flight *flight, tr_phase phase)
     for (int p = 0; p < N_PLACES; p++)
         if (d->values[p] != TR_NO_VALUE) self->bound[d->values[p]] = d->at[p][index_of(self, flight)];
     if (spec->factor != TR_NO_VALUE) self->bound[spec->factor] = d->factor;
-    if (spec->loss != TR_NO_VALUE) self->bound[spec->loss] = loss_of(self, flight, d->losses);
+    if (spec->loss != TR_NO_VALUE) self->bound[spec->loss] = loss_of(self, flight);
     return well;
 }
 
@@ -308,7 +256,8 @@ static bool leave(tr__stage *self, const tr__flight *flight, place p, tr_buffer 
 bool tr__device_mark(tr__stage *self, uint32_t mark)
 {
     tr_error error;
-    return good(self, tr_event_record(self->device->marks[mark], self->device->stream, &error), &error);
+    return tr__device_good(self, tr_event_record(self->device->marks[mark], self->device->stream, &error),
+                           &error);
 }
 
 bool tr__device_is_past(const tr__stage *self, uint32_t mark)
@@ -323,17 +272,17 @@ bool tr__device_check(tr__stage *self, uint32_t mark)
     bool done;
     tr_status status = tr_program_check(self->program, &error);
     if (!status) status = tr_event_done(self->device->marks[mark], &done, &error);
-    return good(self, status, &error);
+    return tr__device_good(self, status, &error);
 }
 
 bool tr__device_collect(tr__stage *self, tr__flight *flight, tr_phase phase)
 {
-    tr__device *d = self->device;
     if (phase == TR_PHASE_FORWARD && flight->output) return leave(self, flight, OUT, flight->output);
     if (self->last && phase == (flight->evaluation ? TR_PHASE_FORWARD : TR_PHASE_BACKWARD)) {
-        double *at = loss_of(self, flight, d->host_losses);
-        if (!copy(self, at, loss_of(self, flight, d->losses), sizeof *at)) return false;
-        if (flight->evaluation && !wait(self)) return false; /* others are read at the end of the step */
+        double *at = host_loss_of(self, flight);
+        if (!copy(self, at, loss_of(self, flight), sizeof *at)) return false;
+        if (flight->evaluation && !tr__device_wait(self))
+            return false; /* others are read at the end of the step */
         if (flight->evaluation) flight->loss = *at;
     }
     if (phase == TR_PHASE_BACKWARD && flight->input_gradient)
@@ -343,19 +292,13 @@ bool tr__device_collect(tr__stage *self, tr__flight *flight, tr_phase phase)
 
 /* --- gradients --- */
 
-bool tr__device_clear(tr__stage *self, const tr_buffer *flat)
-{
-    tr_error error;
-    return good(self, tr_stream_fill(self->device->stream, flat->data, 0, flat->size_bytes, &error), &error);
-}
-
 bool tr__device_accumulate(tr__stage *self, tr_buffer *into, const tr_buffer *from)
 {
     tr_error error;
-    return good(self,
-                tr_update_accumulate(self->device->stream, self->pool, tr__floats(into), tr__floats(from),
-                                     self->flat, &error),
-                &error);
+    return tr__device_good(self,
+                           tr_update_accumulate(self->device->stream, self->pool, tr__floats(into),
+                                                tr__floats(from), self->flat, &error),
+                           &error);
 }
 
 tr_buffer *tr__take_host_flat(tr__stage *self)
@@ -371,11 +314,18 @@ tr_buffer *tr__take_host_flat(tr__stage *self)
     return flat;
 }
 
+/* What no node writes, between tensors and for parameters without a gradient, is 0 from the beginning, and so are sums of it. */
 tr_buffer *tr__device_take_flat(tr__stage *self)
 {
-    tr_buffer *flat = tr__buffers_take(&self->flats);
-    if (flat) return flat;
     tr_error error;
+    size_t n_before = self->flats.n;
+    tr_buffer *flat = tr__buffers_take(&self->flats);
+    bool is_new = self->flats.n > n_before;
+    if (flat && is_new &&
+        !tr__device_good(self, tr_stream_fill(self->device->stream, flat->data, 0, flat->size_bytes, &error),
+                         &error))
+        tr_buffer_release(&flat);
+    if (flat || is_new) return flat;
     tr_fail(&error, TR_ENOMEM, "no memory on device '%s:%d' for a gradient of %lld elements",
             tr_device_kind_name(self->spec.device), self->spec.device_index, (long long)self->flat);
     tr_actor_fail_node(self->actor, &error);
@@ -393,7 +343,7 @@ bool tr__device_blocks_to_host(tr__stage *self)
         left[b] = self->blocks[b].memory;
         self->blocks[b].memory = host;
     }
-    well = well && wait(self);
+    well = well && tr__device_wait(self);
     for (uint32_t b = 0; b < TR_MAX_BLOCKS; b++) tr_buffer_release(&left[b]);
     return well;
 }
@@ -417,7 +367,7 @@ bool tr__device_tied_to_host(tr__stage *self)
                 return false;
         }
     }
-    return wait(self);
+    return tr__device_wait(self);
 }
 
 /* One that came is copied to the device first; the stream keeps it there until it has been added. */
@@ -434,7 +384,8 @@ static bool add_use(tr__stage *self, const tr__parameter *parameter, uint32_t u)
         use = d->visitor;
     }
     tr_error error;
-    return good(self, tr_update_accumulate(d->stream, self->pool, parameter->total, use, n, &error), &error);
+    return tr__device_good(
+        self, tr_update_accumulate(d->stream, self->pool, parameter->total, use, n, &error), &error);
 }
 
 bool tr__device_tie(tr__stage *self)
@@ -445,154 +396,5 @@ bool tr__device_tie(tr__stage *self)
         for (uint32_t u = 0; ties && u < parameter->spec->n_uses; u++)
             if (!add_use(self, parameter, u)) return false;
     }
-    return self->n_tied_awaited == 0 || wait(self); /* the messages go next */
-}
-
-/* --- the end of a step --- */
-
-static tr_status make_update(tr__stage *self, tr_error *err)
-{
-    tr__device *d = self->device;
-    uint32_t n = 0;
-    tr_update_tensor *tensors = tr_alloc_zero(self->spec.n_parameters + 1, sizeof *tensors);
-    if (!tensors) return tr_fail(err, TR_ENOMEM, "no memory for a table of tensors");
-    for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
-        const tr__parameter *parameter = &self->parameters[i];
-        float *at = d->state + parameter->offset;
-        tr_bf16 *rounded = parameter->rounded;
-        if (tr__part_elements(parameter) == 0) continue;
-        tensors[n++] = (tr_update_tensor){
-            .p = at,
-            .m = at + self->slot_elements,
-            .v = at + 2 * self->slot_elements,
-            .rounded = rounded ? rounded + parameter->part.begin : NULL,
-            .gradient = parameter->total,
-            .gradient_offset = parameter->total ? 0 : parameter->sums[0],
-            .n = tr__part_elements(parameter),
-            .weight_decay = parameter->spec->decayed ? self->spec.optimizer.weight_decay : 0};
-    }
-    tr_status status = tr_update_new(&d->update, d->stream, self->pool, tensors, n, err);
-    tr_free(tensors);
-    if (status) return status;
-    return tr__device_memory(self, TR_MEMORY_PINNED, (size_t)tr_update_sum_count(d->update) * sizeof *d->sums,
-                             (void **)&d->sums, err);
-}
-
-/* Elements of the rounded copies take lines of their own, as beside slots. */
-static tr_status place_rounded(tr__stage *self, tr_error *err)
-{
-    uint64_t bytes = tr_stage_rounded_bytes(&self->spec);
-    if (bytes == 0) return TR_OK;
-    void *memory = NULL;
-    tr_status status = tr__device_memory(self, TR_MEMORY_DEVICE, bytes, &memory, err);
-    tr_bf16 *at = memory;
-    for (uint32_t i = 0; !status && i < self->spec.n_parameters; i++) {
-        int64_t n = tr__rounded_elements(self->spec.graph, &self->spec.parameters[i]);
-        if (n == 0) continue;
-        self->parameters[i].rounded = at;
-        status = tr_update_round(
-            self->device->stream, self->pool, self->device->state + self->parameters[i].offset,
-            at + self->parameters[i].part.begin, tr__part_elements(&self->parameters[i]), err);
-        at += n;
-    }
-    return status;
-}
-
-static size_t slot_bytes(const tr__stage *self)
-{
-    return (size_t)self->slot_elements * 3 * sizeof(float);
-}
-
-/* Slots that cannot be pinned are copied to all the same, but the host waits. */
-static void pin_slots(tr__stage *self)
-{
-    tr__device *d = self->device;
-    tr_error error;
-    for (int slot = 0; slot < 2; slot++) {
-        d->pinned[slot] =
-            tr_device_pin(d->device, tr_actor_slot(self->actor, slot), slot_bytes(self), &error) == TR_OK;
-        if (!d->pinned[slot])
-            tr_log(TR_LOG_WARNING, "%s: its state is copied more slowly: %s", tr_actor_name(self->actor),
-                   error.message);
-    }
-}
-
-tr_status tr__device_load_state(tr__stage *self, tr_error *err)
-{
-    tr__device *d = self->device;
-    int64_t most = 1;
-    bool visited = false;
-    for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
-        int64_t n = self->spec.parameters[i].n_elements;
-        visited |= self->parameters[i].shared;
-        if (self->parameters[i].shared && n > most) most = n;
-    }
-    pin_slots(self);
-    tr_status status = tr__device_memory(self, TR_MEMORY_DEVICE, slot_bytes(self), (void **)&d->state, err);
-    if (!status)
-        status = tr_stream_copy(d->stream, d->state, tr_actor_slot(self->actor, self->slot), slot_bytes(self),
-                                err);
-    if (!status && visited)
-        status = tr__device_memory(self, TR_MEMORY_DEVICE, (size_t)most * sizeof(float), (void **)&d->visitor,
-                                   err);
-    if (!status) status = place_rounded(self, err);
-    if (!status) status = make_update(self, err);
-    if (!status) status = tr_stream_synchronize(d->stream, err);
-    if (!status && self->zero) return tr__zero_bind(self, d->state, err);
-    for (uint32_t i = 0; !status && i < self->spec.n_parameters; i++) {
-        const tr__parameter *parameter = &self->parameters[i];
-        self->bound[parameter->spec->value] =
-            parameter->rounded ? (void *)parameter->rounded : (void *)(d->state + parameter->offset);
-    }
-    return status;
-}
-
-bool tr__device_read_step(tr__stage *self, const double **sums)
-{
-    tr__device *d = self->device;
-    tr_error error;
-    if (!good(self, tr_update_square_sums(d->update, tr__floats(self->sum), d->sums, &error), &error) ||
-        !wait(self))
-        return false;
-    if (self->last) memcpy(self->losses, d->host_losses, d->n_losses * sizeof *self->losses);
-    *sums = d->sums;
-    return true;
-}
-
-bool tr__device_update(tr__stage *self, const tr_adamw_options *options, int into)
-{
-    tr__device *d = self->device;
-    tr_error error;
-    TR_ASSERT(!d->copying); /* else the state would change while it is copied */
-    tr_status status = options ? tr_update_apply(d->update, tr__floats(self->sum), options, &error) : TR_OK;
-    if (status || into == TR__NO_SLOT) return good(self, status, &error);
-    if (!status) status = tr_event_record(d->updated, d->stream, &error);
-    if (!status) status = tr_stream_wait(d->copier, d->updated, &error);
-    if (!status)
-        status =
-            tr_stream_copy(d->copier, tr_actor_slot(self->actor, into), d->state, slot_bytes(self), &error);
-    if (!status) status = tr_event_record(d->copied, d->copier, &error);
-    d->copying = !status;
-    return good(self, status, &error);
-}
-
-bool tr__device_is_copying(const tr__stage *self)
-{
-    return self->device && self->device->copying;
-}
-
-bool tr__device_has_copied(const tr__stage *self)
-{
-    bool done = true;
-    if (!tr__device_is_copying(self)) return false;
-    return tr_event_done(self->device->copied, &done, NULL) != TR_OK ||
-           done; /* an error is told by who waits */
-}
-
-bool tr__device_end_copy(tr__stage *self)
-{
-    tr_error error;
-    if (!good(self, tr_event_await(self->device->copied, &error), &error)) return false;
-    self->device->copying = false;
-    return true;
+    return self->n_tied_awaited == 0 || tr__device_wait(self); /* the messages go next */
 }

@@ -35,8 +35,8 @@ bool tr__device_mark(tr__stage *self, uint32_t mark);
 bool tr__device_is_past(const tr__stage *self, uint32_t mark); /* or the device has failed */
 bool tr__device_check(tr__stage *self, uint32_t mark);         /* it is past, and all has gone well */
 
-tr_buffer *tr__device_take_flat(tr__stage *self); /* NULL: no memory */
-bool tr__device_clear(tr__stage *self, const tr_buffer *flat);
+/* Contents are of an earlier use: gradients begin by being written. NULL: no memory, or the device has failed. */
+tr_buffer *tr__device_take_flat(tr__stage *self);
 bool tr__device_accumulate(tr__stage *self, tr_buffer *into, const tr_buffer *from);
 bool tr__device_blocks_to_host(tr__stage *self); /* before other replicas read them */
 bool tr__device_take_sum(tr__stage *self);       /* self->reduced, made on the host, is the step's gradient */

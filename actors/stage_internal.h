@@ -119,6 +119,8 @@ typedef struct tr__stage {
     tr__finding *finding;   /* NULL: no step is examined; see stage_examine.h */
     uint32_t n_audited;     /* micro-batches of another replica, of this step */
     bool first, last;       /* of the pipeline */
+    tr_product_choices *choices; /* NULL: the library's own, or not yet known */
+    bool is_choosing;            /* nothing is computed before they are known; see stage_choices.h */
 
     /* edges */
     tr_actor_id coordinator;

@@ -147,8 +147,8 @@ bool tr__reduce_begin_group(tr__stage *self, uint32_t group)
     if (!self->accumulating) return false;
     float *sums = tr__floats(self->accumulating);
     uint64_t begin = tr_clock_ns(), traced_ns = tr_trace_begin(&self->trace);
-    if (!self->device) tr_clear(sums, self->flat, self->pool);
-    if (self->device && !tr__device_clear(self, self->accumulating)) return false;
+    if (!self->device)
+        tr_clear(sums, self->flat, self->pool); /* a device's begin with the first run of the group */
     self->busy_ns += tr_clock_ns() - begin;
     tr_trace_end(&self->trace, TR_SPAN_REDUCE, traced_ns, self->step + 1, 0);
     tr__reduce_bind_group(self);

@@ -30,6 +30,15 @@ static void add_word(list *self, uint32_t topic)
             (tr_wait){.kind = TR_WAIT_WORD, .topic = topic, .which = (uint32_t)self->stage->coordinator};
 }
 
+/* Of the monitor, at which others stand before it. */
+static void add_word_of_monitor(list *self)
+{
+    tr_actor_id from = tr_role_find(tr_actor_topology(self->stage->actor), TR_ROLE_MONITOR);
+    if (self->n < self->capacity)
+        self->waits[self->n++] =
+            (tr_wait){.kind = TR_WAIT_WORD, .topic = TR_TOPIC_CHOICES, .which = (uint32_t)from};
+}
+
 /* From replica 0, which waits for one of the others. */
 static void add_word_of_group(list *self)
 {
@@ -152,6 +161,10 @@ uint32_t tr__stage_waits(const tr_actor *actor, const void *state, tr_wait *wait
     const tr__stage *self = state;
     list out = {.stage = self, .waits = waits, .capacity = capacity};
     const tr_training_plan *plan = &self->spec.plan;
+    if (self->is_choosing) {
+        add_word_of_monitor(&out);
+        return out.n;
+    }
     switch (self->phase) {
     case TR__COMPUTING: while_computing(&out); break;
     case TR__PASSING: while_passing(&out); break;

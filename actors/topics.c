@@ -16,7 +16,8 @@ const char *tr_topic_name(uint32_t topic)
                                         [TR_TOPIC_CHECKPOINT] = "the wish for a checkpoint",
                                         [TR_TOPIC_CHECKPOINTED] = "word of the checkpoint",
                                         [TR_TOPIC_RECORDED] = "word that the log has a step",
-                                        [TR_TOPIC_GROUP] = "word of the replicas' group"};
+                                        [TR_TOPIC_GROUP] = "word of the replicas' group",
+                                        [TR_TOPIC_CHOICES] = "its turn to measure matrix products"};
     if ((topic & 0xffffff) == (TR_TOPIC_COPIED & 0xffffff)) /* of a wait, which keeps 24 bits */
         return "copies of all held states on other hosts";
     return topic < sizeof names / sizeof *names ? names[topic] : NULL;

@@ -55,7 +55,9 @@ enum {
     /* Whoever runs the job -> coordinator, nothing: finish the step at hand, commit no more once all hold its state, and say
      * so (tr_coordinator_context.paused); and: go on. */
     TR_TOPIC_PAUSE,
-    TR_TOPIC_GO_ON
+    TR_TOPIC_GO_ON,
+    /* Between a stage on a GPU and the monitor: [a word of choices.h, what belongs to it ...] */
+    TR_TOPIC_CHOICES
 };
 
 /* Of two computations that differ, by a third: which was wrong. In an audit the second is the auditor's. */

@@ -24,9 +24,11 @@ typedef struct change {
 typedef struct fusion {
     const tr_graph *graph;
     int32_t n_values, n_nodes;
+    bool has_backward;
     int32_t *n_readers; /* by value */
     int32_t *reader;    /* by value: the first node that reads it, -1 for none */
     change *changes;    /* by node */
+    tr_value *instead;  /* by value: who is read in its place, which is itself for most */
     tr_shape *added;    /* shapes of values behind n_values, float32 */
     int32_t n_added;
 } fusion;
@@ -109,7 +111,21 @@ static void join_add(fusion *self, int32_t n, const tr_node *linear)
     self->changes[at].gone = true;
 }
 
-/* The activation among the readers of h; the backward may read h as well. */
+/* The same activation of the same h once more (ops/recompute.h), in a pass of its own, would be of an h that was rounded, where
+ * the product's is of one that was not: other bits. So the first one's are kept. */
+static void keep_activation(fusion *self, int32_t n, const tr_node *activate)
+{
+    const tr_node *again = tr_graph_node(self->graph, n);
+    if (!is(again, "activate") || again->inputs[0] != activate->inputs[0] || !is_free(self, n) ||
+        memcmp(tr_node_attributes(again), tr_node_attributes(activate), sizeof(activate_attributes)) != 0 ||
+        !is_inner(self, again->outputs[0]))
+        return;
+    self->instead[again->outputs[0]] = activate->outputs[0];
+    self->changes[n].gone = true;
+}
+
+/* The activation among the readers of h; the backward may read h as well. Where it makes h again instead, h is written all the
+ * same: the library's product without it is another one, and need not have its bits. */
 static void join_activation(fusion *self, int32_t n, const tr_node *linear)
 {
     tr_value h = linear->outputs[0];
@@ -123,13 +139,16 @@ static void join_activation(fusion *self, int32_t n, const tr_node *linear)
         .in_out = ((const linear_attributes *)tr_node_attributes(linear))->in_out,
         .kind = ((const activate_attributes *)tr_node_attributes(activate))->kind};
     if (attributes.kind != TR_GELU_TANH) return;
-    tr_value outputs[] = {activate->outputs[0], self->n_readers[h] > 1 ? h : TR_NO_VALUE};
+    bool keeps = self->n_readers[h] > 1 || self->has_backward;
+    tr_value outputs[] = {activate->outputs[0], keeps ? h : TR_NO_VALUE};
     change *c = begin_change(self, n, &tr__linear_activate_op, &attributes, sizeof attributes);
     set_inputs(c, linear->inputs, 3);
     set_outputs(c, outputs, 2);
     self->changes[at].gone = true;
+    for (int32_t i = at + 1; i < self->n_nodes; i++) keep_activation(self, i, activate);
 }
 
+/* In the place of the product; of the other, where h is made again between them (ops/recompute.h). */
 static void join_activation_backward(fusion *self, int32_t n, const tr_node *dx)
 {
     int32_t at;
@@ -142,13 +161,15 @@ static void join_activation_backward(fusion *self, int32_t n, const tr_node *dx)
         .in_out = ((const linear_attributes *)tr_node_attributes(dx))->in_out,
         .kind = ((const activate_attributes *)tr_node_attributes(backward))->kind};
     if (attributes.kind != TR_GELU_TANH || !is_bf16(self, h) || !has_packed_rows(self, h) ||
-        !has_packed_rows(self, dx->inputs[0]) || value_of(self, h)->producer >= n)
+        !has_packed_rows(self, dx->inputs[0]))
         return;
     tr_value inputs[] = {dx->inputs[0], dx->inputs[1], h};
-    change *c = begin_change(self, n, &tr__linear_dx_activate_op, &attributes, sizeof attributes);
+    bool later = value_of(self, h)->producer >= n;
+    change *c =
+        begin_change(self, later ? at : n, &tr__linear_dx_activate_op, &attributes, sizeof attributes);
     set_inputs(c, inputs, 3);
     set_outputs(c, backward->outputs, 1);
-    self->changes[at].gone = true;
+    self->changes[later ? n : at].gone = true;
 }
 
 /* Whether the parts of `split` are q, k and v of `attention`, in this order. */
@@ -305,6 +326,7 @@ static void count_readers(fusion *self)
     for (tr_value v = 0; v < self->n_values; v++) self->reader[v] = -1;
     for (int32_t n = 0; n < self->n_nodes; n++) {
         const tr_node *node = tr_graph_node(self->graph, n);
+        self->has_backward |= node->phase != TR_PHASE_FORWARD;
         for (int i = 0; i < node->n_inputs; i++) {
             tr_value input = node->inputs[i];
             if (input == TR_NO_VALUE) continue;
@@ -342,6 +364,9 @@ static void copy_nodes(const fusion *self, tr_graph *to)
             memcpy(copy.outputs, c->outputs, sizeof copy.outputs);
             memcpy(copy.attributes.bytes, c->attributes, sizeof c->attributes);
         }
+        for (int i = 0; i < copy.n_inputs; i++)
+            if (copy.inputs[i] != TR_NO_VALUE && copy.inputs[i] < self->n_values)
+                copy.inputs[i] = self->instead[copy.inputs[i]];
         if (tr__graph_copy_node(to, &copy) < 0) return;
     }
 }
@@ -349,6 +374,7 @@ static void copy_nodes(const fusion *self, tr_graph *to)
 static tr_status fuse(fusion *self, tr_graph **out, tr_error *err)
 {
     tr_graph *to;
+    for (tr_value v = 0; v < self->n_values; v++) self->instead[v] = v;
     count_readers(self);
     find_patterns(self);
     tr_status status = tr_graph_new(&to, err);
@@ -375,10 +401,12 @@ tr_status tr_graph_fuse(tr_graph **out, const tr_graph *graph, tr_error *err)
     self.reader = tr_alloc_zero(n_values, sizeof *self.reader);
     self.changes = tr_alloc_zero(n_nodes, sizeof *self.changes);
     self.added = tr_alloc_zero(n_nodes, sizeof *self.added);
-    if (self.n_readers && self.reader && self.changes && self.added)
+    self.instead = tr_alloc(n_values * sizeof *self.instead);
+    if (self.n_readers && self.reader && self.changes && self.added && self.instead)
         status = fuse(&self, out, err);
     else
         status = tr_fail(err, TR_ENOMEM, "no memory to fuse a graph of %d nodes", self.n_nodes);
+    tr_free(self.instead);
     tr_free(self.added);
     tr_free(self.changes);
     tr_free(self.reader);

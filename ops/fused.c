@@ -32,8 +32,9 @@ static tr_status infer_linear_add(const tr_graph *graph, const tr_node *node, tr
     return TR_OK;
 }
 
+/* Never in place: cuBLASLt gives other bits then, and whether it could be depends on what the backward keeps. */
 const tr_op tr__linear_add_op = {
-    .name = "linear_add", .infer = infer_linear_add, .flops = linear_flops, .alias_input = 3};
+    .name = "linear_add", .infer = infer_linear_add, .flops = linear_flops, .alias_input = -1};
 
 static tr_status infer_linear_activate(const tr_graph *graph, const tr_node *node, tr_value_info *outputs,
                                        int *n_outputs, tr_error *err)

@@ -80,6 +80,7 @@ typedef struct tr_kernel {
                          tr_error *err);
     void (*release)(void *prepared, void *device);
     bool overwrites; /* looks at the call's `overwrite`; for others, what they add to is cleared before */
+    bool draws;      /* while training, what it is launched with depends on the call's `random` */
 } tr_kernel;
 
 /* pending + gradient, or the one that is there. For gradient rules. */

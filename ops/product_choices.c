@@ -36,6 +36,11 @@ void tr_product_choices_destroy(tr_product_choices **self)
     *self = NULL;
 }
 
+size_t tr_product_choices_count(const tr_product_choices *self)
+{
+    return self->count;
+}
+
 const unsigned char *tr_product_choices_find(const tr_product_choices *self, const char *product)
 {
     for (size_t i = 0; i < self->count; i++)
@@ -103,8 +108,8 @@ static tr_status read_line(tr_product_choices *self, const char *line, size_t le
     }
     return tr_fail(
         err, TR_EINVAL,
-        "choices of matrix products, line %d: '%.60s' is not a new product and %d bytes in hexadecimal",
-        number, line, (int)TR_ALGORITHM_BYTES);
+        "choices of matrix products, line %d: '%.*s' is not a new product and %d bytes in hexadecimal",
+        number, (int)(length < 60 ? length : 60), line, (int)TR_ALGORITHM_BYTES);
 }
 
 tr_status tr_product_choices_read(tr_product_choices *self, const char *text, tr_error *err)

@@ -29,6 +29,7 @@ tr_status tr_product_choices_read(tr_product_choices *self, const char *text, tr
 /* Text of all, for the caller to free with tr_free; NULL: no memory. */
 char *tr_product_choices_write(const tr_product_choices *self);
 
+size_t tr_product_choices_count(const tr_product_choices *self);
 /* What the text is for, "" as long as nobody has said. A name without blanks. Errors: TR_EINVAL where it is for another. */
 tr_status tr_product_choices_bind(tr_product_choices *self, const char *library_and_gpu, tr_error *err);
 /* NULL: not there. */

@@ -9,6 +9,7 @@
 #include "ops/fuse.h"
 #include "ops/memory_plan.h"
 #ifdef TROUPE_CUDA
+#include "ops/cuda/graph.h"
 #include "ops/cuda/kernels.h"
 #endif
 
@@ -21,6 +22,8 @@ typedef struct node_state {
     size_t workspace_bytes; /* 0: the call gets NULL */
     int32_t clock;          /* index in clocks */
 } node_state;
+
+enum { FIRST_WORDS = 4 }; /* of what describes a run, before its values */
 
 typedef struct op_clock {
     const tr_op *op;
@@ -40,6 +43,10 @@ struct tr_program {
     int32_t n_clocks;
     void *device;       /* of kernels' calls; NULL on the CPU */
     tr_event **between; /* n_nodes + 1, where kernels are timed on a device; else NULL */
+#ifdef TROUPE_CUDA
+    tr_cuda_graphs *graphs; /* NULL: every kernel is queued by itself */
+    uintptr_t *words;       /* n_values and a few more: what describes a run */
+#endif
 };
 
 static int32_t clock_of(tr_program *self, const tr_node *node)
@@ -84,8 +91,12 @@ static tr_status open_device(tr_program *self, tr_error *err)
     if (self->options.device == TR_DEVICE_CPU || self->options.only_plan) return TR_OK;
 #ifdef TROUPE_CUDA
     TR_ASSERT(self->options.stream);
-    return tr_cuda_context_new((tr_cuda_context **)&self->device, self->options.stream, self->options.choices,
-                               err);
+    tr_status status = tr_cuda_context_new((tr_cuda_context **)&self->device, self->options.stream,
+                                           self->options.choices, err);
+    if (status != TR_OK || !self->options.graphs || self->options.time_kernels) return status;
+    self->words = tr_alloc(((size_t)tr_graph_value_count(self->graph) + FIRST_WORDS) * sizeof *self->words);
+    if (!self->words) return tr_fail(err, TR_ENOMEM, "no memory to describe the runs of a program");
+    return tr_cuda_graphs_new(&self->graphs, self->device, err);
 #else
     int32_t n_devices;
     return tr_device_count(self->options.device, &n_devices, err); /* says that the build has none */
@@ -95,6 +106,8 @@ static tr_status open_device(tr_program *self, tr_error *err)
 static void close_device(tr_program *self)
 {
 #ifdef TROUPE_CUDA
+    tr_cuda_graphs_destroy(&self->graphs);
+    tr_free(self->words);
     tr_cuda_context_destroy((tr_cuda_context **)&self->device);
 #else
     (void)self;
@@ -196,18 +209,22 @@ failed:
     return status;
 }
 
+static void release_prepared(tr_program *self, int32_t n)
+{
+    node_state *step = &self->steps[n];
+    const tr_op *op = tr_graph_node(self->graph, n)->op;
+    if (step->prepared && step->kernel)
+        step->kernel->release(step->prepared, self->device);
+    else if (step->prepared && op->release)
+        op->release(step->prepared);
+    step->prepared = NULL;
+}
+
 void tr_program_destroy(tr_program **self)
 {
     tr_program *program = *self;
     if (!program) return;
-    for (int32_t n = 0; program->steps && n < program->n_nodes; n++) {
-        const node_state *step = &program->steps[n];
-        const tr_op *op = tr_graph_node(program->graph, n)->op;
-        if (step->prepared && step->kernel)
-            step->kernel->release(step->prepared, program->device);
-        else if (step->prepared && op->release)
-            op->release(step->prepared);
-    }
+    for (int32_t n = 0; program->steps && n < program->n_nodes; n++) release_prepared(program, n);
     for (int32_t n = 0; program->between && n <= program->n_nodes; n++)
         tr_event_destroy(&program->between[n]);
     tr_free(program->between);
@@ -218,6 +235,39 @@ void tr_program_destroy(tr_program **self)
     tr_graph_destroy(&program->fused);
     tr_free(program);
     *self = NULL;
+}
+
+void tr_program_products_hold_for(const tr_program *self, char name[TR_PRODUCT_NAME_BYTES])
+{
+    name[0] = 0;
+#ifdef TROUPE_CUDA
+    if (self->device) tr_cuda_context_name(self->device, name);
+#else
+    (void)self;
+#endif
+}
+
+tr_status tr_program_choose_products(tr_program *self, tr_product_choices *choices, void *spare,
+                                     size_t spare_bytes, tr_error *err)
+{
+    TR_ASSERT(!self->options.only_plan);
+#ifdef TROUPE_CUDA
+    if (!self->device) return TR_OK;
+    tr_device_use(tr_stream_device(self->options.stream), NULL);
+    tr_status status = tr_program_synchronize(self, err);
+    if (status == TR_OK) status = tr_cuda_context_choose(self->device, choices, err);
+    tr_cuda_context_lend(self->device, spare, spare_bytes);
+    if (self->graphs) tr_cuda_graphs_forget(self->graphs);
+    for (int32_t n = 0; status == TR_OK && n < self->n_nodes; n++) {
+        release_prepared(self, n);
+        status = prepare_on_device(self, tr_graph_node(self->graph, n), &self->steps[n], err);
+    }
+    tr_cuda_context_lend(self->device, NULL, 0);
+    return status;
+#else
+    (void)self, (void)choices, (void)spare, (void)spare_bytes, (void)err;
+    return TR_OK;
+#endif
 }
 
 size_t tr_program_stash_bytes(const tr_program *self)
@@ -380,6 +430,74 @@ static void poison(const tr_program *self, tr_phase phase, const tr_bindings *bi
     if (stash) tr_stream_fill(self->options.stream, bindings->stash, 0xff, self->plan.stash_bytes, NULL);
 }
 
+static void run_nodes(tr_program *self, tr_phase phase, const tr_bindings *bindings)
+{
+    mark_time(self, self->plan.phase_start[phase]);
+    for (int32_t p = self->plan.phase_start[phase]; p < self->plan.phase_start[phase + 1]; p++) {
+        run_node(self, self->plan.order[p], bindings);
+        mark_time(self, p + 1);
+        if (bindings->behind) bindings->behind(bindings->context, p);
+    }
+}
+
+#ifdef TROUPE_CUDA
+/* A value may be bound elsewhere before its life begins and behind its end. */
+static bool lives_in(const tr_program *self, tr_phase phase, tr_value value)
+{
+    const tr_place *place = &self->plan.values[value];
+    return place->first >= 0 && place->first < self->plan.phase_start[phase + 1] &&
+           place->last >= self->plan.phase_start[phase];
+}
+
+/* All that launches of the phase depend on. Places in scratch and stash follow from where these begin. */
+static size_t describe(const tr_program *self, tr_phase phase, const tr_bindings *bindings)
+{
+    uintptr_t *words = self->words;
+    size_t n = 0;
+    words[n++] = (uintptr_t)phase;
+    words[n++] = bindings->begin_gradients;
+    words[n++] = (uintptr_t)bindings->stash;
+    words[n++] = (uintptr_t)bindings->scratch;
+    TR_ASSERT(n == FIRST_WORDS);
+    for (tr_value v = 0; v < self->plan.n_values; v++)
+        if (self->plan.values[v].space == TR_SPACE_BOUND && lives_in(self, phase, v))
+            words[n++] = (uintptr_t)bindings->values[v];
+    return n;
+}
+
+static bool draws(const tr_program *self, tr_phase phase)
+{
+    for (int32_t p = self->plan.phase_start[phase]; p < self->plan.phase_start[phase + 1]; p++)
+        if (self->steps[self->plan.order[p]].kernel->draws) return true;
+    return false;
+}
+
+/* False: it is still to be queued. */
+static bool run_as_graph(tr_program *self, tr_phase phase, const tr_bindings *bindings)
+{
+    if (!self->graphs || bindings->behind || !tr_program_has_phase(self, phase)) return false;
+    if (bindings->random.training && draws(self, phase)) return false;
+    size_t n_words = describe(self, phase, bindings);
+    switch (tr_cuda_graphs_begin(self->graphs, self->words, n_words)) {
+    case TR_CUDA_QUEUE: return false;
+    case TR_CUDA_CAPTURE: run_nodes(self, phase, bindings); return tr_cuda_graphs_end(self->graphs);
+    case TR_CUDA_LAUNCHED: break;
+    }
+    for (int32_t p = self->plan.phase_start[phase]; p < self->plan.phase_start[phase + 1]; p++)
+        self->clocks[self->steps[self->plan.order[p]].clock].calls++;
+    return true;
+}
+#endif
+
+uint64_t tr_program_graph_launches(const tr_program *self)
+{
+#ifdef TROUPE_CUDA
+    if (self->graphs) return tr_cuda_graphs_launches(self->graphs);
+#endif
+    (void)self;
+    return 0;
+}
+
 void tr_program_run(tr_program *self, tr_phase phase, const tr_bindings *bindings)
 {
     TR_ASSERT(!self->options.only_plan);
@@ -390,12 +508,10 @@ void tr_program_run(tr_program *self, tr_phase phase, const tr_bindings *binding
     if (self->options.stream) /* where it fails, the launches do, and are noted */
         tr_device_use(tr_stream_device(self->options.stream), NULL);
     poison(self, phase, bindings);
-    mark_time(self, self->plan.phase_start[phase]);
-    for (int32_t p = self->plan.phase_start[phase]; p < self->plan.phase_start[phase + 1]; p++) {
-        run_node(self, self->plan.order[p], bindings);
-        mark_time(self, p + 1);
-        if (bindings->behind) bindings->behind(bindings->context, p);
-    }
+#ifdef TROUPE_CUDA
+    if (run_as_graph(self, phase, bindings)) return;
+#endif
+    run_nodes(self, phase, bindings);
     if (self->between) take_times(self, phase);
 }
 

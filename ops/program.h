@@ -29,6 +29,9 @@ typedef struct tr_program_options {
     /* On a GPU: algorithms of matrix products; those that are not there are measured while the program is made, and
      * added. Used until the program is destroyed. NULL: the library's own, which shapes and versions decide. */
     tr_product_choices *choices;
+    /* On a GPU: a run of a phase with the same bindings as an earlier one is captured as a CUDA graph, and every later one is a
+     * launch of that. Not with time_kernels, nor for runs with `behind`, nor for those that draw random numbers. */
+    bool graphs;
     int n_threads; /* largest pool it will be run with; workspace is sized for it */
     bool
         only_plan; /* for its sizes alone: it cannot be run, needs no stream, and asks for nothing of the device */
@@ -44,6 +47,15 @@ tr_status tr_program_devices(tr_device_kind device, int32_t *n_devices, tr_error
 tr_status tr_program_new(tr_program **out, const tr_graph *graph, const tr_program_options *options,
                          tr_error *err);
 void tr_program_destroy(tr_program **self);
+
+/* What algorithms of matrix products hold for here: the GPU, its driver, the library. "" on the CPU. */
+void tr_program_products_hold_for(const tr_program *self, char name[TR_PRODUCT_NAME_BYTES]);
+/* From now on products are those of `choices`, as if it had been made with them; waits for what is queued. What is to be
+ * measured is measured in `spare`, memory of the device that nobody reads from now on, where it fits there. The choices are
+ * used until the program is destroyed; not at all on the CPU. An error, one of tr_program_new's, leaves a program that can only
+ * be destroyed. */
+tr_status tr_program_choose_products(tr_program *self, tr_product_choices *choices, void *spare,
+                                     size_t spare_bytes, tr_error *err);
 
 size_t tr_program_stash_bytes(const tr_program *self);   /* for each micro-batch in flight */
 size_t tr_program_scratch_bytes(const tr_program *self); /* once */
@@ -86,9 +98,12 @@ tr_status tr_program_synchronize(tr_program *self, tr_error *err);
 /* The same of what is known to have failed, without waiting. */
 tr_status tr_program_check(const tr_program *self, tr_error *err);
 
+/* Phases that were launched as graphs since the program was made. */
+uint64_t tr_program_graph_launches(const tr_program *self);
+
 /* Time spent in each operation since the program was made, for `bench`: names and nanoseconds, sorted by time. On
  * a GPU without time_kernels it is the time of queueing; with it, calls of an operation that count other numbers of
- * FLOPs stand apart. */
+ * FLOPs stand apart. What is launched as a graph counts as a call and takes no time. */
 typedef struct tr_op_time {
     const char *name;
     uint64_t nanoseconds, calls;

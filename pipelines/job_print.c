@@ -26,7 +26,7 @@ uint64_t tr_stage_budget_on_device(const tr_stage_budget *self)
 {
     if (self->device.kind == TR_DEVICE_CPU) return 0;
     return self->own_state + self->rounded + self->whole + self->gradients + self->stashes + self->scratch +
-           self->places;
+           self->places + self->context;
 }
 
 uint64_t tr_stage_budget_on_host(const tr_stage_budget *self)

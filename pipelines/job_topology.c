@@ -35,6 +35,20 @@ static uint64_t whole_state(const tr_stage_spec *spec)
     return tr_shard_state_bytes(&alone, spec->replica);
 }
 
+/* Gradients that a replica holds at once, that of the group at work among them. */
+static uint32_t most_blocks(const tr_training_plan *plan, uint32_t replica)
+{
+    tr_range own = tr_plan_groups(plan, replica), blocks[TR_MAX_BLOCKS + 1];
+    uint32_t n = 0, most = 0;
+    for (uint32_t group = own.begin; group < own.end; group++) {
+        blocks[n++] = (tr_range){group, group + 1};
+        if (n > most) most = n;
+        for (; n >= 2 && tr_tree_siblings(plan->n_groups, blocks[n - 2], blocks[n - 1]); n--)
+            blocks[n - 2].end = blocks[n - 1].end;
+    }
+    return most;
+}
+
 static tr_status budget_stage(const tr_job_plan *plan, const tr_stage_spec *spec, tr_stage_budget *out,
                               tr_error *err)
 {
@@ -63,17 +77,15 @@ static tr_status budget_stage(const tr_job_plan *plan, const tr_stage_spec *spec
     out->whole = tr_shard_whole_bytes(spec);
     if (plan->training.zero)
         *(apart ? &out->pinned : &out->whole) += tr_shard_message_bytes(spec, spec->replica);
-    /* The group at work, the blocks of a replica at their most, and with several replicas the sum. */
-    uint32_t blocks = 1, most = 1;
-    tr_range own = tr_plan_groups(&plan->training, spec->replica);
-    for (uint32_t n = own.end - own.begin; n > 1; n /= 2) blocks++;
-    most = blocks + (own.end - own.begin > 1) + (plan->training.n_replicas > 1);
+    /* The group at work and the blocks of a replica at their most, and with several replicas the sum. */
+    uint32_t blocks = most_blocks(&plan->training, spec->replica);
+    bool replicated = plan->training.n_replicas > 1;
     uint64_t flat =
         (uint64_t)tr_stage_gradient_elements(spec->parameters, spec->n_parameters) * sizeof(float);
     uint64_t sum =
         plan->training.zero > 1 ? (uint64_t)tr_shard_sum_elements(spec, spec->replica) * sizeof(float) : flat;
-    out->gradients = apart || plan->training.n_replicas == 1 ? most * flat : (most - 1) * flat + sum;
-    if (apart && plan->training.n_replicas > 1) out->pinned += blocks * flat + sum;
+    out->gradients = blocks * flat + (replicated ? (apart ? flat : sum) : 0);
+    if (apart && replicated) out->pinned += blocks * flat + sum;
     return TR_OK;
 }
 
@@ -273,7 +285,25 @@ static void budget_edges(tr_job_plan *self)
     }
 }
 
-/* A GPU that is too small for its stages is found before anything begins. What the driver itself takes is not foretold. */
+/* What CUDA itself takes of a GPU for each process, counted with the process's first stage there. */
+static void budget_contexts(tr_job_plan *self)
+{
+    const tr_training_plan *plan = &self->training;
+    for (uint32_t i = 0; i < plan->n_replicas * plan->n_stages; i++) {
+        tr_stage_budget *budget = &self->budgets[i];
+        bool is_first = budget->device.kind == TR_DEVICE_CUDA;
+        for (uint32_t j = 0; j < i && is_first; j++) {
+            bool together =
+                !self->recipe->layout.processes || node_of(plan, i / plan->n_stages, i % plan->n_stages) ==
+                                                       node_of(plan, j / plan->n_stages, j % plan->n_stages);
+            is_first =
+                !together || memcmp(&self->budgets[j].device, &budget->device, sizeof budget->device) != 0;
+        }
+        if (is_first) budget->context = TR_STAGE_CONTEXT_BYTES;
+    }
+}
+
+/* A GPU that is too small for its stages is found before anything begins. */
 static tr_status check_gpus(const tr_job_plan *self, tr_error *err)
 {
     uint32_t n_stages = self->training.n_replicas * self->training.n_stages;
@@ -338,6 +368,7 @@ tr_status tr_job_plan_init(tr_job_plan *self, const tr_recipe *recipe, tr_model_
     if (!status) status = tr_job_plan_spread(self, err);
     if (!status) {
         budget_edges(self);
+        budget_contexts(self);
         status = check_gpus(self, err);
     }
     if (status) tr_job_plan_release(self);

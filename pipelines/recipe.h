@@ -19,6 +19,8 @@ typedef enum tr_tokenizer { TR_TOKENIZER_BYTES } tr_tokenizer;
 typedef enum tr_optimizer_kind { TR_OPTIMIZER_ADAMW } tr_optimizer_kind;
 typedef enum tr_decay { TR_DECAY_COSINE, TR_DECAY_LINEAR, TR_DECAY_CONSTANT } tr_decay;
 typedef enum tr_recipe_dtype { TR_RECIPE_FLOAT32, TR_RECIPE_BFLOAT16 } tr_recipe_dtype;
+/* Who chooses the algorithms of matrix products on GPUs; see ops/product_choices.h. */
+typedef enum tr_recipe_products { TR_PRODUCTS_LIBRARY, TR_PRODUCTS_MEASURED } tr_recipe_products;
 typedef enum tr_reduction { TR_REDUCTION_EXACT } tr_reduction;
 typedef enum tr_recovery { TR_RECOVERY_STEP, TR_RECOVERY_REPLAY, TR_RECOVERY_OFF } tr_recovery;
 typedef enum tr_non_finite_choice { TR_NON_FINITE_STOP, TR_NON_FINITE_SKIP } tr_non_finite_choice;
@@ -65,6 +67,7 @@ typedef struct tr_recipe {
         int32_t microbatch; /* B: rows of a micro-batch */
         int32_t accumulate; /* micro-batches a step, over all replicas */
         int32_t groups;     /* reduction groups, at most accumulate */
+        tr_recipe_products products;
         uint64_t seed;
     } train;
     struct {
@@ -90,6 +93,7 @@ typedef struct tr_recipe {
         tr_recompute recompute;
         int32_t logits; /* tokens whose logits exist at a time: see tr_graph_chunk_logits */
         int32_t zero;   /* see tr_training_plan.zero */
+        bool cuda_graphs;
     } layout;
     tr_recipe_device device; /* of stages that do not name their own */
     tr_recipe_dtype dtype;

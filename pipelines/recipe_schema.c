@@ -19,6 +19,7 @@ static const char *const decays[] = {"cosine", "linear", "constant", NULL};
 const char *const tr__recipe_devices[] = {"cpu", "cuda", "auto", NULL};
 static const char *const dtypes[] = {"float32", "bfloat16", NULL};
 static const char *const recomputations[] = {"none", "selective", "full", NULL};
+static const char *const products[] = {"library", "measured", NULL};
 static const char *const reductions[] = {"exact", NULL};
 static const char *const recoveries[] = {"step", "replay", "off", NULL};
 static const char *const non_finite_choices[] = {"stop", "skip", NULL};
@@ -70,6 +71,7 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"train.microbatch", AT(train.microbatch), .type = TR__INTEGER, UP(1), ELSE("required"), .help = "rows of a micro-batch"},
     {"train.accumulate", AT(train.accumulate), .type = TR__INTEGER, UP(1), BY_DEFAULT("1"), .help = "micro-batches a step, over all replicas"},
     {"train.groups", AT(train.groups), .type = TR__INTEGER, TO(1, TR_MAX_GROUPS), ELSE("accumulate, at most 8"), .help = "reduction groups: what the bits depend on"},
+    {"train.products", AT(train.products), .type = TR__CHOICE, .choices = products, BY_DEFAULT("library"), .help = "on GPUs, who chooses the algorithms of matrix products: the library, alike in every run, or this run by measuring, kept in its products.txt"},
     {"train.seed", AT(train.seed), .type = TR__SEED, REAL_UP, BY_DEFAULT("1"), .help = "of all random numbers"},
 
     {"optimizer.kind", AT(optimizer.kind), .type = TR__CHOICE, .choices = optimizers, BY_DEFAULT("adamw"), .help = "decoupled decay, on tensors of rank 2 and more"},
@@ -95,6 +97,7 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"layout.recompute", AT(layout.recompute), .type = TR__CHOICE, .choices = recomputations, BY_DEFAULT("none"), .help = "time for memory: selective computes norms and activations again in the backward, full all of a layer but its input"},
     {"layout.logits", AT(layout.logits), .type = TR__INTEGER, UP(0), BY_DEFAULT("0"), .help = "tokens of a micro-batch whose logits exist at a time, with more the loss goes chunk by chunk; 0: as many as fit into 512 MiB"},
     {"layout.zero", AT(layout.zero), .type = TR__INTEGER, TO(0, 2), BY_DEFAULT("0"), .help = "ZeRO: replicas of a stage share, 1: what the optimizer keeps, each a shard of it; 2: and of the summed gradient; 0: each holds all. Changes no bit"},
+    {"layout.cuda_graphs", AT(layout.cuda_graphs), .type = TR__FLAG, BY_DEFAULT("false"), .help = "on GPUs, kernels of a phase are launched together; changes no bit"},
 
     {"device", AT(device), .type = TR__CHOICE, .choices = tr__recipe_devices, BY_DEFAULT("cpu"), .help = "where stages compute; auto: on a GPU if one can be used; several workers may share a GPU"},
     {"dtype", AT(dtype), .type = TR__CHOICE, .choices = dtypes, BY_DEFAULT("float32"), .help = "of matrices and activations (sums, norms, losses and the weights that are updated stay float32)"},

@@ -93,6 +93,18 @@ static void on_trace(void *context, tr_actor_id who, const tr_span *spans, uint3
     }
 }
 
+static char *on_choices(void *context, const char *name, char *why, size_t capacity)
+{
+    training *self = context;
+    return tr_product_file_find(self->products, name, why, capacity);
+}
+
+static tr_status on_keep_choices(void *context, const char *text, tr_error *err)
+{
+    training *self = context;
+    return tr_product_file_keep(self->products, text, err);
+}
+
 /* A run whose processes cannot be listed only cannot be looked at. */
 static void show_processes(const training *self, uint32_t epoch)
 {
@@ -268,6 +280,7 @@ static void release(training *self)
         tr_free(recipe);
     }
     tr_free(self->recipes);
+    tr_product_file_close(&self->products);
     tr_data_close(&self->data);
     tr_curve_key_wipe(&self->key);
     tr_orphans_destroy(&self->orphans);
@@ -296,6 +309,16 @@ static tr_status open_trace(training *self, tr_error *err)
     char *path = tr_format("%s/trace.json", self->recipe->run);
     if (!path) return tr_fail(err, TR_ENOMEM, "no memory for a path");
     tr_status status = tr_trace_file_open(&self->trace, path, &self->plan->topology, tr_clock_ns(), err);
+    tr_free(path);
+    return status;
+}
+
+static tr_status open_products(training *self, tr_error *err)
+{
+    if (self->recipe->train.products != TR_PRODUCTS_MEASURED) return TR_OK;
+    char *path = tr_format("%s/products.txt", self->recipe->run);
+    if (!path) return tr_fail(err, TR_ENOMEM, "no memory for a path");
+    tr_status status = tr_product_file_open(&self->products, path, err);
     tr_free(path);
     return status;
 }
@@ -346,6 +369,10 @@ static tr_status run_job(training *self, tr_error *err)
                                   .note = on_note,
                                   .tick = on_tick,
                                   .trace = on_trace};
+    if (self->products) {
+        monitor.choices = on_choices;
+        monitor.keep_choices = on_keep_choices;
+    }
     tr_actor_kind kinds[] = {
         worker_kinds[0],
         worker_kinds[1],
@@ -494,6 +521,7 @@ tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, boo
         return TR_OK;
     }
     if (!status) status = tr__training_lead(&self, TR_LEASE_NOW, err);
+    if (!status) status = open_products(&self, err);
     if (!status) status = open_checkpoints(&self, err);
     if (!status) status = open_run(&self, options->progress, err);
     if (!status) {

@@ -12,6 +12,7 @@
 #include "pipelines/head_memory.h"
 #include "pipelines/job_plan.h"
 #include "pipelines/processes.h"
+#include "pipelines/product_file.h"
 #include "pipelines/run_directory.h"
 #include "pipelines/stall_watch.h"
 #include "pipelines/standby.h"
@@ -45,6 +46,7 @@ typedef struct tr__training {
     tr_weights *weights;             /* of a directory: for the names it gives its tensors */
     tr_checkpoint_files *files;
     tr_run *run;
+    tr_product_file *products;           /* NULL: nobody measures */
     tr_trace_file *trace;                /* NULL: not wanted, or it could not be written */
     uint64_t n_dropped;                  /* spans of it that people know to be missing */
     void (*lost_lead)(const char *text); /* see tr_train_options */

@@ -270,7 +270,36 @@ static bool fill(void *memory, size_t bytes, cudaStream_t stream)
     return done;
 }
 
-/* The fastest of the candidates on memory of its own; false where that cannot be had. */
+/* Memory for each of the operands: what is lent, where it is large enough, else memory of its own. False: there is none. */
+static bool take_memory(const tr_cuda_context *context, const size_t bytes[5], void *memory[5])
+{
+    enum { ALIGNMENT = 256 };
+    size_t at[5], total = 0;
+    for (int i = 0; i < 5; i++) {
+        at[i] = total;
+        total += (bytes[i] + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    }
+    bool lent = total <= context->spare_bytes, there = true;
+    for (int i = 0; there && i < 5; i++) {
+        if (bytes[i] == 0) continue;
+        if (lent)
+            memory[i] = context->spare + at[i];
+        else
+            there = cudaMalloc(&memory[i], bytes[i]) == cudaSuccess;
+    }
+    return there;
+}
+
+static void give_memory_back(const tr_cuda_context *context, void *memory[5])
+{
+    for (int i = 0; i < 5; i++) {
+        const char *at = memory[i];
+        bool lent = at >= context->spare && at < context->spare + context->spare_bytes;
+        if (!lent) cudaFree(memory[i]);
+    }
+}
+
+/* The fastest of the candidates; false where there is no memory to measure in. */
 static bool measure(const tr_matmul_plan *self, const tr_cuda_context *context, const tr_matmul_shape *s,
                     const cublasLtMatmulHeuristicResult_t *results, int found,
                     cublasLtMatmulAlgo_t *algorithm)
@@ -281,10 +310,9 @@ static bool measure(const tr_matmul_plan *self, const tr_cuda_context *context, 
     void *memory[5] = {NULL};
     cudaEvent_t events[2] = {NULL, NULL};
     bool there = cudaEventCreate(&events[0]) == cudaSuccess && cudaEventCreate(&events[1]) == cudaSuccess;
+    there = there && take_memory(context, bytes, memory);
     for (int i = 0; there && i < 5; i++)
-        if (bytes[i] > 0)
-            there =
-                cudaMalloc(&memory[i], bytes[i]) == cudaSuccess && fill(memory[i], bytes[i], context->native);
+        if (bytes[i] > 0) there = fill(memory[i], bytes[i], context->native);
     tr_matmul_operands o = {.a = memory[0],
                             .b = memory[1],
                             .bias = memory[4],
@@ -295,7 +323,7 @@ static bool measure(const tr_matmul_plan *self, const tr_cuda_context *context, 
     int best = there ? fastest(self, context, results, found, &o, events) : -1;
     if (best >= 0) *algorithm = results[best].algo;
     cudaStreamSynchronize(context->native);
-    for (int i = 0; i < 5; i++) cudaFree(memory[i]);
+    give_memory_back(context, memory);
     for (int i = 0; i < 2; i++)
         if (events[i]) cudaEventDestroy(events[i]);
     cudaGetLastError(); /* what could not be allocated is no fault of the program's */
@@ -336,9 +364,10 @@ static cublasStatus_t choose(tr_matmul_plan *self, const tr_cuda_context *contex
     cublasStatus_t code = candidates(self, context, results, context->choices ? MOST_CANDIDATES : 1, &found);
     if (code != CUBLAS_STATUS_SUCCESS) return code;
     self->algorithm = results[0].algo;
-    if (context->choices && measure(self, context, s, results, found, &self->algorithm) &&
-        remember(context->choices, name, &self->algorithm) != TR_OK)
-        return CUBLAS_STATUS_ALLOC_FAILED;
+    if (!context->choices) return CUBLAS_STATUS_SUCCESS;
+    measure(self, context, s, results, found, &self->algorithm);
+    /* Also the library's own, where none could be measured: who makes this program again may have more memory. */
+    if (remember(context->choices, name, &self->algorithm) != TR_OK) return CUBLAS_STATUS_ALLOC_FAILED;
     return CUBLAS_STATUS_SUCCESS;
 }
 

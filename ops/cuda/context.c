@@ -35,16 +35,31 @@ tr_status tr_cuda_libraries(tr_error *err)
     return tr__cuda_blas_load(err);
 }
 
-/* Choices hold for one kind of GPU and one version of the library. */
-static tr_status bind_choices(const tr_cuda_context *self, tr_error *err)
+/* Choices hold for one kind of GPU, driver and version of the library. */
+void tr_cuda_context_name(const tr_cuda_context *self, char name[TR_PRODUCT_NAME_BYTES])
 {
-    char name[TR_PRODUCT_NAME_BYTES];
-    if (!self->choices) return TR_OK;
-    snprintf(name, sizeof name, "%.60s,cublasLt-%zu", tr_device_name(tr_stream_device(self->stream)),
-             tr__cuda_blas_version());
+    int driver = 0;
+    cudaDriverGetVersion(&driver);
+    snprintf(name, TR_PRODUCT_NAME_BYTES, "%.50s,driver-%d,cublasLt-%zu",
+             tr_device_name(tr_stream_device(self->stream)), driver, tr__cuda_blas_version());
     for (char *c = name; *c; c++)
         if (*c == ' ') *c = '_';
-    return tr_product_choices_bind(self->choices, name, err);
+}
+
+tr_status tr_cuda_context_choose(tr_cuda_context *self, tr_product_choices *choices, tr_error *err)
+{
+    char name[TR_PRODUCT_NAME_BYTES];
+    tr_status status = TR_OK;
+    tr_cuda_context_name(self, name);
+    if (choices) status = tr_product_choices_bind(choices, name, err);
+    if (status == TR_OK) self->choices = choices;
+    return status;
+}
+
+void tr_cuda_context_lend(tr_cuda_context *self, void *spare, size_t spare_bytes)
+{
+    self->spare = spare;
+    self->spare_bytes = spare_bytes;
 }
 
 tr_status tr_cuda_context_new(tr_cuda_context **out, tr_stream *stream, tr_product_choices *choices,
@@ -54,7 +69,6 @@ tr_status tr_cuda_context_new(tr_cuda_context **out, tr_stream *stream, tr_produ
     if (!self) return tr_fail(err, TR_ENOMEM, "no memory for a CUDA context's description");
     self->stream = stream;
     self->native = tr_stream_native(stream);
-    self->choices = choices;
     self->workspace_bytes = TR_PROGRAM_LIBRARY_BYTES; /* as much as products on Hopper want */
     tr_status status = tr_device_allocate(tr_stream_device(stream), TR_MEMORY_DEVICE, self->workspace_bytes,
                                           &self->workspace, err);
@@ -64,7 +78,7 @@ tr_status tr_cuda_context_new(tr_cuda_context **out, tr_stream *stream, tr_produ
                                     (void **)&self->numbers, err);
     if (status == TR_OK) status = tr_stream_copy(stream, self->numbers, numbers, sizeof numbers, err);
     if (status == TR_OK) status = tr__cuda_blas_open(&self->blas, err);
-    if (status == TR_OK) status = bind_choices(self, err);
+    if (status == TR_OK) status = tr_cuda_context_choose(self, choices, err);
     if (status != TR_OK) {
         tr_cuda_context_destroy(&self);
         return status;

@@ -19,7 +19,9 @@ struct tr_cuda_context {
     size_t workspace_bytes;
     float *numbers;              /* 0 and 1, on the device: what scaled products multiply C by */
     tr_product_choices *choices; /* NULL: the library's own */
-    tr_error error;              /* the first that a launch met */
+    char *spare;                 /* to measure in */
+    size_t spare_bytes;
+    tr_error error; /* the first that a launch met */
 };
 
 /* Notes a launch or a call that failed; `what` is the operation. */

@@ -78,7 +78,7 @@ void run_backward(const tr_call *call)
 } // namespace troupe
 
 extern "C" const tr_kernel tr__cuda_dropout_kernels[] = {
-    {"dropout", troupe::run},
-    {"dropout_backward", troupe::run_backward},
+    {"dropout", troupe::run, NULL, NULL, NULL, false, true},
+    {"dropout_backward", troupe::run_backward, NULL, NULL, NULL, false, true},
     {},
 };

@@ -27,6 +27,12 @@ tr_status tr_cuda_context_new(tr_cuda_context **out, tr_stream *stream, tr_produ
                               tr_error *err);
 void tr_cuda_context_destroy(tr_cuda_context **self); /* NULL-safe */
 tr_status tr_cuda_context_check(const tr_cuda_context *self, tr_error *err);
+/* The name of the GPU and the versions that choices hold for. */
+void tr_cuda_context_name(const tr_cuda_context *self, char name[TR_PRODUCT_NAME_BYTES]);
+/* For kernels made from now on. Errors: TR_EINVAL as above. */
+tr_status tr_cuda_context_choose(tr_cuda_context *self, tr_product_choices *choices, tr_error *err);
+/* Memory to measure in; without it, or where it is too small, memory of its own is asked for. */
+void tr_cuda_context_lend(tr_cuda_context *self, void *spare, size_t spare_bytes);
 
 #ifdef __cplusplus
 }

@@ -36,8 +36,12 @@ typedef struct tiny_job {
     bool interrupt_late;   /* SIGINT when a checkpoint is abandoned: its actor is being taken apart */
     bool starve_monitor;   /* in simulation: it has a turn when all others wait */
     uint32_t most_untold;  /* see tr_coordinator_context */
-    uint64_t tokens_before, fail_after; /* see tiny_fail_after */
+    uint64_t tokens_before, fail_after;                                            /* see tiny_fail_after */
+    char *(*choices)(void *context, const char *name, char *why, size_t capacity); /* of the monitor */
+    tr_status (*keep_choices)(void *context, const char *text, tr_error *err);
+    const uint32_t *asked_before_commit; /* looked at when the first step is committed */
     /* heard */
+    uint32_t n_asked_before_commit;
     tr_step_record records[MOST_STEPS];
     uint32_t n_records;
     uint32_t n_committed, n_before_first; /* steps in all, and before the first record was heard */
@@ -57,7 +61,8 @@ typedef struct tiny_job {
 static double tiny_lr(void *context, uint32_t step)
 {
     tiny_job *self = context;
-    self->n_committed++;
+    if (self->n_committed++ == 0 && self->asked_before_commit)
+        self->n_asked_before_commit = *self->asked_before_commit;
     return step + 1 == self->explode_at ? 1e30 : 0.02 * (1 - step / 100.0);
 }
 
@@ -299,8 +304,13 @@ static tr_status tiny_run(tiny_job *self, tr_error *err)
                                           .leaves_out = self->leaves_out,
                                           .context = self,
                                           .learning_rate = tiny_lr};
-    tr_monitor_context monitor = {
-        .context = self, .record = on_record, .sync = on_sync, .note = on_note, .tick = on_tick};
+    tr_monitor_context monitor = {.context = self,
+                                  .record = on_record,
+                                  .sync = on_sync,
+                                  .note = on_note,
+                                  .tick = on_tick,
+                                  .choices = self->choices,
+                                  .keep_choices = self->keep_choices};
     tr_checkpoint_writer writer = {.context = self,
                                    .total_bytes = total,
                                    .begin = writer_begin,

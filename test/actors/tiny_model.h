@@ -24,6 +24,7 @@ typedef struct tiny_config {
     tr_training_plan plan;
     uint32_t replica, stage;
     int64_t vocabulary, width;
+    bool measures; /* see tr_stage_spec.measure_products */
     bool poisoned; /* the first weight is not a number */
     uint32_t
         bad_token_at; /* the first token of this step (from 1) is none of the vocabulary; 0: of no step */
@@ -43,6 +44,11 @@ static tr_device_kind tiny_device(void)
     tr_device_kind kind = TR_DEVICE_CPU;
     TR_ASSERT(!name || tr_device_kind_parse(&kind, name, NULL) == TR_OK);
     return kind;
+}
+
+static bool tiny_graphs(void)
+{
+    return getenv("TROUPE_TEST_GRAPHS") != NULL;
 }
 
 static int64_t tiny_elements(const tiny_config *c, uint32_t parameter)
@@ -263,6 +269,8 @@ static tr_status tiny_stage_open(void *context, const void *config, size_t confi
                             .n_threads = 1,
                             .device = tiny_device(),
                             .apart = getenv("TROUPE_STAGE_APART") != NULL,
+                            .measure_products = c->measures,
+                            .cuda_graphs = tiny_graphs(),
                             .collectives = tiny_collectives,
                             .bucket_elements = tiny_bucket_elements,
                             .tokens = TR_NO_VALUE,

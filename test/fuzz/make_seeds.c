@@ -234,8 +234,8 @@ static void make_messages(const char *recipe)
     seed_packed("note", 'n', &packer);
 
     tr_packer_init(&packer);
-    tr_pack_array(&packer, 32);
-    for (unsigned i = 1; i <= 21; i++) tr_pack_uint(&packer, i);
+    tr_pack_array(&packer, 34);
+    for (unsigned i = 1; i <= 23; i++) tr_pack_uint(&packer, i);
     tr_pack_f64(&packer, 1);
     tr_pack_uint(&packer, 0);
     tr_pack_text(&packer, "");

@@ -26,6 +26,8 @@ enum { GUARD = 256, MOST_OUTPUTS = 4 };
 
 static tr_device *device;
 static tr_stream *stream;
+static bool with_graphs; /* programs launch CUDA graphs where they can */
+static uint64_t variant; /* other numbers */
 static bool short_run; /* for sanitizers, under which kernels are many times slower: leaves out large cases */
 
 typedef struct op_case op_case;
@@ -68,7 +70,7 @@ static bool is_bound(const tr_value_info *value)
 static float number(tr_value v, int64_t i)
 {
     float x;
-    tr_rng_normal(&(tr_rng_key){.seed = 7, .stream = (uint64_t)v}, (uint64_t)i, 1, &x);
+    tr_rng_normal(&(tr_rng_key){.seed = 7 + variant, .stream = (uint64_t)v}, (uint64_t)i, 1, &x);
     return tr_f32_of_bf16(tr_bf16_of_f32(x));
 }
 
@@ -135,8 +137,11 @@ static bool open_side(side *s, const op_case *c, tr_dtype dtype, tr_device *on, 
         tr_graph_destroy(&s->graph);
         s->graph = chunked;
     }
-    tr_program_options options = {
-        .device = tr_device_kind_of(on), .stream = with, .n_threads = 1, .poison = true};
+    tr_program_options options = {.device = tr_device_kind_of(on),
+                                  .stream = with,
+                                  .n_threads = 1,
+                                  .poison = true,
+                                  .graphs = with_graphs};
     if (tr_program_new(&s->program, s->graph, &options, &err) != TR_OK) {
         fprintf(stderr, "%s: %s\n", c->name, err.message);
         CU_FAIL("no program");
@@ -217,11 +222,12 @@ static void run_side(side *s, const op_case *c)
         CHECK_OK(tr_stream_synchronize(s->stream, &err));
         free(begin);
     }
-    tr_bindings bindings = {.values = s->bound,
-                            .stash = s->stash,
-                            .scratch = s->scratch,
-                            .random = {.training = true, .seed = 3, .step = 2, .microbatch = 1},
-                            .begin_gradients = s->begin};
+    tr_bindings bindings = {
+        .values = s->bound,
+        .stash = s->stash,
+        .scratch = s->scratch,
+        .random = {.training = true, .seed = 3, .step = 2, .microbatch = 1 + (uint32_t)variant},
+        .begin_gradients = s->begin};
     for (int phase = 0; phase < TR_PHASE_COUNT; phase++)
         tr_program_run(s->program, (tr_phase)phase, &bindings);
     CHECK_OK(tr_program_synchronize(s->program, &err));

@@ -145,6 +145,23 @@ static int count_nodes(const tr_graph *g, const char *op)
     return n;
 }
 
+/* Every product with an activation writes what the activation is of, whoever reads it. */
+static bool are_kept(const tr_graph *g)
+{
+    bool kept = true;
+    for (int32_t i = 0; i < tr_graph_node_count(g); i++) {
+        const tr_node *node = tr_graph_node(g, i);
+        if (strcmp(node->op->name, "linear_activate") == 0) kept &= node->outputs[1] != TR_NO_VALUE;
+    }
+    return kept;
+}
+
+/* Of a layer both residuals are joined to products; made again, only the first of them is needed. */
+static int count_added(tr_recompute what, int layers)
+{
+    return layers * (what == TR_RECOMPUTE_FULL ? 3 : 2);
+}
+
 /* A device joins nodes afterwards: those made again are joined as the first ones are, and all is written before it is read. */
 static void what_a_device_makes_of_it_runs_in_order(void)
 {
@@ -162,6 +179,15 @@ static void what_a_device_makes_of_it_runs_in_order(void)
             CU_ASSERT_EQUAL(count_nodes(fused, "attention_packed"),
                             is_gpt2 * layers * (what == TR_RECOMPUTE_FULL ? 2 : 1));
             CU_ASSERT_EQUAL(count_nodes(fused, "attention_packed_backward"), is_gpt2 * layers);
+            /* An activation that was joined to its product is made again with the product, or kept. */
+            bool drops = which == N_VARIANTS, is_joined = drops; /* the other GPT-2's GELU has no tanh */
+            CU_ASSERT_EQUAL(count_nodes(fused, "linear_activate"),
+                            is_joined * layers * (what == TR_RECOMPUTE_FULL ? 2 : 1));
+            CU_ASSERT_EQUAL(count_nodes(fused, "activate"), (is_gpt2 && !is_joined) * 2 * layers);
+            CU_ASSERT_EQUAL(count_nodes(fused, "linear_dx_activate"), is_joined * layers);
+            CU_ASSERT(are_kept(fused));
+            CU_ASSERT_EQUAL(count_nodes(fused, "activate_backward"), (is_gpt2 && !is_joined) * layers);
+            CU_ASSERT_EQUAL(count_nodes(fused, "linear_add"), drops ? 0 : count_added(what, layers));
             tr_memory_plan_release(&plan);
             tr_free(workspaces);
             tr_graph_destroy(&fused);
