@@ -114,9 +114,9 @@ static int build_embeddings(tr_graph *g, const op_case *c, tr_dtype dtype, tr_va
 static void embeddings_with_few_and_many_ids(void)
 {
     static const int64_t sizes[][3] = {{1, 1, 1}, {3, 7, 5}, {4, 200, 24}, {16, 260, 64}};
-    static const int32_t limits[] = {1, 3, 300, 50257};
+    static const int32_t limits[] = {1, 3, 300, 50257, 131072}; /* of one to three passes of the sort */
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-        for (int k = 0; k < 4; k++)
+        for (int k = 0; k < 5; k++)
             check_case(
                 &(op_case){
                     "embedding", build_embeddings, {sizes[i][0], sizes[i][1], sizes[i][2], k % 2}, limits[k]},
