@@ -226,7 +226,7 @@ void run_rmsnorm_backward(const tr_call *call)
 
 // What a row gives to each column's sums: dy * xhat, and dy.
 template <bool CENTRED, typename T> struct weight_terms {
-    static constexpr int SUMS = CENTRED ? 2 : 1;
+    static constexpr int SUMS = CENTRED ? 2 : 1, WIDE = 4;
     const T *dy, *x;
     const float *mean, *rstd;
     int64_t columns;
@@ -277,9 +277,9 @@ size_t weight_workspace(const tr_graph *graph, const tr_node *node)
 extern "C" const tr_kernel tr__cuda_norm_kernels[] = {
     {"layernorm", troupe::run_layernorm},
     {"layernorm_backward", troupe::run_layernorm_backward},
-    {"layernorm_weight", troupe::run_layernorm_weight, troupe::weight_workspace},
+    {"layernorm_weight", troupe::run_layernorm_weight, troupe::weight_workspace, NULL, NULL, true},
     {"rmsnorm", troupe::run_rmsnorm},
     {"rmsnorm_backward", troupe::run_rmsnorm_backward},
-    {"rmsnorm_weight", troupe::run_rmsnorm_weight, troupe::weight_workspace},
+    {"rmsnorm_weight", troupe::run_rmsnorm_weight, troupe::weight_workspace, NULL, NULL, true},
     {},
 };
