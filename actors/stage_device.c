@@ -7,9 +7,6 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/stage_device_internal.h"
 
-#include "actors/stage_zero.h"
-#include "base/clock.h"
-#include "base/log.h"
 
 #include <string.h>
 

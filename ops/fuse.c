@@ -95,10 +95,19 @@ static bool has_packed_rows(const fusion *self, tr_value value)
     return tr_shape_last(&value_of(self, value)->shape) % 8 == 0;
 }
 
+/* Rows that a norm keeps in registers, so that it can add to them first. What makes them says so as well as what reads
+ * them, for the pieces of a cut graph are to have the bits of the whole. */
+static bool is_added_by_norms(const fusion *self, tr_value x)
+{
+    int64_t columns = tr_shape_last(&value_of(self, x)->shape);
+    return is_bf16(self, x) && columns % 256 == 0 && columns <= 2048;
+}
+
 /* y = x w + b + more: `more` must be there when the product runs. */
 static void join_add(fusion *self, int32_t n, const tr_node *linear)
 {
     int32_t at;
+    if (is_added_by_norms(self, linear->outputs[0])) return;
     const tr_node *add = only_reader(self, linear->outputs[0], &at);
     if (!add || !is(add, "add") || add->phase != linear->phase || !is_free(self, at)) return;
     tr_value more = add->inputs[add->inputs[0] == linear->outputs[0] ? 1 : 0];
@@ -170,6 +179,24 @@ static void join_activation_backward(fusion *self, int32_t n, const tr_node *dx)
     set_inputs(c, inputs, 3);
     set_outputs(c, backward->outputs, 1);
     self->changes[later ? n : at].gone = true;
+}
+
+/* A sum is made by the norm that reads it; others may read it as well. */
+static void join_norm(fusion *self, int32_t n, const tr_node *norm)
+{
+    bool centred = is(norm, "layernorm");
+    tr_value sum = norm->inputs[0];
+    int32_t at = value_of(self, sum)->producer;
+    if (at < 0 || !is_free(self, at) || !is_added_by_norms(self, sum)) return;
+    const tr_node *add = tr_graph_node(self->graph, at);
+    if (!is(add, "add") || add->phase != norm->phase) return;
+    tr_value inputs[] = {add->inputs[0], add->inputs[1], norm->inputs[1], centred ? norm->inputs[2] : 0};
+    tr_value outputs[] = {sum, norm->outputs[0], norm->outputs[1], centred ? norm->outputs[2] : 0};
+    change *c = begin_change(self, at, centred ? &tr__add_layernorm_op : &tr__add_rmsnorm_op,
+                             tr_node_attributes(norm), TR_ATTRIBUTE_BYTES);
+    set_inputs(c, inputs, centred ? 4 : 3);
+    set_outputs(c, outputs, centred ? 4 : 3);
+    self->changes[n].gone = true;
 }
 
 /* Whether the parts of `split` are q, k and v of `attention`, in this order. */
@@ -343,6 +370,7 @@ static void find_patterns(fusion *self)
         if (is(node, "linear")) join_activation(self, n, node);
         if (is(node, "linear") && is_free(self, n)) join_add(self, n, node);
         if (is(node, "linear_dx")) join_activation_backward(self, n, node);
+        if (is(node, "layernorm") || is(node, "rmsnorm")) join_norm(self, n, node);
         if (is(node, "split")) join_split(self, n, node);
         if (is(node, "cross_entropy")) join_loss(self, n, node);
         join_norm_weight(self, n, node);

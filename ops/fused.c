@@ -111,6 +111,23 @@ const tr_op tr__attention_packed_backward_op = {.name = "attention_packed_backwa
                                                 .flops = attention_backward_flops,
                                                 .alias_input = -1};
 
+/* sum, y, mean of layernorm's, rstd. */
+static tr_status infer_add_norm(const tr_graph *graph, const tr_node *node, tr_value_info *outputs,
+                                int *n_outputs, tr_error *err)
+{
+    (void)err;
+    const tr_shape *x = tr_input_shape(graph, node, 0);
+    tr_shape rows = *x;
+    rows.rank--;
+    outputs[0] = outputs[1] = tr_infer_like(graph, node, 0);
+    outputs[2] = outputs[3] = (tr_value_info){.dtype = TR_F32, .shape = rows};
+    *n_outputs = node->n_inputs; /* 3 or 4 of either */
+    return TR_OK;
+}
+
+const tr_op tr__add_layernorm_op = {.name = "add_layernorm", .infer = infer_add_norm, .alias_input = 0};
+const tr_op tr__add_rmsnorm_op = {.name = "add_rmsnorm", .infer = infer_add_norm, .alias_input = 0};
+
 tr_shape tr__norm_sums_shape(const tr_shape *x, int64_t sums)
 {
     int64_t slabs = (tr_shape_rows(x) + LEAST_ROWS - 1) / LEAST_ROWS;

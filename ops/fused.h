@@ -5,6 +5,7 @@
  *   linear_dx_activate    inputs dy, w, h: dh = (dy w') f'(h)
  *   attention_packed      input qkv (B,T,(H+2K)D): y, lse, as attention of its parts
  *   attention_packed_backward   inputs qkv, y, lse, dy: dqkv
+ *   add_layernorm, add_rmsnorm  inputs x, more, w, b of layernorm's: x + more, and what the norm of that gives
  *   layernorm_backward_sums     as layernorm_backward, and sums (S,2,C) f32 of what rows give to dw and db
  *   layernorm_weight_sums       input sums: dw, db are added to
  *   rmsnorm_backward_sums, rmsnorm_weight_sums   likewise, with sums (S,1,C) for dw
@@ -30,8 +31,8 @@ typedef struct linear_activate_attributes {
 
 extern const tr_op tr__linear_add_op, tr__linear_activate_op, tr__linear_dx_activate_op,
     tr__attention_packed_op, tr__attention_packed_backward_op, tr__layernorm_backward_sums_op,
-    tr__layernorm_weight_sums_op, tr__rmsnorm_backward_sums_op, tr__rmsnorm_weight_sums_op,
-    tr__cross_entropy_slopes_op, tr__linear_dx_scaled_op, tr__linear_dw_scaled_op;
+    tr__add_layernorm_op, tr__add_rmsnorm_op, tr__layernorm_weight_sums_op, tr__rmsnorm_backward_sums_op,
+    tr__rmsnorm_weight_sums_op, tr__cross_entropy_slopes_op, tr__linear_dx_scaled_op, tr__linear_dw_scaled_op;
 
 /* (S,sums,C): sums of so many slabs of rows, which the number of rows alone decides. */
 tr_shape tr__norm_sums_shape(const tr_shape *x, int64_t sums);

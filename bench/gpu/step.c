@@ -231,6 +231,7 @@ static const struct {
     {"attention", "attention"},
     {"layernorm", "norms"},
     {"rmsnorm", "norms"},
+    {"add_", "norms"}, /* with the sum that they are of */
     {"rope", "rotary embedding"},
     {"gated", "activations and gates"},
     {"activate", "activations and gates"},

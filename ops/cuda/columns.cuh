@@ -63,9 +63,10 @@ struct column_outputs {
     float *to[2]; // NULL: not wanted
 };
 
-// to[s][c] += the sum of partial (SUMS,slabs,columns) over slabs: a lane a column, every warp every eighth slab.
+// to[s][c] += (or =) the sum of partial (SUMS,slabs,columns) over slabs: a lane a column, every warp every eighth slab.
 static __global__ void __launch_bounds__(COLUMN_WARPS *WARP)
-    column_totals_kernel(const float *partial, column_outputs outputs, int64_t slabs, int64_t columns)
+    column_totals_kernel(const float *partial, column_outputs outputs, int64_t slabs, int64_t columns,
+                         bool begin)
 {
     __shared__ float shared[COLUMN_WARPS][WARP];
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
@@ -79,19 +80,21 @@ static __global__ void __launch_bounds__(COLUMN_WARPS *WARP)
     __syncthreads();
     if (warp != 0 || column >= columns || !to) return;
     for (int w = 1; w < COLUMN_WARPS; w++) sum += shared[w][lane];
-    to[column] += sum;
+    to[column] = begin ? sum : to[column] + sum;
 }
 
-// outputs[s][c] += sum over rows of what `terms` adds to sum s of column c; outputs that are NULL are left out.
+// outputs[s][c] += (or =, where the call overwrites) sum over rows of what `terms` adds to sum s of column c, F::WIDE
+// columns at once; outputs that are NULL are left out.
 template <typename F>
 void sum_columns(const tr_call *call, const F &terms, float *const *outputs, int64_t rows, int64_t columns)
 {
     int64_t slabs = slab_count(rows);
     float *partial = (float *)call->workspace;
     cudaStream_t stream = tr_cuda_stream(call);
-    if (columns % 4 == 0)
-        column_slabs_kernel<4, F>
-            <<<dim3(blocks_for(columns, WARP * 4), (unsigned)slabs), COLUMN_WARPS * WARP, 0, stream>>>(
+    constexpr int WIDE = F::WIDE;
+    if (columns % WIDE == 0)
+        column_slabs_kernel<WIDE, F>
+            <<<dim3(blocks_for(columns, WARP * WIDE), (unsigned)slabs), COLUMN_WARPS * WARP, 0, stream>>>(
                 terms, partial, rows, columns, slab_rows(rows));
     else
         column_slabs_kernel<1, F>
@@ -99,7 +102,7 @@ void sum_columns(const tr_call *call, const F &terms, float *const *outputs, int
                 terms, partial, rows, columns, slab_rows(rows));
     column_outputs to = {{outputs[0], F::SUMS > 1 ? outputs[1] : NULL}};
     column_totals_kernel<<<dim3(blocks_for(columns, WARP), F::SUMS), COLUMN_WARPS * WARP, 0, stream>>>(
-        partial, to, slabs, columns);
+        partial, to, slabs, columns, call->overwrite);
     tr_cuda_launched(call);
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/memory.h"
 #include "ops/cuda/blas.h"
+#include "ops/cuda/dnn.h"
 #include "ops/program.h"
 
 #include <stdio.h>
@@ -93,6 +94,7 @@ void tr_cuda_context_destroy(tr_cuda_context **self)
     if (!context) return;
     tr__cuda_blas_close(context->blas);
     tr_stream_synchronize(context->stream, NULL); /* nobody may be using the workspace */
+    tr__dnn_close(context->dnn);
     tr_device_free(tr_stream_device(context->stream), TR_MEMORY_DEVICE, context->workspace);
     tr_device_free(tr_stream_device(context->stream), TR_MEMORY_DEVICE, context->numbers);
     tr_free(context);

@@ -15,6 +15,7 @@ struct tr_cuda_context {
     tr_stream *stream;
     cudaStream_t native;
     void *blas;      /* cublasLtHandle_t */
+    void *dnn;       /* of attention (dnn.h); NULL as long as nobody asked for it, or where it is not */
     void *workspace; /* of cuBLASLt */
     size_t workspace_bytes;
     float *numbers;              /* 0 and 1, on the device: what scaled products multiply C by */

@@ -8,7 +8,15 @@
 namespace troupe {
 namespace {
 
-enum { THREADS = 128, SORT_THREADS = 512, DIGITS = 16, DIGIT_BITS = 4 };
+enum {
+    THREADS = 128,
+    DIGIT_BITS = 8,
+    DIGITS = 1 << DIGIT_BITS,
+    SORT_THREADS = DIGITS,
+    CHUNKS = 4,
+    TILE = SORT_THREADS * CHUNKS,
+    SCAN_THREADS = 1024
+};
 
 // An id outside of the table is a bug of whoever read it.
 template <int V, typename T>
@@ -42,12 +50,35 @@ struct pairs {
     uint32_t *id, *row;
 };
 
-// The exclusive sums of counts (DIGITS,SORT_THREADS), in that order.
-__device__ void scan_counts(uint32_t *counts)
+// One pass of the sort, over one digit. Blocks own tiles; within one, a warp owns CHUNKS neighbouring chunks of 32.
+struct sort_pass {
+    const uint32_t *id, *row; // row NULL: they are counted
+    pairs to;
+    uint32_t *counts; // (DIGITS,tiles): how often a tile has a digit, then where the first of them goes
+    int64_t n, tiles;
+    int shift;
+};
+
+__global__ void __launch_bounds__(SORT_THREADS) count_kernel(sort_pass p)
 {
-    __shared__ uint32_t warps[SORT_THREADS / WARP];
-    uint32_t *mine = counts + threadIdx.x * DIGITS, own = 0, lane = threadIdx.x % WARP;
-    for (int i = 0; i < DIGITS; i++) own += mine[i];
+    __shared__ uint32_t counts[DIGITS];
+    counts[threadIdx.x] = 0;
+    __syncthreads();
+    int64_t first = (int64_t)blockIdx.x * TILE;
+    for (int64_t i = first + threadIdx.x; i < first + TILE && i < p.n; i += SORT_THREADS)
+        atomicAdd(&counts[(p.id[i] >> p.shift) % DIGITS], 1u); // of integers: in any order
+    __syncthreads();
+    p.counts[threadIdx.x * p.tiles + blockIdx.x] = counts[threadIdx.x];
+}
+
+// Counts become their exclusive sums, by one block.
+__global__ void __launch_bounds__(SCAN_THREADS) scan_kernel(uint32_t *counts, int64_t n)
+{
+    __shared__ uint32_t warps[SCAN_THREADS / WARP];
+    int64_t each = (n + SCAN_THREADS - 1) / SCAN_THREADS, first = threadIdx.x * each;
+    int64_t end = first + each < n ? first + each : n;
+    uint32_t own = 0, lane = threadIdx.x % WARP;
+    for (int64_t i = first; i < end; i++) own += counts[i];
     uint32_t sum = own;
     for (int step = 1; step < WARP; step *= 2) {
         uint32_t other = __shfl_up_sync(0xffffffffu, sum, step);
@@ -57,40 +88,58 @@ __device__ void scan_counts(uint32_t *counts)
     __syncthreads();
     uint32_t before = sum - own;
     for (int w = 0; w < (int)threadIdx.x / WARP; w++) before += warps[w];
-    for (int i = 0; i < DIGITS; i++) {
-        uint32_t count = mine[i];
-        mine[i] = before;
+    for (int64_t i = first; i < end; i++) {
+        uint32_t count = counts[i];
+        counts[i] = before;
+        before += count;
+    }
+}
+
+// Lanes with the same digit take neighbouring places in their order, and so do chunks, warps and tiles: it is stable.
+__global__ void __launch_bounds__(SORT_THREADS) place_kernel(sort_pass p)
+{
+    __shared__ uint32_t next[SORT_THREADS / WARP][DIGITS]; // first how often the warp has a digit
+    uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, id[CHUNKS], row[CHUNKS], peers[CHUNKS];
+    int64_t first = (int64_t)blockIdx.x * TILE + warp * CHUNKS * WARP + lane;
+    for (int w = 0; w < SORT_THREADS / WARP; w++) next[w][threadIdx.x] = 0;
+    __syncthreads();
+#pragma unroll
+    for (int c = 0; c < CHUNKS; c++) {
+        int64_t i = first + c * WARP;
+        bool there = i < p.n;
+        id[c] = there ? p.id[i] : 0;
+        row[c] = there && p.row ? p.row[i] : (uint32_t)i;
+        uint32_t digit = (id[c] >> p.shift) % DIGITS;
+        peers[c] = __match_any_sync(0xffffffffu, there ? digit : DIGITS);
+        if (there && lane == __ffs(peers[c]) - 1) next[warp][digit] += __popc(peers[c]);
+        __syncwarp();
+    }
+    __syncthreads();
+    uint32_t before = p.counts[threadIdx.x * p.tiles + blockIdx.x]; // a thread has a digit
+    for (int w = 0; w < SORT_THREADS / WARP; w++) {
+        uint32_t count = next[w][threadIdx.x];
+        next[w][threadIdx.x] = before;
         before += count;
     }
     __syncthreads();
+#pragma unroll
+    for (int c = 0; c < CHUNKS; c++) {
+        uint32_t digit = (id[c] >> p.shift) % DIGITS, to = next[warp][digit];
+        bool there = first + c * WARP < p.n;
+        __syncwarp();
+        if (there) {
+            uint32_t place = to + __popc(peers[c] & ((1u << lane) - 1));
+            p.to.id[place] = id[c];
+            p.to.row[place] = row[c];
+            if (lane == __ffs(peers[c]) - 1) next[warp][digit] = to + __popc(peers[c]);
+        }
+        __syncwarp();
+    }
 }
 
-// Every thread has a range of its own, and counts and places it in order: so the sort is stable.
-__global__ void __launch_bounds__(SORT_THREADS)
-    sort_kernel(const int32_t *ids, pairs a, pairs b, int64_t n, int passes)
+int64_t tiles_of(int64_t n)
 {
-    __shared__ uint32_t counts[DIGITS * SORT_THREADS];
-    int64_t each = (n + SORT_THREADS - 1) / SORT_THREADS, first = threadIdx.x * each;
-    int64_t end = first + each < n ? first + each : n;
-    for (int64_t i = first; i < end; i++) a.id[i] = (uint32_t)ids[i], a.row[i] = (uint32_t)i;
-    for (int pass = 0; pass < passes; pass++) {
-        int shift = pass * DIGIT_BITS;
-        for (int d = 0; d < DIGITS; d++) counts[d * SORT_THREADS + threadIdx.x] = 0;
-        __syncthreads();
-        for (int64_t i = first; i < end; i++)
-            counts[(a.id[i] >> shift) % DIGITS * SORT_THREADS + threadIdx.x]++;
-        __syncthreads();
-        scan_counts(counts);
-        for (int64_t i = first; i < end; i++) {
-            uint32_t to = counts[(a.id[i] >> shift) % DIGITS * SORT_THREADS + threadIdx.x]++;
-            b.id[to] = a.id[i];
-            b.row[to] = a.row[i];
-        }
-        __syncthreads();
-        pairs other = a;
-        a = b;
-        b = other;
-    }
+    return (n + TILE - 1) / TILE;
 }
 
 // One block a sorted pair; the one that begins an id adds all its rows.
@@ -116,20 +165,35 @@ __global__ void __launch_bounds__(THREADS)
 
 size_t dtable_workspace(const tr_graph *graph, const tr_node *node)
 {
-    return 4 * (size_t)tr_shape_elements(tr_input_shape(graph, node, 0)) * sizeof(uint32_t);
+    int64_t n = tr_shape_elements(tr_input_shape(graph, node, 0));
+    return (size_t)(4 * n + DIGITS * tiles_of(n)) * sizeof(uint32_t);
+}
+
+// Pairs by id; equal ids in order of their rows.
+pairs sort(const uint32_t *ids, uint32_t *memory, int64_t n, int64_t vocabulary, cudaStream_t stream)
+{
+    pairs to = {memory, memory + n}, other = {memory + 2 * n, memory + 3 * n};
+    sort_pass pass = {ids, NULL, to, memory + 4 * n, n, tiles_of(n), 0};
+    for (;;) {
+        count_kernel<<<(unsigned)pass.tiles, SORT_THREADS, 0, stream>>>(pass);
+        scan_kernel<<<1, SCAN_THREADS, 0, stream>>>(pass.counts, DIGITS * pass.tiles);
+        place_kernel<<<(unsigned)pass.tiles, SORT_THREADS, 0, stream>>>(pass);
+        pass.shift += DIGIT_BITS;
+        if ((vocabulary - 1) >> pass.shift == 0) return pass.to;
+        pass.id = pass.to.id;
+        pass.row = pass.to.row;
+        pass.to = other;
+        other = {const_cast<uint32_t *>(pass.id), const_cast<uint32_t *>(pass.row)};
+    }
 }
 
 template <typename T> void launch_dtable(const tr_call *call)
 {
     int64_t n = tr_shape_elements(input_shape(call, 0)), channels = tr_shape_last(input_shape(call, 1));
     int64_t vocabulary = ((const dtable_attributes *)tr_node_attributes(call->node))->vocabulary;
-    uint32_t *memory = (uint32_t *)call->workspace;
-    pairs a = {memory, memory + n}, b = {memory + 2 * n, memory + 3 * n};
-    int passes = 1;
-    while ((vocabulary - 1) >> (passes * DIGIT_BITS)) passes++;
     cudaStream_t stream = tr_cuda_stream(call);
-    sort_kernel<<<1, SORT_THREADS, 0, stream>>>((const int32_t *)call->inputs[0], a, b, n, passes);
-    pairs sorted = passes % 2 ? b : a;
+    pairs sorted =
+        sort((const uint32_t *)call->inputs[0], (uint32_t *)call->workspace, n, vocabulary, stream);
     const T *dy = (const T *)call->inputs[1];
     float *dtable = (float *)call->outputs[0];
     if (channels % 4 == 0)

@@ -232,7 +232,7 @@ void dw_scaled_run(const tr_call *call)
 
 // What a row gives to the bias: itself.
 template <typename T> struct bias_terms {
-    static constexpr int SUMS = 1;
+    static constexpr int SUMS = 1, WIDE = PACK<T>;
     const T *dy;
     int64_t columns;
     template <int V> __device__ void add(int64_t row, int64_t column, float (&sums)[SUMS][V]) const
@@ -275,6 +275,6 @@ extern "C" const tr_kernel tr__cuda_linear_kernels[] = {
     {"linear_dx_scaled", troupe::dx_scaled_run, NULL, troupe::dx_scaled_prepare, troupe::release},
     {"linear_dw_scaled", troupe::dw_scaled_run, NULL, troupe::dw_prepare, troupe::release, true},
     {"linear_dw", troupe::dw_run, NULL, troupe::dw_prepare, troupe::release, true},
-    {"linear_db", troupe::db_run, troupe::db_workspace},
+    {"linear_db", troupe::db_run, troupe::db_workspace, NULL, NULL, true},
     {},
 };

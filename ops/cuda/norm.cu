@@ -17,6 +17,8 @@ struct norm_rows {
     const float *w, *b; // b: layernorm's only
     float *mean, *rstd; // mean: layernorm's only
     void *y;            // y, or dx
+    const void *more;   // what is added to x first; NULL: nothing
+    void *sum;          // x + more, rounded: what the norm is of
     int64_t rows, columns;
     float eps;
 };
@@ -73,6 +75,18 @@ template <bool CENTRED, int N> __global__ void __launch_bounds__(WARPS *WARP) ke
     float mean = 0, squares = 0;
 #pragma unroll
     for (int p = 0; p < N; p++) kept[p] = *reinterpret_cast<const pack<V, bf16> *>(x + p * V * WARP);
+    if (n.more) {
+        const bf16 *more = (const bf16 *)n.more + row * C + lane * V;
+        pack<V, bf16> added[N];
+#pragma unroll
+        for (int p = 0; p < N; p++) added[p] = *reinterpret_cast<const pack<V, bf16> *>(more + p * V * WARP);
+#pragma unroll
+        for (int p = 0; p < N; p++) {
+#pragma unroll
+            for (int j = 0; j < V; j++) kept[p].at[j] = (bf16)((float)kept[p].at[j] + (float)added[p].at[j]);
+            *reinterpret_cast<pack<V, bf16> *>((bf16 *)n.sum + row * C + lane * V + p * V * WARP) = kept[p];
+        }
+    }
     if (CENTRED) {
 #pragma unroll
         for (int p = 0; p < N; p++)
@@ -194,6 +208,25 @@ void run_layernorm(const tr_call *call)
     if (!launch_kept<true>(call, n)) TR_BY_STORAGE(call, 0, (launch<true, false, T>(call, n)));
 }
 
+// x + more and its norm, of rows that lanes keep: what fuse.c joins has them.
+template <bool CENTRED> void run_add_norm(const tr_call *call)
+{
+    norm_rows n = rows_of(call, 0);
+    n.more = call->inputs[1];
+    n.w = (const float *)call->inputs[2];
+    n.sum = call->outputs[0];
+    n.y = call->outputs[1];
+    if (CENTRED) {
+        n.b = (const float *)call->inputs[3];
+        n.mean = (float *)call->outputs[2];
+        n.eps = ((const layernorm_attributes *)tr_node_attributes(call->node))->eps;
+    } else {
+        n.eps = ((const rmsnorm_attributes *)tr_node_attributes(call->node))->eps;
+    }
+    n.rstd = (float *)call->outputs[CENTRED ? 3 : 2];
+    launch_kept<CENTRED>(call, n);
+}
+
 void run_layernorm_backward(const tr_call *call)
 {
     norm_rows n = rows_of(call, 1);
@@ -226,7 +259,7 @@ void run_rmsnorm_backward(const tr_call *call)
 
 // What a row gives to each column's sums: dy * xhat, and dy.
 template <bool CENTRED, typename T> struct weight_terms {
-    static constexpr int SUMS = CENTRED ? 2 : 1;
+    static constexpr int SUMS = CENTRED ? 2 : 1, WIDE = 4;
     const T *dy, *x;
     const float *mean, *rstd;
     int64_t columns;
@@ -276,10 +309,12 @@ size_t weight_workspace(const tr_graph *graph, const tr_node *node)
 
 extern "C" const tr_kernel tr__cuda_norm_kernels[] = {
     {"layernorm", troupe::run_layernorm},
+    {"add_layernorm", troupe::run_add_norm<true>},
     {"layernorm_backward", troupe::run_layernorm_backward},
-    {"layernorm_weight", troupe::run_layernorm_weight, troupe::weight_workspace},
+    {"layernorm_weight", troupe::run_layernorm_weight, troupe::weight_workspace, NULL, NULL, true},
     {"rmsnorm", troupe::run_rmsnorm},
+    {"add_rmsnorm", troupe::run_add_norm<false>},
     {"rmsnorm_backward", troupe::run_rmsnorm_backward},
-    {"rmsnorm_weight", troupe::run_rmsnorm_weight, troupe::weight_workspace},
+    {"rmsnorm_weight", troupe::run_rmsnorm_weight, troupe::weight_workspace, NULL, NULL, true},
     {},
 };

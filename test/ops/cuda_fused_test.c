@@ -114,6 +114,44 @@ static void norms_whose_rows_are_kept(void)
                        true);
 }
 
+/* A sum and its norm twice: the first norm makes the sum, the second reads it; and once more the sum alone. */
+static int build_added_norm(tr_graph *g, const op_case *c, tr_dtype dtype, tr_value *outputs)
+{
+    tr_value x = tr_graph_input(g, "x", dtype, TR_SHAPE2(c->d[0], c->d[1]));
+    tr_value more = tr_graph_input(g, "more", dtype, TR_SHAPE2(c->d[0], c->d[1]));
+    tr_value w = tr_graph_parameter(g, "w", TR_F32, TR_SHAPE1(c->d[1]));
+    tr_value b = c->d[2] ? TR_NO_VALUE : tr_graph_parameter(g, "b", TR_F32, TR_SHAPE1(c->d[1]));
+    tr_value sum = tr_add(g, x, more);
+    for (int i = 0; i < 2; i++)
+        outputs[i] = c->d[2] ? tr_rmsnorm(g, sum, w, 1e-5f) : tr_layernorm(g, sum, w, b, 1e-5f);
+    outputs[2] = sum;
+    outputs[3] = tr_add(g, x, more);
+    return 4;
+}
+
+static bool same_results(const side *s, int a, int b)
+{
+    size_t n = (size_t)tr_shape_elements(&tr_graph_value(s->graph, s->outputs[a])->shape);
+    return memcmp(s->results[s->outputs[a]], s->results[s->outputs[b]], n * sizeof(float)) == 0;
+}
+
+/* Where a graph is cut between a sum and its norm, each is made alone. */
+static void norms_that_add_have_the_bits_of_sum_and_norm(void)
+{
+    static const int64_t sizes[][2] = {{1, 256}, {9, 512}, {70, 768}, {37, 2048}, {5, 2304}, {33, 40}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (int kind = 0; kind < 2; kind++) {
+            op_case c = {"sum and norm", build_added_norm, {sizes[i][0], sizes[i][1], kind}, 0};
+            side got;
+            check_case(&c, true);
+            if (!open_side(&got, &c, TR_BF16, device, stream, false)) continue;
+            run_side(&got, &c);
+            CU_ASSERT(same_results(&got, 0, 1));
+            CU_ASSERT(same_results(&got, 2, 3));
+            close_side(&got);
+        }
+}
+
 static void gradients_begin_with_a_run(void)
 {
     check_beginning(&(op_case){"feed forward", build_feed_forward, {65, 24, 40}, 0});
@@ -124,9 +162,13 @@ static void gradients_begin_with_a_run(void)
 }
 
 static const check_test tests[] = {
-    CHECK_TEST(layers_with_gelu_and_a_residual), CHECK_TEST(losses_of_classifiers),
-    CHECK_TEST(losses_by_chunks_of_rows),        CHECK_TEST(gradients_begin_with_a_run),
-    CHECK_TEST(attention_on_parts_of_one_array), CHECK_TEST(norms_whose_rows_are_kept),
+    CHECK_TEST(layers_with_gelu_and_a_residual),
+    CHECK_TEST(losses_of_classifiers),
+    CHECK_TEST(losses_by_chunks_of_rows),
+    CHECK_TEST(gradients_begin_with_a_run),
+    CHECK_TEST(attention_on_parts_of_one_array),
+    CHECK_TEST(norms_whose_rows_are_kept),
+    CHECK_TEST(norms_that_add_have_the_bits_of_sum_and_norm),
 };
 
 int main(int argc, char **argv)

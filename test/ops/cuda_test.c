@@ -114,7 +114,7 @@ static int build_embeddings(tr_graph *g, const op_case *c, tr_dtype dtype, tr_va
 static void embeddings_with_few_and_many_ids(void)
 {
     static const int64_t sizes[][3] = {{1, 1, 1}, {3, 7, 5}, {4, 200, 24}, {16, 260, 64}};
-    static const int32_t limits[] = {1, 3, 300, 50257};
+    static const int32_t limits[] = {1, 3, 300, 65537}; /* of one to three passes of the sort */
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (int k = 0; k < 4; k++)
             check_case(
@@ -194,6 +194,18 @@ static void attention_on_tensor_cores(void)
                            true);
 }
 
+/* The forward is cuDNN's where that is here; the backward goes on from what it keeps. */
+static void attention_over_long_rows(void)
+{
+    static const int64_t sizes[][5] = {
+        {1, 1024, 2, 1, 64}, {2, 1100, 2, 2, 64}, {1, 1025, 4, 2, 128}, {1, 2048, 1, 1, 128}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        op_case c = {.name = "attention", .build = build_attention};
+        memcpy(c.d, sizes[i], sizeof sizes[i]);
+        check_case(&c, true);
+    }
+}
+
 /* T new rows behind one that stands in the cache. */
 static int build_cached(tr_graph *g, const op_case *c, tr_dtype dtype, tr_value *outputs)
 {
@@ -232,6 +244,7 @@ static const check_test tests[] = {
     CHECK_TEST(losses_of_odd_vocabularies),
     CHECK_TEST(attention_with_any_head_size),
     CHECK_TEST(attention_on_tensor_cores),
+    CHECK_TEST(attention_over_long_rows),
     CHECK_TEST(attention_over_a_cache),
 };
 
