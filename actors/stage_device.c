@@ -7,7 +7,6 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/stage_device_internal.h"
 
-
 #include <string.h>
 
 static bool copy(tr__stage *self, void *to, const void *from, size_t size_bytes)

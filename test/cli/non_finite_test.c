@@ -164,8 +164,8 @@ static char *left_out(const char *name, const char *transport, const char *point
     char *run = path_in(directory, name), *recipe = write_recipe(run, transport, points);
     CU_ASSERT(command_succeeds(
         (const char *const[]){"train", recipe, "supervision.non_finite=skip", one, two, NULL}));
-    bool good =
-        event_says_once(run, "update_left_out", "step 13 has a loss of") && count_events(run, "run_again") == 1;
+    bool good = event_says_once(run, "update_left_out", "step 13 has a loss of") &&
+                count_events(run, "run_again") == 1;
     json_t *log = log_of(run);
     const json_t *line = json_array_get(log, 12);
     good = good && log_is_complete(log, STEPS) && json_is_true(json_object_get(line, "skipped")) &&

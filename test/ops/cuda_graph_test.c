@@ -7,7 +7,7 @@
 
 enum { HIDDEN = 4, MANY_PLACES = 60, PLACE_STEP = 256 };
 
-/* A layer of a transformer with a loss: rows, T, width, heads; dropout behind the attention where d[5]. */
+/* A layer of a transformer with a loss: rows, T, width, heads; dropout behind the attention where d[4]. */
 static int build_layer(tr_graph *g, const op_case *c, tr_dtype dtype, tr_value *outputs)
 {
     int64_t rows = c->d[0], time = c->d[1], width = c->d[2], widths[] = {width, width, width};
@@ -26,7 +26,7 @@ static int build_layer(tr_graph *g, const op_case *c, tr_dtype dtype, tr_value *
     tr_value y = tr_layernorm(g, x, norm, shift, 1e-5f);
     tr_split(g, tr_linear(g, y, qkv, TR_NO_VALUE, TR_WEIGHT_IN_OUT), widths, 3, parts);
     y = tr_attention(g, parts[0], parts[1], parts[2], &options);
-    if (c->d[5]) y = tr_dropout(g, y, 0.25);
+    if (c->d[4]) y = tr_dropout(g, y, 0.25);
     x = tr_add(g, x, y);
     y = tr_activate(g, tr_linear(g, x, up, bias, TR_WEIGHT_IN_OUT), TR_GELU_TANH);
     x = tr_add(g, x, tr_linear(g, y, down, TR_NO_VALUE, TR_WEIGHT_IN_OUT));
@@ -36,7 +36,7 @@ static int build_layer(tr_graph *g, const op_case *c, tr_dtype dtype, tr_value *
 }
 
 static const op_case layer = {"layer", build_layer, {2, 48, 128, 2}, 320};
-static const op_case dropping = {"layer with dropout", build_layer, {2, 48, 128, 2, 0, 1}, 320};
+static const op_case dropping = {"layer with dropout", build_layer, {2, 48, 128, 2, 1}, 320};
 
 static bool open_pair(side *plain, side *graphs, const op_case *c, tr_dtype dtype)
 {
