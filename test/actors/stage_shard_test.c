@@ -134,7 +134,7 @@ static void without_zero_all_is_held_and_a_share_is_summed(void)
     tr_stage_spec spec = spec_of(several[3], n_of[3], 2, 2, 3, 0);
     int64_t flat = tr_stage_gradient_elements(spec.parameters, spec.n_parameters), begin, end;
     for (uint32_t r = 0; r < 3; r++) {
-        tr_stretch parts[MOST], stretch;
+        tr_stretch parts[MOST] = {{0}}, stretch;
         parts_of(&spec, r, parts);
         for (uint32_t i = 0; i < n_of[3]; i++)
             CU_ASSERT(parts[i].begin == 0 && parts[i].end == several[3][i]);

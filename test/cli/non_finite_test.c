@@ -77,15 +77,15 @@ static void a_death_meanwhile_is_mended(void)
 
 /* --- it is numerical: the learning rate of step 6 is absurd; then the squares in a norm overflow, and its backward fails --- */
 
-#define EXPLODES                                                                                             \
-    "lr.values=[1e-3,1e-3,1e-3,1e-3,1e-3,1e30,1e-3,1e-3,1e-3,1e-3,1e-3,1e-3,1e-3,1e-3,1e-3,1e-3,1e-3,1e-3,"  \
-    "1e-3,1e-3,1e-3,1e-3,1e-3,1e-3]"
+static const char explodes[] =
+    "lr.values=[1e-3,1e-3,1e-3,1e-3,1e-3,1e30,1e-3,1e-3,1e-3,1e-3,1e-3,1e-3,1e-3,1e-3,1e-3,1e-3,1e-3,1e-3,"
+    "1e-3,1e-3,1e-3,1e-3,1e-3,1e-3]";
 
 static void ends(const char *transport, const char *more_, int runs, const char *words)
 {
     char *run = path_in(directory, "run"), *recipe = write_recipe(run, transport, "");
     command_run command;
-    command_start(&command, (const char *const[]){"train", recipe, "lr.peak=null", EXPLODES, more_, NULL});
+    command_start(&command, (const char *const[]){"train", recipe, "lr.peak=null", explodes, more_, NULL});
     command_wait(&command, COMMAND_SECONDS);
     bool good = command_ended(&command, 1) && text_has(command.err_text, "step 7 has a loss of") &&
                 text_has(command.err_text, "nothing was updated") && text_has(command.err_text, words);
@@ -125,7 +125,7 @@ static void a_state_that_gives_no_numbers_any_more_ends_the_run_after_all(void)
 {
     char *run = path_in(directory, "run"), *recipe = write_recipe(run, "zmq", "");
     command_run command;
-    command_start(&command, (const char *const[]){"train", recipe, "lr.peak=null", EXPLODES,
+    command_start(&command, (const char *const[]){"train", recipe, "lr.peak=null", explodes,
                                                   "validate.every=0", "supervision.non_finite=skip", NULL});
     command_wait(&command, COMMAND_SECONDS);
     CU_ASSERT(command_ended(&command, 1));

@@ -95,6 +95,7 @@ static tr_status train(size_t layout, uint64_t seed, uint32_t n_faults, const ch
     cast kinds;
     self->may_rot = !flips && seed % 4 == 3;
     self->epoch = 1;
+    *counters = (tr_job_simulation_counters){0};
     tr_status status = tr_head_memory_new(&self->memory, err);
     if (status != TR_OK) return status;
     cast_init(&kinds, layout, &self->out, tr_head_memory_journal(self->memory));
@@ -316,8 +317,8 @@ int main(int argc, char **argv)
 {
     static const simulate_case cases[] = {
         {"whoever_dies_training_gives_the_same_bits", 2000, whoever_dies_training_gives_the_same_bits},
-        {"whoever_errs_is_found_and_changes_no_bit", 500, whoever_errs_is_found_and_changes_no_bit},
-        {"what_is_no_number_once_changes_no_bit", 500, what_is_no_number_once_changes_no_bit},
+        {"whoever_errs_is_found_and_changes_no_bit", 300, whoever_errs_is_found_and_changes_no_bit},
+        {"what_is_no_number_once_changes_no_bit", 300, what_is_no_number_once_changes_no_bit},
     };
     if (!getenv("TROUPE_LOG")) tr_log_set_level(TR_LOG_ERROR); /* deaths are told as warnings */
     prepare();
