@@ -486,6 +486,18 @@ void tr_head_on_job_end(void *context, const tr_error *error)
     tr_head_end(self, error, TR_HEAD_GRACE_MS);
 }
 
+void tr_head_listen(tr_head *self, tr_node_options *options)
+{
+    options->context = self;
+    options->on_system = tr_head_on_system;
+    options->on_peer_lost = tr_head_on_peer_lost;
+    options->on_actor_end = tr_head_on_actor_end;
+    options->on_job_end = tr_head_on_job_end;
+    options->on_run_again = tr_head_on_run_again;
+    options->on_damaged = tr_head_on_damaged;
+    options->on_accused = tr_head_on_accused;
+}
+
 void tr_head_on_crew(void *context)
 {
     tr_head *self = context;

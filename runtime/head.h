@@ -87,6 +87,8 @@ typedef struct tr_head {
 } tr_head;
 
 /* The callbacks of its node; context is the tr_head. */
+/* What its node shall tell it: context and all of options->on_..., whose functions follow. */
+void tr_head_listen(tr_head *self, tr_node_options *options);
 void tr_head_on_system(void *context, int32_t peer, const tr_message *message);
 void tr_head_on_peer_lost(void *context, int32_t peer, bool control, const char *reason);
 void tr_head_on_actor_end(void *context, tr_actor_id who, const tr_error *error);

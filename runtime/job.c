@@ -115,15 +115,8 @@ static tr_status make_node(job *self, tr_error *err)
                             .key = options->key,
                             .registry = options->registry,
                             .activity = head->activity,
-                            .may_spin = tr_worker_may_spin(head->topology),
-                            .context = head,
-                            .on_system = tr_head_on_system,
-                            .on_peer_lost = tr_head_on_peer_lost,
-                            .on_actor_end = tr_head_on_actor_end,
-                            .on_job_end = tr_head_on_job_end,
-                            .on_run_again = tr_head_on_run_again,
-                            .on_damaged = tr_head_on_damaged,
-                            .on_accused = tr_head_on_accused};
+                            .may_spin = tr_worker_may_spin(head->topology)};
+    tr_head_listen(head, &node);
     memcpy(node.job_key, self->key, sizeof self->key);
     tr_status status = tr_node_new(&head->node, &node, err);
     if (status == TR_OK) status = tr_node_watch(head->node, self->signals, on_signal, self, err);

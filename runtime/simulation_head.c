@@ -58,15 +58,8 @@ static tr_status make_node(tr__simulated_job *self, const uint8_t *job_key, tr_e
                                .data_network = self->base.data,
                                .control_network = self->base.control,
                                .observe = tr__simulation_observe,
-                               .observer = &self->base.seats[0],
-                               .context = head,
-                               .on_system = tr_head_on_system,
-                               .on_peer_lost = tr_head_on_peer_lost,
-                               .on_actor_end = tr_head_on_actor_end,
-                               .on_job_end = tr_head_on_job_end,
-                               .on_run_again = tr_head_on_run_again,
-                               .on_damaged = tr_head_on_damaged,
-                               .on_accused = tr_head_on_accused};
+                               .observer = &self->base.seats[0]};
+    tr_head_listen(head, &options);
     memcpy(options.job_key, job_key, sizeof options.job_key);
     return tr_node_new(&head->node, &options, err);
 }

@@ -215,17 +215,13 @@ static void make_head(uint32_t epoch)
     head->places = tr_alloc_zero(NODES, sizeof *head->places);
     head->restarts_ns = tr_alloc_zero(game->options.recovery.max_restarts + 1, sizeof *head->restarts_ns);
     CU_ASSERT_FATAL(head->workers && head->places && head->restarts_ns);
-    const tr_node_options options = {.node = TR_NODE_HEAD,
-                                     .incarnation = epoch,
-                                     .epoch = epoch,
-                                     .n_threads = 1,
-                                     .control_transport = "inproc",
-                                     .registry = &registry,
-                                     .context = head,
-                                     .on_system = tr_head_on_system,
-                                     .on_peer_lost = tr_head_on_peer_lost,
-                                     .on_actor_end = tr_head_on_actor_end,
-                                     .on_job_end = tr_head_on_job_end};
+    tr_node_options options = {.node = TR_NODE_HEAD,
+                               .incarnation = epoch,
+                               .epoch = epoch,
+                               .n_threads = 1,
+                               .control_transport = "inproc",
+                               .registry = &registry};
+    tr_head_listen(head, &options);
     CHECK_OK(tr_node_new(&head->node, &options, &err));
     const tr_crew_options crew = {.topology = &game->topology, .processes = true, .launch = {.hosted = true}};
     tr__play = &played;
