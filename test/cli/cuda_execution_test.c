@@ -123,19 +123,9 @@ static void replicas_have_the_products_of_the_first(void)
 
 static void a_resumed_run_goes_on_with_them(void)
 {
-    char *whole = path_in(directory, "wide-measured"), *run = path_in(directory, "wide-given"),
-         *recipe = recipe_of(&wide), *run_key = tr_format("run=%s", run);
-    for (int step = 18; step <= STEPS; step += 6) {
-        char *last = tr_format("%s/checkpoints/step-%d", run, step);
-        CU_ASSERT_EQUAL(tr_directory_remove_tree(last, NULL), TR_OK);
-        tr_free(last);
-    }
-    CU_ASSERT(command_succeeds((const char *const[]){"train", recipe, "--resume", run_key, "device=cuda",
-                                                     "train.products=measured", NULL}));
-    CU_ASSERT(same_run(whole, run));
+    char *whole = path_in(directory, "wide-measured"), *run = path_in(directory, "wide-given");
+    resume_from_step_12(&wide, whole, run, "train.products=measured");
     CU_ASSERT_EQUAL(count_events(run, "products"), 0);
-    tr_free(run_key);
-    tr_free(recipe);
     tr_free(run);
     tr_free(whole);
 }

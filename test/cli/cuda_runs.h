@@ -81,4 +81,20 @@ static inline bool has_event(const char *run, const char *kind_, const char *wor
     return found;
 }
 
+/* A run that has ended goes on from its checkpoint of step 12, with these keys as well, and is then as `whole`. */
+static inline void resume_from_step_12(const kind *what, const char *whole, const char *run, const char *more)
+{
+    char *recipe = recipe_of(what), *run_key = tr_format("run=%s", run);
+    for (int step = 18; step <= STEPS; step += 6) {
+        char *last = tr_format("%s/checkpoints/step-%d", run, step);
+        CU_ASSERT_EQUAL(tr_directory_remove_tree(last, NULL), TR_OK);
+        tr_free(last);
+    }
+    CU_ASSERT(command_succeeds(
+        (const char *const[]){"train", recipe, "--resume", run_key, "device=cuda", more, NULL}));
+    CU_ASSERT(same_run(whole, run));
+    tr_free(run_key);
+    tr_free(recipe);
+}
+
 #endif

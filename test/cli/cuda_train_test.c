@@ -120,18 +120,8 @@ static void a_job_may_mix_gpu_and_cpu(void)
 
 static void a_resumed_run_has_the_same_bits(void)
 {
-    char *alone = path_in(directory, "llama-1x1"), *run = path_in(directory, "llama-1x2"),
-         *recipe = recipe_of(&llama), *run_key = tr_format("run=%s", run);
-    for (int step = 18; step <= STEPS; step += 6) {
-        char *last = tr_format("%s/checkpoints/step-%d", run, step);
-        CU_ASSERT_EQUAL(tr_directory_remove_tree(last, NULL), TR_OK);
-        tr_free(last);
-    }
-    CU_ASSERT(command_succeeds((const char *const[]){"train", recipe, "--resume", run_key, "device=cuda",
-                                                     "layout={data: 2}", NULL}));
-    CU_ASSERT(same_run(alone, run));
-    tr_free(run_key);
-    tr_free(recipe);
+    char *alone = path_in(directory, "llama-1x1"), *run = path_in(directory, "llama-1x2");
+    resume_from_step_12(&llama, alone, run, "layout={data: 2}");
     tr_free(run);
     tr_free(alone);
 }

@@ -117,6 +117,24 @@ static inline bool same_run(const char *run)
     return same;
 }
 
+/* A worker dies with all that there was of its state: the newest checkpoint is what there is. */
+static inline void comes_from_the_disk(const char *key)
+{
+    char *run = path_in(directory, "run"), *recipe = write_recipe(run, "ucx", "");
+    command_run command;
+    command_start(&command, (const char *const[]){"train", recipe, key, NULL});
+    CU_ASSERT_FATAL(wait_for_steps(&command, run, 6));
+    lose_a_state(run);
+    command_wait(&command, COMMAND_SECONDS);
+    CU_ASSERT(command_ended(&command, 0));
+    CU_ASSERT(same_run(run));
+    CU_ASSERT(count_events(run, "from_disk") == 1);
+    command_release(&command);
+    tr_directory_remove_tree(run, NULL);
+    tr_free(recipe);
+    tr_free(run);
+}
+
 static inline void say_what_happened(const case_ *what, const char *run, const char *transport, int deaths)
 {
     fprintf(stderr, "\nin %s over %s: %d deaths\n", what->name, transport, deaths);

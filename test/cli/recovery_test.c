@@ -66,19 +66,7 @@ static void nor_does_it_where_layers_are_computed_again(void)
 /* Then the newest checkpoint is what there is. */
 static void a_lost_state_changes_no_bit_either(void)
 {
-    char *run = path_in(directory, "run"), *recipe = write_recipe(run, "ucx", "");
-    command_run command;
-    command_start(&command, (const char *const[]){"train", recipe, NULL});
-    CU_ASSERT_FATAL(wait_for_steps(&command, run, 6));
-    lose_a_state(run);
-    command_wait(&command, COMMAND_SECONDS);
-    CU_ASSERT(command_ended(&command, 0));
-    CU_ASSERT(same_run(run));
-    CU_ASSERT(count_events(run, "from_disk") == 1);
-    command_release(&command);
-    tr_directory_remove_tree(run, NULL);
-    tr_free(recipe);
-    tr_free(run);
+    comes_from_the_disk(NULL);
 }
 
 /* The coordinator's newest records are of steps behind those slots, then. */

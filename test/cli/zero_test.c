@@ -41,19 +41,7 @@ static void nor_does_one_while_shards_travel(void)
 /* Nobody else has that shard: the newest checkpoint is what there is. */
 static void a_lost_shard_comes_from_the_disk(void)
 {
-    char *run = path_in(directory, "run"), *recipe = write_recipe(run, "ucx", "");
-    command_run command;
-    command_start(&command, (const char *const[]){"train", recipe, "layout.zero=1", NULL});
-    CU_ASSERT_FATAL(wait_for_steps(&command, run, 6));
-    lose_a_state(run);
-    command_wait(&command, COMMAND_SECONDS);
-    CU_ASSERT(command_ended(&command, 0));
-    CU_ASSERT(same_run(run));
-    CU_ASSERT(count_events(run, "from_disk") == 1);
-    command_release(&command);
-    tr_directory_remove_tree(run, NULL);
-    tr_free(recipe);
-    tr_free(run);
+    comes_from_the_disk("layout.zero=1");
 }
 
 /* The next one takes the workers with their shards over. */
