@@ -363,8 +363,20 @@ static uint64_t failing_spread(const char *name, void (*run)(void), uint64_t n_a
     return n_broken;
 }
 
+/* TROUPE_FAIL_AT=FIRST[-LAST]: those n and no others. */
+static bool failing_range(uint64_t *first, uint64_t *last)
+{
+    const char *text = getenv("TROUPE_FAIL_AT");
+    char *end;
+    if (!text) return false;
+    *first = *last = strtoull(text, &end, 10);
+    if (*end == '-') *last = strtoull(end + 1, &end, 10);
+    return true;
+}
+
 uint64_t failing_test(const char *name, void (*run)(void), double seconds, bool *each)
 {
+    uint64_t first, last;
     double began_s = failing_now_s();
     uint64_t n_runs = 0, n_broken = 0;
     const char *which = "each";
@@ -372,6 +384,17 @@ uint64_t failing_test(const char *name, void (*run)(void), double seconds, bool 
     memset(failing_shared, 0, sizeof *failing_shared);
     snprintf(failing_where, sizeof failing_where, "no allocation");
     if (!failing_try(name, run, 0, 0)) return 1;
+    if (failing_range(&first, &last)) {
+        for (uint64_t n = first; n <= last; n++, n_runs++) {
+            snprintf(failing_where, sizeof failing_where, "allocation %llu", (unsigned long long)n);
+            n_broken += !failing_try(name, run, n, 0);
+        }
+        printf("  %s: %llu runs, allocations %llu to %llu, %.2f s%s\n", name, (unsigned long long)n_runs,
+               (unsigned long long)first, (unsigned long long)last, failing_now_s() - began_s,
+               n_broken ? ": BROKEN" : "");
+        fflush(stdout);
+        return n_broken;
+    }
     uint64_t n_allocations = failing_shared->n_allocations, n_paths = failing_shared->n_paths;
     double took_s = failing_now_s() - began_s, all_s = took_s * (double)n_allocations;
     bool forks = failing_shared->n_threads <= 1 && all_s > FAILING_SOON_S;

@@ -3,7 +3,8 @@
  * allocation: the fork has the n-th failing and runs on to its end, which mostly comes soon. Else, or where forks get in
  * each other's way (by a file, say), it runs once for every n, where that fits. Else it runs once for each way into the
  * allocator (call stack), or for some of these, evenly spread, and what time is left goes to n evenly spread. What it
- * prints says how many. TROUPE_FAIL_TEST=NAME: only that test. CHECK_SIZE: where every n would take too long.
+ * prints says how many. TROUPE_FAIL_TEST=NAME: only that test; TROUPE_FAIL_AT=FIRST[-LAST]: only those n, to see one again
+ * or to share them out among processes. CHECK_SIZE: where every n would take too long.
  * A run may pass or may fail one of the test's checks, which ends it at once: what a test goes on to do after it was told
  * the truth says nothing. It may not crash, break a promise (TR_ASSERT), hang, or be told of by a sanitizer. Each run is
  * a process forked from one that has run no test and no thread.

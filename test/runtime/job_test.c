@@ -59,6 +59,7 @@ typedef struct ring_config {
 typedef struct ring_state {
     ring_config config;
     uint32_t in, out, round;
+    uint64_t token; /* to be sent when there is a credit; 0: none */
 } ring_state;
 
 static _Atomic uint64_t ring_result; /* what the head's member saw last */
@@ -89,20 +90,23 @@ static tr_status ring_init(tr_actor *self, void *context, const void *config, si
     return TR_OK;
 }
 
-static void send_token(tr_actor *self, ring_state *ring, uint64_t value)
+static bool ring_idle(tr_actor *self, void *state)
 {
+    ring_state *ring = state;
     tr_buffer *body = NULL;
-    if (tr_edge_credits(self, ring->out) == 0) return; /* lost with a link: that ends the job */
-    if (tr_buffer_new(&body, sizeof value, NULL) != TR_OK) abort();
-    memcpy(body->data, &value, sizeof value);
-    tr_edge_send(self, ring->out, body, sizeof value, ring->round, 0, 0);
+    if (!ring->token || tr_edge_credits(self, ring->out) == 0) return false;
+    if (tr_buffer_new(&body, sizeof ring->token, NULL) != TR_OK) abort();
+    memcpy(body->data, &ring->token, sizeof ring->token);
+    tr_edge_send(self, ring->out, body, sizeof ring->token, ring->round, 0, 0);
+    ring->token = 0;
+    return true;
 }
 
 static void ring_start(tr_actor *self, void *state)
 {
-    const ring_state *ring = state;
+    ring_state *ring = state;
     if (ring->config.linked_to) tr_actor_link(self, ring->config.linked_to);
-    if (is_head(self)) send_token(self, state, 1);
+    if (is_head(self)) ring->token = 1;
 }
 
 static void come_to_harm(tr_actor *self, const ring_state *ring)
@@ -159,7 +163,7 @@ static void ring_receive(tr_actor *self, void *state, tr_message **message)
     if (is_head(self) && ring->round == ring->config.n_rounds)
         tr_actor_finish_job(self);
     else
-        send_token(self, ring, value + 1);
+        ring->token = value + 1;
 }
 
 static void ring_stop(tr_actor *self, void *state)
@@ -168,8 +172,12 @@ static void ring_stop(tr_actor *self, void *state)
     tr_free(state);
 }
 
-static const tr_behavior ring_behavior = {
-    .name = "ring", .init = ring_init, .start = ring_start, .receive = ring_receive, .stop = ring_stop};
+static const tr_behavior ring_behavior = {.name = "ring",
+                                          .init = ring_init,
+                                          .start = ring_start,
+                                          .receive = ring_receive,
+                                          .idle = ring_idle,
+                                          .stop = ring_stop};
 static const tr_actor_kind kinds[] = {{"ring", &ring_behavior, NULL}};
 static const tr_registry registry = {kinds, 1};
 
@@ -500,6 +508,7 @@ static void a_killed_head_takes_all_with_it(const char *transport, bool stopped)
         tr_error err = {0};
         observed seen = {.report = pipes[1]};
         run_ring(transport, ENDLESS, -1, NO_FAULT, &seen, 0, &err);
+        fprintf(stderr, "the head ends by itself: %s\n", err.message);
         _exit(1);
     }
     close(pipes[1]);
