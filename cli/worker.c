@@ -58,8 +58,8 @@ static int catch_leave(sigset_t *before)
     return signalfd(-1, &caught, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-/* Joins once and works to the job's end. Errors: those of tr_door_knock; TR_ECLOSED: the head was lost; TR_ESTOPPED: it left. */
-static tr_status work(const tr_knock_options *knock, tr_error *err)
+/* Joins once and works to the job's end. states: of a head before, and for the next one. Errors: those of tr_door_knock; TR_ECLOSED: the head was lost; TR_ESTOPPED: it left. */
+static tr_status work(const tr_knock_options *knock, tr_agent_states **states, tr_error *err)
 {
     tr_launch launch = {0};
     int32_t door = 0;
@@ -75,7 +75,7 @@ static tr_status work(const tr_knock_options *knock, tr_error *err)
     fflush(stdout);
     sigset_t before;
     int leave = catch_leave(&before);
-    status = tr_agent_run(&launch, leave, err);
+    status = tr_agent_run(&launch, leave, states, err);
     struct signalfd_siginfo meant_for_the_job;
     while (leave >= 0 && read(leave, &meant_for_the_job, sizeof meant_for_the_job) > 0) {
     }
@@ -133,6 +133,7 @@ static int run_worker(int n, char **arguments)
     int64_t wait_s = 60;
     tr_curve_key key = {0};
     tr_join_request wish = {0};
+    tr_agent_states *states = NULL;
     tr_error error = {0};
     if (!parse(n, arguments, &given)) return EXIT_USAGE;
     if (given.wait && !command_integer("--wait", given.wait, 0, 86400, &wait_s)) return EXIT_USAGE;
@@ -147,13 +148,14 @@ static int run_worker(int n, char **arguments)
                                     .wait_ms = (uint32_t)wait_s * 1000};
     if (status == TR_OK) {
         do {
-            status = work(&knock, &error);
+            status = work(&knock, &states, &error);
             if (status == TR_ECLOSED && given.stay)
                 fprintf(stderr, "troupe: the head is gone; looking for one again for %d s\n", (int)wait_s);
         } while (status == TR_ECLOSED && given.stay);
         if (status == TR_OK) puts("the job has ended");
         if (status == TR_ESTOPPED) puts(error.message);
     }
+    tr_agent_states_destroy(&states);
     tr_curve_key_wipe(&key);
     if (status == TR_OK || status == TR_ESTOPPED) return EXIT_DONE;
     command_failed(&error);

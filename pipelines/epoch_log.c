@@ -123,6 +123,25 @@ size_t tr_epoch_log_layouts(const char *path, tr_layout *layouts, size_t most)
     return n;
 }
 
+bool tr_epoch_log_has(const char *path, uint32_t epoch, uint64_t revision)
+{
+    char *text, under[40];
+    size_t size;
+    bool found = false;
+    if (!tr_path_exists(path) || tr_file_read(path, &text, &size, NULL)) return false;
+    snprintf(under, sizeof under, ",\"lease\":%" PRIu64 "}", revision);
+    for (char *line = text, *end; !found && (end = memchr(line, '\n', (size_t)(text + size - line)));
+         line = end + 1) {
+        uint32_t begun;
+        *end = 0;
+        const char *last = strrchr(line, ',');
+        found = sscanf(line, "{\"epoch\":%10u", &begun) == 1 && begun == epoch && last &&
+                strcmp(last, under) == 0;
+    }
+    tr_free(text);
+    return found;
+}
+
 tr_status tr_epoch_log_from(tr_epoch_log *self, uint32_t epoch, uint64_t generation, tr_error *err)
 {
     char line[LINE_BYTES];

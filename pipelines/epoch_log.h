@@ -24,6 +24,8 @@ tr_status tr_epoch_log_begin(tr_epoch_log *self, uint32_t epoch, tr_error *err);
 /* The same, and from then on in this layout. */
 tr_status tr_epoch_log_begin_in(tr_epoch_log *self, uint32_t epoch, const tr_layout *layout, tr_error *err);
 tr_status tr_epoch_log_from(tr_epoch_log *self, uint32_t epoch, uint64_t generation, tr_error *err);
+/* Was this epoch begun under this revision? */
+bool tr_epoch_log_has(const char *path, uint32_t epoch, uint64_t revision);
 void tr_epoch_log_close(tr_epoch_log **self);
 
 /* The last layouts that a log names, the newest first, none twice in turn; returns how many there are, at most `most`. What

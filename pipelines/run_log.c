@@ -96,9 +96,29 @@ tr_status tr_run_log_cut(tr_run_log *self, const char *path, tr_error *err)
     return status;
 }
 
-uint32_t tr_run_logged(const char *path, uint32_t updates)
+static double real_of(const json_t *line, const char *key)
 {
-    char *text, *log = tr_format("%s/log.jsonl", path);
+    return json_number_value(json_object_get(line, key));
+}
+
+static tr_step_record record_of(const json_t *line)
+{
+    return (tr_step_record){.step = (uint32_t)step_of(line),
+                            .loss = number_of(line, "loss"),
+                            .grad_norm = number_of(line, "grad_norm"),
+                            .lr = real_of(line, "lr"),
+                            .tokens = (uint64_t)json_integer_value(json_object_get(line, "tokens")),
+                            .step_ms = real_of(line, "step_ms"),
+                            .tokens_per_s = real_of(line, "tokens_per_s"),
+                            .stall = real_of(line, "stall"),
+                            .epoch = (uint32_t)json_integer_value(json_object_get(line, "epoch")),
+                            .has_validation = json_object_get(line, "validation_loss") != NULL,
+                            .validation_loss = number_of(line, "validation_loss")};
+}
+
+uint32_t tr_run_log_records(const char *run, uint32_t updates, tr_step_record *records, uint32_t most)
+{
+    char *text, *log = tr_format("%s/log.jsonl", run);
     size_t size;
     uint32_t last = updates;
     tr_status status = log ? tr_file_read(log, &text, &size, NULL) : TR_ENOMEM;
@@ -106,9 +126,16 @@ uint32_t tr_run_logged(const char *path, uint32_t updates)
     if (status) return last;
     for (char *line = text, *end; (end = memchr(line, '\n', (size_t)(text + size - line))); line = end + 1) {
         json_t *object = json_loadb(line, (size_t)(end - line), 0, NULL);
-        last += step_of(object) == (json_int_t)last + 1;
+        bool next = step_of(object) == (json_int_t)last + 1;
+        if (next && records) records[(last + 1) % most] = record_of(object);
+        last += next;
         json_decref(object);
     }
     tr_free(text);
     return last;
+}
+
+uint32_t tr_run_logged(const char *path, uint32_t updates)
+{
+    return tr_run_log_records(path, updates, NULL, 0);
 }

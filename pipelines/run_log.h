@@ -25,6 +25,10 @@ typedef struct tr_run_log {
     tr_step_record last; /* the last of them: step, loss and tokens */
 } tr_run_log;
 
+/* What the log has of the steps behind `updates`, without a gap: each at step % most, so that the last ones stay. Returns the
+ * last step; `updates` where none is. */
+uint32_t tr_run_log_records(const char *run, uint32_t updates, tr_step_record *records, uint32_t most);
+
 /* Keeps the lines that stay, in a new file that replaces the old one. */
 tr_status tr_run_log_cut(tr_run_log *self, const char *path, tr_error *err);
 

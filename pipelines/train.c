@@ -50,6 +50,7 @@ static tr_status on_record(void *context, const tr_step_record *record, tr_error
     bool is_new = !last || record->step > last->step;
     tr_status status = tr_run_record(self->run, record, err);
     if (!status && is_new) tr__training_start_standby(self);
+    if (!status) tr__training_logged(self);
     return status;
 }
 
@@ -169,6 +170,7 @@ static tr_status claim(training *self, tr_error *err)
     if (!status) status = tr__training_lead(self, TR_LEASE_IF_DEAD, err);
     if (!status) status = tr__training_find_layout(self, err);
     if (!status) tr_checkpoint_sweep(self->recipe->run);
+    if (!status) tr__training_find_former(self);
     if (!status) status = tr__training_find_orphans(self, err);
     return status;
 }
@@ -296,7 +298,7 @@ static tr_status open_run(training *self, FILE *progress, tr_error *err)
     const tr_run_beginning beginning = {.updates = self->start.updates,
                                         .lock = self->lock,
                                         .lead = self->lead,
-                                        .keep = self->orphans != NULL};
+                                        .keep = self->orphans || self->takes_former};
     self->lock = -1;
     return tr_run_open_at(&self->run, self->given, &beginning, progress, err);
 }
@@ -350,6 +352,7 @@ void tr__training_tell_coordinator(tr__training *self)
         .context = (void *)(uintptr_t)self->recipe,
         .learning_rate = learning_rate,
         .journal = self->journal,
+        .most_untold = tr__training_most_untold(self),
         .runs_again = self->recipe->recovery != TR_RECOVERY_OFF && self->recipe->layout.processes,
         .leaves_out = self->recipe->supervision.non_finite == TR_NON_FINITE_SKIP,
         .paused = self->scale ? tr__scale_paused : NULL,
@@ -436,7 +439,7 @@ static void say_beginning(const training *self, FILE *progress)
         fprintf(
             progress,
             "in the layout that it was scaled to; layout.data and the like of the recipe would be another\n");
-    if (self->start.updates && !self->orphans)
+    if (self->start.updates && !self->orphans && !self->takes_former)
         fprintf(progress, "resuming after step %u from %s\n", self->start.updates, self->start.directory);
     fflush(progress);
 }

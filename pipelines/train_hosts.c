@@ -36,6 +36,7 @@ void tr__training_hosts(tr__training *self, tr_job_hosts *hosts)
                             .copy = recipe->supervision.copies,
                             .copy_mib_per_s = (uint32_t)recipe->network.copy_rate,
                             .told = tr_role_find(&self->plan->topology, TR_ROLE_COORDINATOR)};
+    tr__training_former(self, &hosts->former);
 }
 
 tr_status tr__training_make_absolute(tr__training *self, tr_error *err)

@@ -41,6 +41,9 @@ typedef struct tr__training {
     tr_orphans *orphans;             /* of a head that died; NULL: there are none, or they were not wanted */
     tr_head_lease *lead;             /* in etcd; NULL: the lock is all */
     bool took_over;                  /* from a head that was lost */
+    bool takes_former;               /* states that other hosts have of that one's job are gone on with */
+    bool told_former;                /* what came of it */
+    uint64_t logged_ns;              /* when the log was last on the disk, where another host may need it */
     int lock;                        /* on the run's directory, until `run` has it; -1: none */
     int directory;                   /* the run's, without a lock; -1: not opened */
     tr_weights *weights;             /* of a directory: for the names it gives its tensors */
@@ -83,6 +86,19 @@ tr_status tr__training_make_memory(tr__training *self, tr_error *err);
 tr_status tr__training_open_directory(tr__training *self, tr_error *err);
 /* ms 0 where the recipe wants none. The directory is opened. Errors: TR_EIO. */
 tr_status tr__training_lease(tr__training *self, tr_job_lease *lease, tr_error *err);
+
+/* train_former.c. In the run's directory, which is locked: may its head have been lost and hosts be left with states? Then what
+ * its coordinator knew is what the log has. */
+void tr__training_find_former(tr__training *self);
+void tr__training_read_former(tr__training *self);
+void tr__training_former(tr__training *self, tr_job_former *former); /* for the job */
+/* Generations that the log does not reach, or that the checkpoint is newer than, count as not held. */
+void tr__training_limit_former(const tr__training *self, uint64_t held[2]);
+void tr__training_say_former(tr__training *self, uint64_t generation); /* once: from where it goes on */
+/* A record is in the log: in time it is on the disk, for who may go on from another host. */
+void tr__training_logged(tr__training *self);
+uint32_t tr__training_most_untold(const tr__training *self); /* see tr_coordinator_context */
+bool tr__training_lost_its_head(const char *run); /* a head that ends takes away what says that it is there */
 
 /* train_hosts.c. Several hosts: where they knock, and what is told of them; count 1 where the recipe wants no others. */
 void tr__training_hosts(tr__training *self, tr_job_hosts *hosts);

@@ -96,6 +96,7 @@ tr_status tr__training_make_memory(tr__training *self, tr_error *err)
     /* The checkpoint may have got its name without the coordinator's hearing of it. */
     if (self->orphans && self->start.updates > self->journal->saved)
         self->journal->saved = self->start.updates;
+    tr__training_read_former(self);
     return TR_OK;
 }
 

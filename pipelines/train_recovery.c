@@ -120,11 +120,13 @@ tr_status tr__training_begin_again(void *context, tr_job_beginning *beginning, t
     const tr_coordinator_journal *journal = self->journal;
     bool has_begun = tr_coordinator_newest(journal) > 0;
     tr_status status = TR_OK;
+    tr__training_limit_former(self, beginning->held);
     beginning->generation = tr__training_generation(journal, beginning->held);
     if (beginning->gives_up)
         status = begin_to_save(self, beginning, err);
     else if (beginning->generation == 0 && has_begun)
         status = begin_from_disk(self, &beginning->topology, err);
+    if (!status) tr__training_say_former(self, beginning->generation);
     if (!status && !beginning->gives_up && is_to_examine(self))
         status = begin_to_examine(self, &beginning->topology, err);
     return status ? status : tr_run_epoch_from(self->run, beginning->epoch, beginning->generation, err);

@@ -5,9 +5,7 @@
 #include "pipelines/train_internal.h"
 
 #include "base/file.h"
-#include "base/memory.h"
 
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -47,14 +45,9 @@ void tr__training_watch_standby(tr__training *self)
 static bool has_died(const char *run, int lock)
 {
     struct stat locked, now;
-    char *path = tr_format("%s/processes.json", run);
     bool same = fstat(lock, &locked) == 0 && stat(run, &now) == 0 && locked.st_dev == now.st_dev &&
                 locked.st_ino == now.st_ino;
-    int opened = path && same ? open(path, O_RDONLY | O_CLOEXEC)
-                              : -1; /* a network's file system asks its server then */
-    if (opened >= 0) close(opened);
-    tr_free(path);
-    return opened >= 0;
+    return same && tr__training_lost_its_head(run);
 }
 
 /* With the lease in etcd, the lock is of who is on this host and has lost that, or is about to end. */

@@ -477,6 +477,7 @@ static tr_status start_all(agent *self, tr_error *err)
     tr_status status =
         self->launch->hosted ? tr__agent_hosts_new(&self->hosts, self, err) : tr__agent_inherit(self, err);
     if (status == TR_OK) status = connect_head(self, err);
+    if (status == TR_OK && self->hosts) tr__agent_tell_former(self);
     if (status != TR_OK || self->hosts) return status;
     status = watch_living(self, err);
     for (int32_t i = 1; i < self->topology.n_nodes && self->layout; i++)
@@ -488,6 +489,7 @@ void tr__agent_release(agent *self)
 {
     tr_node_destroy(&self->node);
     tr__agent_hosts_destroy(&self->hosts);
+    tr_agent_states_destroy(&self->former);
     tr__agent_drop_prepared(self);
     for (int32_t i = 1; self->wards && i < self->launch->node; i++) {
         ward *worker = &self->wards[i];
@@ -536,13 +538,15 @@ static tr_status serve(agent *self, tr_status status, tr_error *problem)
     return status;
 }
 
-tr_status tr_agent_run(const tr_launch *launch, int leave_descriptor, tr_error *err)
+tr_status tr_agent_run(const tr_launch *launch, int leave_descriptor, tr_agent_states **states, tr_error *err)
 {
     agent self;
     tr_error problem = {0};
     tr_status status = tr__agent_init(&self, launch, err);
     if (status != TR_OK) return status;
     self.leave_descriptor = leave_descriptor;
+    if (states) self.former = *states;
+    if (states) *states = NULL;
     if (!launch->hosted) self.holdings = tr_launch_holdings(launch);
     if (launch->lease_ms) {
         self.directory = TR_LAUNCH_FIRST_INHERITED;
@@ -558,6 +562,7 @@ tr_status tr_agent_run(const tr_launch *launch, int leave_descriptor, tr_error *
         status = tr_fail(&problem, TR_ESTOPPED, "this host has left the job, as asked");
     if (status == TR_OK && (self.head_lost || self.head_gives_way))
         status = tr_fail(&problem, TR_ECLOSED, "the head is gone");
+    if (states && status == TR_ECLOSED) *states = tr__agent_keep_states(&self);
     tr__agent_release(&self);
     if (status != TR_OK && err) *err = problem;
     return status;

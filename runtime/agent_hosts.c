@@ -166,6 +166,7 @@ static void take_homes(hosts *self, const tr_message *message)
         forget_links(self, &next);
         tr_homes_release(&self->homes);
         self->homes = next;
+        if (!self->settled) tr__agent_settle_former(agent, next.takes_former);
         self->settled = true;
         agent->epoch = next.epoch;
         status = begin_transfers(self, &err);

@@ -40,6 +40,8 @@ typedef struct tr__agent {
     uint32_t layout;               /* see tr_control_note */
     struct tr__prepared *prepared; /* a change that may come; NULL: none */
     tr__agent_hosts *hosts;        /* NULL: all workers are its */
+    struct tr_agent_states
+        *former; /* of a head before, until this one has said what becomes of it; NULL: nothing */
     int32_t n_alive;
     uint32_t epoch;
     bool stopping, head_lost;
@@ -69,6 +71,11 @@ void tr__agent_release(tr__agent *self);
 
 /* Has it ended? Then it is reaped, and what it left is removed. */
 bool tr__ward_reap(tr__ward *worker, tr_process_end *end);
+
+/* agent_former.c. Behind its node's end, without a head: what it has for the next one; NULL: nothing. */
+struct tr_agent_states *tr__agent_keep_states(tr__agent *self);
+void tr__agent_tell_former(tr__agent *self); /* behind its greeting */
+void tr__agent_settle_former(tr__agent *self, bool wanted);
 
 /* agent_change.c. */
 void tr__agent_prepare(tr__agent *self, const tr_message *message); /* and answers */

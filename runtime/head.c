@@ -174,7 +174,8 @@ static void load(tr_head *self)
     tr_error err = {0};
     self->phase = TR_HEAD_LOADING;
     self->fenced_ns = tr_node_now_ns(self->node);
-    if (self->changed_ns && tr_head_begin_again(self, &err) != TR_OK) {
+    bool goes_on = self->changed_ns || self->options->hosts.former.wanted;
+    if (goes_on && tr_head_begin_again(self, &err) != TR_OK) {
         tr_head_end(self, &err, TR_HEAD_GRACE_MS);
         return;
     }

@@ -10,7 +10,14 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { HOMES_FIELDS = 6, STATE_FIELDS = 4, PART_FIELDS = 8, JOIN_FIELDS = 6 };
+enum {
+    HOMES_FIELDS = 7,
+    STATE_FIELDS = 4,
+    FORMER_FIELDS = 4,
+    FORMER_STATE_FIELDS = 5,
+    PART_FIELDS = 8,
+    JOIN_FIELDS = 6
+};
 
 tr_status tr_homes_encode(const tr_homes *self, void **bytes, size_t *size_bytes, tr_error *err)
 {
@@ -31,6 +38,7 @@ tr_status tr_homes_encode(const tr_homes *self, void **bytes, size_t *size_bytes
         tr_pack_uint(&packer, self->states[i].source_actor);
         tr_pack_int(&packer, self->states[i].copy);
     }
+    tr_pack_uint(&packer, self->takes_former);
     return tr_packer_take(&packer, bytes, size_bytes, err);
 }
 
@@ -100,6 +108,7 @@ tr_status tr_homes_decode(tr_homes *self, const void *bytes, size_t size_bytes, 
     self->n_states = n_fields / STATE_FIELDS;
     if (n_fields % STATE_FIELDS) unpacker.bad = true;
     unpack_states(self, &unpacker, topology);
+    self->takes_former = tr_unpack_uint(&unpacker, 1) == 1;
     tr_status status = tr_unpacker_done(&unpacker, "list of homes", err);
     if (status != TR_OK) tr_homes_release(self);
     return status;
@@ -111,6 +120,67 @@ void tr_homes_release(tr_homes *self)
     tr_free(self->home);
     tr_free(self->states);
     *self = (tr_homes){0};
+}
+
+tr_status tr_former_encode(const tr_former *self, void **bytes, size_t *size_bytes, tr_error *err)
+{
+    tr_packer packer;
+    tr_packer_init(&packer);
+    tr_pack_array(&packer, FORMER_FIELDS);
+    tr_pack_uint(&packer, self->term);
+    tr_pack_uint(&packer, self->epoch);
+    tr_pack_int(&packer, self->n_agents);
+    tr_pack_array(&packer, (size_t)self->n_states * FORMER_STATE_FIELDS);
+    for (uint32_t i = 0; i < self->n_states; i++) {
+        const tr_former_state *state = &self->states[i];
+        tr_pack_uint(&packer, state->actor);
+        for (int slot = 0; slot < 2; slot++) {
+            tr_pack_uint(&packer, state->generations[slot]);
+            tr_pack_uint(&packer, state->hashes[slot]);
+        }
+    }
+    return tr_packer_take(&packer, bytes, size_bytes, err);
+}
+
+static void unpack_former_states(tr_former *self, tr_unpacker *unpacker, const tr_topology *topology)
+{
+    for (uint32_t i = 0; i < self->n_states && !unpacker->bad; i++) {
+        tr_former_state *state = &self->states[i];
+        state->actor = (uint32_t)tr_unpack_uint(unpacker, topology->n_actors - 1);
+        for (int slot = 0; slot < 2; slot++) {
+            state->generations[slot] = tr_unpack_uint(unpacker, UINT64_MAX);
+            state->hashes[slot] = tr_unpack_uint(unpacker, UINT64_MAX);
+        }
+        bool ordered = i == 0 || state->actor > state[-1].actor;
+        if (unpacker->bad || !ordered || !topology->actors[state->actor].state_bytes) unpacker->bad = true;
+    }
+}
+
+tr_status tr_former_decode(tr_former *self, const void *bytes, size_t size_bytes, const tr_topology *topology,
+                           tr_error *err)
+{
+    tr_unpacker unpacker;
+    *self = (tr_former){0};
+    tr_unpacker_init(&unpacker, bytes, size_bytes);
+    if (tr_unpack_array(&unpacker, FORMER_FIELDS) != FORMER_FIELDS) unpacker.bad = true;
+    self->term = tr_unpack_uint(&unpacker, UINT64_MAX);
+    self->epoch = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
+    self->n_agents = (int32_t)tr_unpack_int(&unpacker, 0, TR_MAX_MEMBERS);
+    uint32_t n_fields = tr_unpack_array(&unpacker, (uint32_t)topology->n_actors * FORMER_STATE_FIELDS);
+    self->n_states = n_fields / FORMER_STATE_FIELDS;
+    if (n_fields % FORMER_STATE_FIELDS) unpacker.bad = true;
+    self->states = tr_alloc_zero((size_t)self->n_states + 1, sizeof *self->states);
+    if (!self->states) return tr_fail(err, TR_ENOMEM, "no memory for %u states", self->n_states);
+    unpack_former_states(self, &unpacker, topology);
+    tr_status status = tr_unpacker_done(&unpacker, "list of states", err);
+    if (status != TR_OK) tr_former_release(self);
+    return status;
+}
+
+void tr_former_release(tr_former *self)
+{
+    tr_free(self->states);
+    *self = (tr_former){0};
 }
 
 tr_status tr_slot_part_encode(const tr_slot_part *self, void **bytes, size_t *size_bytes, tr_error *err)

@@ -7,6 +7,7 @@
  *     |--- JOIN --------> |                    |      over the door (door.h): program, numerics, what it expects
  *     | <- WELCOME -------|                    |      a launch, or REFUSED and why
  *     x becomes an agent  | <------ HELLO -----|
+ *                         | <------ FORMER ----|      the states that it has of a head which is gone
  *                         |------ HOMES -----> |      when all hosts are there, and with each epoch
  *                         | <----- BEAT -----> |      both ways, all the time
  *                         | <------ HELD ------|      a copy is whole
@@ -55,6 +56,7 @@ typedef struct tr_homes {
     char (*addresses)[TR_BIND_CHARS]; /* by member; "": not there (any more) */
     int32_t *home;                    /* by node: the member that runs it; -1: nobody yet */
     tr_state_home *states;            /* in order of actors */
+    bool takes_former; /* what agents said in FORMER counts among the sources; else it is not wanted */
 } tr_homes;
 
 tr_status tr_homes_encode(const tr_homes *self, void **bytes, size_t *size_bytes, tr_error *err);
@@ -64,6 +66,27 @@ tr_status tr_homes_peek(tr_homes *self, const void *bytes, size_t size_bytes, tr
 tr_status tr_homes_decode(tr_homes *self, const void *bytes, size_t size_bytes, const tr_topology *topology,
                           tr_error *err);
 void tr_homes_release(tr_homes *self);
+
+/* FORMER. What an agent has of a job whose head it lost, by the actors of the plan that it got now. Nothing, where that has
+ * other actors, or it never had any. */
+typedef struct tr_former_state {
+    uint32_t actor;
+    uint64_t generations[2], hashes[2]; /* by slot; generation 0: nothing whole */
+} tr_former_state;
+
+typedef struct tr_former {
+    uint64_t term;    /* of the head that it lost: see tr_job_former */
+    uint32_t epoch;   /* the last one that it heard of there; 0: nothing is known of any head before */
+    int32_t n_agents; /* how many were there then, the head's own not among them */
+    uint32_t n_states;
+    tr_former_state *states; /* in order of actors */
+} tr_former;
+
+tr_status tr_former_encode(const tr_former *self, void **bytes, size_t *size_bytes, tr_error *err);
+/* Checked against the topology. Release what it gave. Errors: TR_ECORRUPT, TR_ENOMEM. */
+tr_status tr_former_decode(tr_former *self, const void *bytes, size_t size_bytes, const tr_topology *topology,
+                           tr_error *err);
+void tr_former_release(tr_former *self);
 
 /* SLOT, SLOT_TAKEN and HELD. */
 typedef struct tr_slot_part {

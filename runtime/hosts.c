@@ -90,7 +90,7 @@ static bool has_state(const tr_hosts *self, int32_t m, size_t i, uint32_t *as)
         *as = (uint32_t)k;
         return true;
     }
-    return self->copy[i] == m && self->copied[i] > 0;
+    return (self->copy[i] == m && self->copied[i] > 0) || tr__hosts_has_former(self, m, i, as);
 }
 
 static int32_t find_state(const tr_hosts *self, size_t i, uint32_t *as)
@@ -166,7 +166,8 @@ static void send_homes(tr_hosts *self)
                       .topology_bytes = self->head->layout ? self->launch.topology_bytes : 0,
                       .n_members = self->n_members,
                       .n_nodes = n_nodes(self),
-                      .home = self->home};
+                      .home = self->home,
+                      .takes_former = self->takes_former};
     void *bytes = NULL;
     size_t size_bytes = 0;
     homes.addresses = tr_alloc_zero((size_t)self->n_members, sizeof *homes.addresses);
@@ -207,6 +208,7 @@ static void settle(tr_hosts *self)
 {
     self->awaited_until_ns = 0;
     self->settled_ns = tr_node_now_ns(self->head->node);
+    tr__hosts_choose_former(self);
     find_homes(self);
     send_homes(self);
 }
@@ -303,8 +305,7 @@ void tr_hosts_greeted(tr_hosts *self, int32_t peer, const tr_control_hello *hell
     }
     if (self->head->phase == TR_HEAD_ENDING) return;
     bool comes_again = m == 0 && self->all_came && !tr_hosts_are_awaited(self);
-    bool complete = self->members[0].present && tr__hosts_missing(self) < 0;
-    if (comes_again || (tr_hosts_are_awaited(self) && complete)) {
+    if (comes_again || (tr_hosts_are_awaited(self) && tr__hosts_are_complete(self))) {
         self->all_came = true;
         settle(self);
     } else if (who->host < 0 && self->head->phase == TR_HEAD_RUNNING) {
@@ -412,6 +413,7 @@ bool tr_hosts_hear(tr_hosts *self, int32_t peer, const tr_message *message)
         tr__hosts_wants_to_leave(self, m);
         return true;
     }
+    if (tr__hosts_hear_former(self, m, message)) return true;
     if (message->frame.edge == TR_CONTROL_SEEN) {
         tr__hosts_seen(self, m, message);
         return true;
@@ -431,6 +433,7 @@ void tr_hosts_started(tr_hosts *self)
 {
     for (size_t i = 0; i < self->head->topology->n_actors; i++)
         self->valid[i] = actor_at(self, i)->state_bytes > 0;
+    tr__hosts_forget_former(self);
     bool newcomer = false; /* who came in the meantime may take copies */
     for (int32_t m = 0; m < self->n_members; m++)
         newcomer = newcomer || (self->members[m].present && !self->members[m].knows);
@@ -471,7 +474,7 @@ static void look_at_members(tr_hosts *self, uint64_t now_ns)
 static void stop_waiting(tr_hosts *self)
 {
     char text[LINE_BYTES];
-    if (self->all_came || self->options->fewer) {
+    if (self->all_came || self->options->fewer || tr__hosts_missing(self) < 0) {
         self->all_came = true;
         settle(self);
         return;
@@ -490,7 +493,7 @@ void tr_hosts_on_tick(tr_hosts *self, uint64_t now_ns)
     look_at_members(self, now_ns);
     if (self->asked_ns && now_ns > self->asked_ns + (uint64_t)ASK_AGAIN_MS * 1000000)
         tr__hosts_consider(self);
-    if (!self->all_came && self->members[0].present && tr__hosts_missing(self) < 0) {
+    if ((!self->all_came || self->awaited_until_ns) && tr__hosts_are_complete(self)) {
         self->all_came = true;
         settle(self);
     } else if (!self->all_came && !self->awaited_until_ns) {
@@ -540,6 +543,7 @@ tr_status tr_hosts_new(tr_hosts **out, tr_head *head, const tr_launch *launch, t
     self->host_of = self->options->host_of;
     self->equals = self->options->equals;
     self->told = UINT64_MAX;
+    self->takes_former = self->options->former.wanted;
     self->members = tr_alloc_zero(TR_MAX_MEMBERS, sizeof *self->members);
     self->home = tr_alloc_zero(n, sizeof *self->home);
     self->next_home = tr_alloc_zero(n, sizeof *self->next_home);
@@ -580,6 +584,7 @@ void tr_hosts_destroy(tr_hosts **out)
     if (!self) return;
     tr_door_close(&self->door);
     tr_host_pages_destroy(&self->pages);
+    tr__hosts_forget_former(self);
     tr_launch_release(&self->launch);
     tr_free(self->members);
     tr_free(self->home);

@@ -18,10 +18,16 @@ typedef struct tr__member {
     bool leaving;  /* is asked to: gets no more work, and goes when it has none */
     bool prepared; /* its part of the change at hand */
     bool quarantined;
+    bool told_former;    /* what it has of a head before */
     uint32_t n_mistakes; /* of its processes */
     char name[TR_HOST_NAME_CHARS], address[TR_BIND_CHARS];
     uint64_t heard_ns, broken_ns; /* broken_ns 0: its link is well */
 } tr__member;
+
+typedef struct tr__former_of {
+    int32_t member;
+    tr_former what;
+} tr__former_of;
 
 struct tr_hosts {
     tr_head *head;
@@ -44,6 +50,11 @@ struct tr_hosts {
     uint64_t settled_ns, beat_ns;
     uint64_t asked_ns; /* when a change was last asked for */
     tr_host_pages *pages;
+    /* Behind another head, until all are ready (hosts_former.c): */
+    bool takes_former;
+    tr__former_of *formers; /* n_formers: what agents have told */
+    size_t n_formers, formers_capacity;
+    uint64_t former_generation; /* that is gone on from; 0: none is complete */
     /* Of the change at hand: */
     int32_t *next_home; /* by node of the next layout */
     int32_t *next_host; /* by member: what it plays then */
@@ -77,6 +88,14 @@ void tr__hosts_tell_homes(tr_hosts *self);       /* while all run: who is where,
 int32_t tr__hosts_missing(const tr_hosts *self); /* a host of the plan that nobody plays; -1: none */
 void tr__hosts_disconnect_worker(tr_hosts *self, int32_t node);
 void tr__hosts_lose(tr_hosts *self, int32_t m, const char *why);
+
+/* hosts_former.c: has the member what is gone on from, and under which index? */
+bool tr__hosts_has_former(const tr_hosts *self, int32_t m, size_t i, uint32_t *as);
+bool tr__hosts_hear_former(tr_hosts *self, int32_t m, const tr_message *message); /* is it about that? */
+void tr__hosts_choose_former(tr_hosts *self);                                     /* by those who are here */
+void tr__hosts_forget_former(tr_hosts *self);
+/* Are all here with whom the job begins? */
+bool tr__hosts_are_complete(tr_hosts *self);
 
 /* hosts_change.c: is there a spare for a missing host, or does somebody leave who has work? Asks for a change then. */
 void tr__hosts_consider(tr_hosts *self);

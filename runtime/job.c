@@ -149,6 +149,7 @@ static tr_status make_crew(job *self, tr_error *err)
     snprintf(crew.launch.head_address, TR_ADDRESS_CHARS, "%s", tr_node_control_address(head->node));
     crew.launch.copy_mib_per_s = options->hosts.copy_mib_per_s;
     crew.launch.hosted = options->hosts.count > 1;
+    crew.launch.term = options->hosts.former.term;
     tr_status status = crew.launch.hosted ? tr_hosts_new(&head->hosts, head, &crew.launch, err) : TR_OK;
     if (status == TR_OK) status = tr_crew_new(&head->crew, &crew, err);
     tr_launch_release(&crew.launch); /* wipes the keys; the crew has a copy */
@@ -278,7 +279,7 @@ int tr_job_child_main(int argc, char **argv, const tr_registry *registry)
     tr_crash_report();
     tr_status status = tr_launch_receive(&launch, &err);
     if (status == TR_OK)
-        status = launch.role == TR_LAUNCH_AGENT ? tr_agent_run(&launch, -1, &err)
+        status = launch.role == TR_LAUNCH_AGENT ? tr_agent_run(&launch, -1, NULL, &err)
                                                 : run_worker(&launch, registry, &err);
     /* The head's death is no fault of this process, and it was told to end then. */
     if (status != TR_OK && status != TR_ECLOSED) tr_log(TR_LOG_ERROR, "%s", err.message);

@@ -131,6 +131,19 @@ typedef struct tr_job_chaos {
     double kills_per_minute;
 } tr_job_chaos;
 
+/* Heads on several hosts that follow one another in a job. An agent that loses its head keeps the states that it has, and
+ * tells the next one of them when it joins again (FORMER, host_messages.h). */
+typedef struct tr_job_former {
+    uint64_t
+        term; /* of this head, and of no other that the job ever has; 0: agents keep nothing for who comes next */
+    /* States of heads before are gone on from: the newest generation within these bounds that every state has whole somewhere.
+     * begin_again is asked at the job's beginning, too; generation 0 says that there is none. */
+    bool wanted;
+    uint64_t least, most;
+    bool (*led)(void *context, uint64_t term,
+                uint32_t epoch); /* did such a head of this job begin that epoch? */
+} tr_job_former;
+
 /* Several hosts: this one, and others that come by themselves (`troupe worker --join`). Only with processes over zmq, with a
  * key, and without a lease. */
 typedef struct tr_job_hosts {
@@ -150,6 +163,7 @@ typedef struct tr_job_hosts {
     uint32_t copy_mib_per_s; /* at most; 0: no bound */
     tr_actor_id
         told; /* gets TR_TOPIC_COPIED, and must let nobody overwrite what is not copied yet; 0: nobody */
+    tr_job_former former;
 } tr_job_hosts;
 
 typedef struct tr_job_options {

@@ -22,7 +22,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { FIELDS = 24, MAX_LAUNCH_BYTES = 1 << 30, MAX_INHERITED = 4096 };
+enum { FIELDS = 25, MAX_LAUNCH_BYTES = 1 << 30, MAX_INHERITED = 4096 };
 
 extern char **environ;
 
@@ -48,6 +48,7 @@ tr_status tr__launch_encode(const tr_launch *self, void **bytes, size_t *size_by
     tr_pack_uint(&packer, self->hosted);
     tr_pack_uint(&packer, self->silence_ms);
     tr_pack_uint(&packer, self->copy_mib_per_s);
+    tr_pack_uint(&packer, self->term);
     tr_pack_bytes(&packer, self->job_key, sizeof self->job_key);
     tr_pack_text(&packer, self->control_transport);
     tr_pack_text(&packer, self->data_transport);
@@ -81,6 +82,7 @@ tr_status tr__launch_decode(tr_launch *self, const void *bytes, size_t size_byte
     self->hosted = tr_unpack_uint(&unpacker, 1) == 1;
     self->silence_ms = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
     self->copy_mib_per_s = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
+    self->term = tr_unpack_uint(&unpacker, UINT64_MAX);
     size_t key_bytes;
     const void *key = tr_unpack_bytes(&unpacker, &key_bytes);
     if (key_bytes == sizeof self->job_key)

@@ -42,6 +42,7 @@ typedef struct tr_launch {
         silence_ms; /* of an agent on another host than the head: when it has heard nothing for so long it ends; 0: not */
     uint32_t
         copy_mib_per_s; /* of an agent: what its copies for other hosts may take of the network; 0: what there is */
+    uint64_t term; /* of an agent: its head's, see tr_job_former */
     uint8_t job_key[TR_JOB_KEY_BYTES];
     char control_transport[TR_KIND_BYTES], data_transport[TR_KIND_BYTES];
     char head_address[TR_ADDRESS_CHARS];

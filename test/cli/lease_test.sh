@@ -118,6 +118,12 @@ same_bits() { # the run is done, as the plain one
     [ ! -e "$name/processes.json" ] || fail "processes.json is left"
 }
 heads_in_epochs() { grep -o '"lease":[0-9]*' "$name/epochs.jsonl" | sort -u | wc -l; }
+from_memory() { # N: so many heads went on from what hosts held, and nobody went back to the disk
+    count_events from_memory
+    [ "$n_events" = "$1" ] || fail "$n_events heads instead of $1 went on from memory"
+    ! has_event from_disk || fail "went back to the disk"
+    ! grep -q "resuming after step" "$name".*.standby || fail "went on from a checkpoint"
+}
 
 steps=500
 case " ${*:2} " in *etcd_goes_away* | *two_standbys* | "  ") steps=1200 ;; esac # under way for longer than a lease, or than two losses
@@ -138,10 +144,65 @@ case_the_leading_host_is_killed() { # one that joined goes on, beside the head t
     same_bits
     ends_with 0 $joiner 10 "the joiner"
     wait_for_words "went on in its place\|goes on in its place" killed.b.standby 1
-    grep -q "resuming after step" killed.b.standby || fail "it did not go on from a checkpoint"
+    from_memory 1 # of the other replica, which was there
     count_events host_joined
     [ "$n_events" = 2 ] || fail "the host did not join again"
     [ "$(heads_in_epochs)" = 2 ] || fail "not two heads"
+}
+
+case_copies_replace_the_leading_hosts_states() { # which go from the host that has them to the one that leads now
+    lead a copies layout.data=1 layout.pipeline=2 supervision.hold_every=4
+    wait_for_words host_awaited "$name/events.jsonl" 20 # it waits for its hosts while the standby begins
+    standby c
+    join b
+    wait_for_step 100
+    kill_host a
+    ends_with 0 $standby 60 "the standby"
+    same_bits
+    from_memory 1
+    ends_with 0 $joiner 10 "the joiner"
+    [ "$(heads_in_epochs)" = 2 ] || fail "not two heads"
+}
+
+case_states_that_nobody_holds_come_from_the_disk() { # one stage of two was on the leading host alone
+    local text
+    lead a nowhere layout.data=1 layout.pipeline=2 supervision.copies=false
+    wait_for_words host_awaited "$name/events.jsonl" 20 # it waits for its hosts while the standby begins
+    standby c
+    join b
+    wait_for_step 100
+    kill_host a
+    ends_with 0 $standby 60 "the standby"
+    same_bits
+    ends_with 0 $joiner 10 "the joiner"
+    ! has_event from_memory || fail "went on from a state that nobody had"
+    text=$(grep '"event":"from_disk"' "$name/events.jsonl") || fail "does not say that it went back to the disk"
+    [[ $text =~ checkpoints/step-|after\ step\ [0-9] ]] || fail "does not say to where: $text"
+}
+
+case_heads_that_are_lost_one_after_another_leave_the_states() { # the second one before or after it has begun
+    local first second
+    lead a heads
+    wait_for_words host_awaited "$name/events.jsonl" 20 # it waits for its hosts while the standbys begin
+    standby b
+    first=$standby
+    standby c
+    second=$standby
+    join b
+    wait_for_step 50
+    kill_host a
+    until_so 20 grep -qs "goes on in its place" heads.b.standby heads.c.standby || fail "nobody goes on"
+    if grep -q "goes on in its place" heads.b.standby; then # not its host, where the states are
+        kill -KILL "$(head_of "$first")"
+        ends_with 0 "$second" 60 "the second standby"
+    else
+        kill_host c
+        ends_with 0 "$first" 60 "the first standby"
+    fi
+    same_bits
+    ends_with 0 $joiner 10 "the joiner"
+    has_event from_memory && ! has_event from_disk || fail "went back to the disk"
+    [ "$(heads_in_epochs)" = 3 ] || [ "$(heads_in_epochs)" = 2 ] || fail "not so many heads"
 }
 
 case_the_leading_host_is_cut_off() { # from etcd and from all others
@@ -227,7 +288,7 @@ case_etcd_goes_away() { # the head stops with a checkpoint; the standby goes on 
     [ -e away/processes.json ] || fail "who comes next is not told that the run goes on"
     start_etcd
     ends_with 0 $standby 60 "the standby"
-    grep -q "resuming after step $step " away.c.standby || fail "it went back behind step $step"
+    grep -q "going on after step $step .*no step is run again" away.c.standby || fail "it went back behind step $step"
     same_bits
     ends_with 0 $joiner 10 "the joiner"
     count_events host_joined

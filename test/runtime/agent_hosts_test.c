@@ -66,7 +66,7 @@ static bool comes_to(const int32_t *count, int32_t n)
 static void *run_agent(void *launch)
 {
     tr_error why;
-    if (tr_agent_run(launch, -1, &why) != TR_OK) fprintf(stderr, "the agent: %s\n", why.message);
+    if (tr_agent_run(launch, -1, NULL, &why) != TR_OK) fprintf(stderr, "the agent: %s\n", why.message);
     return NULL;
 }
 
