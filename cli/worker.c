@@ -141,14 +141,15 @@ static int run_worker(int n, char **arguments)
         return command_usage("--plan '%s' is no plan of 16 digits, as `troupe plan` prints it", given.plan);
     tr_log_set_role("agent");
     tr_status status = prepare(&given, doors, &n_doors, &key, &wish, &error);
-    const tr_knock_options knock = {.doors = doors,
-                                    .n_doors = n_doors,
-                                    .key = &key,
-                                    .request = &wish,
-                                    .wait_ms = (uint32_t)wait_s * 1000};
+    tr_knock_options knock = {.doors = doors,
+                              .n_doors = n_doors,
+                              .key = &key,
+                              .request = &wish,
+                              .wait_ms = (uint32_t)wait_s * 1000};
     if (status == TR_OK) {
         do {
             status = work(&knock, &states, &error);
+            knock.has_joined = true; /* else it ends here */
             if (status == TR_ECLOSED && given.stay)
                 fprintf(stderr, "troupe: the head is gone; looking for one again for %d s\n", (int)wait_s);
         } while (status == TR_ECLOSED && given.stay);

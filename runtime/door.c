@@ -132,6 +132,7 @@ typedef struct knocking {
     tr_launch *launch;
     tr_error answer;
     bool answered;
+    bool has_joined;
 } knocking;
 
 static void hear_answer(void *context, int32_t peer, tr_message *message)
@@ -156,7 +157,7 @@ static void hear_loss(void *context, int32_t peer, const char *reason)
     knocking *self = context;
     if (self->answered) return;
     self->answered = true;
-    bool is_refused = strstr(reason, "key") != NULL;
+    bool is_refused = strstr(reason, "key") != NULL && !self->has_joined;
     tr_fail(&self->answer, is_refused ? TR_EREFUSED : TR_ENOTFOUND, "%s", reason);
 }
 
@@ -172,7 +173,7 @@ static void sleep_on(const tr_transport *transport, int timeout_ms)
 static tr_status knock_once(const tr_knock_options *options, const tr_door_place *door, uint64_t until_ns,
                             tr_launch *launch, tr_error *err)
 {
-    knocking self = {.launch = launch};
+    knocking self = {.launch = launch, .has_joined = options->has_joined};
     uint32_t number = 1;
     void *bytes = NULL;
     size_t size_bytes;

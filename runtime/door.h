@@ -45,6 +45,7 @@ typedef struct tr_knock_options {
     const tr_curve_key *key;
     const tr_join_request *request;
     uint32_t wait_ms; /* for somebody to be there */
+    bool has_joined;  /* with this key: a handshake that breaks off is of a head that went away */
 } tr_knock_options;
 
 /* Release *launch, whose bind says where this host listens; *door: who let it in. Errors: TR_EREFUSED, with the head's words, when
