@@ -54,11 +54,7 @@ static bool is_somewhere(const tr_hosts *self, size_t i, uint64_t generation)
         for (uint32_t k = 0; tr__hosts_is_here(self, from->member) && k < from->what.n_states; k++) {
             const tr_former_state *state = &from->what.states[k];
             uint64_t hash = is_equal(self, state->actor, i) ? hash_at(state, generation) : 0;
-            if (hash && known && hash != known) {
-                tr_log(TR_LOG_WARNING, "hosts hold different states of %s, generation %llu: it is not used",
-                       self->head->topology->actors[i].name, (unsigned long long)generation);
-                return false;
-            }
+            if (hash && known && hash != known) return false;
             if (hash) known = hash;
         }
     }
@@ -89,6 +85,17 @@ void tr__hosts_choose_former(tr_hosts *self)
     }
 }
 
+static void warn_of_differences(const tr_hosts *self, const tr_former *told)
+{
+    for (uint32_t k = 0; k < 2 * told->n_states; k++) {
+        const tr_former_state *state = &told->states[k / 2];
+        uint64_t generation = state->generations[k % 2];
+        if (generation && !is_somewhere(self, state->actor, generation))
+            tr_log(TR_LOG_WARNING, "hosts hold different states of %s, generation %llu: it is not used",
+                   self->head->topology->actors[state->actor].name, (unsigned long long)generation);
+    }
+}
+
 bool tr__hosts_hear_former(tr_hosts *self, int32_t m, const tr_message *message)
 {
     const tr_job_former *options = &self->options->former;
@@ -109,10 +116,12 @@ bool tr__hosts_hear_former(tr_hosts *self, int32_t m, const tr_message *message)
                                   sizeof *self->formers, &err);
     if (status != TR_OK)
         tr_log(TR_LOG_WARNING, "what host '%s' has is not used: %s", self->members[m].name, err.message);
-    if (known && status == TR_OK)
-        self->formers[self->n_formers++] = told;
-    else
+    if (!known || status != TR_OK) {
         tr_former_release(&told.what);
+        return true;
+    }
+    self->formers[self->n_formers++] = told;
+    warn_of_differences(self, &told.what);
     return true;
 }
 

@@ -199,6 +199,11 @@ static void make_hosts(void)
     MUST(tr_homes_encode(&homes, &bytes, &size, &err));
     seed("message", "homes", "H", 1, bytes, size);
     tr_free(bytes);
+    tr_former_state held = {.actor = 1, .generations = {7, 6}, .hashes = {9, 8}};
+    const tr_former former = {.term = 40, .epoch = 2, .n_agents = 1, .n_states = 1, .states = &held};
+    MUST(tr_former_encode(&former, &bytes, &size, &err));
+    seed("message", "former", "F", 1, bytes, size);
+    tr_free(bytes);
     MUST(tr_slot_part_encode(&part, &bytes, &size, &err));
     seed("message", "slot-part", "P", 1, bytes, size);
     tr_free(bytes);

@@ -231,6 +231,22 @@ static void check_homes(const uint8_t *bytes, size_t size_bytes)
     tr_homes_release(&homes);
 }
 
+static void check_former(const uint8_t *bytes, size_t size_bytes)
+{
+    tr_actor_spec actors[2] = {{.id = 1, .node = 0}, {.id = 2, .node = 1, .state_bytes = 4096}};
+    const tr_topology topology = {.n_nodes = 2, .threads_per_node = 1, .actors = actors, .n_actors = 2};
+    tr_former former;
+    tr_error err = {0};
+    tr_status status = tr_former_decode(&former, bytes, size_bytes, &topology, &err);
+    if (status) {
+        fuzz_refused(status, &err);
+        return;
+    }
+    FUZZ_PROMISE(former.n_states <= 1 && former.n_agents >= 0 && former.n_agents <= TR_MAX_MEMBERS);
+    for (uint32_t i = 0; i < former.n_states; i++) FUZZ_PROMISE(former.states[i].actor == 1);
+    tr_former_release(&former);
+}
+
 static void check_part(const uint8_t *bytes, size_t size_bytes)
 {
     tr_slot_part part;
@@ -284,6 +300,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size_bytes)
     case 'm': check_region(body, size_bytes); break;
     case 'H': check_homes(body, size_bytes); break;
     case 'P': check_part(body, size_bytes); break;
+    case 'F': check_former(body, size_bytes); break;
     case 'J': check_wish(body, size_bytes); break;
     case 'A': check_seen(body, size_bytes); break;
     default: return -1; /* not worth keeping */

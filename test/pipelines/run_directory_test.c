@@ -3,7 +3,9 @@
 #include "pipelines/run_directory.h"
 
 #include "check.h"
+#include "pipelines/epoch_log.h"
 #include "pipelines/files.h"
+#include "pipelines/run_log.h"
 
 #include <jansson.h>
 #include <math.h>
@@ -194,6 +196,60 @@ static void no_epoch_is_used_twice(void)
     leave();
 }
 
+/* By what is read of it the next head's coordinator compares: as it was recorded, bit for bit. */
+static void the_log_gives_the_last_records_back(void)
+{
+    tr_step_record records[4] = {{0}};
+    enter();
+    log_steps(0, 1, 7);
+    append("log.jsonl", "{\"step\":9,\"loss\":1.0}\n{\"step\":8"); /* a gap, and a line that was cut short */
+    CU_ASSERT_EQUAL(tr_run_log_records(run_path, 2, records, 4), 7);
+    for (uint32_t s = 4; s <= 7; s++) {
+        const tr_step_record wanted = record_of(s), *read = &records[s % 4];
+        CU_ASSERT(read->step == s && read->loss == wanted.loss && read->grad_norm == wanted.grad_norm);
+        CU_ASSERT(read->lr == wanted.lr && read->tokens == wanted.tokens && read->step_ms == wanted.step_ms);
+        CU_ASSERT(read->tokens_per_s == wanted.tokens_per_s && read->stall == wanted.stall &&
+                  read->epoch == 7);
+        CU_ASSERT(read->has_validation == wanted.has_validation);
+        if (read->has_validation) CU_ASSERT_EQUAL(read->validation_loss, wanted.validation_loss);
+    }
+    memset(records, 0, sizeof records);
+    CU_ASSERT_EQUAL(tr_run_log_records(run_path, 7, records, 4), 7); /* nothing is behind that */
+    CU_ASSERT(!records[0].step && !records[1].step && !records[2].step && !records[3].step);
+    tr_step_record left_out = record_of(8);
+    left_out.loss = left_out.grad_norm = (double)NAN;
+    leave();
+    enter();
+    tr_run *run;
+    CHECK_OK(tr_run_open(&run, &recipe, 7, NULL, &err));
+    CHECK_OK(tr_run_record(run, &left_out, &err));
+    tr_run_close(&run);
+    CU_ASSERT_EQUAL(tr_run_log_records(run_path, 7, records, 4), 8);
+    CU_ASSERT(records[0].step == 8 && isnan(records[0].loss) && isnan(records[0].grad_norm));
+    leave();
+}
+
+static void an_epoch_is_known_by_the_lease_that_it_was_begun_under(void)
+{
+    enter();
+    log_steps(0, 1, 1);
+    append("epochs.jsonl",
+           "{\"epoch\":3,\"data\":2,\"pipeline\":1,\"pieces\":1,\"hosts\":2,\"lease\":40}\n"
+           "{\"epoch\":4,\"lease\":40}\n{\"epoch\":4,\"generation\":17}\n{\"epoch\":5,\"lease\":401}\n"
+           "{\"epoch\":6}\n{\"epoch\":7,\"lease\":40}");
+    char *path = path_in(run_path, "epochs.jsonl");
+    CU_ASSERT(tr_epoch_log_has(path, 3, 40) && tr_epoch_log_has(path, 4, 40) &&
+              tr_epoch_log_has(path, 5, 401));
+    CU_ASSERT(!tr_epoch_log_has(path, 5, 40) && !tr_epoch_log_has(path, 3, 401) &&
+              !tr_epoch_log_has(path, 6, 40));
+    CU_ASSERT(!tr_epoch_log_has(path, 4, 17) && !tr_epoch_log_has(path, 6, 0) &&
+              !tr_epoch_log_has(path, 1, 0));
+    CU_ASSERT(!tr_epoch_log_has(path, 7, 40)); /* cut short: it never began */
+    CU_ASSERT(!tr_epoch_log_has("nowhere", 3, 40));
+    tr_free(path);
+    leave();
+}
+
 static void a_resume_tells_which_lines_the_log_lacks(void)
 {
     for (uint32_t updates = 4; updates <= 6; updates++) {
@@ -319,6 +375,8 @@ static const check_test tests[] = {
     CHECK_TEST(a_resume_keeps_exactly_the_steps_of_the_checkpoint),
     CHECK_TEST(a_step_that_is_run_again_is_compared_and_not_logged),
     CHECK_TEST(no_epoch_is_used_twice),
+    CHECK_TEST(the_log_gives_the_last_records_back),
+    CHECK_TEST(an_epoch_is_known_by_the_lease_that_it_was_begun_under),
     CHECK_TEST(a_resume_tells_which_lines_the_log_lacks),
     CHECK_TEST(a_line_cut_short_is_dropped),
     CHECK_TEST(events_are_only_added),

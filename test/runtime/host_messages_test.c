@@ -33,13 +33,15 @@ static void homes_come_over_whole_or_not_at_all(void)
                      .n_states = 2,
                      .addresses = addresses,
                      .home = home,
-                     .states = states},
+                     .states = states,
+                     .takes_former = true},
              read;
     void *bytes;
     size_t size;
     encode(&made, &bytes, &size);
     CHECK_OK(tr_homes_decode(&read, bytes, size, &topology, &err));
     CU_ASSERT(read.epoch == 3 && read.n_members == 2 && read.n_nodes == 3 && read.n_states == 2);
+    CU_ASSERT(read.takes_former);
     CU_ASSERT(memcmp(read.home, home, sizeof home) == 0);
     CU_ASSERT_STRING_EQUAL(read.addresses[1], addresses[1]);
     CU_ASSERT(read.states[1].actor == 2 && read.states[1].source_actor == 1 && read.states[1].copy == 0);
@@ -61,6 +63,34 @@ static void homes_come_over_whole_or_not_at_all(void)
     encode(&made, &bytes, &size);
     CU_ASSERT_EQUAL(tr_homes_decode(&read, bytes, size, &topology, &err), TR_ECORRUPT);
     tr_free(bytes);
+}
+
+static void what_was_held_before_comes_over_whole_or_not_at_all(void)
+{
+    tr_former_state states[2] = {{.actor = 1, .generations = {4, 3}, .hashes = {44, 33}},
+                                 {.actor = 2, .generations = {0, 5}, .hashes = {0, 55}}};
+    const tr_former made = {.term = 1ull << 40, .epoch = 9, .n_agents = 2, .n_states = 2, .states = states};
+    tr_former read;
+    void *bytes;
+    size_t size;
+    CHECK_OK(tr_former_encode(&made, &bytes, &size, &err));
+    CHECK_OK(tr_former_decode(&read, bytes, size, &topology, &err));
+    CU_ASSERT(read.term == made.term && read.epoch == 9 && read.n_agents == 2 && read.n_states == 2);
+    for (int i = 0; i < 2; i++)
+        CU_ASSERT(read.states[i].actor == states[i].actor &&
+                  memcmp(read.states[i].generations, states[i].generations, 16) == 0 &&
+                  memcmp(read.states[i].hashes, states[i].hashes, 16) == 0);
+    tr_former_release(&read);
+    for (size_t cut = 0; cut < size; cut++)
+        CU_ASSERT_EQUAL(tr_former_decode(&read, bytes, cut, &topology, &err), TR_ECORRUPT);
+    tr_free(bytes);
+    for (uint32_t actor = 0; actor < 4; actor++) { /* it has no state, is not in order, there is none */
+        if (actor == 2) continue;
+        states[1].actor = actor;
+        CHECK_OK(tr_former_encode(&made, &bytes, &size, &err));
+        CU_ASSERT_EQUAL(tr_former_decode(&read, bytes, size, &topology, &err), TR_ECORRUPT);
+        tr_free(bytes);
+    }
 }
 
 static void a_part_points_into_its_message(void)
@@ -140,6 +170,7 @@ static void a_name_from_elsewhere_stays_on_its_line(void)
 
 static const check_test tests[] = {
     CHECK_TEST(homes_come_over_whole_or_not_at_all),
+    CHECK_TEST(what_was_held_before_comes_over_whole_or_not_at_all),
     CHECK_TEST(a_part_points_into_its_message),
     CHECK_TEST(who_may_not_join_hears_why),
     CHECK_TEST(a_name_from_elsewhere_stays_on_its_line),
