@@ -122,7 +122,7 @@ from_memory() { # N: so many heads went on from what hosts held, and nobody went
     count_events from_memory
     [ "$n_events" = "$1" ] || fail "$n_events heads instead of $1 went on from memory"
     ! has_event from_disk || fail "went back to the disk"
-    ! grep -q "resuming after step" "$name".*.standby || fail "went on from a checkpoint"
+    ! grep -qs "resuming after step" "$name".*.standby || fail "went on from a checkpoint"
 }
 
 steps=500
@@ -178,6 +178,36 @@ case_states_that_nobody_holds_come_from_the_disk() { # one stage of two was on t
     ! has_event from_memory || fail "went on from a state that nobody had"
     text=$(grep '"event":"from_disk"' "$name/events.jsonl") || fail "does not say that it went back to the disk"
     [[ $text =~ checkpoints/step-|after\ step\ [0-9] ]] || fail "does not say to where: $text"
+}
+
+case_states_that_the_log_does_not_reach_are_not_used() { # lines that a file system lost with the host that wrote them
+    local logged
+    lead a behind checkpoint.every=1000
+    wait_for_words host_awaited "$name/events.jsonl" 20 # it waits for its hosts while the standby begins
+    standby b
+    join b
+    wait_for_step 100
+    kill_host a
+    logged=$(steps_logged)
+    head -n $((logged - 10)) behind/log.jsonl >behind.log
+    cp behind.log behind/log.jsonl # before the lease of the one that was killed is over
+    ends_with 0 $standby 60 "the standby"
+    same_bits
+    ! has_event from_memory && grep -q "steps [0-9]* to $((logged - 10)) are run again" behind/events.jsonl ||
+        fail "went on from states of steps that are not in the log"
+}
+
+case_a_resume_goes_on_from_what_hosts_hold() { # where only the processes of the leading host were lost
+    lead a again
+    join b
+    wait_for_step 50
+    kill_host a
+    on a timeout -k 5 90 "$troupe" train recipe.yaml --resume run=./again $common network.address=10.78.0.2 >again.resumed 2>&1 ||
+        fail "the resumed run: exit $?"
+    same_bits
+    from_memory 1
+    ends_with 0 $joiner 10 "the joiner"
+    [ "$(heads_in_epochs)" = 2 ] || fail "not two heads"
 }
 
 case_heads_that_are_lost_one_after_another_leave_the_states() { # the second one before or after it has begun
