@@ -151,11 +151,11 @@ case_the_leading_host_is_killed() { # one that joined goes on, beside the head t
 }
 
 case_copies_replace_the_leading_hosts_states() { # which go from the host that has them to the one that leads now
-    lead a copies layout.data=1 layout.pipeline=2 supervision.hold_every=4
+    lead a copies layout.data=1 layout.pipeline=2 supervision.hold_every=4 checkpoint.every=1000 # more than a coordinator remembers
     wait_for_words host_awaited "$name/events.jsonl" 20 # it waits for its hosts while the standby begins
     standby c
     join b
-    wait_for_step 100
+    wait_for_step 200
     kill_host a
     ends_with 0 $standby 60 "the standby"
     same_bits
