@@ -185,7 +185,7 @@ static void help_worker(void)
         "  --address HOST   of this machine, by which the others reach it; else the one that leads to the "
         "head\n"
         "  --wait SECONDS   how long to look for the head (60)\n"
-        "  --stay           when the head is lost, look for one again instead of ending\n"
+        "  --stay           when the head is lost, keep its states and look for one again instead of ending\n"
         "  --run RUN        join only a job whose run is called so\n"
         "  --plan HASH      join only a job with this plan (the last line on hosts that `troupe plan` "
         "prints)\n"

@@ -106,7 +106,7 @@ bool tr__hosts_hear_former(tr_hosts *self, int32_t m, const tr_message *message)
     self->members[m].told_former = true;
     tr_status status = tr_former_decode(&told.what, tr_message_bytes(message), message->frame.body_bytes,
                                         self->head->topology, &err);
-    bool known = status == TR_OK && told.what.epoch && told.what.term != options->term &&
+    bool known = status == TR_OK && told.what.epoch &&
                  options->led(self->head->options->context, told.what.term, told.what.epoch);
     if (status == TR_OK && told.what.epoch && !known)
         tr_log(TR_LOG_WARNING, "host '%s' has states of another job, which are not used",

@@ -20,11 +20,11 @@ static tr_head head;
 static tr_hosts hosts;
 static tr__member members[MEMBERS];
 
-/* The job was led in terms 40 and 41, in the epochs up to 7. */
+/* The job was led in terms 40, 41, and now 50, in the epochs up to 7. */
 static bool was_led(void *context, uint64_t term, uint32_t epoch)
 {
     (void)context;
-    return (term == FORMER_TERM || term == FORMER_TERM + 1) && epoch <= EPOCH;
+    return (term == FORMER_TERM || term == FORMER_TERM + 1 || term == TERM) && epoch <= EPOCH;
 }
 
 /* n others have joined; nobody has told anything. */
@@ -165,12 +165,20 @@ static void states_of_another_job_count_for_nothing(void)
     open_game(3, NULL);
     tells(1, FORMER_TERM - 1, 1, state(ONE, 33, 49), state(TWO, 33, 49));
     expect(0);
-    tells(2, TERM, 1, state(ONE, 33, 49),
-          state(TWO, 33, 49)); /* of this head itself, which has begun nothing yet */
+    tells(2, TERM + 1, 1, state(ONE, 33, 49), state(TWO, 33, 49));
     expect(0);
     CU_ASSERT(!has(1, ONE, ONE) && !has(2, ONE, ONE));
     tells(3, FORMER_TERM + 1, 1, state(ONE, 33, 17), state(TWO, 33, 49));
     expect(33);
+    tr__hosts_forget_former(&hosts);
+}
+
+/* Its link broke when it had taken over what it told, and it has joined again. */
+static void who_comes_back_to_the_same_head_is_heard_again(void)
+{
+    open_game(1, NULL);
+    tells(1, TERM, 1, state(ONE, 33, 49), state(TWO, 33, 49));
+    expect(49);
     tr__hosts_forget_former(&hosts);
 }
 
@@ -228,6 +236,7 @@ static const check_test tests[] = {
     CHECK_TEST(what_is_out_of_bounds_is_not_gone_on_from),
     CHECK_TEST(two_versions_of_a_generation_are_both_distrusted),
     CHECK_TEST(states_of_another_job_count_for_nothing),
+    CHECK_TEST(who_comes_back_to_the_same_head_is_heard_again),
     CHECK_TEST(nobody_is_heard_twice_or_too_late),
     CHECK_TEST(who_was_there_is_waited_for_until_all_is_there),
 };
