@@ -21,6 +21,7 @@ enum {
     MAX_LEFT = 6, /* frames that a dying process may still send */
     MAX_SLOT_CALLS = 4,
     LONGEST_INTRUSION_NS = 1000000000,
+    LEASE_SHARE = 12,          /* of a lease's faults among the others */
     MAX_STARVED_SLOT_CALLS = 8 /* beyond the end of the next step */
 };
 
@@ -340,8 +341,21 @@ uint64_t tr__faults_pause_ns(tr__simulated_job *self)
 static tr__fault_kind draw_kind(tr__simulated_job *self)
 {
     bool heads = self->options->succeed != NULL, rots = self->options->may_rot;
-    uint64_t n = heads ? TR__FAULT_ROT : TR__FAULT_HEAD, kind = draw(self, n + rots);
-    return kind == n ? TR__FAULT_ROT : (tr__fault_kind)kind;
+    uint64_t n = heads ? TR__FAULT_ROT : TR__FAULT_HEAD,
+             kind = draw(self, n + rots + (self->options->lease ? LEASE_SHARE : 0));
+    if (rots && kind == n) return TR__FAULT_ROT;
+    return kind >= n + rots ? TR__FAULT_LEASE : (tr__fault_kind)kind;
+}
+
+/* Etcd does not answer; now, or since a while ago, as where the head's host slept. */
+static void cut_lease(tr__simulated_job *self)
+{
+    tr_played_lease *lease = self->options->lease;
+    uint64_t since_ns = draw(self, 2) ? draw(self, lease->ttl_ns) : 0;
+    tr__job_trace(self, "etcd does not answer", TR_NODE_HEAD);
+    if (draw(self, 3) == 0) lease->other_for_ns = 1 + draw(self, 2 * lease->ttl_ns);
+    self->slept = self->slept || since_ns > 0;
+    tr__lease_cut(lease, since_ns, draw(self, 2 * lease->ttl_ns));
 }
 
 static void strike(tr__simulated_job *self)
@@ -375,6 +389,7 @@ static void strike(tr__simulated_job *self)
         break;
     case TR__FAULT_INTRUDER: tr__head_intrude(self, draw(self, LONGEST_INTRUSION_NS)); break;
     case TR__FAULT_ROT: rot(self, victim); break;
+    case TR__FAULT_LEASE: cut_lease(self); break;
     default: TR_ASSERT(false && "a kind of fault");
     }
 }
@@ -398,6 +413,7 @@ static void look_after(tr__simulated_job *self, int32_t place)
 
 void tr__faults_strike(tr__simulated_job *self)
 {
+    if (self->options->lease) tr__head_lease(self);
     while (self->n_struck < self->n_faults && self->faults[self->n_struck] <= self->base.counters.n_events) {
         self->n_struck++;
         strike(self);

@@ -88,6 +88,49 @@ static tr_status make_crew(tr__simulated_job *self, const uint8_t *job_key, tr_e
     return tr_head_watch_crew(head, err);
 }
 
+/* ---- its lease ---- */
+
+void tr__head_lease(tr__simulated_job *self)
+{
+    tr_played_lease *lease = self->options->lease;
+    bool frozen = self->base.frozen[TR_NODE_HEAD];
+    uint64_t before_ns = lease->renewed_ns;
+    self->slept = self->slept || frozen;
+    tr__lease_go_on(lease, !frozen);
+    if (lease->renewed_ns > before_ns) self->slept = frozen;
+    if (self->leader.life == TR__HEAD_RUNS && self->head.epoch > lease->won)
+        tr__simulation_break(&self->base, "epoch %u is begun, and %u was the last that this head won",
+                             self->head.epoch, lease->won);
+}
+
+static bool is_over(const tr__simulated_job *self)
+{
+    const tr_played_lease *lease = self->options->lease;
+    return lease && self->leader.life != TR__HEAD_NONE && self->base.now_ns >= tr__lease_over_ns(lease);
+}
+
+/* By the thread that waits for that. A head that was running all the time has begun to stop before. */
+static void end_without_lease(tr__simulated_job *self)
+{
+    bool had_time =
+        self->leader.life == TR__HEAD_RUNS && !self->slept &&
+        self->base.now_ns < tr__lease_over_ns(self->options->lease) + TR_HEAD_TICK_MS * 1000000ull;
+    bool is_new =
+        self->head.node && self->base.now_ns < self->leader.called_ns + self->options->lease->ttl_ns;
+    if (had_time && !is_new && !self->head.gives_way)
+        tr__simulation_break(&self->base, "the head does not stop, though its lease was not renewed");
+    self->counters.n_over++;
+    tr__head_kill(self);
+}
+
+void tr__head_follow_later(tr__simulated_job *self)
+{
+    self->counters.n_gave_way += self->head.gives_way;
+    self->counters.n_refused += self->options->lease->refused;
+    self->epoch_before = self->head.epoch;
+    self->leader.comes_ns = self->base.now_ns + tr__faults_pause_ns(self);
+}
+
 static tr_status make(tr__simulated_job *self, tr_error *err)
 {
     tr_head *head = &self->head;
@@ -122,7 +165,14 @@ tr_status tr__head_begin_first(tr__simulated_job *self, tr_error *err)
     self->leader.job.lease.ms = TR__SIMULATED_LEASE_MS;
     self->leader.job.lease.directory = self->options->directory;
     self->leader.job.lease.orphans = NULL;
+    tr_played_lease *lease = self->options->lease;
     tr_status status = tr__kernel_start(self, TR_NODE_HEAD, &self->leader.pid, err);
+    if (lease) {
+        lease->now_ns = &self->base.now_ns;
+        tr__lease_acquire(lease);
+    }
+    if (status == TR_OK && lease)
+        status = tr_played_lease_win(lease, self->leader.job.recovery.first_epoch, err);
     return status == TR_OK ? make(self, err) : status;
 }
 
@@ -149,6 +199,7 @@ void tr__head_end(tr__simulated_job *self)
     tr_free(self->leader.image);
     self->leader.image = NULL;
     self->leader.life = TR__HEAD_NONE;
+    if (self->options->lease) tr__lease_release(self->options->lease);
     tr__kernel_look_at_lines(self);
     tr__kernel_end(self, self->leader.pid, 0, 0);
 }
@@ -179,6 +230,7 @@ void tr__head_kill(tr__simulated_job *self)
     self->head.epoch = self->epoch_before = leader->epoch;
     leader->dying = leader->dies_next = false;
     leader->life = TR__HEAD_NONE;
+    if (self->options->lease) self->options->lease->mine = 0; /* its key stays for its time */
     leader->comes_ns = self->base.now_ns + tr__faults_pause_ns(self);
     self->base.frozen[TR_NODE_HEAD] = false;
     self->processes[TR_NODE_HEAD].until_event = UINT64_MAX;
@@ -199,6 +251,8 @@ static void call(tr__simulated_job *self)
     tr__head_process *leader = &self->leader;
     tr_error err;
     leader->called_ns = self->base.now_ns;
+    if (self->options->lease) tr__lease_acquire(self->options->lease);
+    self->slept = false;
     if (tr__kernel_start(self, TR_NODE_HEAD, &leader->pid, &err) != TR_OK) break_because(self, &err);
     tr_status status = tr_orphans_call(&leader->orphans, self->options->directory, &err);
     if (status != TR_OK && status != TR_ENOTFOUND) break_because(self, &err);
@@ -233,6 +287,13 @@ static void follow(tr__simulated_job *self)
     if (status == TR_OK && leader->job.recovery.first_epoch <= self->head.epoch)
         status = tr_fail(&err, TR_ECORRUPT, "it begins in epoch %u, and %u was used",
                          leader->job.recovery.first_epoch, self->head.epoch);
+    if (status == TR_OK && self->options->lease &&
+        tr_played_lease_win(self->options->lease, leader->job.recovery.first_epoch, &err) != TR_OK) {
+        if (err.status == TR_ECORRUPT) break_because(self, &err);
+        self->counters.n_refused++;
+        tr__head_kill(self); /* it ends with that line */
+        return;
+    }
     if (status == TR_OK) status = make(self, &err);
     if (status != TR_OK) {
         break_because(self, &err);
@@ -271,16 +332,23 @@ static void look_at_intruder(tr__simulated_job *self)
 
 static uint64_t own_next_ns(const tr__simulated_job *self)
 {
-    if (self->leader.life == TR__HEAD_NONE) return self->leader.comes_ns;
+    const tr_played_lease *lease = self->options->lease;
+    if (self->leader.life == TR__HEAD_NONE) {
+        uint64_t free_ns = lease ? tr__lease_free_ns(lease) : 0;
+        return free_ns > self->leader.comes_ns ? free_ns : self->leader.comes_ns;
+    }
     if (self->leader.life == TR__HEAD_CALLS) return self->leader.called_ns + ANSWER_MS * 1000000ull;
-    return UINT64_MAX;
+    bool renews =
+        !lease || (self->base.now_ns >= lease->away_until_ns && !lease->lost && lease->key == lease->mine);
+    return renews || is_over(self) ? UINT64_MAX : tr__lease_over_ns(lease);
 }
 
 bool tr__head_can_happen(const tr__simulated_job *self)
 {
     if (self->leader.intruder && self->base.now_ns >= self->leader.intruder_until_ns) return true;
+    if (is_over(self)) return !self->base.frozen[TR_NODE_HEAD];
     switch (self->leader.life) {
-    case TR__HEAD_NONE: return self->base.now_ns >= self->leader.comes_ns;
+    case TR__HEAD_NONE: return self->base.now_ns >= own_next_ns(self);
     case TR__HEAD_CALLS: return is_answered(self) || self->base.now_ns >= own_next_ns(self);
     case TR__HEAD_FOUND: return true;
     default: return self->stirred[TR_NODE_HEAD] && !self->base.frozen[TR_NODE_HEAD];
@@ -298,6 +366,10 @@ void tr__head_happen(tr__simulated_job *self)
 {
     if (self->leader.intruder && self->base.now_ns >= self->leader.intruder_until_ns) {
         look_at_intruder(self);
+        return;
+    }
+    if (is_over(self)) {
+        end_without_lease(self);
         return;
     }
     self->stirred[TR_NODE_HEAD] = false;

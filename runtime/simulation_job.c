@@ -378,10 +378,22 @@ static bool is_done(const tr__simulated_job *self)
     return self->leader.life == TR__HEAD_RUNS && tr_node_is_stopped(self->head.node);
 }
 
+/* A head that stopped for want of its lease, with its job: nobody of that is left when the next one begins. */
+static bool is_over(tr__simulated_job *self)
+{
+    const tr_played_lease *lease = self->options->lease;
+    if (!is_done(self)) return false;
+    if (!lease || self->head.cause.status == TR_OK || !(self->head.gives_way || lease->refused)) return true;
+    if (self->head.epoch > self->base.torn_epoch) self->base.torn_epoch = self->head.epoch;
+    audit_end(self);
+    tr__head_follow_later(self);
+    return false;
+}
+
 static tr_status run(tr__simulated_job *self, tr_error *err)
 {
     tr_simulation *base = &self->base;
-    while (!base->broken && !is_done(self) && base->counters.n_events < base->options.max_events) {
+    while (!base->broken && !is_over(self) && base->counters.n_events < base->options.max_events) {
         tr__faults_strike(self);
         if (tr__simulation_go_on(base)) continue;
         if (!base->frozen[TR_NODE_HEAD]) break;

@@ -7,6 +7,7 @@
  * and telling of it, or both; call the agent without the lock; kill two; kill again while an epoch changes, or while a job has no head; stop a worker for a while,
  * as by SIGSTOP, with the agent saying that it hangs or not; cut a connection; let a zombie, whose death was told, run on; and
  * give the head, or one actor, no turn for long. Another head comes after a while, mostly within the lease.
+ * With a lease it may be taken away from the head at any moment, and given to another one.
  * Where `may_rot`, a bit may flip in a slot of a worker that dies.
  * A killed worker leaves what had been sent, of which some is lost, and its state regions, in which slots that were open are
  * filled with NaNs; a killed head what its owner had on the disk or gave the agent to keep. See runtime/DESIGN.md for what is
@@ -18,6 +19,7 @@
 
 #include "runtime/job.h"
 #include "runtime/simulation.h"
+#include "runtime/simulation_lease.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -44,7 +46,10 @@ typedef struct tr_job_simulation_options {
     /* What of the owner's outlives a head, files or memory that the agent keeps: the which-th; bytes NULL: there is no more. */
     tr_job_simulation_span (*durable)(void *context, int which);
     int directory; /* a descriptor: where agents listen for another head */
-    FILE *trace;   /* NULL, or where every event is told */
+    /* Heads need it too, from before they look for anybody to the end; the owner asks it (simulation_lease.h). One that
+     * stops for want of it is followed by another. NULL: the lock is all. */
+    tr_played_lease *lease;
+    FILE *trace; /* NULL, or where every event is told */
 } tr_job_simulation_options;
 
 typedef struct tr_job_simulation_counters {
@@ -60,7 +65,10 @@ typedef struct tr_job_simulation_counters {
     uint32_t n_orphaned;       /* workers that ended with their life line */
     uint32_t n_leases;         /* that ended */
     uint32_t n_intruders;      /* who called an agent without the lock */
-    uint32_t epoch;            /* the last one */
+    uint32_t n_gave_way, n_refused,
+        n_over;     /* heads that stopped for want of their lease, that could win no epoch or write
+                                               nothing, whose process was ended */
+    uint32_t epoch; /* the last one */
     tr_sim_counters data, control;
 } tr_job_simulation_counters;
 

@@ -123,7 +123,8 @@ typedef enum tr__fault_kind {
     TR__FAULT_CUT_AGENT,
     TR__FAULT_CUT_AGENTS_GREETING, /* the next one, of another than the first */
     TR__FAULT_INTRUDER,
-    TR__FAULT_ROT, /* of a slot whose worker dies; only where `may_rot` */
+    TR__FAULT_ROT,   /* of a slot whose worker dies; only where `may_rot` */
+    TR__FAULT_LEASE, /* is not renewed for a while; only where there is one */
     TR__FAULT_KINDS
 } tr__fault_kind;
 
@@ -150,6 +151,7 @@ typedef struct tr__simulated_job {
     uint64_t faults[TR__MAX_FAULTS]; /* after how many events */
     uint32_t n_faults, n_struck;
     bool pauses_next; /* the head */
+    bool slept;       /* the head, since its lease was renewed last */
     bool agents_greeting_is_cut;
     tr_job_simulation_counters counters;
 } tr__simulated_job;
@@ -179,8 +181,10 @@ uint64_t tr__head_next_ns(const tr__simulated_job *self);
 void tr__head_happen(tr__simulated_job *self);
 void tr__head_kill(tr__simulated_job *self); /* or whoever is about to be one; another comes later */
 void tr__head_intrude(tr__simulated_job *self, uint64_t for_ns); /* somebody calls its agent */
-void tr__head_silent(tr__simulated_job *self); /* its moment of death, within an activation */
-void tr__head_end(tr__simulated_job *self);    /* it is done: what it does at its end */
+void tr__head_silent(tr__simulated_job *self);       /* its moment of death, within an activation */
+void tr__head_end(tr__simulated_job *self);          /* it is done: what it does at its end */
+void tr__head_follow_later(tr__simulated_job *self); /* behind its end: it stopped for want of its lease */
+void tr__head_lease(tr__simulated_job *self);        /* time has passed: renews, and looks at what it did */
 
 /* simulation_agent.c */
 tr_status tr__agent_process_begin(tr__simulated_job *self, int32_t pid, const tr_launch *launch,

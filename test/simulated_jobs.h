@@ -56,6 +56,9 @@ static inline void add_to_seen(const tr_job_simulation_counters *one)
     seen.n_orphaned += one->n_orphaned;
     seen.n_leases += one->n_leases;
     seen.n_intruders += one->n_intruders;
+    seen.n_gave_way += one->n_gave_way;
+    seen.n_refused += one->n_refused;
+    seen.n_over += one->n_over;
     seen.data.n_late += one->data.n_late;
     seen.control.n_late += one->control.n_late;
 }

@@ -34,6 +34,7 @@ typedef struct company {
      * what another head found with it. */
     uint32_t n_told;
     bool was_taken;
+    tr_played_lease *lease; /* NULL: the lock is all */
 } company;
 
 static uint64_t draw(company *self, uint64_t below)
@@ -293,6 +294,14 @@ static void take_vote(tr_actor *actor, judge *self, const tr_message *message)
     if (message->frame.step != self->round) self->company->heard_the_past = true;
     self->sum += digest;
     if (++self->n_votes < self->company->n_cells) return;
+    const tr_played_lease *lease = self->company->lease;
+    if (lease && !tr_played_lease_is_held(lease)) { /* as tr_run_record */
+        tr_error lost;
+        tr_fail(&lost, TR_ECLOSED, "round %u is not logged: this head does not lead any more", self->round);
+        self->company->lease->refused = true;
+        tr_actor_fail_job(actor, &lost);
+        return;
+    }
     log_round(self->company, self->round, self->sum);
     for (uint32_t c = 0; c < self->company->n_cells; c++) {
         self->owed[c] = self->feeds[c] != TR_NO_EDGE;
@@ -384,6 +393,8 @@ static tr_status record_epoch(void *context, uint32_t epoch, tr_error *err)
 {
     company *self = context;
     if (epoch <= self->epoch) return tr_fail(err, TR_ECORRUPT, "epoch %u came after %u", epoch, self->epoch);
+    tr_status status = self->lease ? tr_played_lease_win(self->lease, epoch, err) : TR_OK;
+    if (status != TR_OK) return status;
     self->epoch = epoch;
     return TR_OK;
 }
@@ -411,6 +422,7 @@ static tr_status succeed(void *context, const tr_orphans *orphans, tr_job_option
     company *self = context;
     self->was_taken = orphans != NULL;
     if (!orphans) self->n_told = 0;
+    if (self->lease && self->lease->last_epoch > self->epoch) self->epoch = self->lease->last_epoch;
     job->recovery.first_epoch = ++self->epoch;
     return TR_OK;
 }
@@ -418,6 +430,14 @@ static tr_status succeed(void *context, const tr_orphans *orphans, tr_job_option
 static tr_job_simulation_span durable(void *context, int which)
 {
     return which ? (tr_job_simulation_span){0} : (tr_job_simulation_span){context, sizeof(company)};
+}
+
+static bool may_lead(void *context, char *why, size_t capacity)
+{
+    const company *self = context;
+    if (!self->lease || !tr_played_lease_must_stop(self->lease)) return true;
+    snprintf(why, capacity, "the lease was not renewed");
+    return false;
 }
 
 static tr_status perform(company *self, uint64_t seed, FILE *trace, tr_job_simulation_counters *counters)
@@ -432,6 +452,7 @@ static tr_status perform(company *self, uint64_t seed, FILE *trace, tr_job_simul
                                              .record_epoch = record_epoch,
                                              .begin_again = seed % 4 == 3 ? NULL : begin_again},
                                 .lease = {.kept = simulated_directory},
+                                .may_lead = may_lead,
                                 .on_event = on_event,
                                 .context = self};
     tr_job_simulation_options options = {.seed = seed,
@@ -444,6 +465,7 @@ static tr_status perform(company *self, uint64_t seed, FILE *trace, tr_job_simul
                                          .succeed = succeed,
                                          .durable = durable,
                                          .directory = simulated_directory,
+                                         .lease = self->lease,
                                          .trace = trace};
     tr_error err;
     tr_simulation_faults(seed, &options.data, &options.control);
@@ -471,6 +493,29 @@ static bool whoever_dies_the_log_is_the_same(uint64_t seed, FILE *trace)
     return false;
 }
 
+/* Heads that lose their lease stop, are ended, or can begin nothing any more; another one follows when it is free. */
+static bool whoever_leads_the_log_is_the_same(uint64_t seed, FILE *trace)
+{
+    static const uint64_t lives_ms[] = {300, 500, 1000, 4000};
+    tr_played_lease lease = {.ttl_ns = lives_ms[seed % 4] * 1000000};
+    company self;
+    tr_job_simulation_counters counters;
+    uint64_t log[ROUNDS], last;
+    found(&self, seed);
+    self.lease = &lease;
+    expect(&self, log, &last);
+    tr_status status = perform(&self, seed, trace, &counters);
+    bool same = self.n_logged == ROUNDS && memcmp(log, self.log, sizeof log) == 0 &&
+                (!self.last || self.last == last) && !self.differs;
+    tr_topology_release(&self.topology);
+    add_to_seen(&counters);
+    if (status == TR_OK && same && !self.heard_the_past) return true;
+    fprintf(stderr, "%u of %u rounds were logged%s; %u heads gave way, %u were ended, %u epochs\n",
+            self.n_logged, ROUNDS, same ? "" : ", other values", counters.n_gave_way, counters.n_over,
+            counters.epoch);
+    return false;
+}
+
 static bool a_seed_decides_every_death(uint64_t seed, FILE *trace)
 {
     company self;
@@ -493,13 +538,18 @@ static int report(void)
     tell_seen();
     printf("%" PRIu64 " late frames; %" PRIu64 " events\n", seen.data.n_late + seen.control.n_late,
            seen.n_events);
-    return each_was_seen(seen.data.n_late && seen.control.n_late) ? 0 : 1;
+    printf("of heads with a lease %u gave way, %u were refused an epoch or a write, %u were ended with it\n",
+           seen.n_gave_way, seen.n_refused, seen.n_over);
+    bool leases =
+        !seen.n_gave_way == !seen.n_over && !seen.n_refused == !seen.n_over; /* some, or no seed of them */
+    return each_was_seen(seen.data.n_late && seen.control.n_late && leases) ? 0 : 1;
 }
 
 int main(int argc, char **argv)
 {
     static const simulate_case cases[] = {
         {"whoever_dies_the_log_is_the_same", 10000, whoever_dies_the_log_is_the_same},
+        {"whoever_leads_the_log_is_the_same", 10000, whoever_leads_the_log_is_the_same},
         {"a_seed_decides_every_death", 300, a_seed_decides_every_death},
     };
     if (!getenv("TROUPE_LOG")) tr_log_set_level(TR_LOG_ERROR); /* deaths are told as warnings */
