@@ -383,7 +383,9 @@ static bool is_over(tr__simulated_job *self)
 {
     const tr_played_lease *lease = self->options->lease;
     if (!is_done(self)) return false;
-    if (!lease || self->head.cause.status == TR_OK || !(self->head.gives_way || lease->refused)) return true;
+    bool stops = lease && (self->head.gives_way || lease->refused), well = self->head.cause.status == TR_OK;
+    if (!stops || (well && (!self->options->is_done || self->options->is_done(self->options->job->context))))
+        return true;
     if (self->head.epoch > self->base.torn_epoch) self->base.torn_epoch = self->head.epoch;
     audit_end(self);
     tr__head_follow_later(self);

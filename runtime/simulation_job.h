@@ -49,6 +49,8 @@ typedef struct tr_job_simulation_options {
     /* Heads need it too, from before they look for anybody to the end; the owner asks it (simulation_lease.h). One that
      * stops for want of it is followed by another. NULL: the lock is all. */
     tr_played_lease *lease;
+    /* A job that ended well behind such a stop: has it done all that it had to? NULL: it has. */
+    bool (*is_done)(void *context);
     FILE *trace; /* NULL, or where every event is told */
 } tr_job_simulation_options;
 

@@ -26,12 +26,15 @@ typedef struct training {
     bool was_taken;
     tr_head_memory *memory; /* of the head's that is or was last */
     tr_coordinator_context *coordinator;
+    tr_played_lease *lease; /* NULL: the lock is all */
 } training;
 
 static tr_status record_epoch(void *context, uint32_t epoch, tr_error *err)
 {
     training *self = context;
     if (epoch <= self->epoch) return tr_fail(err, TR_ECORRUPT, "epoch %u came after %u", epoch, self->epoch);
+    tr_status status = self->lease ? tr_played_lease_win(self->lease, epoch, err) : TR_OK;
+    if (status != TR_OK) return status;
     self->epoch = epoch;
     return TR_OK;
 }
@@ -50,6 +53,22 @@ static tr_status begin_again(void *context, tr_job_beginning *beginning, tr_erro
     journal->saved = journal->asked[0] = journal->asked[1] = 0;
     n_from_the_beginning++;
     return TR_OK;
+}
+
+static bool may_lead(void *context, char *why, size_t capacity)
+{
+    const training *self = context;
+    if (!self->lease || !tr_played_lease_must_stop(self->lease)) return true;
+    snprintf(why, capacity, "the lease was not renewed");
+    return false;
+}
+
+static bool is_done(void *context)
+{
+    const training *self = context;
+    for (uint32_t i = 0; i < self->out.n_checkpoints; i++)
+        if (self->out.checkpoints[i].updates == STEPS) return self->out.n_records == STEPS;
+    return false;
 }
 
 static void on_event(void *context, const tr_job_event *event)
@@ -75,6 +94,7 @@ static tr_status succeed(void *context, const tr_orphans *orphans, tr_job_option
             journal->saved = (uint32_t)self->out.checkpoints[i].updates;
     self->coordinator->journal = journal;
     job->lease.kept = tr_head_memory_descriptor(self->memory);
+    if (self->lease && self->lease->last_epoch > self->epoch) self->epoch = self->lease->last_epoch;
     job->recovery.first_epoch = ++self->epoch;
     return TR_OK;
 }
@@ -99,17 +119,20 @@ static tr_status train(size_t layout, uint64_t seed, uint32_t n_faults, const ch
     if (status != TR_OK) return status;
     cast_init(&kinds, layout, &self->out, tr_head_memory_journal(self->memory));
     self->coordinator = &kinds.coordinator;
-    const tr_job_options job = {.topology = &jobs[layout].plan.topology,
-                                .registry = &kinds.registry,
-                                .recovery = {.max_restarts = 100,
-                                             .within_ms = 1,
-                                             .first_epoch = 1,
-                                             .record_epoch = record_epoch,
-                                             .begin_again = begin_again},
-                                .chaos = {.points = flips},
-                                .lease = {.kept = tr_head_memory_descriptor(self->memory)},
-                                .on_event = on_event,
-                                .context = self};
+    const tr_job_options job = {
+        .topology = &jobs[layout].plan.topology,
+        .registry = &kinds.registry,
+        .recovery = {.max_restarts = 100,
+                     .within_ms = 1,
+                     .first_epoch = 1,
+                     .record_epoch = record_epoch,
+                     .begin_again = begin_again},
+        .chaos = {.points = flips},
+        .lease = {.kept = tr_head_memory_descriptor(self->memory)},
+        .stop_actor = self->lease ? tr_role_find(&jobs[layout].plan.topology, TR_ROLE_COORDINATOR) : 0,
+        .may_lead = may_lead,
+        .on_event = on_event,
+        .context = self};
     tr_job_simulation_options options = {.seed = seed,
                                          .job = &job,
                                          .activation_max_ns = 10000 * (seed % 4),
@@ -120,6 +143,8 @@ static tr_status train(size_t layout, uint64_t seed, uint32_t n_faults, const ch
                                          .succeed = flips ? NULL : succeed,
                                          .durable = durable,
                                          .directory = simulated_directory,
+                                         .lease = self->lease,
+                                         .is_done = is_done,
                                          .trace = trace};
     tr_simulation_faults(seed, &options.data, &options.control);
     status = tr_simulate_job(&options, counters, err);
@@ -169,22 +194,36 @@ static bool has_lost_no_more_than_one(const outcome *self, const outcome *whole)
            memcmp(self->records, whole->records, sizeof self->records) == 0;
 }
 
-static bool whoever_dies_training_gives_the_same_bits(uint64_t seed, FILE *trace)
+/* With a lease: a head that loses it stops with its job, is ended, or can begin no epoch; the next one waits for it. */
+static bool gives_the_same_bits(uint64_t seed, tr_played_lease *lease, FILE *trace)
 {
-    training self = {0};
+    training self = {.lease = lease};
     tr_job_simulation_counters counters;
     tr_error err;
     size_t like = first_like(seed % LAYOUTS);
     if (!expect_undisturbed(like)) return false;
     tr_status status = train(seed % LAYOUTS, seed, 5, NULL, trace, &self, &counters, &err);
     add_up(&counters, &self.out);
-    if (status == TR_OK && (counters.n_rotten || counters.n_head_deaths) &&
+    bool was_lost = counters.n_head_deaths || counters.n_gave_way || counters.n_refused;
+    if (status == TR_OK && (counters.n_rotten || was_lost) &&
         has_lost_no_more_than_one(&self.out, &expected[like]))
         return true;
     if (status == TR_OK) return outcome_is(&self.out, &expected[like], seed % LAYOUTS);
     fprintf(stderr, "%s %s %s: %s\n", layouts[seed % LAYOUTS].data, layouts[seed % LAYOUTS].pipeline,
             layouts[seed % LAYOUTS].pieces, err.message);
     return false;
+}
+
+static bool whoever_dies_training_gives_the_same_bits(uint64_t seed, FILE *trace)
+{
+    return gives_the_same_bits(seed, NULL, trace);
+}
+
+static bool whoever_leads_training_gives_the_same_bits(uint64_t seed, FILE *trace)
+{
+    static const uint64_t lives_ms[] = {300, 500, 1000, 4000};
+    tr_played_lease lease = {.ttl_ns = lives_ms[seed / LAYOUTS % 4] * 1000000};
+    return gives_the_same_bits(seed, &lease, trace);
 }
 
 /* A bit flips in a phase of one step, of somebody's own work or of an audit. Without deaths it is found once, and told who erred;
@@ -273,6 +312,8 @@ static int report(void)
            " of them of auditors; %" PRIu64 " results were no numbers; %" PRIu64 " events\n",
            n_again, n_saved_again, n_from_the_beginning, n_lost_checkpoints, n_replayed, n_kept, n_compared,
            n_audited, n_flips, n_of_auditors, n_flukes, seen.n_events);
+    printf("of heads with a lease %u gave way, %u were refused an epoch, %u were ended with it\n",
+           seen.n_gave_way, seen.n_refused, seen.n_over);
     return each_was_seen(n_from_the_beginning && n_again && n_replayed && n_kept && n_compared && n_audited)
                ? 0
                : 1;
@@ -282,6 +323,7 @@ int main(int argc, char **argv)
 {
     static const simulate_case cases[] = {
         {"whoever_dies_training_gives_the_same_bits", 2000, whoever_dies_training_gives_the_same_bits},
+        {"whoever_leads_training_gives_the_same_bits", 500, whoever_leads_training_gives_the_same_bits},
         {"whoever_errs_is_found_and_changes_no_bit", 300, whoever_errs_is_found_and_changes_no_bit},
         {"what_is_no_number_once_changes_no_bit", 300, what_is_no_number_once_changes_no_bit},
     };
