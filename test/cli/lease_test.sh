@@ -180,6 +180,22 @@ case_states_that_nobody_holds_come_from_the_disk() { # one stage of two was on t
     [[ $text =~ checkpoints/step-|after\ step\ [0-9] ]] || fail "does not say to where: $text"
 }
 
+case_states_of_a_layout_that_it_was_scaled_to() {
+    lead a scaled
+    wait_for_words host_awaited "$name/events.jsonl" 20 # it waits for its hosts while the standby begins
+    standby c
+    join b
+    wait_for_step 50
+    on a timeout 60 "$troupe" scale ./scaled data=4 >scaled.scale 2>&1 || fail "is not scaled: $(cat scaled.scale)"
+    wait_for_step 150
+    kill_host a
+    ends_with 0 $standby 60 "the standby"
+    same_bits
+    from_memory 1
+    grep -q "4 replicas x 1 stages" scaled.c.standby || fail "not in the layout that it was scaled to"
+    ends_with 0 $joiner 10 "the joiner"
+}
+
 case_states_that_the_log_does_not_reach_are_not_used() { # lines that a file system lost with the host that wrote them
     local logged
     lead a behind checkpoint.every=1000
