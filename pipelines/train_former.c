@@ -103,7 +103,11 @@ void tr__training_say_former(tr__training *self, uint64_t generation)
                  again);
         tr_run_note(self->run, "from_memory", text);
     } else if (!tr_coordinator_newest(self->journal)) { /* else that it goes back was told */
-        snprintf(text, sizeof text, "no host holds what is newer than the checkpoint after step %u", step);
+        if (step)
+            snprintf(text, sizeof text, "no host holds what is newer than the checkpoint after step %u",
+                     step);
+        else
+            snprintf(text, sizeof text, "no step was done, or none is known: all begin anew");
         tr_run_note(self->run, "from_disk", text);
     }
 }

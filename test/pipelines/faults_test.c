@@ -323,7 +323,7 @@ int main(int argc, char **argv)
 {
     static const simulate_case cases[] = {
         {"whoever_dies_training_gives_the_same_bits", 2000, whoever_dies_training_gives_the_same_bits},
-        {"whoever_leads_training_gives_the_same_bits", 500, whoever_leads_training_gives_the_same_bits},
+        {"whoever_leads_training_gives_the_same_bits", 200, whoever_leads_training_gives_the_same_bits},
         {"whoever_errs_is_found_and_changes_no_bit", 300, whoever_errs_is_found_and_changes_no_bit},
         {"what_is_no_number_once_changes_no_bit", 300, what_is_no_number_once_changes_no_bit},
     };

@@ -549,7 +549,7 @@ int main(int argc, char **argv)
 {
     static const simulate_case cases[] = {
         {"whoever_dies_the_log_is_the_same", 10000, whoever_dies_the_log_is_the_same},
-        {"whoever_leads_the_log_is_the_same", 4000, whoever_leads_the_log_is_the_same},
+        {"whoever_leads_the_log_is_the_same", 2000, whoever_leads_the_log_is_the_same},
         {"a_seed_decides_every_death", 300, a_seed_decides_every_death},
     };
     if (!getenv("TROUPE_LOG")) tr_log_set_level(TR_LOG_ERROR); /* deaths are told as warnings */
