@@ -460,8 +460,8 @@ void tr_run_event(tr_run *self, const tr_job_event *event)
         [TR_JOB_AGENT_REPLACED] = "agent_replaced", [TR_JOB_HOST_AWAITED] = "host_awaited",
         [TR_JOB_HOST_JOINED] = "host_joined",       [TR_JOB_HOST_REFUSED] = "host_refused",
         [TR_JOB_HOST_LOST] = "host_lost",           [TR_JOB_HOST_LEAVING] = "host_leaving",
-        [TR_JOB_HOST_LEFT] = "host_left",           [TR_JOB_FRAME_DAMAGED] = "frame_damaged",
-        [TR_JOB_QUARANTINED] = "quarantined"};
+        [TR_JOB_HOST_CUT_OFF] = "host_cut_off",     [TR_JOB_HOST_LEFT] = "host_left",
+        [TR_JOB_FRAME_DAMAGED] = "frame_damaged",   [TR_JOB_QUARANTINED] = "quarantined"};
     json_t *object = event_object(kinds[event->kind], event->monotonic_ns, event, event->text);
     char text[128];
     bool readopted = event->kind == TR_JOB_READOPTED;

@@ -20,7 +20,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-enum { TEXT_BYTES = TR_ERROR_SIZE + 64 };
+enum { TEXT_BYTES = TR_ERROR_SIZE + 64, AGAIN_MS = 5000 };
 
 typedef enum phase { IDLE, PAUSING, PREPARING, BEGINNING } phase;
 
@@ -37,8 +37,9 @@ struct tr__scale {
     tr_job_plan *plan; /* of the layout that is wanted; NULL: the one that is */
     tr_state_move *moves;
     tr_change change;
-    int32_t *leaving; /* by node, n_leaving */
+    int32_t *leaving; /* nodes that want to, n_leaving: first those of the change at hand */
     size_t n_leaving;
+    uint64_t again_ns; /* when a change that they need and that was refused is tried again */
     int32_t max_nodes;
     tr_layout before;
     int32_t n_workers; /* before */
@@ -249,6 +250,7 @@ void tr__scale_tick(tr__scale *self)
 {
     tr_layout wish;
     tr_error err;
+    if (self->phase == IDLE && self->n_leaving && tr_clock_ns() >= self->again_ns) begin_to_pause(self);
     char *path = tr_format("%s/scale.json", self->training->recipe->run), *text;
     size_t size;
     if (path && self->client < 0 && !is_busy(self) && tr_path_exists(path) &&
@@ -280,14 +282,23 @@ static void go_on(tr__scale *self, struct tr_head *job)
     tr_job_post(job, tr_role_find(&self->training->plan->topology, TR_ROLE_COORDINATOR), TR_TOPIC_GO_ON);
 }
 
-/* Nodes that the next layout has as well; the others end anyway. */
+/* What they want was refused with the change, or came while that was prepared: it is tried again by itself. */
+static void leave_later(tr__scale *self)
+{
+    self->again_ns = tr_clock_ns() + AGAIN_MS * 1000000ull;
+}
+
+/* First the nodes that the next layout has as well; the others end anyway, if it comes. */
 static void list_leaving(tr__scale *self)
 {
     int32_t n_nodes = self->change.topology->n_nodes;
     self->change.n_leaving = 0;
-    for (size_t i = 0; i < self->n_leaving; i++)
-        if (self->leaving[i] < n_nodes) self->leaving[self->change.n_leaving++] = self->leaving[i];
-    self->n_leaving = self->change.n_leaving;
+    for (size_t i = 0; i < self->n_leaving; i++) {
+        int32_t node = self->leaving[i];
+        if (node >= n_nodes) continue;
+        self->leaving[i] = self->leaving[self->change.n_leaving];
+        self->leaving[self->change.n_leaving++] = node;
+    }
     self->change.leaving = self->leaving;
 }
 
@@ -313,7 +324,7 @@ static void prepare(tr__scale *self, struct tr_head *job)
     }
     /* Somebody has died since it paused: from the pause on, when all are back. */
     if (status == TR_EEXIST) return;
-    self->n_leaving = 0; /* who still wants to will ask again, in another epoch */
+    leave_later(self);
     go_on(self, job);
     finish(self, TR_SCALE_FAILED, err.message);
 }
@@ -346,7 +357,7 @@ static void on_leaving(void *context, struct tr_head *job, int32_t node)
     (void)job;
     for (size_t i = 0; i < self->n_leaving; i++)
         if (self->leaving[i] == node) return;
-    if (self->phase == PREPARING || self->phase == BEGINNING) return; /* it asks again when it works again */
+    if (self->phase == BEGINNING) return; /* it asks again when it works again */
     self->leaving[self->n_leaving++] = node;
     char text[96];
     snprintf(text, sizeof text, "worker %d is asked to leave: another one is to take its place", node);
@@ -388,7 +399,7 @@ static void on_refused(void *context, struct tr_head *job, const tr_error *why)
         tr_run_note(training->run, "scale_refused", text);
     go_on(self, job);
     finish(self, TR_SCALE_FAILED, text);
-    self->n_leaving = 0; /* who still wants to will ask again, in another epoch */
+    leave_later(self);
 }
 
 /* ---- afterwards ---- */
@@ -444,7 +455,11 @@ void tr__scale_event(tr__scale *self, const tr_job_event *event)
 {
     bool works = event->kind == TR_JOB_RUNNING || event->kind == TR_JOB_RECOVERED ||
                  event->kind == TR_JOB_READOPTED || event->kind == TR_JOB_CHANGED;
-    if (!works || self->phase == IDLE) return;
+    if (!works) return;
+    if (self->phase == IDLE) {
+        self->n_leaving = 0; /* who still wants to asks again now, or is dead */
+        return;
+    }
     if (self->phase == BEGINNING) {
         tell_done(self, event);
         return;

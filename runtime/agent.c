@@ -148,6 +148,7 @@ void tr__agent_on_tick(void *context, uint64_t now_ns)
 {
     agent *self = context;
     if (self->hosts) tell_what_they_do(self, now_ns);
+    if (!self->stopping) tr__agent_go_on_dealing(self);
     for (int32_t i = 1; i < self->topology.n_nodes && !self->stopping; i++)
         watch_over(self, &self->wards[i], now_ns);
     for (int32_t i = 1; i < self->launch->node; i++)

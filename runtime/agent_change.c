@@ -2,10 +2,11 @@
  * regions of the new one. What is dealt is checked: a slot against the hash that it was published with, each copy against
  * what it was copied from. An actor that keeps its name, its size and its bytes keeps its region, with the generation before
  * as well, whatever worker it is on now.
+ * How it is dealt stands in agent_deal.c.
  * All of it lies beside what there is until the epoch begins; then workers that stay are told of their memory, those that
  * are not needed any more are waited for, and killed where they do not go.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "runtime/agent_hosts.h"
+#include "runtime/agent_deal.h"
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -17,14 +18,12 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { LEAVE_MS = 2000, NOT_LOOKED = -2 };
+enum {
+    LEAVE_MS = 2000,
+    DEAL_MS = 30 /* and then it listens again */
+};
 
-typedef struct tr__prepared {
-    tr_change_order order;
-    tr_state_region **states; /* by actor of the new topology; NULL: kept, or it has none */
-    tr_actor_id *kept;        /* whose region it has; 0: a new one */
-    int *slots;               /* by actor of the old topology: which holds the generation */
-} prepared;
+typedef tr__prepared prepared;
 
 void tr__agent_drop_prepared(tr__agent *self)
 {
@@ -39,114 +38,6 @@ void tr__agent_drop_prepared(tr__agent *self)
     tr_change_order_release(&dropped->order);
     tr_free(dropped);
     self->prepared = NULL;
-}
-
-/* ---- the deal ---- */
-
-/* From another agent, or this one's own. */
-static tr_state_region *region_of(const tr__agent *self, tr_actor_id from)
-{
-    tr_state_region *fetched = self->hosts ? tr__agent_hosts_fetched(self->hosts, from) : NULL;
-    if (fetched || !from || from > self->topology.n_actors) return fetched;
-    return self->states[from - 1];
-}
-
-/* Where the generation lies in `from`, whole. */
-static tr_status find_slot(tr__agent *self, tr_actor_id from, int *slot, tr_error *err)
-{
-    prepared *next = self->prepared;
-    if (!region_of(self, from))
-        return tr_fail(err, TR_ECORRUPT, "a change takes state of actor %llu, which has none",
-                       (unsigned long long)from);
-    int *found = &next->slots[from - 1];
-    if (*found == NOT_LOOKED) *found = tr_state_find_whole(region_of(self, from), next->order.generation);
-    if (*found < 0)
-        return tr_fail(err, TR_ECORRUPT, "the state of %s does not hold generation %llu whole",
-                       self->topology.actors[from - 1].name, (unsigned long long)next->order.generation);
-    *slot = *found;
-    return TR_OK;
-}
-
-static bool is_kept(const tr__agent *self, const tr_actor_spec *actor, const tr_state_move *moves, size_t n)
-{
-    const tr_actor_spec *from = n == 1 ? tr_topology_actor(&self->topology, moves->from) : NULL;
-    bool is_ours = from && region_of(self, from->id) == self->states[from->id - 1];
-    return is_ours && from->state_bytes == actor->state_bytes && strcmp(from->name, actor->name) == 0 &&
-           !moves->to_offset && !moves->from_offset && moves->bytes == actor->state_bytes;
-}
-
-static tr_status copy(tr__agent *self, tr_state_region *to, const tr_state_move *move, tr_error *err)
-{
-    int slot;
-    tr_status status = find_slot(self, move->from, &slot, err);
-    if (status != TR_OK) return status;
-    const tr_state_region *region = region_of(self, move->from);
-    uint64_t there = tr_state_region_slot_bytes(region);
-    if (move->bytes > there || move->from_offset > there - move->bytes)
-        return tr_fail(err, TR_ECORRUPT, "a change takes more state of %s than there is",
-                       self->topology.actors[move->from - 1].name);
-    char *into = (char *)tr_state_slot(to, 0) + move->to_offset;
-    const char *from = (const char *)tr_state_slot(region, slot) + move->from_offset;
-    memcpy(into, from, move->bytes);
-    if (memcmp(into, from, move->bytes) == 0) return TR_OK;
-    return tr_fail(err, TR_ECORRUPT, "a copy of the state of %s is not what it was copied from",
-                   self->topology.actors[move->from - 1].name);
-}
-
-static tr_status deal(tr__agent *self, const tr_actor_spec *actor, const tr_state_move *moves, size_t n,
-                      tr_error *err)
-{
-    prepared *next = self->prepared;
-    int slot;
-    if (is_kept(self, actor, moves, n)) {
-        next->kept[actor->id - 1] = moves->from;
-        return find_slot(self, moves->from, &slot, err);
-    }
-    tr_state_region **made = &next->states[actor->id - 1];
-    tr_status status = tr_state_region_new(made, actor->name, actor->state_bytes, err);
-    for (size_t i = 0; i < n && status == TR_OK; i++) status = copy(self, *made, &moves[i], err);
-    if (status == TR_OK) tr_state_publish(*made, 0, next->order.generation, NULL);
-    return status;
-}
-
-/* On several hosts each agent deals out for its own workers, and the copies that it is to keep. */
-static bool is_for_us(const tr__agent *self, int32_t node)
-{
-    const tr_change_order *order = &self->prepared->order;
-    return !self->hosts || (order->home && order->home[node] == self->launch->member);
-}
-
-static bool is_dealt_here(const tr__agent *self, size_t actor)
-{
-    const tr_change_order *order = &self->prepared->order;
-    bool copied = self->hosts && order->copy && order->copy[actor] == self->launch->member;
-    return copied || is_for_us(self, order->topology.actors[actor].node);
-}
-
-static tr_status deal_all(tr__agent *self, tr_error *err)
-{
-    prepared *next = self->prepared;
-    const tr_topology *topology = &next->order.topology;
-    if (topology->n_nodes > self->launch->node)
-        return tr_fail(err, TR_EINVAL, "%d workers are more than the %d that this job may have",
-                       topology->n_nodes - 1, self->launch->node - 1);
-    next->states = tr_alloc_zero(topology->n_actors, sizeof(void *));
-    next->kept = tr_alloc_zero(topology->n_actors, sizeof *next->kept);
-    next->slots = tr_alloc(self->topology.n_actors * sizeof *next->slots);
-    if (!next->states || !next->kept || !next->slots)
-        return tr_fail(err, TR_ENOMEM, "no memory for another layout");
-    for (size_t i = 0; i < self->topology.n_actors; i++) next->slots[i] = NOT_LOOKED;
-    tr_status status = TR_OK;
-    size_t at = 0; /* moves are in the order of actors */
-    for (size_t i = 0; i < topology->n_actors && status == TR_OK; i++) {
-        const tr_actor_spec *actor = &topology->actors[i];
-        size_t n = 0;
-        while (at + n < next->order.n_moves && next->order.moves[at + n].to == actor->id) n++;
-        if (actor->state_bytes && is_dealt_here(self, i))
-            status = deal(self, actor, next->order.moves + at, n, err);
-        at += n;
-    }
-    return status;
 }
 
 /* Before the answer: behind it the head may begin the epoch, and this agent die. */
@@ -178,9 +69,19 @@ void tr__agent_go_on_preparing(tr__agent *self)
     tr_error err = {0};
     if (!self->prepared) return;
     uint32_t epoch = self->prepared->order.epoch, layout = self->prepared->order.layout;
-    tr_status status = deal_all(self, &err);
+    bool more = false;
+    tr_status status =
+        self->prepared->dealing ? TR_OK : tr__agent_begin_deal(self, &err); /* from then on with each tick */
+    if (status == TR_OK) status = tr__agent_deal(self, tr_clock_ns() + DEAL_MS * 1000000ull, &more, &err);
+    if (status == TR_OK && more) return;
+    self->prepared->dealing = false;
     if (status == TR_OK) status = hand_over(self, &err);
     answer(self, epoch, layout, status, &err);
+}
+
+void tr__agent_go_on_dealing(tr__agent *self)
+{
+    if (self->prepared && self->prepared->dealing) tr__agent_go_on_preparing(self);
 }
 
 void tr__agent_prepare(tr__agent *self, const tr_message *message)
@@ -325,7 +226,7 @@ static void change(tr__agent *self)
         tr__ward *worker = &self->wards[node];
         if (worker->pidfd < 0) continue;
         if (node >= self->topology.n_nodes && !worker->leaving) let_go(self, node);
-        if (!worker->leaving && (!self->hosts || is_for_us(self, node)))
+        if (!worker->leaving && (!self->hosts || tr__agent_deals_for(self, node)))
             tell_memory(self, worker, has_the_same(self, &old_topology, old_states, node));
     }
     for (size_t i = 0; i < old_topology.n_actors; i++)
@@ -336,7 +237,9 @@ static void change(tr__agent *self)
 
 void tr__agent_settle(tr__agent *self, uint32_t layout)
 {
-    if (self->prepared && self->prepared->order.layout == layout) change(self);
+    /* What was not dealt out when the others had done their part was not for this agent's workers. */
+    bool is_whole = self->prepared && !self->prepared->dealing;
+    if (is_whole && self->prepared->order.layout == layout) change(self);
     tr__agent_drop_prepared(self);
     tr__agent_hand_settled(self);
 }

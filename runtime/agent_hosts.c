@@ -37,8 +37,10 @@ tr_status tr__agent_hosts_new(tr__agent_hosts **out, tr__agent *agent, tr_error 
     self->intakes = tr_alloc_zero(agent->topology.n_actors + 1, sizeof *self->intakes);
     self->linked = tr_alloc_zero(TR_MAX_MEMBERS, sizeof *self->linked);
     self->unlinked_ns = tr_alloc_zero(TR_MAX_MEMBERS, sizeof *self->unlinked_ns);
+    self->met_ns = tr_alloc_zero(TR_MAX_MEMBERS, sizeof *self->met_ns);
+    self->broken_ns = tr_alloc_zero(TR_MAX_MEMBERS, sizeof *self->broken_ns);
     *out = self;
-    if (self->intakes && self->linked && self->unlinked_ns) return TR_OK;
+    if (self->intakes && self->linked && self->unlinked_ns && self->met_ns && self->broken_ns) return TR_OK;
     tr__agent_hosts_destroy(out);
     return tr_fail(err, TR_ENOMEM, "no memory for an agent");
 }
@@ -69,28 +71,13 @@ void tr__agent_hosts_destroy(tr__agent_hosts **out)
     tr_free(self->intakes);
     tr_free(self->linked);
     tr_free(self->unlinked_ns);
+    tr_free(self->met_ns);
+    tr_free(self->broken_ns);
     tr_free(self);
     *out = NULL;
 }
 
 /* --- homes --- */
-
-/* What its states begin with: nothing has to be done where they are here already. */
-static tr_status prepare_state(hosts *self, const tr_state_home *state, tr_error *err)
-{
-    tr_state_region **regions = self->agent->states;
-    const tr__ward *worker = &self->agent->wards[actor_at(self, state->actor)->node];
-    tr__intake *in = &self->intakes[state->actor];
-    if ((worker->pidfd >= 0 && !worker->leaving) || state->source < 0) return TR_OK;
-    in->expected = state->source != self->me;
-    if (in->expected || state->source_actor == state->actor || !regions[state->source_actor]) return TR_OK;
-    tr_status status = TR_OK;
-    if (!regions[state->actor])
-        status = tr_state_region_new(&regions[state->actor], actor_at(self, state->actor)->name,
-                                     actor_at(self, state->actor)->state_bytes, err);
-    if (status == TR_OK) tr_state_copy(regions[state->actor], regions[state->source_actor]);
-    return status;
-}
 
 static tr_status add_stream(hosts *self, const tr_state_home *state, int32_t member, bool goes_on,
                             tr_error *err)
@@ -112,7 +99,7 @@ static tr_status begin_transfers(hosts *self, tr_error *err)
         const tr_state_home *state = &self->homes.states[i];
         int32_t home = self->homes.home[actor_at(self, state->actor)->node];
         if (home == self->me) {
-            status = prepare_state(self, state, err);
+            status = tr__agent_hosts_expect(self, state, err);
             if (status == TR_OK && state->copy >= 0 && state->copy != self->me)
                 status = add_stream(self, state, state->copy, true, err);
         } else if (home >= 0 && state->source == self->me) {
@@ -130,7 +117,7 @@ static void forget_links(hosts *self, const tr_homes *next)
         if (known || m == self->me) continue;
         if (self->linked[m]) tr_node_disconnect(self->agent->node, tr__agent_hosts_node(self, m));
         self->linked[m] = false;
-        self->unlinked_ns[m] = 0;
+        self->unlinked_ns[m] = self->met_ns[m] = self->broken_ns[m] = 0;
     }
 }
 
@@ -171,10 +158,12 @@ static void take_homes(hosts *self, const tr_message *message)
         agent->epoch = next.epoch;
         status = begin_transfers(self, &err);
     }
-    if (status == TR_OK)
-        tr__agent_hosts_start(agent);
-    else
+    if (status != TR_OK) {
         tr__agent_tell_failure(agent, &err);
+        return;
+    }
+    tr__agent_hosts_start(agent);
+    tr__agent_hosts_copy_on(self);
 }
 
 bool tr__agent_hosts_are_ready(const tr__agent_hosts *self, int32_t node)
@@ -208,6 +197,7 @@ bool tr__agent_hosts_hear(tr__agent_hosts *self, int32_t peer, const tr_message 
         self->linked[member] = true;
         tr_node_found(self->agent->node, peer);
     }
+    if (known) tr__agent_hosts_met(self, member);
     if (!known || (topic != TR_CONTROL_SLOT && topic != TR_CONTROL_SLOT_TAKEN)) return true;
     if (tr_slot_part_decode(&part, tr_message_bytes(message), message->frame.body_bytes, NULL) != TR_OK)
         return true;
@@ -228,6 +218,9 @@ bool tr__agent_hosts_on_tick(tr__agent_hosts *self, uint64_t now_ns)
     uint32_t silence_ms = self->agent->launch->silence_ms, every_ms = silence_ms / 8;
     if (every_ms < MIN_BEAT_MS) every_ms = MIN_BEAT_MS;
     tr__agent_hosts_pump(self, now_ns);
+    tr__agent_hosts_copy_on(self);
+    tr__agent_hosts_tell_coming(self, now_ns);
+    tr__agent_hosts_look_for_others(self, now_ns);
     if (now_ns > self->beat_ns + (uint64_t)every_ms * 1000000) {
         self->beat_ns = now_ns;
         for (int32_t m = 0; m < self->homes.n_members; m++)

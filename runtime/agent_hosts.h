@@ -24,6 +24,11 @@ typedef struct tr__intake { /* by actor */
     bool expected;          /* its worker waits for it */
     int slot;
     uint64_t generation, hash, at_bytes; /* generation 0: nothing is under way */
+    uint32_t n_whole;                    /* slots that came */
+    uint64_t most_bytes;                 /* that ever were here: what comes once more is no progress */
+    bool is_here;                        /* it is copied from another actor's region of this agent, */
+    uint32_t source;
+    tr_state_copying copying;
 } tr__intake;
 
 typedef struct tr__fetched { /* for a change that is prepared */
@@ -48,6 +53,11 @@ struct tr__agent_hosts {
     bool *linked;          /* by member */
     uint64_t *unlinked_ns; /* when its link broke */
     uint64_t heard_ns, beat_ns;
+    bool came_on; /* what workers wait for has, since the head was told so */
+    uint64_t came_on_ns;
+    uint64_t *met_ns;    /* by member: when its agent was last heard; 0: it is new. See agent_routes.c */
+    uint64_t *broken_ns; /* when the link broke that is not mended yet; 0: it is well */
+    uint64_t looked_ns, complained_ns;
     uint64_t refilled_ns, budget_bytes; /* what may go out for copies now */
     uint64_t n_copied, copied_bytes;    /* whole slots, for people */
 };
@@ -61,6 +71,17 @@ void tr__agent_hosts_lost_link(tr__agent_hosts *self, int32_t peer); /* of anoth
 /* Is the worker ours, and all that it begins with here? */
 bool tr__agent_hosts_are_ready(const tr__agent_hosts *self, int32_t node);
 bool tr__agent_hosts_on_tick(tr__agent_hosts *self, uint64_t now_ns); /* false: the lease is over */
+
+/* agent_states.c: what workers of ours begin with. From another region here it is copied in steps. */
+tr_status tr__agent_hosts_expect(tr__agent_hosts *self, const tr_state_home *state, tr_error *err);
+void tr__agent_hosts_copy_on(tr__agent_hosts *self); /* with each tick */
+void tr__agent_hosts_came_on(tr__agent_hosts *self, tr__intake *in, uint64_t at_bytes, uint64_t slot_bytes);
+void tr__agent_hosts_tell_coming(tr__agent_hosts *self, uint64_t now_ns); /* the head: it comes on */
+
+/* agent_routes.c: are there ways to all other agents? */
+void tr__agent_hosts_met(tr__agent_hosts *self, int32_t member); /* something was heard of it */
+void tr__agent_hosts_broke(tr__agent_hosts *self, int32_t member);
+void tr__agent_hosts_look_for_others(tr__agent_hosts *self, uint64_t now_ns);
 
 /* agent_transfer.c. */
 int32_t tr__agent_hosts_node(const tr__agent_hosts *self, int32_t member);

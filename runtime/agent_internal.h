@@ -82,6 +82,7 @@ void tr__agent_prepare(tr__agent *self, const tr_message *message); /* and answe
 /* The epoch that begins is of this layout: the change is made, or dropped. */
 void tr__agent_settle(tr__agent *self, uint32_t layout);
 void tr__agent_drop_prepared(tr__agent *self);
+void tr__agent_go_on_dealing(tr__agent *self); /* with each tick */
 
 /* For workers that live, with another agent before: which memory they have in this layout. */
 void tr__agent_tell_memory(const tr__agent *self, const tr__ward *worker);

@@ -203,6 +203,7 @@ void tr__agent_hosts_lost_link(hosts *self, int32_t peer)
     if (m < 0 || m >= TR_MAX_MEMBERS) return;
     self->linked[m] = false;
     self->unlinked_ns[m] = tr_clock_ns();
+    tr__agent_hosts_broke(self, m);
     for (size_t i = 0; i < self->n_streams; i++) {
         if (self->streams[i].member != m) continue;
         begin_again(&self->streams[i]);
@@ -307,6 +308,8 @@ static bool take_bytes(hosts *self, int32_t member, const tr_slot_part *part, in
     if (!fits) return false; /* of a transfer that was begun again */
     memcpy((char *)tr_state_slot(*region, in->slot) + in->at_bytes, part->bytes, part->n_bytes);
     in->at_bytes += part->n_bytes;
+    (void)tr_state_hash_on(*region, in->slot, in->at_bytes, 2 * TR_SLOT_PART_BYTES); /* not all at the end */
+    tr__agent_hosts_came_on(self, in, in->at_bytes, total);
     tr_slot_part taken = answer_to(part, in->at_bytes, in->at_bytes < total);
     if (in->at_bytes < total) {
         answer(self, member, TR_CONTROL_SLOT_TAKEN, &taken);
@@ -314,6 +317,7 @@ static bool take_bytes(hosts *self, int32_t member, const tr_slot_part *part, in
     }
     in->generation = 0;
     if (tr_state_admit(*region, in->slot, part->generation, part->hash)) {
+        in->n_whole++;
         finish(self, member, part);
         return true;
     }

@@ -64,7 +64,9 @@ typedef enum tr_control_topic {
     TR_CONTROL_SEEN,       /* the same: what a worker does (host_activity.h) */
     TR_CONTROL_DAMAGED,    /* from a worker or agent: what node sent it came damaged, and was dropped */
     TR_CONTROL_FORGET,     /* from the head to agents: what PREPARE prepared is not wanted any more */
-    TR_CONTROL_FORMER      /* from an agent, behind its greeting: what it has of a head before (tr_former) */
+    TR_CONTROL_FORMER,     /* from an agent, behind its greeting: what it has of a head before (tr_former) */
+    TR_CONTROL_COMES_ON,   /* from an agent: what its workers begin with is on its way, and has come on */
+    TR_CONTROL_CUT_OFF     /* from an agent: it does not hear agent note.node, for note.silent_ns */
 } tr_control_topic;
 
 /* One shape for all that is small. What does not apply is 0. */

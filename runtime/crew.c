@@ -359,6 +359,7 @@ bool tr_crew_has_lost_worker(tr_crew *self, int32_t node, int32_t *pid, tr_proce
 tr_status tr_crew_replace_agent(tr_crew *self, uint32_t epoch, tr_error *err)
 {
     TR_ASSERT(self->agent_ended);
+    tr_crew_drop_layout(self); /* which it had prepared, and which nobody else will take */
     if (self->socket >= 0) close(self->socket);
     close(self->descriptor);
     self->descriptor = self->socket = -1;

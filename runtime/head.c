@@ -254,7 +254,7 @@ static void agent_greeted(tr_head *self, int32_t node, const tr_message *message
     if (is_own && hello.epoch < self->agent_epoch) return;
     tr_node_found(self->node, node);
     if (is_own) tr_head_agent_is_here(self);
-    if (self->hosts) tr_hosts_greeted(self->hosts, node, &hello);
+    if (self->hosts) tr_hosts_greeted(self->hosts, node, &hello, message->frame.incarnation);
     load_when_all_are_here(self);
 }
 

@@ -15,13 +15,17 @@ void tr_head_check_greeting(tr_head *self, uint64_t now_ns)
     char text[LINE_BYTES];
     if (self->phase != TR_HEAD_GREETING || now_ns < self->greeting_until_ns) return;
     if (self->hosts && (tr_hosts_are_awaited(self->hosts) ||
-                        now_ns < tr_hosts_settled_ns(self->hosts) + (uint64_t)TR_HEAD_GREETING_MS * 1000000))
+                        now_ns < tr_hosts_came_on_ns(self->hosts) + (uint64_t)TR_HEAD_GREETING_MS * 1000000))
         return;
     int32_t silent = 0;
     while (silent < self->topology->n_nodes && self->workers[silent].greeted) silent++;
     if (silent == self->topology->n_nodes)
         snprintf(text, sizeof text, "the agent (pid %d) was not there after %d s",
                  tr_crew_agent_pid(self->crew), TR_HEAD_GREETING_MS / 1000);
+    else if (self->hosts && !self->workers[silent].pid)
+        snprintf(text, sizeof text,
+                 "worker %d did not start, and what it begins with did not come on for %d s", silent,
+                 TR_HEAD_GREETING_MS / 1000);
     else
         snprintf(text, sizeof text, "worker %d (pid %d) was not ready to load after %d s", silent,
                  self->workers[silent].pid, TR_HEAD_GREETING_MS / 1000);

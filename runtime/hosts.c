@@ -11,8 +11,6 @@
 #include <string.h>
 
 enum {
-    BROKEN_MS = 300,     /* a link that breaks may be one of many: the host is lost with all of them */
-    MIN_BEAT_MS = 100,   /* between two signs of life */
     ASK_AGAIN_MS = 5000, /* for a change that could not be made */
     LINE_BYTES = TR__HOST_LINE_BYTES
 };
@@ -71,9 +69,9 @@ bool tr_hosts_are_awaited(const tr_hosts *self)
     return self->awaited_until_ns != 0;
 }
 
-uint64_t tr_hosts_settled_ns(const tr_hosts *self)
+uint64_t tr_hosts_came_on_ns(const tr_hosts *self)
 {
-    return self->settled_ns;
+    return self->settled_ns > self->came_on_ns ? self->settled_ns : self->came_on_ns;
 }
 
 /* --- homes --- */
@@ -248,19 +246,21 @@ static tr_status admit(void *context, const tr_join_request *request, tr_launch 
     tr_status status = tr_join_request_compare(&self->mine, request, err);
     if (status != TR_OK) return status;
     if (self->head->phase == TR_HEAD_ENDING) return tr_fail(err, TR_EREFUSED, "the job is ending");
-    if (self->n_members == TR_MAX_MEMBERS)
-        return tr_fail(err, TR_EREFUSED, "%d hosts have joined this job, and no more may", TR_MAX_MEMBERS);
     void *topology = tr_alloc(self->launch.topology_bytes);
     if (!topology) return tr_fail(err, TR_ENOMEM, "no memory for a plan");
     memcpy(topology, self->launch.topology, self->launch.topology_bytes);
-    int32_t m = self->n_members++;
-    self->members[m] = (member){.host = -1};
+    int32_t m = tr__hosts_new_member(self);
+    if (m < 0) {
+        tr_free(topology);
+        return tr_fail(err, TR_EREFUSED, "%d hosts have joined this job, and no more may", TR_MAX_MEMBERS);
+    }
     snprintf(self->members[m].name, TR_HOST_NAME_CHARS, "%s", request->name);
     *launch = self->launch;
     launch->topology = topology;
     launch->node = tr__hosts_first_agent(self) + m;
     launch->member = m;
-    launch->incarnation = launch->epoch = self->head->epoch;
+    launch->epoch = self->head->epoch;
+    launch->incarnation = self->members[m].incarnation;
     launch->silence_ms = self->options->silence_ms;
     launch->has_key = false; /* it has it */
     memset(&launch->key, 0, sizeof launch->key);
@@ -281,24 +281,29 @@ int32_t tr__hosts_missing(const tr_hosts *self)
     return -1;
 }
 
-void tr_hosts_greeted(tr_hosts *self, int32_t peer, const tr_control_hello *hello)
+void tr_hosts_greeted(tr_hosts *self, int32_t peer, const tr_control_hello *hello, uint32_t incarnation)
 {
     int32_t m = peer - tr__hosts_first_agent(self);
     if (m < 0 || m >= self->n_members || (m > 0 && self->members[m].present)) return;
     member *who = &self->members[m];
+    if (!tr__hosts_is_expected(self, m, incarnation)) {
+        tr_node_disconnect(self->head->node, peer); /* it came too late, and ends when it hears that */
+        return;
+    }
     if (snprintf(who->address, TR_BIND_CHARS, "%s", hello->control_address) >= TR_BIND_CHARS) return;
     if (m > 0 && (who->heard_ns || tr__hosts_is_banned(self, m))) return; /* lost: it has to join anew */
     who->present = true;
     who->heard_ns = tr_node_now_ns(self->head->node);
     who->broken_ns = 0;
     if (m > 0) {
-        char text[LINE_BYTES], line[LINE_BYTES + 64];
-        bool lacked = !self->all_came || tr_hosts_are_awaited(self);
-        who->host = lacked ? tr__hosts_missing(self) : -1;
+        char text[LINE_BYTES], line[LINE_BYTES + 96];
+        bool lacked = !self->all_came || tr_hosts_are_awaited(self), apart = tr__hosts_was_cut_off(self, m);
+        who->host = lacked && !apart ? tr__hosts_missing(self) : -1;
         tr__hosts_describe(self, m, text);
         bool used = who->host < 0 && tr__hosts_missing(self) > 0;
         snprintf(line, sizeof line, "%s joined%s", text,
-                 used            ? "; it is used from the next generation on"
+                 apart           ? "; the others did not reach it before, and it is used when they do"
+                 : used          ? "; it is used from the next generation on"
                  : who->host < 0 ? "; it takes over when another one is lost or leaves"
                                  : "");
         tr_head_tell(self->head, TR_JOB_HOST_JOINED, -1, hello->pid, line);
@@ -408,17 +413,16 @@ bool tr_hosts_hear(tr_hosts *self, int32_t peer, const tr_message *message)
     int32_t m = peer - tr__hosts_first_agent(self);
     self->members[m].heard_ns = tr_node_now_ns(self->head->node);
     if (message->frame.edge == TR_CONTROL_FAREWELL) self->members[m].has_left = true;
-    if (message->frame.edge == TR_CONTROL_BEAT) return true;
-    if (message->frame.edge == TR_CONTROL_LEAVING) {
-        tr__hosts_wants_to_leave(self, m);
-        return true;
-    }
     if (tr__hosts_hear_former(self, m, message)) return true;
-    if (message->frame.edge == TR_CONTROL_SEEN) {
-        tr__hosts_seen(self, m, message);
-        return true;
+    switch (message->frame.edge) {
+    case TR_CONTROL_BEAT: return true;
+    case TR_CONTROL_LEAVING: tr__hosts_wants_to_leave(self, m); return true;
+    case TR_CONTROL_SEEN: tr__hosts_seen(self, m, message); return true;
+    case TR_CONTROL_COMES_ON: self->came_on_ns = self->members[m].heard_ns; return true;
+    case TR_CONTROL_CUT_OFF: tr__hosts_cut_off(self, m, message); return true;
+    case TR_CONTROL_HELD: break;
+    default: return false;
     }
-    if (message->frame.edge != TR_CONTROL_HELD) return false;
     bool good =
         tr_slot_part_decode(&held, tr_message_bytes(message), message->frame.body_bytes, NULL) == TR_OK;
     if (!good || held.layout != self->head->layout || held.actor >= self->head->topology->n_actors ||
@@ -443,33 +447,6 @@ void tr_hosts_started(tr_hosts *self)
     tr__hosts_consider(self);
 }
 
-static void beat(tr_hosts *self, uint64_t now_ns)
-{
-    uint32_t every_ms = self->options->silence_ms / 8;
-    if (every_ms < MIN_BEAT_MS) every_ms = MIN_BEAT_MS;
-    if (now_ns < self->beat_ns + (uint64_t)every_ms * 1000000) return;
-    self->beat_ns = now_ns;
-    for (int32_t m = 1; m < self->n_members; m++)
-        if (self->members[m].present)
-            tr_node_send_system(self->head->node, tr__hosts_first_agent(self) + m, TR_CONTROL_BEAT, NULL, 0);
-}
-
-static void look_at_members(tr_hosts *self, uint64_t now_ns)
-{
-    char why[96];
-    for (int32_t m = 1; m < self->n_members; m++) {
-        const member *who = &self->members[m];
-        if (!who->present) continue;
-        if (who->broken_ns && now_ns > who->broken_ns + (uint64_t)BROKEN_MS * 1000000)
-            tr__hosts_lose(self, m, "the link to its agent broke");
-        else if (now_ns > who->heard_ns + (uint64_t)self->options->silence_ms * 1000000) {
-            snprintf(why, sizeof why, "nothing was heard of it for %.1f s",
-                     (double)(now_ns - who->heard_ns) * 1e-9);
-            tr__hosts_lose(self, m, why);
-        }
-    }
-}
-
 /* At the beginning there is nothing to go on with; later the others take over. */
 static void stop_waiting(tr_hosts *self)
 {
@@ -488,9 +465,11 @@ void tr_hosts_on_tick(tr_hosts *self, uint64_t now_ns)
 {
     if (self->head->gives_way) tr_door_close(&self->door); /* who asks there shall ask the next head */
     if (self->door) tr_door_progress(self->door);
-    beat(self, now_ns);
+    tr__hosts_beat(self, now_ns);
     if (self->head->phase == TR_HEAD_ENDING) return;
-    look_at_members(self, now_ns);
+    tr__hosts_look_at_members(self, now_ns);
+    tr__hosts_look_at_routes(self, now_ns);
+    if (self->head->phase == TR_HEAD_ENDING) return;
     if (self->asked_ns && now_ns > self->asked_ns + (uint64_t)ASK_AGAIN_MS * 1000000)
         tr__hosts_consider(self);
     if ((!self->all_came || self->awaited_until_ns) && tr__hosts_are_complete(self)) {
@@ -587,6 +566,7 @@ void tr_hosts_destroy(tr_hosts **out)
     tr__hosts_forget_former(self);
     tr_launch_release(&self->launch);
     tr_free(self->members);
+    tr_free(self->cuts);
     tr_free(self->home);
     tr_free(self->next_home);
     tr_free(self->next_host);

@@ -26,15 +26,17 @@ bool tr_hosts_is_agent(const tr_hosts *self, int32_t peer); /* one that is here,
 int32_t tr_hosts_agent_of(const tr_hosts *self,
                           int32_t node); /* the peer that is a worker's agent; -1: nobody */
 bool tr_hosts_is_home(const tr_hosts *self, int32_t node, int32_t member); /* does this member run it? */
-bool tr_hosts_are_awaited(const tr_hosts *self);    /* no worker has a home before they are here */
-uint64_t tr_hosts_settled_ns(const tr_hosts *self); /* when workers last got their homes; 0: not yet */
+bool tr_hosts_are_awaited(const tr_hosts *self); /* no worker has a home before they are here */
+/* When workers last got their homes, or what they begin with there last came on; 0: they have none yet. */
+uint64_t tr_hosts_came_on_ns(const tr_hosts *self);
 
 /* A worker's process has begun on its home: where it is to be seen. */
 tr_place_seen tr_hosts_place(tr_hosts *self, int32_t node, int32_t pid);
 
 /* What agents say: true where there is nothing more to it. */
 bool tr_hosts_hear(tr_hosts *self, int32_t peer, const tr_message *message);
-void tr_hosts_greeted(tr_hosts *self, int32_t peer, const tr_control_hello *hello);
+/* incarnation: of the agent that greets; see hosts_members.c */
+void tr_hosts_greeted(tr_hosts *self, int32_t peer, const tr_control_hello *hello, uint32_t incarnation);
 void tr_hosts_lost_link(tr_hosts *self, int32_t peer, const char *reason);
 /* The mistakes of the host that runs this worker, for the caller to count, and what it is called; NULL: none runs it. */
 uint32_t *tr_hosts_mistakes(tr_hosts *self, int32_t node, char *text, size_t capacity);

@@ -15,7 +15,7 @@
 
 enum { LINE_BYTES = TR__HOST_LINE_BYTES, LEAVE_GRACE_MS = 500 };
 
-static bool has_work(const tr_hosts *self, int32_t m)
+bool tr__hosts_has_work(const tr_hosts *self, int32_t m)
 {
     for (int32_t node = 1; node < self->head->topology->n_nodes; node++)
         if (self->home[node] == m) return true;
@@ -30,8 +30,8 @@ void tr__hosts_consider(tr_hosts *self)
     bool spare = false, leaves = false;
     for (int32_t m = 1; m < self->n_members; m++) {
         if (!tr__hosts_is_here(self, m)) continue;
-        spare = spare || (self->members[m].host < 0 && !self->members[m].leaving);
-        leaves = leaves || (self->members[m].leaving && has_work(self, m));
+        spare = spare || (self->members[m].host < 0 && tr__hosts_stays(self, m));
+        leaves = leaves || (self->members[m].leaving && tr__hosts_has_work(self, m));
     }
     self->asked_ns = 0;
     if (self->head->phase != TR_HEAD_RUNNING || self->head->signals > 0) return;
@@ -41,7 +41,7 @@ void tr__hosts_consider(tr_hosts *self)
 }
 
 /* Is it to have work or copies by the change that is prepared? */
-static bool has_part(const tr_hosts *self, int32_t m)
+bool tr__hosts_has_part(const tr_hosts *self, int32_t m)
 {
     const tr_change *change = self->head->change;
     bool has = false;
@@ -61,7 +61,8 @@ static void let_go(tr_hosts *self, int32_t m)
     self->members[m].present = false;
     self->members[m].host = -1;
     tr_head_tell(self->head, TR_JOB_HOST_LEFT, -1, 0, line);
-    if (has_part(self, m)) tr__hosts_lost_in_change(self, line); /* which would be awaited for ever */
+    if (tr__hosts_has_part(self, m))
+        tr__hosts_lost_in_change(self, line); /* which would be awaited for ever */
 }
 
 /* Copies that it keeps are made anew elsewhere: the next homes name nobody who leaves. */
@@ -69,7 +70,7 @@ void tr__hosts_let_go(tr_hosts *self)
 {
     bool any = false;
     for (int32_t m = 1; m < self->n_members; m++) {
-        if (!self->members[m].leaving || !tr__hosts_is_here(self, m) || has_work(self, m)) continue;
+        if (!self->members[m].leaving || !tr__hosts_is_here(self, m) || tr__hosts_has_work(self, m)) continue;
         let_go(self, m);
         any = true;
     }
@@ -83,7 +84,7 @@ void tr__hosts_wants_to_leave(tr_hosts *self, int32_t m)
     self->members[m].leaving = true;
     tr__hosts_describe(self, m, text);
     snprintf(line, sizeof line, "%s is asked to leave%s", text,
-             has_work(self, m) ? ": others take over what runs there" : "");
+             tr__hosts_has_work(self, m) ? ": others take over what runs there" : "");
     tr_head_tell(self->head, TR_JOB_HOST_LEAVING, -1, 0, line);
     if (self->all_came && self->head->phase != TR_HEAD_RUNNING) return; /* when all are ready it is seen to */
     tr__hosts_let_go(self);

@@ -22,12 +22,22 @@ typedef struct tr__member {
     uint32_t n_mistakes; /* of its processes */
     char name[TR_HOST_NAME_CHARS], address[TR_BIND_CHARS];
     uint64_t heard_ns, broken_ns; /* broken_ns 0: its link is well */
+    uint64_t knocked_ns;          /* when it was told to come */
+    uint32_t
+        incarnation; /* that it has to greet with, at least: its number may have been another's, who never did */
+    bool was_cut_off;        /* from others, and was lost for it */
+    uint64_t apart_until_ns; /* it gets no work before: whether others reach it is not known. 0: it may */
 } tr__member;
 
 typedef struct tr__former_of {
     int32_t member;
     tr_former what;
 } tr__former_of;
+
+typedef struct tr__cut { /* two members, of which one at least does not hear the other */
+    int32_t one, other;
+    uint64_t since_ns, told_ns, silent_ns;
+} tr__cut;
 
 struct tr_hosts {
     tr_head *head;
@@ -48,6 +58,9 @@ struct tr_hosts {
     bool all_came;             /* once */
     uint64_t awaited_until_ns; /* 0: nobody is */
     uint64_t settled_ns, beat_ns;
+    uint64_t came_on_ns; /* what workers begin with did, last */
+    tr__cut *cuts;
+    size_t n_cuts, cuts_capacity;
     uint64_t asked_ns; /* when a change was last asked for */
     tr_host_pages *pages;
     /* Behind another head, until all are ready (hosts_former.c): */
@@ -74,11 +87,21 @@ static inline bool tr__hosts_is_here(const tr_hosts *self, int32_t m)
 /* One that may get work. */
 static inline bool tr__hosts_stays(const tr_hosts *self, int32_t m)
 {
-    return tr__hosts_is_here(self, m) && !self->members[m].leaving;
+    return tr__hosts_is_here(self, m) && !self->members[m].leaving && !self->members[m].apart_until_ns;
 }
 
 /* hosts_quarantine.c: is it a host that may not come again? Then it is told to end. */
 bool tr__hosts_is_banned(tr_hosts *self, int32_t m);
+/* hosts_members.c: a number for one who knocks; -1: there is none. Has it come who was told to, and not one before it? */
+int32_t tr__hosts_new_member(tr_hosts *self);
+bool tr__hosts_is_expected(const tr_hosts *self, int32_t m, uint32_t incarnation);
+void tr__hosts_beat(tr_hosts *self, uint64_t now_ns);
+void tr__hosts_look_at_members(tr_hosts *self, uint64_t now_ns);  /* who is silent is lost */
+bool tr__hosts_is_same_place(const char *one, const char *other); /* addresses, up to their ports */
+/* hosts_routes.c: member m does not hear another one. Who comes again from where one was lost for that is kept apart. */
+void tr__hosts_cut_off(tr_hosts *self, int32_t m, const tr_message *message);
+bool tr__hosts_was_cut_off(tr_hosts *self, int32_t m);
+void tr__hosts_look_at_routes(tr_hosts *self, uint64_t now_ns);
 /* hosts_seen.c: what an agent tells of one of its workers. */
 void tr__hosts_seen(tr_hosts *self, int32_t m, const tr_message *message);
 
@@ -101,6 +124,9 @@ bool tr__hosts_are_complete(tr_hosts *self);
 void tr__hosts_consider(tr_hosts *self);
 void tr__hosts_wants_to_leave(tr_hosts *self, int32_t m);
 void tr__hosts_let_go(tr_hosts *self); /* of those who leave: who has nothing any more */
+bool tr__hosts_has_work(const tr_hosts *self, int32_t m);
+bool tr__hosts_has_part(const tr_hosts *self,
+                        int32_t m); /* in the change that is prepared: work, or copies */
 /* One is gone: what was prepared with it is not wanted any more. */
 void tr__hosts_lost_in_change(tr_hosts *self, const char *text);
 

@@ -4,7 +4,6 @@
 #include "runtime/hosts_internal.h"
 
 #include <stdio.h>
-#include <string.h>
 
 uint32_t *tr_hosts_mistakes(tr_hosts *self, int32_t node, char *text, size_t capacity)
 {
@@ -27,21 +26,14 @@ bool tr_hosts_quarantine(tr_hosts *self, int32_t node)
     return true;
 }
 
-/* Up to the port, which is another one each time. */
-static bool is_same_place(const char *one, const char *other)
-{
-    const char *end = strrchr(one, ':');
-    size_t length = end ? (size_t)(end - one) + 1 : strlen(one);
-    return strlen(other) >= length && memcmp(one, other, length) == 0 && strchr(other + length, ':') == NULL;
-}
-
 bool tr__hosts_is_banned(tr_hosts *self, int32_t m)
 {
     char line[TR__HOST_LINE_BYTES + 64];
     const tr_control_note stop = {0};
     int32_t k = 1, peer = tr__hosts_first_agent(self) + m;
-    while (k < self->n_members && !(self->members[k].quarantined &&
-                                    is_same_place(self->members[k].address, self->members[m].address)))
+    while (k < self->n_members &&
+           !(self->members[k].quarantined &&
+             tr__hosts_is_same_place(self->members[k].address, self->members[m].address)))
         k++;
     if (k == self->n_members) return false;
     snprintf(line, sizeof line, "the host '%s' at %s is quarantined, and not taken again",

@@ -38,6 +38,7 @@ typedef enum tr_job_event_kind {
     TR_JOB_HOST_LOST,    /* with all its workers */
     TR_JOB_HOST_LEAVING, /* somebody wants it to: its workers are handed over first */
     TR_JOB_HOST_LEFT,
+    TR_JOB_HOST_CUT_OFF, /* a spare, from another host: it gets no work before it is not. Others are lost, then */
     TR_JOB_FRAME_DAMAGED, /* what a worker sent came damaged: all is sent again, or it is replaced */
     TR_JOB_QUARANTINED    /* a host, for the mistakes of its processes */
 } tr_job_event_kind;

@@ -172,7 +172,7 @@ void tr_head_check_rejoin(tr_head *self, uint64_t now_ns)
         return;
     /* States may have to come over a network first; who hangs in that is found by check_greeting. */
     if (self->hosts && (tr_hosts_are_awaited(self->hosts) ||
-                        now_ns < tr_hosts_settled_ns(self->hosts) + 3ull * REJOIN_MS * 1000000))
+                        now_ns < tr_hosts_came_on_ns(self->hosts) + 3ull * REJOIN_MS * 1000000))
         return;
     char text[96];
     if (self->agent_awaited && !self->agent_fenced) {

@@ -33,6 +33,8 @@ struct tr_state_region {
     uint64_t slot_bytes, stride_bytes, mapped_bytes;
     state_header *header;
     uint64_t *block_hashes; /* of one slot, and the generation behind them */
+    int hashed_slot;        /* of which they are, */
+    int64_t n_hashed;       /* so many: by tr_state_hash_on */
 };
 
 static uint64_t whole_pages(uint64_t bytes)
@@ -190,28 +192,51 @@ void tr_state_open(tr_state_region *self, int slot)
     /* The fence: no write into the slot may be seen before the slot is seen to be invalid. */
     atomic_store_explicit(&self->header->generation[slot], 0, memory_order_relaxed);
     atomic_thread_fence(memory_order_seq_cst);
+    if (self->hashed_slot == slot) self->n_hashed = 0;
 }
 
 typedef struct hashing {
     const tr_state_region *self;
     const unsigned char *bytes;
+    int64_t first;
 } hashing;
 
-static void hash_block(void *context, int64_t block, int thread)
+static void hash_block(void *context, int64_t i, int thread)
 {
     (void)thread;
     const hashing *c = context;
+    int64_t block = c->first + i;
     uint64_t at = (uint64_t)block * BLOCK_BYTES, left = c->self->slot_bytes - at;
     c->self->block_hashes[block] = tr_hash64(c->bytes + at, left < BLOCK_BYTES ? left : BLOCK_BYTES);
 }
 
-static uint64_t hash_of(const tr_state_region *self, int slot, uint64_t generation, tr_thread_pool *pool)
+/* Of the blocks those that were not looked at before. */
+static uint64_t hash_of(tr_state_region *self, int slot, uint64_t generation, tr_thread_pool *pool)
 {
-    hashing context = {self, tr_state_slot(self, slot)};
+    hashing context = {self, tr_state_slot(self, slot), self->hashed_slot == slot ? self->n_hashed : 0};
     int64_t n = n_blocks(self);
-    tr_thread_pool_run(pool, n, hash_block, &context);
+    tr_thread_pool_run(pool, n - context.first, hash_block, &context);
+    self->n_hashed = 0;
     self->block_hashes[n] = generation;
     return tr_hash64(self->block_hashes, (size_t)(n + 1) * sizeof *self->block_hashes);
+}
+
+void tr_state_hash_begin(tr_state_region *self)
+{
+    self->n_hashed = 0;
+}
+
+bool tr_state_hash_on(tr_state_region *self, int slot, uint64_t until_bytes, uint64_t most_bytes)
+{
+    hashing context = {.self = self, .bytes = tr_state_slot(self, slot)};
+    int64_t last = until_bytes >= self->slot_bytes ? n_blocks(self) : (int64_t)(until_bytes / BLOCK_BYTES);
+    if (self->hashed_slot != slot) self->n_hashed = 0;
+    self->hashed_slot = slot;
+    for (uint64_t looked = 0; self->n_hashed < last; self->n_hashed++, looked += BLOCK_BYTES) {
+        if (looked && looked + BLOCK_BYTES > most_bytes) return false;
+        hash_block(&context, self->n_hashed, 0);
+    }
+    return true;
 }
 
 int tr_state_discard_rotten(tr_state_region *self)
@@ -241,22 +266,44 @@ bool tr_state_admit(tr_state_region *self, int slot, uint64_t generation, uint64
     return true;
 }
 
-/* The second look sees an opening that came before a byte of what was copied was overwritten: it pairs with the fence in
- * tr_state_open. */
-void tr_state_copy(tr_state_region *self, const tr_state_region *from)
+static void begin_copy(tr_state_region *self, const tr_state_region *from, tr_state_copying *at)
 {
-    TR_ASSERT(self->slot_bytes == from->slot_bytes);
-    for (int slot = 0; slot < 2; slot++) {
-        uint64_t generation = tr_state_generation(from, slot), hash = from->header->hash[slot];
-        tr_state_open(self, slot);
-        if (!generation) continue;
-        memcpy(tr_state_slot(self, slot), tr_state_slot(from, slot), self->slot_bytes);
-        atomic_thread_fence(memory_order_seq_cst);
-        if (tr_state_generation(from, slot) == generation) tr_state_admit(self, slot, generation, hash);
-    }
+    at->generation = tr_state_generation(from, at->slot);
+    at->hash = from->header->hash[at->slot];
+    at->at_bytes = 0;
+    at->is_open = true;
+    tr_state_open(self, at->slot);
 }
 
-int tr_state_find_whole(const tr_state_region *self, uint64_t generation)
+/* The second look sees an opening that came before a byte of what was copied was overwritten: it pairs with the fence in
+ * tr_state_open. */
+static void end_copy(tr_state_region *self, const tr_state_region *from, const tr_state_copying *at)
+{
+    atomic_thread_fence(memory_order_seq_cst);
+    if (at->generation && tr_state_generation(from, at->slot) == at->generation)
+        tr_state_admit(self, at->slot, at->generation, at->hash);
+}
+
+bool tr_state_copy_on(tr_state_region *self, const tr_state_region *from, tr_state_copying *at,
+                      uint64_t most_bytes)
+{
+    TR_ASSERT(self->slot_bytes == from->slot_bytes);
+    if (at->slot == 2) return true;
+    if (!at->is_open) begin_copy(self, from, at);
+    if (at->generation && at->at_bytes < self->slot_bytes) {
+        uint64_t left = self->slot_bytes - at->at_bytes, n_bytes = left < most_bytes ? left : most_bytes;
+        memcpy((char *)tr_state_slot(self, at->slot) + at->at_bytes,
+               (const char *)tr_state_slot(from, at->slot) + at->at_bytes, n_bytes);
+        at->at_bytes += n_bytes;
+        (void)tr_state_hash_on(self, at->slot, at->at_bytes, UINT64_MAX);
+        if (at->at_bytes < self->slot_bytes) return false;
+    }
+    end_copy(self, from, at);
+    at->is_open = false;
+    return ++at->slot == 2;
+}
+
+int tr_state_find_whole(tr_state_region *self, uint64_t generation)
 {
     for (int slot = 0; slot < 2 && generation; slot++)
         if (tr_state_generation(self, slot) == generation &&

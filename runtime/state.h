@@ -42,13 +42,28 @@ void tr_state_publish(tr_state_region *self, int slot, uint64_t generation, tr_t
  * into one that is open, publishing it if they are those. false: they are not, and it stays empty. */
 uint64_t tr_state_hash(const tr_state_region *self, int slot);
 bool tr_state_admit(tr_state_region *self, int slot, uint64_t generation, uint64_t hash);
-/* Both slots of a region of the same size, whose writer may be at work: what it overwrites meanwhile is left out. */
-void tr_state_copy(tr_state_region *self, const tr_state_region *from);
+/* Hashing a slot in steps, for who has more to do than that: its blocks up to these bytes, of which `most` are looked at now (a
+ * block at least). true: all up to there are done, and whoever then asks for the hash of the whole (publish, admit, find_whole) need
+ * look at the others only. It begins anew with another slot of the region, where this one is opened, and with begin: by then the
+ * bytes may be others. */
+void tr_state_hash_begin(tr_state_region *self);
+bool tr_state_hash_on(tr_state_region *self, int slot, uint64_t until_bytes, uint64_t most_bytes);
+
+/* Both slots of a region of the same size, whose writer may be at work: what it overwrites meanwhile is left out. In steps of
+ * so many bytes; true: that was all. */
+typedef struct tr_state_copying { /* {0} to begin with */
+    int slot;
+    bool is_open;
+    uint64_t generation, hash, at_bytes;
+} tr_state_copying;
+
+bool tr_state_copy_on(tr_state_region *self, const tr_state_region *from, tr_state_copying *at,
+                      uint64_t most_bytes);
 /* Before a state is taken over from a writer that is gone. What is not what was published counts as not held from then on.
  * Returns how many slots that were. */
 int tr_state_discard_rotten(tr_state_region *self);
 /* The slot that holds this generation, and still the bytes that were published; -1: none does. */
-int tr_state_find_whole(const tr_state_region *self, uint64_t generation);
+int tr_state_find_whole(tr_state_region *self, uint64_t generation);
 /* The agent, before somebody else opens the region: where the header has rotted it is written anew, and both slots are
  * empty. True: it had. */
 bool tr_state_mend_header(tr_state_region *self);

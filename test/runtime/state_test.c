@@ -206,6 +206,15 @@ static void a_damaged_header_is_written_anew(void)
     }
 }
 
+/* Returns in how many steps. */
+static int copy_in_steps(tr_state_region *to, const tr_state_region *from, uint64_t most_bytes)
+{
+    tr_state_copying at = {0};
+    int n = 1;
+    while (!tr_state_copy_on(to, from, &at, most_bytes) && n < 1000) n++;
+    return n;
+}
+
 static void a_copy_holds_what_was_published(void)
 {
     tr_state_region *from = new_region(), *to = new_region();
@@ -215,15 +224,74 @@ static void a_copy_holds_what_was_published(void)
     memset(tr_state_slot(from, 1), 8, size);
     tr_state_publish(from, 1, 5, NULL);
     tr_state_open(from, 1); /* its writer is at work there */
-    tr_state_copy(to, from);
+    (void)copy_in_steps(to, from, UINT64_MAX);
     CU_ASSERT(tr_state_generation(to, 0) == 4 && tr_state_generation(to, 1) == 0);
     CU_ASSERT(memcmp(tr_state_slot(to, 0), tr_state_slot(from, 0), size) == 0);
     CU_ASSERT_EQUAL(tr_state_discard_rotten(to), 0);
     ((unsigned char *)tr_state_slot(from, 0))[size / 2] ^= 1; /* rotten where it comes from */
-    tr_state_copy(to, from);
+    (void)copy_in_steps(to, from, UINT64_MAX);
     CU_ASSERT_EQUAL(tr_state_generation(to, 0), 0);
     tr_state_region_destroy(&from);
     tr_state_region_destroy(&to);
+}
+
+enum { LONG_BYTES = 3 * (256 << 10) + 100, PIECE_BYTES = 200000 }; /* blocks and pieces do not end together */
+
+static tr_state_region *new_long_region(int first)
+{
+    tr_state_region *region;
+    CU_ASSERT_FATAL(tr_state_region_new(&region, "long", LONG_BYTES, NULL) == TR_OK);
+    unsigned char *bytes = tr_state_slot(region, 0);
+    for (int i = 0; i < LONG_BYTES; i++) bytes[i] = (unsigned char)(first + i * 7 + i / 251);
+    return region;
+}
+
+/* Whoever else looks at the region between two steps, and whatever is written. */
+static void a_copy_in_steps_is_the_same(void)
+{
+    tr_state_region *from = new_long_region(1), *to = new_long_region(9);
+    memset(tr_state_slot(from, 1), 5, LONG_BYTES);
+    tr_state_publish(from, 0, 6, NULL);
+    tr_state_publish(from, 1, 7, NULL);
+    CU_ASSERT_EQUAL(copy_in_steps(to, from, PIECE_BYTES), 2 * ((LONG_BYTES + PIECE_BYTES - 1) / PIECE_BYTES));
+    CU_ASSERT(tr_state_find_whole(to, 6) == 0 && tr_state_find_whole(to, 7) == 1);
+    tr_state_copying at = {0};
+    CU_ASSERT(!tr_state_copy_on(to, from, &at, PIECE_BYTES));
+    CU_ASSERT_EQUAL(tr_state_find_whole(to, 7), 1); /* the hashes are of another slot now */
+    while (!tr_state_copy_on(to, from, &at, PIECE_BYTES)) CU_ASSERT(at.at_bytes <= LONG_BYTES);
+    CU_ASSERT(tr_state_find_whole(to, 6) == 0 && tr_state_find_whole(to, 7) == 1);
+    at = (tr_state_copying){0};
+    CU_ASSERT(!tr_state_copy_on(to, from, &at, PIECE_BYTES));
+    tr_state_open(from, 0); /* its writer goes on */
+    memset(tr_state_slot(from, 0), 6, LONG_BYTES);
+    tr_state_publish(from, 0, 8, NULL);
+    while (!tr_state_copy_on(to, from, &at, PIECE_BYTES)) CU_ASSERT(at.at_bytes <= LONG_BYTES);
+    CU_ASSERT(tr_state_generation(to, 0) == 0 && tr_state_find_whole(to, 7) == 1);
+    tr_state_region_destroy(&from);
+    tr_state_region_destroy(&to);
+}
+
+static void a_slot_hashed_in_steps_has_the_same_hash(void)
+{
+    tr_state_region *one = new_long_region(3), *other = new_long_region(3);
+    int n = 1;
+    tr_state_publish(one, 0, 4, NULL);
+    while (!tr_state_hash_on(other, 0, UINT64_MAX, 1) && n < 1000) n++;
+    CU_ASSERT_EQUAL(n, 4); /* a block each, and the last bytes are one */
+    tr_state_publish(other, 0, 4, NULL);
+    CU_ASSERT_EQUAL(tr_state_hash(one, 0), tr_state_hash(other, 0));
+    /* What is written behind an opening, or said to be, is looked at anew; it was not, and its old hash stands. */
+    CU_ASSERT(tr_state_hash_on(other, 0, 256 << 10, UINT64_MAX));
+    tr_state_open(other, 0);
+    ((unsigned char *)tr_state_slot(other, 0))[5] ^= 1;
+    tr_state_publish(other, 0, 4, NULL);
+    CU_ASSERT(tr_state_hash(one, 0) != tr_state_hash(other, 0));
+    CU_ASSERT(tr_state_hash_on(other, 0, UINT64_MAX, UINT64_MAX));
+    ((unsigned char *)tr_state_slot(other, 0))[5] ^= 1;
+    tr_state_hash_begin(other);
+    CU_ASSERT_EQUAL(tr_state_find_whole(other, 4), -1);
+    tr_state_region_destroy(&one);
+    tr_state_region_destroy(&other);
 }
 
 static void only_the_bytes_that_were_published_are_admitted(void)
@@ -280,6 +348,8 @@ static const check_test tests[] = {
     CHECK_TEST(threads_hash_to_the_same),
     CHECK_TEST(a_damaged_header_is_written_anew),
     CHECK_TEST(a_copy_holds_what_was_published),
+    CHECK_TEST(a_copy_in_steps_is_the_same),
+    CHECK_TEST(a_slot_hashed_in_steps_has_the_same_hash),
     CHECK_TEST(only_the_bytes_that_were_published_are_admitted),
     CHECK_TEST(nobody_can_shrink_it),
     CHECK_TEST(foreign_memory_is_refused),
