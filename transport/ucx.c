@@ -246,8 +246,9 @@ static void ucx_drop(tr_transport *base, tr_link *base_link, bool say_goodbye)
         tr_message_destroy(&message);
     }
     if (link->endpoint && say_goodbye) greet(self, link, 0, true, NULL);
-    if (link->endpoint && say_goodbye) tr__ucx_endpoint_leave(self, link->endpoint);
-    if (link->endpoint && !say_goodbye) tr__ucx_endpoint_close(self, link->endpoint);
+    bool may_close = !say_goodbye && link->is_accepted;
+    if (link->endpoint && !may_close) tr__ucx_endpoint_leave(self, link->endpoint, link->is_accepted);
+    if (link->endpoint && may_close) tr__ucx_endpoint_close(self, link->endpoint);
     link->endpoint = link->reply = NULL;
     link->is_accepted = false;
     link->life++;
@@ -295,7 +296,7 @@ static void turn_away(tr__ucx *self, const greeting *noted)
         return; /* an endpoint of ours: its other end is a peer in good standing */
     if (tr__hello_new(&self->base, -1, true, &goodbye, NULL) == TR_OK)
         tr__ucx_post(self, NULL, noted->reply, goodbye, NULL);
-    tr__ucx_endpoint_leave(self, noted->reply);
+    tr__ucx_endpoint_leave(self, noted->reply, false);
 }
 
 static void handle_greeting(tr__ucx *self, const greeting *noted)
@@ -308,7 +309,7 @@ static void handle_greeting(tr__ucx *self, const greeting *noted)
         return;
     }
     if (tr__hello_is_late(&self->base, &noted->frame)) {
-        if (!link) tr__ucx_endpoint_leave(self, noted->reply);
+        if (!link) tr__ucx_endpoint_leave(self, noted->reply, false);
         return;
     }
     tr_link *base_link = tr__hello_admit(&self->base, &noted->frame, noted->body, &hello);
@@ -327,7 +328,7 @@ static void handle_greeting(tr__ucx *self, const greeting *noted)
                err.message);
         tr__link_fail(&self->base, base_link, "it could not be answered: %s", err.message);
         if (is_new && base_link->state != TR_LINK_FAILED) ucx_drop(&self->base, base_link, false);
-        if (!link_of(self, noted->reply)) tr__ucx_endpoint_leave(self, noted->reply);
+        if (!link_of(self, noted->reply)) tr__ucx_endpoint_leave(self, noted->reply, false);
         return;
     }
     link->reply = noted->reply;
@@ -400,10 +401,11 @@ static void progress_for(tr__ucx *self, uint32_t patience_ms)
 
 static void end_worker(tr__ucx *self)
 {
+    tr__ucx_operation *head = &self->operations;
     progress_for(self, CLOSE_MS);
+    if (tr__ucx_abandon_if_stuck(self)) goto ended;
     tr__ucx_close_left(self, true);
     progress_for(self, CLOSE_MS);
-    tr__ucx_operation *head = &self->operations;
     /* Endpoints closed by force end at once, but not a long body that a living peer was to fetch and, having begun anew itself,
      * never will: UCX 1.13 keeps such a send as long as the worker. What is left it shall end without calling us; its
      * messages live until the worker is gone. */
@@ -413,6 +415,7 @@ static void end_worker(tr__ucx *self)
         tr_message *message = tr__ucx_operation_end(head->next);
         tr_message_destroy(&message);
     }
+ended:
     while (self->arrived) {
         tr_message *message = self->arrived;
         self->arrived = message->next;
@@ -433,7 +436,7 @@ static void ucx_close(tr_transport *base)
     tr__ucx *self = (tr__ucx *)base;
     for (size_t i = 0; i < base->n_links; i++) ucx_drop(base, base->links[i], true);
     end_worker(self);
-    ucp_cleanup(self->context);
+    if (!self->has_abandoned) ucp_cleanup(self->context);
     tr_free(self->spare);
 }
 

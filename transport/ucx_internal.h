@@ -30,7 +30,8 @@ typedef struct tr__ucx_operation {
     void *request;    /* UCX's */
     ucp_ep_h leaving; /* of a flush: to be closed when it is over */
     bool is_receive, is_flushed;
-    uint32_t life; /* of the link when it began */
+    bool is_unwired; /* of what is being left: our answer to its wire-up may not have gone yet */
+    uint32_t life;   /* of the link when it began */
 } tr__ucx_operation;
 
 struct tr__ucx {
@@ -40,7 +41,8 @@ struct tr__ucx {
     int event;
     tr__ucx_operation operations; /* head of a ring */
     size_t n_sends, n_held;
-    size_t n_flushed; /* operations whose endpoint can be closed now */
+    size_t n_flushed;   /* operations whose endpoint can be closed now */
+    bool has_abandoned; /* a worker, of this context */
     /* spare: for when there is no memory, since nobody greets again; NULL: it is in use. */
     struct greeting *greetings, **greetings_end, *spare;
     tr_message *arrived, **arrived_end; /* whole; link_ says whose */
@@ -57,8 +59,11 @@ tr_status tr__ucx_post(tr__ucx *self, tr__ucx_link *link, ucp_ep_h endpoint, tr_
                        tr_error *err);
 /* Everything under way on it ends with an error, at one of the next progresses. */
 void tr__ucx_endpoint_close(tr__ucx *self, ucp_ep_h endpoint);
-/* Lets what was sent on it go first, a goodbye for instance; then closes it. */
-void tr__ucx_endpoint_leave(tr__ucx *self, ucp_ep_h endpoint);
+/* Lets what was sent on it go first, a goodbye for instance; then closes it. is_wired: its peer has answered us. */
+void tr__ucx_endpoint_leave(tr__ucx *self, ucp_ep_h endpoint, bool is_wired);
+/* Is an endpoint being left that UCX cannot close? Then the worker is kept for ever, with all that is under way on it, and nobody
+ * looks at it any more. */
+bool tr__ucx_abandon_if_stuck(tr__ucx *self);
 /* Closes the endpoints whose flush is over, or all that are being left: their flushes then end as mere notes. */
 void tr__ucx_close_left(tr__ucx *self, bool all);
 

@@ -108,6 +108,13 @@ static void what_cannot_be_is_refused_with_one_line(void)
     end(&one);
 }
 
+static bool event_comes(const job *self, const char *kind, int n)
+{
+    double until = command_now_s() + 20;
+    while (count_events(self->run, kind) < n && command_now_s() < until) command_nap_ms(5);
+    return count_events(self->run, kind) == n;
+}
+
 /* An epoch that is not on the disk may not begin; then training goes on as it was. */
 static void what_cannot_be_recorded_changes_nothing(void)
 {
@@ -134,6 +141,29 @@ static void what_cannot_be_recorded_changes_nothing(void)
                             0)); /* a checkpoint may have fallen into it, so only the log is compared */
     CU_ASSERT(same_log(undisturbed[0], one.run, STEPS));
     CU_ASSERT(checkpoints_agree(undisturbed[0], one.run, STEPS, "trainer/optimizer.safetensors"));
+    end(&one);
+}
+
+/* It asked once, and the change that it needs was refused: it is tried again by itself. */
+static void a_wish_to_leave_outlives_a_change_that_is_refused(void)
+{
+    job one;
+    int32_t pid;
+    struct rlimit before, none;
+    begin(&one, "zmq", "float32", "layout: {data: 2}\n", ENDLESS);
+    CU_ASSERT_FATAL(makes_steps(&one, 20) && lives_of(&one, 2, &pid) == 1);
+    CU_ASSERT(prlimit(one.command.pid, RLIMIT_FSIZE, NULL, &before) == 0);
+    none = before;
+    none.rlim_cur = 1; /* no epoch can be recorded */
+    CU_ASSERT(prlimit(one.command.pid, RLIMIT_FSIZE, &none, NULL) == 0);
+    kill(pid, SIGTERM);
+    command_nap_ms(200); /* its change is refused; so is this one, which says that it was */
+    bool refused = scale(&one, "data=4", NULL, 1, "nothing has changed: could not write the log of epochs");
+    CU_ASSERT(prlimit(one.command.pid, RLIMIT_FSIZE, &before, NULL) == 0);
+    CU_ASSERT(refused && process_lives(pid));
+    CU_ASSERT(event_comes(&one, "workers_replaced", 1) && is_gone_within(pid, 5));
+    CU_ASSERT(makes_steps(&one, 5) && nobody_died(&one));
+    CU_ASSERT(is_stopped(&one));
     end(&one);
 }
 
@@ -170,13 +200,6 @@ static void put_file(const job *self, const char *text)
     CU_ASSERT(!tr_path_exists(path));
     tr_free(path);
     tr_free(other);
-}
-
-static bool event_comes(const job *self, const char *kind, int n)
-{
-    double until = command_now_s() + 20;
-    while (count_events(self->run, kind) < n && command_now_s() < until) command_nap_ms(5);
-    return count_events(self->run, kind) == n;
 }
 
 /* It is looked for once a second. */
@@ -415,6 +438,7 @@ int main(void)
         CHECK_TEST(nor_where_few_states_are_held),
         CHECK_TEST(what_cannot_be_is_refused_with_one_line),
         CHECK_TEST(what_cannot_be_recorded_changes_nothing),
+        CHECK_TEST(a_wish_to_leave_outlives_a_change_that_is_refused),
         CHECK_TEST(ps_shows_the_layout_that_is),
         CHECK_TEST(a_file_asks_as_well),
         CHECK_TEST(a_worker_that_is_asked_to_leave_hands_over),

@@ -47,9 +47,32 @@ static void a_body_arrives_while_its_sender_computes(void)
     node_destroy(&b);
 }
 
+/* Its answer to the peer's wire-up finds no place in the peer's queue and waits; UCX 1.13 aborts where such an endpoint is closed. */
+static void one_that_is_stuck_while_it_connects_can_be_left(void)
+{
+    enum { MANY = 400 };
+    node *a = node_new(1), *stuck = node_new(2), *sender = node_new(3);
+    node_connect(sender, stuck);
+    node_send(sender, stuck, 0, "first", 5);
+    PROGRESS_UNTIL(stuck->n_arrived == 1, PATIENCE_MS, sender, stuck);
+    for (uint32_t i = 1; i < MANY; i++) { /* it does not look any more: its queue is full */
+        node_send(sender, stuck, i, "more", 4);
+        tr_transport_progress(sender->transport);
+    }
+    tr_error err;
+    node_connect(a, stuck);
+    CU_ASSERT(tr_transport_connect(stuck->transport, 1, tr_transport_address(a->transport), &err) == TR_OK);
+    for (int i = 0; i < 2000; i++) tr_transport_progress(a->transport);
+    CU_ASSERT(tr_transport_renew(a->transport, 2, &err) == TR_OK);
+    node_destroy(&a);
+    node_destroy(&sender);
+    node_destroy(&stuck);
+}
+
 static const check_test tests[] = {
     CONFORMANCE_TESTS CHECK_TEST(changed_addresses_are_refused),
     CHECK_TEST(a_body_arrives_while_its_sender_computes),
+    CHECK_TEST(one_that_is_stuck_while_it_connects_can_be_left),
 };
 
 CONFORMANCE_MAIN("transport/ucx", tests)
