@@ -68,17 +68,19 @@ breaks() {
 }
 
 model=recovery.pml
-from_disk=(-DSTEPS=5 -DSAVE_FIRST -DAGENT_DEATHS=1 -DDEATHS=1 -DONLY_IN_RECOVERY)
+from_disk=(-DSTEPS=5 -DSAVE_FIRST -DMEMORY_LOSSES=1 -DDEATHS=1 -DONLY_IN_RECOVERY)
 
 holds "no death"                -DSTEPS=5
 holds "a worker"                -DDEATHS=1
 holds "two workers"             -DDEATHS=2 -DSTEPS=2 -DSAVE_EVERY=5
-holds "the agent, then a worker" "${from_disk[@]}"
-holds "the head"                -DHEAD_DEATHS=1 -DAGENT_DEATHS=1
+holds "the agent and a worker"  -DAGENT_DEATHS=1 -DDEATHS=1 -DSTEPS=2
+holds "all memory, then a worker" "${from_disk[@]}"
+holds "the head"                -DHEAD_DEATHS=1 -DMEMORY_LOSSES=1
 holds "a rotten slot"           -DSTEPS=2 -DROTS=1 -DDEATHS=1
 
 breaks "epoch not bumped"       'invalid end state|acted'  -DBREAK_SAME_EPOCH -DDEATHS=1
 breaks "epoch not recorded"     'acted'                    -DBREAK_UNRECORDED -DDEATHS=1 -DHEAD_DEATHS=1 -DSTEPS=2
+breaks "nothing kept of an agent" 'memory_lost'            -DBREAK_NO_HOLDINGS -DAGENT_DEATHS=1 -DDEATHS=1 -DSTEPS=2
 breaks "slot written in place"  'memory_lost|sound|b==a'     -DBREAK_IN_PLACE -DDEATHS=1
 breaks "one worker chooses"     'memory|generation|at_step' -DBREAK_ONE_CHOOSES -DDEATHS=1
 breaks "commit before all"      'memory_lost|at_step|step' -DBREAK_COMMIT_EARLY -DDEATHS=1

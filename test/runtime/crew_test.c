@@ -86,7 +86,9 @@ static void what_a_dead_agent_had_prepared_is_let_go(void)
     hand_over(0);
     CU_ASSERT(tr_crew_hear_holdings(crew));
     CU_ASSERT_EQUAL(count_descriptors(), of_an_agent + N_STATES);
-    hand_over(LAYOUT); /* heard only when it is dead, or before */
+    hand_over(LAYOUT);
+    CU_ASSERT(tr_crew_hear_holdings(crew));
+    CU_ASSERT_EQUAL(count_descriptors(), of_an_agent + 2 * N_STATES);
     end_agent(crew);
     CHECK_OK(tr_crew_replace_agent(crew, 2, &err));
     CU_ASSERT_EQUAL(count_descriptors(), of_an_agent + N_STATES);

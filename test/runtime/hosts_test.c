@@ -595,7 +595,18 @@ static void a_broken_way_costs_one_of_the_two(void)
     }
 }
 
-/* Never the head's own. */
+static void the_heads_own_is_never_given_up(void)
+{
+    begin_with_three();
+    says_it_misses(1, 0);
+    says_it_misses(2, 0);
+    COMES(two_are_missed);
+    look_later();
+    CU_ASSERT(tr__hosts_is_here(game->head.hosts, 0) && is_epoch_2());
+    CU_ASSERT(two_is_here() != tr__hosts_is_here(game->head.hosts, 1)); /* one after the other */
+    close_game();
+}
+
 static void one_that_more_do_not_reach_is_given_up(void)
 {
     begin_with_three();
@@ -703,6 +714,7 @@ static const check_test tests[] = {
     CHECK_TEST(who_comes_after_his_number_was_given_away_is_not_heard),
     CHECK_TEST(a_handover_may_take_as_long_as_it_comes_on),
     CHECK_TEST(a_broken_way_costs_one_of_the_two),
+    CHECK_TEST(the_heads_own_is_never_given_up),
     CHECK_TEST(one_that_more_do_not_reach_is_given_up),
     CHECK_TEST(a_spare_that_is_not_reached_waits),
     CHECK_TEST(a_host_that_is_lost_altogether_explains_a_broken_way),
