@@ -31,7 +31,7 @@ void tr__agent_drop_prepared(tr__agent *self)
     if (self->hosts) tr__agent_hosts_forget_fetched(self->hosts);
     if (!dropped) return;
     for (size_t i = 0; dropped->states && i < dropped->order.topology.n_actors; i++)
-        tr_state_region_destroy(&dropped->states[i]);
+        tr_state_region_let_go(&dropped->states[i]);
     tr_free(dropped->states);
     tr_free(dropped->kept);
     tr_free(dropped->slots);
@@ -230,7 +230,7 @@ static void change(tr__agent *self)
             tell_memory(self, worker, has_the_same(self, &old_topology, old_states, node));
     }
     for (size_t i = 0; i < old_topology.n_actors; i++)
-        if (old_states[i] && !is_used(self, old_states[i])) tr_state_region_destroy(&old_states[i]);
+        if (old_states[i] && !is_used(self, old_states[i])) tr_state_region_let_go(&old_states[i]);
     tr_free(old_states);
     tr_topology_release(&old_topology);
 }

@@ -415,7 +415,7 @@ tr_state_region *tr__agent_hosts_fetched(const hosts *self, tr_actor_id actor)
 
 void tr__agent_hosts_forget_fetched(hosts *self)
 {
-    for (size_t i = 0; i < self->n_fetched; i++) tr_state_region_destroy(&self->fetched[i].region);
+    for (size_t i = 0; i < self->n_fetched; i++) tr_state_region_let_go(&self->fetched[i].region);
     tr_free(self->fetched);
     self->fetched = NULL;
     self->n_fetched = 0;

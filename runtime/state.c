@@ -8,13 +8,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, VERSION = 2, BLOCK_BYTES = 256 << 10 };
+enum { PAGE = 4096, VERSION = 2, BLOCK_BYTES = 256 << 10, LARGE_BYTES = 64 << 20 };
 static const uint64_t MAGIC = 0x4554415453525454; /* "TTRSTATE" in memory */
 static const uint64_t MAX_SLOT_BYTES = (uint64_t)1 << 46;
 
@@ -151,6 +152,25 @@ void tr_state_region_destroy(tr_state_region **self)
     close((*self)->descriptor);
     tr_free(*self);
     *self = NULL;
+}
+
+static void *destroy_beside(void *region)
+{
+    tr_state_region *self = region;
+    tr_state_region_destroy(&self);
+    return NULL;
+}
+
+void tr_state_region_let_go(tr_state_region **self)
+{
+    pthread_t thread;
+    if (!*self) return;
+    bool is_large = (*self)->mapped_bytes >= LARGE_BYTES;
+    if (is_large && pthread_create(&thread, NULL, destroy_beside, *self) == 0) {
+        pthread_detach(thread);
+        *self = NULL;
+    }
+    tr_state_region_destroy(self);
 }
 
 void *tr_state_slot(const tr_state_region *self, int slot)

@@ -29,6 +29,10 @@ uint64_t tr_state_region_slot_bytes(const tr_state_region *self);
 void tr_state_region_destroy(
     tr_state_region **self); /* unmaps and closes; the memory lives while anybody else holds it */
 
+/* The same for who must not be away for as long as the kernel needs to take back a large one (a second a few GiB): a thread does
+ * that. */
+void tr_state_region_let_go(tr_state_region **self);
+
 void *tr_state_slot(const tr_state_region *self, int slot);
 uint64_t tr_state_generation(const tr_state_region *self, int slot); /* 0: nothing valid */
 /* The generations that all n regions hold whole, the newest first; 0 for none. */
