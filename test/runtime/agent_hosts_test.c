@@ -24,12 +24,12 @@ enum {
     ME = 1,
     AGENT = NODES + ME,
     ROUNDS = 5,
-    PATIENCE_MS = 10000,
-    CHILD_S = 60,
+    PATIENCE_MS = 60000,
+    CHILD_S = 120,
     SILENCE_MS = 1600,
     GENERATION = 4
 };
-static const uint64_t LARGE_BYTES = (uint64_t)320 << 20; /* takes longer than an agent may be away for */
+static const uint64_t LARGE_BYTES = (uint64_t)256 << 20; /* takes longer than an agent may be away for */
 
 static tr_error err;
 static tr_node *head, *other; /* other: the agent of member 0 */
@@ -141,11 +141,11 @@ static tr_node *open_node(int32_t id)
     return node;
 }
 
-static void make_topology(uint64_t state_bytes)
+static void make_topology(tr_topology *made, uint64_t state_bytes)
 {
-    tr_topology_init(&topology, NODES);
-    CHECK_OK(tr_topology_add_actor(&topology, "one", "kind", 1, NULL, 0, state_bytes, NULL, &err));
-    CHECK_OK(tr_topology_add_actor(&topology, "two", "kind", 2, NULL, 0, state_bytes, NULL, &err));
+    tr_topology_init(made, NODES);
+    CHECK_OK(tr_topology_add_actor(made, "one", "kind", 1, NULL, 0, state_bytes, NULL, &err));
+    CHECK_OK(tr_topology_add_actor(made, "two", "kind", 2, NULL, 0, state_bytes, NULL, &err));
 }
 
 /* An agent beside a head; both workers have so much state. */
@@ -165,7 +165,7 @@ static void begin(uint64_t state_bytes, uint32_t silence_ms)
     started = n_started = n_ended = n_prepared = n_come_on = n_cut_off = 0;
     keeps_beating = silence_ms > 0;
     head = open_node(TR_NODE_HEAD);
-    make_topology(state_bytes);
+    make_topology(&topology, state_bytes);
     CHECK_OK(tr_topology_encode(&topology, &launch.topology, &launch.topology_bytes, &err));
     snprintf(launch.head_address, sizeof launch.head_address, "%s", tr_node_control_address(head));
     CU_ASSERT_FATAL(pthread_create(&thread, NULL, run_agent, &launch) == 0);
@@ -207,10 +207,10 @@ static void a_worker_that_comes_back_before_it_has_gone_is_started_again(void)
 /* --- large states --- */
 
 /* Nothing is dealt out of anything, which is a state of zeros; forgotten on the way, it is never answered. */
-static void prepare(uint32_t layout)
+static void prepare(uint32_t layout, const tr_topology *next)
 {
     static const int32_t home[NODES] = {-1, ME, ME}, copy[2] = {-1, -1};
-    const tr_change change = {.topology = &topology, .generation = GENERATION, .home = home, .copy = copy};
+    const tr_change change = {.topology = next, .generation = GENERATION, .home = home, .copy = copy};
     void *bytes = NULL;
     size_t size = 0;
     CHECK_OK(tr_change_encode(&change, 1, layout, &bytes, &size, &err));
@@ -220,12 +220,15 @@ static void prepare(uint32_t layout)
 
 static void an_agent_hears_what_is_said_while_it_deals_out(void)
 {
+    tr_topology small;
     begin(LARGE_BYTES, 0);
-    prepare(2);
+    make_topology(&small, 1);
+    prepare(2, &topology);
     tr_node_send_system(head, AGENT, TR_CONTROL_FORGET, NULL, 0);
-    prepare(3); /* so that there is an answer to wait for */
+    prepare(3, &small); /* so that there is an answer to wait for */
     CU_ASSERT(comes_to(&n_prepared, 1));
     CU_ASSERT_EQUAL(prepared, 3); /* to the first there was none */
+    tr_topology_release(&small);
     end();
 }
 
