@@ -461,7 +461,7 @@ void tr_run_event(tr_run *self, const tr_job_event *event)
         [TR_JOB_HOST_JOINED] = "host_joined",       [TR_JOB_HOST_REFUSED] = "host_refused",
         [TR_JOB_HOST_LOST] = "host_lost",           [TR_JOB_HOST_LEAVING] = "host_leaving",
         [TR_JOB_HOST_LEFT] = "host_left",           [TR_JOB_FRAME_DAMAGED] = "frame_damaged",
-        [TR_JOB_QUARANTINED] = "quarantined"};
+        [TR_JOB_QUARANTINED] = "quarantined",       [TR_JOB_FAULT] = "fault"};
     json_t *object = event_object(kinds[event->kind], event->monotonic_ns, event, event->text);
     char text[128];
     bool readopted = event->kind == TR_JOB_READOPTED;
@@ -485,6 +485,6 @@ void tr_run_event(tr_run *self, const tr_job_event *event)
                 event->kind == TR_JOB_WORKER_DIED || event->kind == TR_JOB_WORKER_FENCED ||
                 event->kind == TR_JOB_STATE_ROTTEN || event->kind == TR_JOB_RECOVERED ||
                 event->kind == TR_JOB_AGENT_REPLACED ||
-                (event->kind >= TR_JOB_HOST_AWAITED && event->kind <= TR_JOB_QUARANTINED);
+                (event->kind >= TR_JOB_HOST_AWAITED && event->kind <= TR_JOB_FAULT);
     if (told || readopted) say(self, readopted ? text : event->text, true);
 }

@@ -64,6 +64,7 @@ static void on_note(void *context, const char *kind, const char *text)
 {
     training *self = context;
     tr_run_note(self->run, kind, text);
+    tr__training_chaos_noted(kind);
 }
 
 static void on_tick(void *context)
@@ -121,6 +122,7 @@ static void on_event(void *context, const tr_job_event *event)
     bool begins = event->kind == TR_JOB_RUNNING || event->kind == TR_JOB_RECOVERED ||
                   event->kind == TR_JOB_READOPTED || event->kind == TR_JOB_CHANGED;
     tr_run_event(self->run, event);
+    tr__training_chaos_event(self, event);
     self->places = event->places;
     if (begins) tr_stall_watch_begin(&self->watch, tr_clock_ns());
     if (begins || event->kind == TR_JOB_WORKER_STARTED || event->kind == TR_JOB_EPOCH)
@@ -336,6 +338,7 @@ static tr_status open_checkpoints(training *self, tr_error *err)
         .source_directory = self->start.directory[0] ? self->start.directory : NULL,
         .lead = self->lead,
         .keep = self->recipe->checkpoint.keep,
+        .last_updates = (uint32_t)self->recipe->train.steps,
         .updates_before = self->start.updates,
         .tokens_before = self->start.tokens,
         .tokens_per_step = (uint64_t)plan->n_microbatches * plan->rows * plan->sequence};
@@ -401,14 +404,12 @@ static tr_status run_job(training *self, tr_error *err)
                                            .first_epoch = tr_run_first_epoch(self->run),
                                            .record_epoch = tr__training_record_epoch,
                                            .begin_again = tr__training_begin_again},
-                              .chaos = {.points = recipe->chaos.at,
-                                        .seed = recipe->chaos.seed,
-                                        .kills_per_minute = recipe->chaos.kills_per_minute},
                               .changes = changes,
                               .may_lead = tr__training_may_lead,
                               .context = self,
                               .on_event = on_event};
     tr__training_hosts(self, &options.hosts);
+    tr__training_chaos(self, &options.chaos);
     const tr_layout layout = tr_layout_of(recipe);
     status = tr__training_lease(self, &options.lease, err);
     if (!status) status = tr_run_epoch_in(self->run, options.recovery.first_epoch, &layout, err);

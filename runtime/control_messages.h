@@ -64,7 +64,8 @@ typedef enum tr_control_topic {
     TR_CONTROL_SEEN,       /* the same: what a worker does (host_activity.h) */
     TR_CONTROL_DAMAGED,    /* from a worker or agent: what node sent it came damaged, and was dropped */
     TR_CONTROL_FORGET,     /* from the head to agents: what PREPARE prepared is not wanted any more */
-    TR_CONTROL_FORMER      /* from an agent, behind its greeting: what it has of a head before (tr_former) */
+    TR_CONTROL_FORMER,     /* from an agent, behind its greeting: what it has of a head before (tr_former) */
+    TR_CONTROL_FAULT       /* chaos, from the head to who is to do it: fault.h */
 } tr_control_topic;
 
 /* One shape for all that is small. What does not apply is 0. */

@@ -9,6 +9,7 @@
 #include "base/thread_pool.h"
 #include "runtime/chaos.h"
 #include "runtime/control_messages.h"
+#include "runtime/fault.h"
 #include "runtime/lease.h"
 #include "runtime/worker_memory.h"
 
@@ -168,6 +169,16 @@ static void on_leave(void *context)
     if (self->leaves) ask_to_leave(self);
 }
 
+static void suffer(tr_worker *self, const tr_message *message)
+{
+    tr_fault fault;
+    tr_error err;
+    if (tr_fault_decode(&fault, tr_message_bytes(message), message->frame.body_bytes, &err) == TR_OK)
+        tr_node_suffer(self->node, &fault);
+    else
+        tr_log(TR_LOG_WARNING, "from the head: %s", err.message);
+}
+
 static void on_system(void *context, int32_t peer, const tr_message *message)
 {
     tr_worker *self = context;
@@ -195,6 +206,7 @@ static void on_system(void *context, int32_t peer, const tr_message *message)
         if (self->loaded && tr_control_read_note(message, &note, NULL) == TR_OK)
             tr_node_actor_ended(self->node, note.actor, note.text);
         break;
+    case TR_CONTROL_FAULT: suffer(self, message); break;
     default: tr_log(TR_LOG_WARNING, "the head sent topic %u, which workers do not know", message->frame.edge);
     }
 }
