@@ -142,6 +142,16 @@ bool tr_fault_is_of_both(const tr_fault *self)
     return self->seed % 4 == 0;
 }
 
+bool tr_fault_hits_data(const tr_fault *self)
+{
+    return self->kind != TR_FAULT_CUT || self->seed % 3 != 1;
+}
+
+bool tr_fault_hits_control(const tr_fault *self)
+{
+    return self->kind != TR_FAULT_CUT || self->seed % 3 != 2;
+}
+
 void tr_fault_describe(const tr_fault *self, char *text, size_t capacity)
 {
     int32_t victim = self->victim, peer = self->peer;
@@ -163,7 +173,13 @@ void tr_fault_describe(const tr_fault *self, char *text, size_t capacity)
         snprintf(text, capacity, "%s is killed, and a bit flips in %s", who,
                  tr_fault_is_of_both(self) ? "each of its states" : "its newest state");
         return;
-    case TR_FAULT_CUT: snprintf(text, capacity, "the link of %s to node %d is cut", who, peer); return;
+    case TR_FAULT_CUT:
+        snprintf(text, capacity, "the link%s of %s to node %d %s cut",
+                 !tr_fault_hits_control(self) ? " for data"
+                 : !tr_fault_hits_data(self)  ? " for control"
+                                              : "s",
+                 who, peer, tr_fault_hits_data(self) && tr_fault_hits_control(self) ? "are" : "is");
+        return;
     case TR_FAULT_DEAF:
         snprintf(text, capacity, "%s hears nothing of node %d for %.1f s, then their link breaks", who, peer,
                  seconds);

@@ -23,7 +23,7 @@ typedef enum tr_fault_kind {
     TR_FAULT_SLOW,              /* stopped again and again, each time for a moment */
     TR_FAULT_FLIP_STATE,        /* killed, and a bit of its newest state flips; or of both */
     /* By the victim: */
-    TR_FAULT_CUT, /* transport/disturb.h, of both transports */
+    TR_FAULT_CUT, /* transport/disturb.h */
     TR_FAULT_DEAF,
     TR_FAULT_DELAY,
     TR_FAULT_DUPLICATE,
@@ -69,6 +69,9 @@ void tr_fault_describe(const tr_fault *self, char *text, size_t capacity);
 tr_status tr_fault_encode(const tr_fault *self, void **bytes, size_t *size_bytes, tr_error *err);
 tr_status tr_fault_decode(tr_fault *self, const void *bytes, size_t size_bytes, tr_error *err);
 
+/* Two nodes have two links, each a connection of its own. A CUT is of either or of both, all else of both. */
+bool tr_fault_hits_data(const tr_fault *self);
+bool tr_fault_hits_control(const tr_fault *self);
 /* SLOW: of so many ticks of its agent it is stopped in all but one. FLIP_STATE: of both slots? */
 uint32_t tr_fault_slowness(const tr_fault *self);
 bool tr_fault_is_of_both(const tr_fault *self);

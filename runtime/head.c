@@ -416,6 +416,7 @@ static void note_from_worker(tr_head *self, int32_t peer, uint32_t topic, const 
     case TR_CONTROL_LEAVING: tr_head_leaving(self, peer); break;
     case TR_CONTROL_DAMAGED: tr_head_damaged(self, note->node, peer, note->text); break;
     case TR_CONTROL_PEER_LOST:
+        if (note->node == TR_NODE_HEAD) suspect(self, peer, note->text); /* our link to it, which it lost */
         if (note->node >= 1 && note->node < self->topology->n_nodes) suspect(self, note->node, note->text);
         break;
     default: tr_log(TR_LOG_WARNING, "node %d sent topic %u, which the head does not know", peer, topic);

@@ -180,8 +180,8 @@ void tr_node_suffer(tr_node *self, const tr_fault *fault)
     case TR_FAULT_DUPLICATE: what.kind = TR_DISTURB_DUPLICATE; break;
     default: return; /* of processes and disks */
     }
-    disturb(&self->data, &what);
-    disturb(&self->control, &what);
+    if (tr_fault_hits_data(fault)) disturb(&self->data, &what);
+    if (tr_fault_hits_control(fault)) disturb(&self->control, &what);
 }
 
 int tr__link_progress(tr__link *self)

@@ -55,12 +55,13 @@ void tr_worker_describe_failure(char *text, size_t capacity, const tr_activity_p
     snprintf(text, capacity, "%s%s%s%s", error->message, doing[0] ? " (" : "", doing, doing[0] ? ")" : "");
 }
 
-/* The head closes its links for data at every change of epoch; without its control link there is no job. */
+/* Without the head's control link there is no job. Its links for data it closes at every change of epoch; then what we say of it
+ * is of an old one, and of no matter. Otherwise that one broke alone, and the head may never see it. */
 static void on_peer_lost(void *context, int32_t peer, bool control, const char *reason)
 {
     tr_worker *self = context;
-    if (peer == TR_NODE_HEAD) {
-        if (!control || self->head.epoch > self->epoch) return; /* the next one is known already */
+    if (peer == TR_NODE_HEAD && control) {
+        if (self->head.epoch > self->epoch) return; /* the next one is known already */
         self->waits = self->options->lease_ms > 0 && !self->stopped;
         self->head_lost = !self->waits;
         self->next_epoch = 0;
