@@ -239,6 +239,15 @@ static void make_messages(const char *recipe)
     seed_packed("note", 'n', &packer);
 
     tr_packer_init(&packer);
+    tr_pack_array(&packer, 5);
+    tr_pack_uint(&packer, 6); /* deaf */
+    tr_pack_int(&packer, 2);
+    tr_pack_int(&packer, 1);
+    tr_pack_uint(&packer, 700);
+    tr_pack_uint(&packer, 4711);
+    seed_packed("fault", 'F', &packer);
+
+    tr_packer_init(&packer);
     tr_pack_array(&packer, 34);
     for (unsigned i = 1; i <= 23; i++) tr_pack_uint(&packer, i);
     tr_pack_f64(&packer, 1);
