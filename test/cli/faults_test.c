@@ -1,4 +1,4 @@
-/* test/cli/chaos_test.c - faults of every kind at moments that a seed draws (chaos.faults_per_minute), by the command itself and
+/* test/cli/faults_test.c - faults of every kind at moments that a seed draws (chaos.faults_per_minute), by the command itself and
  * over both transports: losses and weights are those of a run that nobody disturbed, each kind is told, and nothing is left.
  * A run goes on until every kind has come, and is then asked to stop; so what it is compared with is trained afterwards, for as many
  * steps, in one process.
@@ -266,7 +266,7 @@ int main(void)
 {
     if (getenv("TROUPE_TEST_DEVICE")) return 77; /* what is drawn is of processes, links and disks */
     enter_with_words();
-    int result = check_run("cli/chaos", tests, sizeof tests / sizeof *tests);
+    int result = check_run("cli/faults", tests, sizeof tests / sizeof *tests);
     leave_directory(directory);
     return result;
 }
