@@ -451,6 +451,16 @@ static void tell_devices(const training *self)
     if (self->plan->devices.text[0]) tr_run_note(self->run, "device", self->plan->devices.text);
 }
 
+/* A step more may be in the log than in the checkpoint, where somebody died on the way to it; it is run again, and compared. */
+static tr_status say_stopped(const training *self, uint32_t step, tr_error *err)
+{
+    uint32_t saved = self->journal ? self->journal->saved : 0;
+    char from[40] = "from there";
+    if (saved && saved < step) snprintf(from, sizeof from, "after step %u", saved);
+    return tr_fail(err, TR_ESTOPPED, "stopped after step %u of %d, as asked; --resume goes on %s", step,
+                   self->recipe->train.steps, from);
+}
+
 /* The last words of a run whose job ended well: it is done, or somebody asked it to stop. */
 static tr_status say_end(training *self, FILE *progress, tr_error *err)
 {
@@ -461,9 +471,7 @@ static tr_status say_end(training *self, FILE *progress, tr_error *err)
         return tr_fail(err, TR_ESTOPPED,
                        "stopped after step %u of %d: %.700s; a standby or --resume goes on from there",
                        last ? last->step : self->start.updates, self->recipe->train.steps, why);
-    if (!is_done)
-        return tr_fail(err, TR_ESTOPPED, "stopped after step %u of %d, as asked; --resume goes on from there",
-                       last ? last->step : self->start.updates, self->recipe->train.steps);
+    if (!is_done) return say_stopped(self, last ? last->step : self->start.updates, err);
     if (!progress) return TR_OK;
     fprintf(progress, "done after step %u: loss %.4f", last->step, last->loss);
     if (last->has_validation) fprintf(progress, ", held-out %.4f nats a token", last->validation_loss);
