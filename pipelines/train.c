@@ -64,7 +64,7 @@ static void on_note(void *context, const char *kind, const char *text)
 {
     training *self = context;
     tr_run_note(self->run, kind, text);
-    tr__training_chaos_noted(kind);
+    tr__training_chaos_noted(self, kind);
 }
 
 static void on_tick(void *context)

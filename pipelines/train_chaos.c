@@ -9,10 +9,23 @@
 #include <stdio.h>
 #include <string.h>
 
+/* One after the other, each until a checkpoint has failed for it. */
+static void break_next(const tr__training *self)
+{
+    if (self->disk_is_full)
+        tr_checkpoint_files_break(self->files, TR_FILE_FULL);
+    else if (self->disk_is_unsynced)
+        tr_checkpoint_files_break(self->files, TR_FILE_UNSYNCED);
+    else
+        (void)tr_file_fault_set(TR_FILE_SOUND, NULL, NULL);
+}
+
 static void break_disk(void *context, bool full)
 {
-    const tr__training *self = context;
-    if (!self->needs_disk) tr_checkpoint_files_break(self->files, full ? TR_FILE_FULL : TR_FILE_UNSYNCED);
+    tr__training *self = context;
+    if (self->needs_disk) return;
+    *(full ? &self->disk_is_full : &self->disk_is_unsynced) = true;
+    if (tr_file_fault_now() == TR_FILE_SOUND) break_next(self);
 }
 
 void tr__training_chaos(tr__training *self, tr_job_chaos *chaos)
@@ -30,19 +43,18 @@ void tr__training_chaos(tr__training *self, tr_job_chaos *chaos)
     tr_run_note(self->run, "faults_left_out", text);
 }
 
-static void mend_disk(void)
+void tr__training_chaos_noted(tr__training *self, const char *kind)
 {
-    (void)tr_file_fault_set(TR_FILE_SOUND, NULL, NULL);
-}
-
-void tr__training_chaos_noted(const char *kind)
-{
-    if (strcmp(kind, "checkpoint_failed") == 0) mend_disk();
+    tr_file_fault fault = tr_file_fault_now();
+    if (strcmp(kind, "checkpoint_failed") != 0 || fault == TR_FILE_SOUND) return;
+    *(fault == TR_FILE_FULL ? &self->disk_is_full : &self->disk_is_unsynced) = false;
+    break_next(self);
 }
 
 void tr__training_chaos_event(tr__training *self, const tr_job_event *event)
 {
     if (event->kind != TR_JOB_STOPPING) return;
     self->needs_disk = true; /* for the checkpoint that it stops at */
-    mend_disk();
+    self->disk_is_full = self->disk_is_unsynced = false;
+    break_next(self);
 }

@@ -39,7 +39,9 @@ void tr__agent_fault(tr__agent *self, const tr_message *message, uint64_t now_ns
     }
     if (fault.victim < 1 || fault.victim >= self->topology.n_nodes) return;
     tr__ward *worker = &self->wards[fault.victim];
-    if (worker->pidfd < 0 || worker->leaving || worker->suffers) return;
+    if (worker->pidfd < 0 || worker->leaving) return;
+    if (worker->suffers && worker->fault.kind == TR_FAULT_SLOW) signal_ward(worker, SIGCONT);
+    end(worker); /* one at a time */
     switch (fault.kind) {
     case TR_FAULT_KILL: signal_ward(worker, SIGKILL); return;
     case TR_FAULT_STOP: signal_ward(worker, SIGSTOP); return;

@@ -369,7 +369,8 @@ void tr_head_worker_started(tr_head *self, const tr_control_note *note)
     self->workers[note->node].pid = note->pid;
     self->places[note->node] = self->hosts ? tr_hosts_place(self->hosts, note->node, note->pid)
                                            : tr_place_of(note->pid, TR_LAUNCH_FIRST_INHERITED);
-    self->workers[note->node].fenced = self->workers[note->node].struck = false;
+    self->workers[note->node].fenced = false;
+    self->workers[note->node].struck_ns = 0;
     if (is_here) tr_crew_add_worker(self->crew, note->node, note->pid);
     snprintf(text, sizeof text, "worker %d (pid %d) started%s", note->node, note->pid,
              is_here ? "" : " on another host");

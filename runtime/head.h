@@ -33,7 +33,7 @@ typedef struct tr_head_worker {
     bool leaving;        /* was told to end: that it does is no death */
     bool greeted, ready; /* in this epoch */
     bool fenced;         /* and is to be killed */
-    bool struck;         /* by chaos, in a way that ends it */
+    uint64_t struck_ns;  /* by chaos, in a way that ends it; 0: not, or it was replaced since */
     tr_control_hello hello;
     uint32_t n_damaged;  /* of what it sent, since damaged_ns; see quarantine.c */
     uint64_t damaged_ns; /* the first of them */

@@ -11,7 +11,11 @@
 
 #include <stdio.h>
 
-enum { LINE_BYTES = 256 };
+enum {
+    LINE_BYTES = 256,
+    STRUCK_MS =
+        10000 /* who has not been replaced by then was not hit: the word went with an agent that died */
+};
 
 static void strike_by_kills(tr_head *self, uint64_t now_ns)
 {
@@ -30,11 +34,12 @@ static void strike_by_kills(tr_head *self, uint64_t now_ns)
 }
 
 /* Of frames only somebody who has all his links can lose some. */
-static bool is_there(const tr_head *self, const tr_fault *fault)
+static bool is_there(const tr_head *self, const tr_fault *fault, uint64_t now_ns)
 {
     const tr_head_worker *victim = &self->workers[fault->victim];
     bool by_agent = fault->kind <= TR_FAULT_FLIP_STATE;
-    if (fault->victim && (victim->struck || victim->fenced || victim->leaving)) return false;
+    bool struck = victim->struck_ns && now_ns < victim->struck_ns + (uint64_t)STRUCK_MS * 1000000;
+    if (fault->victim && (struck || victim->fenced || victim->leaving)) return false;
     return by_agent ? victim->greeted : self->phase == TR_HEAD_RUNNING;
 }
 
@@ -63,8 +68,8 @@ static void strike(tr_head *self, const tr_fault *fault)
     } else if (fault->victim == TR_NODE_HEAD) {
         tr_node_suffer(self->node, fault);
     } else {
-        self->workers[fault->victim].struck =
-            fault->kind <= TR_FAULT_STOP_AND_CONTINUE || fault->kind == TR_FAULT_FLIP_STATE;
+        bool ends = fault->kind <= TR_FAULT_STOP_AND_CONTINUE || fault->kind == TR_FAULT_FLIP_STATE;
+        if (ends) self->workers[fault->victim].struck_ns = tr_node_now_ns(self->node);
         send(self, fault);
     }
 }
@@ -76,7 +81,7 @@ static void strike_by_faults(tr_head *self, uint64_t now_ns)
         self->fault_ns = now_ns + tr_fault_pause_ns(chaos->seed, chaos->faults_per_minute, self->n_faults);
     if (now_ns < self->fault_ns) return;
     const tr_fault fault = tr_fault_draw(chaos->seed, chaos->faults, self->n_faults, self->topology->n_nodes);
-    if (!is_there(self, &fault)) return;
+    if (!is_there(self, &fault, now_ns)) return;
     strike(self, &fault);
     self->n_faults++;
     self->fault_ns = 0;

@@ -80,10 +80,28 @@ static uint32_t kinds_seen(const char *run)
     return kinds;
 }
 
-/* And a checkpoint has failed for each of both kinds of broken disk. */
+/* As event_says, without a word where it does not: this is what waits ask again and again. */
+static bool has_event(const char *run, const char *kind, const char *words)
+{
+    json_t *events = events_of(run), *event;
+    size_t i;
+    bool found = false;
+    json_array_foreach(events, i, event) found =
+        found || (strcmp(text_of(event, "event"), kind) == 0 && strstr(text_of(event, "text"), words));
+    json_decref(events);
+    return found;
+}
+
+/* And what is to be seen of them was seen: a fault that is told may meet somebody who dies of another. */
 static bool has_seen_all(const char *run)
 {
-    return kinds_seen(run) == TR_FAULTS_ALL && count_events(run, "checkpoint_failed") >= 2;
+    return kinds_seen(run) == TR_FAULTS_ALL && has_event(run, "worker_died", "was killed by signal 9") &&
+           has_event(run, "worker_fenced", " was stopped and has not moved for ") &&
+           has_event(run, "worker_fenced", " does not answer any more") &&
+           has_event(run, "state_rotten", "no longer hold what was written") &&
+           has_event(run, "frame_damaged", " came damaged") &&
+           has_event(run, "checkpoint_failed", strerror(ENOSPC)) &&
+           has_event(run, "checkpoint_failed", strerror(EIO));
 }
 
 static bool has_ended(const chaos *self)
@@ -198,7 +216,7 @@ static bool same_losses(const char *left, const char *right, size_t n_steps)
 
 static void faults_of_every_kind_change_no_bit(void)
 {
-    static const char faults[] = "seed: 7, faults_per_minute: 120";
+    static const char faults[] = "seed: 10, faults_per_minute: 120";
     chaos runs[2];
     char *plain = path_in(directory, "plain"), *recipe = write_recipe(plain, "layout: {processes: false}\n");
     begin(&runs[0], "ucx", faults, few_steps);
@@ -212,9 +230,6 @@ static void faults_of_every_kind_change_no_bit(void)
         good = same_checkpoint(plain, run->run, run->saved) && good;
         good = train_plainly_to(plain, recipe, run->steps) && good;
         good = same_losses(plain, run->run, (size_t)run->steps) && good;
-        good =
-            count_events(run->run, "worker_died") >= 5 && count_events(run->run, "state_rotten") >= 1 && good;
-        good = event_says(run->run, "worker_fenced", "was stopped") && good;
         good = text_has(run->command.out_text, "stop_and_continue: worker ") && good;
         if (!good) tell_events(run->run);
         CU_ASSERT(good);
@@ -236,8 +251,8 @@ static void a_link_for_data_to_the_head_that_breaks_alone_is_mended(void)
     chaos run;
     begin(&run, "ucx", "seed: 3158, faults_per_minute: 6, faults: cut", few_steps);
     stop_when(&run, has_recovered);
-    CU_ASSERT(event_says(run.run, "fault", "fault 1, cut: the link for data of worker 2 to node 0 is cut"));
-    CU_ASSERT(event_says(run.run, "worker_fenced", "worker 2 does not answer any more"));
+    CU_ASSERT(has_event(run.run, "fault", "fault 1, cut: the link for data of worker 2 to node 0 is cut"));
+    CU_ASSERT(has_event(run.run, "worker_fenced", "worker 2 does not answer any more"));
     CU_ASSERT_EQUAL(count_events(run.run, "fault"), 1); /* the next one, much later, would be mended too */
     release(&run);
 }
@@ -254,10 +269,10 @@ static void without_recovery_only_what_needs_none_is_done(void)
     chaos run;
     begin(&run, "zmq", "seed: 7, faults_per_minute: 300", "recovery: off\n");
     stop_when(&run, has_been_slow);
-    CU_ASSERT(event_says(run.run, "faults_left_out",
-                         "faults by chance leave out kill, stop, stop_and_continue, flip_state, cut, deaf, "
-                         "flip_frame: nobody is replaced where recovery is off; full_disk, failed_fsync: no "
-                         "checkpoint but the last is written where checkpoint.every is 0"));
+    CU_ASSERT(has_event(run.run, "faults_left_out",
+                        "faults by chance leave out kill, stop, stop_and_continue, flip_state, cut, deaf, "
+                        "flip_frame: nobody is replaced where recovery is off; full_disk, failed_fsync: no "
+                        "checkpoint but the last is written where checkpoint.every is 0"));
     CU_ASSERT_EQUAL(count_events(run.run, "worker_died"), 0);
     release(&run);
 }
