@@ -237,14 +237,10 @@ static void make_messages(const char *recipe)
     for (int i = 0; i < 7; i++) tr_pack_uint(&packer, 9);
     tr_pack_text(&packer, "killed by signal 9");
     seed_packed("note", 'n', &packer);
-
+    const uint64_t deaf[] = {6, 2, 1, 700, 4711};
     tr_packer_init(&packer);
     tr_pack_array(&packer, 5);
-    tr_pack_uint(&packer, 6); /* deaf */
-    tr_pack_int(&packer, 2);
-    tr_pack_int(&packer, 1);
-    tr_pack_uint(&packer, 700);
-    tr_pack_uint(&packer, 4711);
+    for (int i = 0; i < 5; i++) tr_pack_uint(&packer, deaf[i]);
     seed_packed("fault", 'F', &packer);
 
     tr_packer_init(&packer);
