@@ -318,7 +318,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size_bytes)
     case 'F': check_former(body, size_bytes); break;
     case 'J': check_wish(body, size_bytes); break;
     case 'A': check_seen(body, size_bytes); break;
-    case 'F': check_fault(body, size_bytes); break;
+    case 'f': check_fault(body, size_bytes); break;
     default: return -1; /* not worth keeping */
     }
     return 0;
