@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "base/file.h"
 
+#include "base/file_fault.h"
 #include "base/hash.h"
 #include "base/memory.h"
 
@@ -129,7 +130,9 @@ static tr_status sync_parent(const char *path, tr_error *err)
 tr_status tr_file_writer_commit(tr_file_writer *self, tr_error *err)
 {
     errno = EIO; /* where the fault lies further back and only the stream remembers it */
-    bool good = fflush(self->stream) == 0 && !ferror(self->stream) && fsync(fileno(self->stream)) == 0;
+    bool good = fflush(self->stream) == 0 && !ferror(self->stream) &&
+                !tr_file_fault_strikes(TR_FILE_FULL, self->path) &&
+                !tr_file_fault_strikes(TR_FILE_UNSYNCED, self->path) && fsync(fileno(self->stream)) == 0;
     tr_status status = TR_OK;
     if (!good) status = system_failed(err, "write", self->path);
     if (fclose(self->stream) != 0 && !status) status = system_failed(err, "close", self->path);
@@ -223,7 +226,7 @@ tr_status tr_directory_sync(const char *path, tr_error *err)
 {
     int directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (directory < 0) return system_failed(err, "open", path);
-    int failed = fsync(directory);
+    bool failed = tr_file_fault_strikes(TR_FILE_UNSYNCED, path) || fsync(directory) != 0;
     tr_status status = failed ? system_failed(err, "sync", path) : TR_OK;
     close(directory);
     return status;

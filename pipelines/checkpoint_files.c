@@ -108,6 +108,7 @@ static tr_status begin(void *context, uint32_t updates, tr_error *err)
 {
     tr_checkpoint_files *self = context;
     self->updates = updates;
+    if (updates == self->options.last_updates) (void)tr_file_fault_set(TR_FILE_SOUND, NULL, NULL);
     tr_status led = check_lead(self, err);
     if (led) return led;
     self->temporary = temporary_name(self);
@@ -305,6 +306,14 @@ tr_status tr_checkpoint_files_new(tr_checkpoint_files **out, const tr_checkpoint
     else
         *out = self;
     return status;
+}
+
+void tr_checkpoint_files_break(const tr_checkpoint_files *self, tr_file_fault fault)
+{
+    bool is_last = self->temporary && self->updates == self->options.last_updates;
+    char *path = is_last ? NULL : tr_format("%s/checkpoints", self->options.run);
+    if (path) (void)tr_file_fault_set(fault, path, NULL); /* one that is too long is spared */
+    tr_free(path);
 }
 
 const tr_checkpoint_writer *tr_checkpoint_files_writer(const tr_checkpoint_files *self)

@@ -10,6 +10,7 @@
 #define TROUPE_PIPELINES_CHECKPOINT_FILES_H
 
 #include "actors/checkpoint.h"
+#include "base/file_fault.h"
 #include "pipelines/model.h"
 #include "pipelines/weights.h"
 
@@ -54,12 +55,16 @@ typedef struct tr_checkpoint_files_options {
     const struct tr_head_lease
         *lead; /* nothing gets its name without it, nor is removed; NULL: the lock is all */
     int32_t keep;
+    uint32_t last_updates; /* of the run's last: see tr_checkpoint_files_break */
     uint64_t tokens_before, tokens_per_step;
     uint32_t updates_before;
 } tr_checkpoint_files_options;
 tr_status tr_checkpoint_files_new(tr_checkpoint_files **out, const tr_checkpoint_files_options *options,
                                   tr_error *err);
 const tr_checkpoint_writer *tr_checkpoint_files_writer(const tr_checkpoint_files *self);
+/* Faults on purpose: until somebody sets another one nothing of checkpoints can be written or synced. But the last one begins with
+ * a sound disk and keeps it, or the run would fail. */
+void tr_checkpoint_files_break(const tr_checkpoint_files *self, tr_file_fault fault);
 void tr_checkpoint_files_destroy(tr_checkpoint_files **self);
 
 #ifdef __cplusplus

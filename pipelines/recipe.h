@@ -131,7 +131,8 @@ typedef struct tr_recipe {
     struct { /* see runtime/chaos.h */
         char *at;
         uint64_t seed;
-        double kills_per_minute;
+        double kills_per_minute, faults_per_minute;
+        char *faults; /* see runtime/fault.h; NULL: all that the run can show */
     } chaos;
     struct {
         int32_t every;   /* steps; 0: only at the end (and only where something is held out) */
@@ -165,6 +166,10 @@ tr_status tr_recipe_from_json(tr_recipe *out, const char *text, size_t size_byte
  * all but the steps and the places of files; NULL when there is none. Layout, transport, optimizer, learning rate and the
  * like may change in a resumed run. */
 const char *tr_recipe_numerics_differ(const tr_recipe *a, const tr_recipe *b);
+
+/* chaos.faults, as bits (runtime/fault.h), 0 where there are none by chance. What the run could not show is left out, and told with
+ * why in left_out, which is empty otherwise. */
+uint32_t tr_recipe_faults(const tr_recipe *self, char *left_out, size_t capacity);
 
 /* Stages of a replica: layout.pipeline times layout.pieces. */
 static inline int32_t tr_recipe_stages(const tr_recipe *self)

@@ -6,7 +6,6 @@
 #include "pipelines/recipe_schema.h"
 
 #include "actors/plan.h"
-#include "runtime/chaos.h"
 #include "transport/address.h"
 
 #include <math.h>
@@ -283,23 +282,6 @@ static tr_status check_layers(const reading *self, int32_t layers, tr_error *err
     return TR_OK;
 }
 
-/* Faults on purpose end processes, and are said right before anything begins. */
-static tr_status check_chaos(const reading *self, tr_error *err)
-{
-    const tr_recipe *recipe = &self->recipe;
-    tr_chaos chaos;
-    tr_error problem = {0};
-    if (tr_chaos_parse(&chaos, recipe->chaos.at, &problem))
-        return tr__recipe_refuse(self, line_of(self, "chaos.at"), "chaos.at", "", err, "%s", problem.message);
-    if (recipe->layout.processes) return TR_OK;
-    const char *key = recipe->chaos.at                     ? "chaos.at"
-                      : recipe->chaos.kills_per_minute > 0 ? "chaos.kills_per_minute"
-                                                           : NULL;
-    if (!key) return TR_OK;
-    return tr__recipe_refuse(self, line_of(self, key), key, NULL, err,
-                             "has no worker to kill where layout.processes is false; leave one of them out");
-}
-
 static tr_status check_layout(const reading *self, tr_error *err)
 {
     const tr_recipe *recipe = &self->recipe;
@@ -511,7 +493,7 @@ tr_status tr__recipe_resolve(tr__recipe_reading *self, tr_error *err)
     if (!status) status = check_found(self, err);
     if (!status) status = check_steps(self, err);
     if (!status) status = check_layout(self, err);
-    if (!status) status = check_chaos(self, err);
+    if (!status) status = tr__recipe_check_chaos(self, err);
     if (!status) status = check_network(self, err);
     if (!status) status = check_hosts(self, err);
     if (!status) status = check_head(self, err);

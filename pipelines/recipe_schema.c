@@ -132,8 +132,10 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"head.job", AT(head.job), .type = TR__TEXT, ETCD, ELSE("the run directory's whole path"), .help = "with etcd: the name under which heads of this job know one another"},
     {"head.ttl", AT(head.ttl), .type = TR__INTEGER, TO(2, 3600), ETCD, BY_DEFAULT("10"), .help = "with etcd: seconds after which a head that is not heard of may be replaced"},
     {"chaos.at", AT(chaos.at), .type = TR__TEXT, .help = "faults on purpose: EPOCH/ACTOR/ACTIVITY/STEP/SIGNAL, ..."},
-    {"chaos.seed", AT(chaos.seed), .type = TR__SEED, REAL_UP, BY_DEFAULT("1"), .help = "of the moments and victims of kills by chance"},
-    {"chaos.kills_per_minute", AT(chaos.kills_per_minute), .type = TR__REAL, REAL_UP, BY_DEFAULT("0"), .help = "workers killed on purpose"},
+    {"chaos.seed", AT(chaos.seed), .type = TR__SEED, REAL_UP, BY_DEFAULT("1"), .help = "of the moments, kinds and victims of faults by chance"},
+    {"chaos.kills_per_minute", AT(chaos.kills_per_minute), .type = TR__REAL, REAL_UP, BY_DEFAULT("0"), .help = "workers killed on purpose, by chance"},
+    {"chaos.faults_per_minute", AT(chaos.faults_per_minute), .type = TR__REAL, REAL_UP, BY_DEFAULT("0"), .help = "faults of all kinds done on purpose, by chance; those that end a worker count as deaths in supervision.intensity"},
+    {"chaos.faults", AT(chaos.faults), .type = TR__TEXT, ELSE("all that the run can show"), .help = "which: kill, stop, stop_and_continue, slow, flip_state, cut, deaf, delay, duplicate, flip_frame, full_disk, failed_fsync"},
 
     {"checkpoint.every", AT(checkpoint.every), .type = TR__INTEGER, UP(0), BY_DEFAULT("0"), .help = "steps; 0: only after the last"},
     {"checkpoint.keep", AT(checkpoint.keep), .type = TR__INTEGER, UP(0), BY_DEFAULT("2"), .help = "newest that are kept; 0: all"},

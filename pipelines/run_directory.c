@@ -450,18 +450,29 @@ void tr_run_ended(tr_run *self, const char *how)
 
 void tr_run_event(tr_run *self, const tr_job_event *event)
 {
-    static const char *const kinds[] = {
-        [TR_JOB_WORKER_STARTED] = "worker_started", [TR_JOB_RUNNING] = "running",
-        [TR_JOB_WORKER_FENCED] = "worker_fenced",   [TR_JOB_WORKER_DIED] = "worker_died",
-        [TR_JOB_ACTOR_FAILED] = "actor_failed",     [TR_JOB_STOPPING] = "stopping",
-        [TR_JOB_RUN_AGAIN] = "run_again",           [TR_JOB_EPOCH] = "epoch",
-        [TR_JOB_STATE_ROTTEN] = "state_rotten",     [TR_JOB_RECOVERED] = "recovered",
-        [TR_JOB_READOPTED] = "readopted",           [TR_JOB_CHANGED] = "changed",
-        [TR_JOB_AGENT_REPLACED] = "agent_replaced", [TR_JOB_HOST_AWAITED] = "host_awaited",
-        [TR_JOB_HOST_JOINED] = "host_joined",       [TR_JOB_HOST_REFUSED] = "host_refused",
-        [TR_JOB_HOST_LOST] = "host_lost",           [TR_JOB_HOST_LEAVING] = "host_leaving",
-        [TR_JOB_HOST_CUT_OFF] = "host_cut_off",     [TR_JOB_HOST_LEFT] = "host_left",
-        [TR_JOB_FRAME_DAMAGED] = "frame_damaged",   [TR_JOB_QUARANTINED] = "quarantined"};
+    static const char *const kinds[] = {[TR_JOB_WORKER_STARTED] = "worker_started",
+                                        [TR_JOB_RUNNING] = "running",
+                                        [TR_JOB_WORKER_FENCED] = "worker_fenced",
+                                        [TR_JOB_WORKER_DIED] = "worker_died",
+                                        [TR_JOB_ACTOR_FAILED] = "actor_failed",
+                                        [TR_JOB_STOPPING] = "stopping",
+                                        [TR_JOB_RUN_AGAIN] = "run_again",
+                                        [TR_JOB_EPOCH] = "epoch",
+                                        [TR_JOB_STATE_ROTTEN] = "state_rotten",
+                                        [TR_JOB_RECOVERED] = "recovered",
+                                        [TR_JOB_READOPTED] = "readopted",
+                                        [TR_JOB_CHANGED] = "changed",
+                                        [TR_JOB_AGENT_REPLACED] = "agent_replaced",
+                                        [TR_JOB_HOST_AWAITED] = "host_awaited",
+                                        [TR_JOB_HOST_JOINED] = "host_joined",
+                                        [TR_JOB_HOST_REFUSED] = "host_refused",
+                                        [TR_JOB_HOST_LOST] = "host_lost",
+                                        [TR_JOB_HOST_LEAVING] = "host_leaving",
+                                        [TR_JOB_HOST_CUT_OFF] = "host_cut_off",
+                                        [TR_JOB_HOST_LEFT] = "host_left",
+                                        [TR_JOB_FRAME_DAMAGED] = "frame_damaged",
+                                        [TR_JOB_QUARANTINED] = "quarantined",
+                                        [TR_JOB_FAULT] = "fault"};
     json_t *object = event_object(kinds[event->kind], event->monotonic_ns, event, event->text);
     char text[128];
     bool readopted = event->kind == TR_JOB_READOPTED;
@@ -485,6 +496,6 @@ void tr_run_event(tr_run *self, const tr_job_event *event)
                 event->kind == TR_JOB_WORKER_DIED || event->kind == TR_JOB_WORKER_FENCED ||
                 event->kind == TR_JOB_STATE_ROTTEN || event->kind == TR_JOB_RECOVERED ||
                 event->kind == TR_JOB_AGENT_REPLACED ||
-                (event->kind >= TR_JOB_HOST_AWAITED && event->kind <= TR_JOB_QUARANTINED);
+                (event->kind >= TR_JOB_HOST_AWAITED && event->kind <= TR_JOB_FAULT);
     if (told || readopted) say(self, readopted ? text : event->text, true);
 }

@@ -5,6 +5,7 @@
 #include "pipelines/safetensors.h"
 
 #include "base/file.h"
+#include "base/file_fault.h"
 #include "base/memory.h"
 #include "pipelines/safetensors_format.h"
 #include "pipelines/text.h"
@@ -122,7 +123,8 @@ static tr_status write_at(tr_safetensors_writer *self, uint64_t at, const void *
 {
     const char *from = bytes;
     while (size_bytes) {
-        ssize_t done = pwrite(fileno(self->file.stream), from, size_bytes, (off_t)at);
+        bool full = tr_file_fault_strikes(TR_FILE_FULL, self->file.path);
+        ssize_t done = full ? -1 : pwrite(fileno(self->file.stream), from, size_bytes, (off_t)at);
         if (done < 0 && errno == EINTR) continue;
         if (done <= 0)
             return tr_fail(err, TR_EIO, "could not write '%s': %s", self->file.temporary,

@@ -64,6 +64,7 @@ static void on_note(void *context, const char *kind, const char *text)
 {
     training *self = context;
     tr_run_note(self->run, kind, text);
+    tr__training_chaos_noted(self, kind);
 }
 
 static void on_tick(void *context)
@@ -121,6 +122,7 @@ static void on_event(void *context, const tr_job_event *event)
     bool begins = event->kind == TR_JOB_RUNNING || event->kind == TR_JOB_RECOVERED ||
                   event->kind == TR_JOB_READOPTED || event->kind == TR_JOB_CHANGED;
     tr_run_event(self->run, event);
+    tr__training_chaos_event(self, event);
     self->places = event->places;
     if (begins) tr_stall_watch_begin(&self->watch, tr_clock_ns());
     if (begins || event->kind == TR_JOB_WORKER_STARTED || event->kind == TR_JOB_EPOCH)
@@ -336,6 +338,7 @@ static tr_status open_checkpoints(training *self, tr_error *err)
         .source_directory = self->start.directory[0] ? self->start.directory : NULL,
         .lead = self->lead,
         .keep = self->recipe->checkpoint.keep,
+        .last_updates = (uint32_t)self->recipe->train.steps,
         .updates_before = self->start.updates,
         .tokens_before = self->start.tokens,
         .tokens_per_step = (uint64_t)plan->n_microbatches * plan->rows * plan->sequence};
@@ -401,14 +404,12 @@ static tr_status run_job(training *self, tr_error *err)
                                            .first_epoch = tr_run_first_epoch(self->run),
                                            .record_epoch = tr__training_record_epoch,
                                            .begin_again = tr__training_begin_again},
-                              .chaos = {.points = recipe->chaos.at,
-                                        .seed = recipe->chaos.seed,
-                                        .kills_per_minute = recipe->chaos.kills_per_minute},
                               .changes = changes,
                               .may_lead = tr__training_may_lead,
                               .context = self,
                               .on_event = on_event};
     tr__training_hosts(self, &options.hosts);
+    tr__training_chaos(self, &options.chaos);
     const tr_layout layout = tr_layout_of(recipe);
     status = tr__training_lease(self, &options.lease, err);
     if (!status) status = tr_run_epoch_in(self->run, options.recovery.first_epoch, &layout, err);
@@ -450,6 +451,16 @@ static void tell_devices(const training *self)
     if (self->plan->devices.text[0]) tr_run_note(self->run, "device", self->plan->devices.text);
 }
 
+/* A step more may be in the log than in the checkpoint, where somebody died on the way to it; it is run again, and compared. */
+static tr_status say_stopped(const training *self, uint32_t step, tr_error *err)
+{
+    uint32_t saved = self->journal ? self->journal->saved : 0;
+    char from[40] = "from there";
+    if (saved && saved < step) snprintf(from, sizeof from, "after step %u", saved);
+    return tr_fail(err, TR_ESTOPPED, "stopped after step %u of %d, as asked; --resume goes on %s", step,
+                   self->recipe->train.steps, from);
+}
+
 /* The last words of a run whose job ended well: it is done, or somebody asked it to stop. */
 static tr_status say_end(training *self, FILE *progress, tr_error *err)
 {
@@ -460,9 +471,7 @@ static tr_status say_end(training *self, FILE *progress, tr_error *err)
         return tr_fail(err, TR_ESTOPPED,
                        "stopped after step %u of %d: %.700s; a standby or --resume goes on from there",
                        last ? last->step : self->start.updates, self->recipe->train.steps, why);
-    if (!is_done)
-        return tr_fail(err, TR_ESTOPPED, "stopped after step %u of %d, as asked; --resume goes on from there",
-                       last ? last->step : self->start.updates, self->recipe->train.steps);
+    if (!is_done) return say_stopped(self, last ? last->step : self->start.updates, err);
     if (!progress) return TR_OK;
     fprintf(progress, "done after step %u: loss %.4f", last->step, last->loss);
     if (last->has_validation) fprintf(progress, ", held-out %.4f nats a token", last->validation_loss);

@@ -60,7 +60,9 @@ typedef struct tr__training {
     tr_stall_watch watch;
     const tr_place_seen *places; /* the job's; NULL before it says so */
     uint64_t began_ns;
-    tr_standby *standby; /* who goes on if this process dies; NULL: nobody */
+    bool disk_is_full, disk_is_unsynced; /* by chaos, or is to be next */
+    bool needs_disk;                     /* from now on chaos leaves it alone */
+    tr_standby *standby;                 /* who goes on if this process dies; NULL: nobody */
 } tr__training;
 
 /* Makes the plan of a job that begins at `start`, with a recipe that outlives the training. It is kept until the end, but is
@@ -104,6 +106,11 @@ bool tr__training_lost_its_head(const char *run); /* a head that ends takes away
 void tr__training_hosts(tr__training *self, tr_job_hosts *hosts);
 /* What hosts read for themselves is named so that all find it: a relative path means something else there. */
 tr_status tr__training_make_absolute(tr__training *self, tr_error *err);
+
+/* train_chaos.c. What the job is told, and the run of what it cannot show; and what the coordinator noted, or the job told. */
+void tr__training_chaos(tr__training *self, tr_job_chaos *chaos);
+void tr__training_chaos_noted(tr__training *self, const char *kind);
+void tr__training_chaos_event(tr__training *self, const tr_job_event *event);
 
 /* train_lead.c. Takes the lease in etcd, where the recipe wants one and it is not there yet. Errors: those of
  * tr_head_lease_acquire. */

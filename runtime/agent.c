@@ -58,6 +58,7 @@ bool tr__ward_reap(tr__ward *worker, tr_process_end *end)
     worker->pidfd = -1;
     worker->leaving = false;
     worker->agent->n_alive--;
+    tr__agent_faults_after(worker->agent, worker);
     if (end->signal || end->exit_code < 0) tr_leftovers_remove(worker->pid); /* or nobody here knows how */
     return true;
 }
@@ -149,6 +150,7 @@ void tr__agent_on_tick(void *context, uint64_t now_ns)
     agent *self = context;
     if (self->hosts) tell_what_they_do(self, now_ns);
     if (!self->stopping) tr__agent_go_on_dealing(self);
+    if (self->n_suffering) tr__agent_faults_on_tick(self, now_ns);
     for (int32_t i = 1; i < self->topology.n_nodes && !self->stopping; i++)
         watch_over(self, &self->wards[i], now_ns);
     for (int32_t i = 1; i < self->launch->node; i++)
@@ -353,7 +355,7 @@ static void begin_epoch(agent *self, const tr_control_note *note)
 static void fence(agent *self, int32_t node)
 {
     if (node < 1 || node >= self->topology.n_nodes || self->wards[node].pidfd < 0) return;
-    tr_process_kill(self->wards[node].pidfd, SIGKILL);
+    if (!tr__ward_lives_on(&self->wards[node])) tr_process_kill(self->wards[node].pidfd, SIGKILL);
 }
 
 static void hear_stop(agent *self, const tr_control_note *note)
@@ -371,6 +373,10 @@ static void on_system(void *context, int32_t peer, const tr_message *message)
     if (peer != TR_NODE_HEAD) return;
     if (message->frame.edge == TR_CONTROL_PREPARE) {
         tr__agent_prepare(context, message);
+        return;
+    }
+    if (message->frame.edge == TR_CONTROL_FAULT) {
+        tr__agent_fault(context, message, tr__process_now_ns());
         return;
     }
     if (tr_control_read_note(message, &note, NULL) != TR_OK) return;

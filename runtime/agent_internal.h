@@ -6,6 +6,7 @@
 
 #include "runtime/activity.h"
 #include "runtime/change.h"
+#include "runtime/fault.h"
 #include "runtime/launch.h"
 #include "runtime/node.h"
 
@@ -25,6 +26,10 @@ typedef struct tr__ward { /* one worker in the agent's care */
     bool is_hung;            /* told */
     bool leaving;            /* was told to end, by a change of the layout; another one may follow */
     uint64_t leave_until_ns; /* then it is killed */
+    bool suffers;            /* a fault that was done on purpose and takes a while: agent_faults.c */
+    tr_fault fault;
+    uint64_t fault_until_ns;
+    uint32_t fault_ticks;
 } tr__ward;
 
 enum { TR__AGENT_TICK_MS = 50 };
@@ -43,6 +48,7 @@ typedef struct tr__agent {
     struct tr_agent_states
         *former; /* of a head before, until this one has said what becomes of it; NULL: nothing */
     int32_t n_alive;
+    int32_t n_suffering; /* wards that do */
     uint32_t epoch;
     bool stopping, head_lost;
     bool head_gives_way; /* it stops, and another one may go on with the job */
@@ -76,6 +82,13 @@ bool tr__ward_reap(tr__ward *worker, tr_process_end *end);
 struct tr_agent_states *tr__agent_keep_states(tr__agent *self);
 void tr__agent_tell_former(tr__agent *self); /* behind its greeting */
 void tr__agent_settle_former(tr__agent *self, bool wanted);
+
+/* agent_faults.c: TR_CONTROL_FAULT. */
+void tr__agent_fault(tr__agent *self, const tr_message *message, uint64_t now_ns);
+void tr__agent_faults_on_tick(tr__agent *self, uint64_t now_ns); /* while n_suffering */
+/* A worker that was stopped so that it goes on when it is to be killed: true: it does, until the tick after the next. */
+bool tr__ward_lives_on(tr__ward *worker);
+void tr__agent_faults_after(tr__agent *self, tr__ward *worker); /* it has ended */
 
 /* agent_change.c. */
 void tr__agent_prepare(tr__agent *self, const tr_message *message); /* and answers */

@@ -1,6 +1,6 @@
 /* runtime/chaos.h - faults on purpose, to see that the job mends them.
  * At points: a worker sends itself a signal when one of its actors begins something of a step, in one epoch. By chance: the
- * head has workers killed at moments that a seed draws.
+ * head has workers killed at moments that a seed draws. Other faults by chance are fault.h's.
  * Threads: a point is looked at from scheduler threads and never written; the rest is the head's.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_RUNTIME_CHAOS_H

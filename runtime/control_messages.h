@@ -66,7 +66,8 @@ typedef enum tr_control_topic {
     TR_CONTROL_FORGET,     /* from the head to agents: what PREPARE prepared is not wanted any more */
     TR_CONTROL_FORMER,     /* from an agent, behind its greeting: what it has of a head before (tr_former) */
     TR_CONTROL_COMES_ON,   /* from an agent: what its workers begin with is on its way, and has come on */
-    TR_CONTROL_CUT_OFF     /* from an agent: it does not hear agent note.node, for note.silent_ns */
+    TR_CONTROL_CUT_OFF,    /* from an agent: it does not hear agent note.node, for note.silent_ns */
+    TR_CONTROL_FAULT       /* chaos, from the head to who is to do it: fault.h */
 } tr_control_topic;
 
 /* One shape for all that is small. What does not apply is 0. */

@@ -370,6 +370,7 @@ void tr_head_worker_started(tr_head *self, const tr_control_note *note)
     self->places[note->node] = self->hosts ? tr_hosts_place(self->hosts, note->node, note->pid)
                                            : tr_place_of(note->pid, TR_LAUNCH_FIRST_INHERITED);
     self->workers[note->node].fenced = false;
+    self->workers[note->node].struck_ns = 0;
     if (is_here) tr_crew_add_worker(self->crew, note->node, note->pid);
     snprintf(text, sizeof text, "worker %d (pid %d) started%s", note->node, note->pid,
              is_here ? "" : " on another host");
@@ -416,6 +417,7 @@ static void note_from_worker(tr_head *self, int32_t peer, uint32_t topic, const 
     case TR_CONTROL_LEAVING: tr_head_leaving(self, peer); break;
     case TR_CONTROL_DAMAGED: tr_head_damaged(self, note->node, peer, note->text); break;
     case TR_CONTROL_PEER_LOST:
+        if (note->node == TR_NODE_HEAD) suspect(self, peer, note->text); /* our link to it, which it lost */
         if (note->node >= 1 && note->node < self->topology->n_nodes) suspect(self, note->node, note->text);
         break;
     default: tr_log(TR_LOG_WARNING, "node %d sent topic %u, which the head does not know", peer, topic);

@@ -33,6 +33,7 @@ typedef struct tr_head_worker {
     bool leaving;        /* was told to end: that it does is no death */
     bool greeted, ready; /* in this epoch */
     bool fenced;         /* and is to be killed */
+    uint64_t struck_ns;  /* by chaos, in a way that ends it; 0: not, or it was replaced since */
     tr_control_hello hello;
     uint32_t n_damaged;  /* of what it sent, since damaged_ns; see quarantine.c */
     uint64_t damaged_ns; /* the first of them */
@@ -59,6 +60,8 @@ typedef struct tr_head {
     uint64_t generation; /* that this epoch began with */
     uint64_t strike_ns;  /* the next kill by chance; 0: not drawn */
     uint32_t n_strikes;
+    uint64_t fault_ns; /* the same of faults */
+    uint32_t n_faults;
     uint64_t *restarts_ns; /* the last recovery.max_restarts changes of epoch, a ring */
     uint64_t n_restarts;
     uint32_t n_mistakes; /* of this host's processes, where there are no others; see quarantine.c */
@@ -113,10 +116,11 @@ void tr_head_damaged(tr_head *self, int32_t from, int32_t to, const char *reason
 void tr_head_fence(tr_head *self, int32_t node, const char *text);
 bool tr_head_can_recover(const tr_head *self);
 tr_status tr_head_begin_again(tr_head *self, tr_error *err); /* all have greeted: from where? */
-void tr_head_strike(tr_head *self, uint64_t now_ns);         /* chaos by chance */
 /* In self->epoch, which is recorded: everybody begins anew, for the reason in the text. */
 void tr_head_begin_epoch(tr_head *self, const char *text);
 void tr_head_check_rejoin(tr_head *self, uint64_t now_ns);
+
+void tr_head_strike(tr_head *self, uint64_t now_ns); /* head_chaos.c, with each tick */
 
 /* head_checks.c, with each tick: who did not greet, whose link broke, what waited for an explanation. */
 void tr_head_check_greeting(tr_head *self, uint64_t now_ns);
@@ -124,6 +128,7 @@ void tr_head_check_suspect(tr_head *self, uint64_t now_ns);
 void tr_head_check_held(tr_head *self, uint64_t now_ns);
 void tr_head_check_lead(tr_head *self);
 
+int32_t tr_head_agent_of(const tr_head *self, int32_t node); /* -1: it has none that is here */
 /* To the agent of a worker, if it has one that is here. */
 void tr_head_tell_agent_of(tr_head *self, int32_t node, tr_control_topic topic, const tr_control_note *note);
 /* hosts.c has found that a host is gone, with the workers that it had; heard_ns: its last sign of life. */

@@ -40,7 +40,8 @@ typedef enum tr_job_event_kind {
     TR_JOB_HOST_LEFT,
     TR_JOB_HOST_CUT_OFF, /* a spare, from another host: it gets no work before it is not. Others are lost, then */
     TR_JOB_FRAME_DAMAGED, /* what a worker sent came damaged: all is sent again, or it is replaced */
-    TR_JOB_QUARANTINED    /* a host, for the mistakes of its processes */
+    TR_JOB_QUARANTINED,   /* a host, for the mistakes of its processes */
+    TR_JOB_FAULT          /* done on purpose (tr_job_chaos), as the text says */
 } tr_job_event_kind;
 
 /* From where an epoch goes on. */
@@ -125,11 +126,15 @@ typedef struct tr_job_lease {
         *orphans; /* those of a head that died, to go on with; NULL: none. They outlive the call */
 } tr_job_lease;
 
-/* Faults on purpose (runtime/chaos.h); only with processes. */
+/* Faults on purpose (runtime/chaos.h, runtime/fault.h); only with processes. */
 typedef struct tr_job_chaos {
     const char *points; /* NULL: none */
     uint64_t seed;
-    double kills_per_minute;
+    double kills_per_minute, faults_per_minute;
+    uint32_t faults; /* of these kinds: TR_FAULT_BIT */
+    /* The head's disk is to fail the checkpoint at work, or the next: for want of room, or else when it is synced. On the head's
+     * thread. NULL: it does not. */
+    void (*break_disk)(void *context, bool full);
 } tr_job_chaos;
 
 /* Heads on several hosts that follow one another in a job. An agent that loses its head keeps the states that it has, and

@@ -18,6 +18,7 @@ extern "C" {
 
 typedef struct tr_node tr_node;
 struct tr_activity_page;
+struct tr_fault;
 
 typedef struct tr_node_options {
     int32_t node;
@@ -74,8 +75,10 @@ tr_status tr_node_connect(tr_node *self, int32_t peer, const char *control_addre
 tr_status tr_node_load(tr_node *self, const tr_topology *topology, tr_state_region *const *states,
                        tr_error *err);
 void tr_node_spoil(tr_node *self, tr_actor_id who,
-                   int how);              /* from on_activity of that actor: see tr_actor_spoil */
-void tr_node_damage_next(tr_node *self);  /* chaos: see tr_transport_damage_next */
+                   int how);             /* from on_activity of that actor: see tr_actor_spoil */
+void tr_node_damage_next(tr_node *self); /* chaos: see tr_transport_damage_next */
+/* Chaos: a fault of frames (fault.h) is done to both transports. From its own callbacks. */
+void tr_node_suffer(tr_node *self, const struct tr_fault *fault);
 void tr_node_start_actors(tr_node *self); /* calls start of each */
 
 /* A change of epoch (runtime/head.h): unload, set the epoch, connect anew, load, start.

@@ -63,9 +63,14 @@ static void call_everybody(tr_head *self)
         tr_control_send_note(self->node, self->agent, TR_CONTROL_EPOCH, &note);
 }
 
+int32_t tr_head_agent_of(const tr_head *self, int32_t node)
+{
+    return self->hosts ? tr_hosts_agent_of(self->hosts, node) : self->agent;
+}
+
 void tr_head_tell_agent_of(tr_head *self, int32_t node, tr_control_topic topic, const tr_control_note *note)
 {
-    int32_t agent = self->hosts ? tr_hosts_agent_of(self->hosts, node) : self->agent;
+    int32_t agent = tr_head_agent_of(self, node);
     if (agent >= 0) tr_control_send_note(self->node, agent, topic, note);
 }
 
@@ -185,22 +190,6 @@ void tr_head_check_rejoin(tr_head *self, uint64_t now_ns)
         snprintf(text, sizeof text, "worker %d did not come back within %d s", i, REJOIN_MS / 1000);
         if (!self->workers[i].greeted) tr_head_fence(self, i, text);
     }
-}
-
-void tr_head_strike(tr_head *self, uint64_t now_ns)
-{
-    const tr_chaos chaos = {.seed = self->options->chaos.seed,
-                            .kills_per_minute = self->options->chaos.kills_per_minute};
-    if (!(chaos.kills_per_minute > 0) || !tr_head_can_recover(self)) return;
-    if (self->strike_ns && now_ns >= self->strike_ns) {
-        const tr_control_note note = {
-            .node =
-                1 + (int32_t)tr_chaos_victim(&chaos, self->n_strikes, (uint32_t)self->topology->n_nodes - 1)};
-        tr_head_tell_agent_of(self, note.node, TR_CONTROL_FENCE, &note);
-        self->n_strikes++;
-        self->strike_ns = 0;
-    }
-    if (!self->strike_ns) self->strike_ns = now_ns + tr_chaos_pause_ns(&chaos, self->n_strikes);
 }
 
 static void common_generations(const tr_head *self, uint64_t out[2])

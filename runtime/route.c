@@ -5,6 +5,8 @@
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "runtime/fault.h"
+#include "transport/disturb.h"
 
 #include <string.h>
 
@@ -156,6 +158,30 @@ tr_status tr__link_send(tr__link *self, int32_t peer, tr_message **message)
     else if (status != TR_OK && !tr__peer_is_lost(self->node, peer))
         tr_log(TR_LOG_INFO, "not sent: %s", err.message);
     return status;
+}
+
+static void disturb(tr__link *self, const tr_disturbance *what)
+{
+    if (!self->transport) return;
+    pthread_mutex_lock(&self->lock);
+    tr_transport_disturb(self->transport, what);
+    rearm(self);
+    pthread_mutex_unlock(&self->lock);
+}
+
+void tr_node_suffer(tr_node *self, const tr_fault *fault)
+{
+    tr_disturbance what = {.peer = fault->peer, .for_ms = fault->for_ms, .seed = fault->seed};
+    switch (fault->kind) {
+    case TR_FAULT_FLIP_FRAME: tr_node_damage_next(self); return;
+    case TR_FAULT_CUT: what.kind = TR_DISTURB_CUT; break;
+    case TR_FAULT_DEAF: what.kind = TR_DISTURB_DEAF; break;
+    case TR_FAULT_DELAY: what.kind = TR_DISTURB_DELAY; break;
+    case TR_FAULT_DUPLICATE: what.kind = TR_DISTURB_DUPLICATE; break;
+    default: return; /* of processes and disks */
+    }
+    if (tr_fault_hits_data(fault)) disturb(&self->data, &what);
+    if (tr_fault_hits_control(fault)) disturb(&self->control, &what);
 }
 
 int tr__link_progress(tr__link *self)

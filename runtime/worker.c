@@ -9,6 +9,7 @@
 #include "base/thread_pool.h"
 #include "runtime/chaos.h"
 #include "runtime/control_messages.h"
+#include "runtime/fault.h"
 #include "runtime/lease.h"
 #include "runtime/worker_memory.h"
 
@@ -54,12 +55,13 @@ void tr_worker_describe_failure(char *text, size_t capacity, const tr_activity_p
     snprintf(text, capacity, "%s%s%s%s", error->message, doing[0] ? " (" : "", doing, doing[0] ? ")" : "");
 }
 
-/* The head closes its links for data at every change of epoch; without its control link there is no job. */
+/* Without the head's control link there is no job. Its links for data it closes at every change of epoch; then what we say of it
+ * is of an old one, and of no matter. Otherwise that one broke alone, and the head may never see it. */
 static void on_peer_lost(void *context, int32_t peer, bool control, const char *reason)
 {
     tr_worker *self = context;
-    if (peer == TR_NODE_HEAD) {
-        if (!control || self->head.epoch > self->epoch) return; /* the next one is known already */
+    if (peer == TR_NODE_HEAD && control) {
+        if (self->head.epoch > self->epoch) return; /* the next one is known already */
         self->waits = self->options->lease_ms > 0 && !self->stopped;
         self->head_lost = !self->waits;
         self->next_epoch = 0;
@@ -168,6 +170,16 @@ static void on_leave(void *context)
     if (self->leaves) ask_to_leave(self);
 }
 
+static void suffer(tr_worker *self, const tr_message *message)
+{
+    tr_fault fault;
+    tr_error err;
+    if (tr_fault_decode(&fault, tr_message_bytes(message), message->frame.body_bytes, &err) == TR_OK)
+        tr_node_suffer(self->node, &fault);
+    else
+        tr_log(TR_LOG_WARNING, "from the head: %s", err.message);
+}
+
 static void on_system(void *context, int32_t peer, const tr_message *message)
 {
     tr_worker *self = context;
@@ -195,6 +207,7 @@ static void on_system(void *context, int32_t peer, const tr_message *message)
         if (self->loaded && tr_control_read_note(message, &note, NULL) == TR_OK)
             tr_node_actor_ended(self->node, note.actor, note.text);
         break;
+    case TR_CONTROL_FAULT: suffer(self, message); break;
     default: tr_log(TR_LOG_WARNING, "the head sent topic %u, which workers do not know", message->frame.edge);
     }
 }

@@ -64,8 +64,9 @@ struct tr_transport {
     uint32_t oldest; /* the first incarnation that may greet: see tr_transport_renew */
     size_t
         n_failed; /* links whose loss is still to be reported; relaxed where it is asked for without a lock */
-    size_t n_damaged;  /* links with is_damaged */
-    bool damages_next; /* see tr_transport_damage_next */
+    size_t n_damaged;                /* links with is_damaged */
+    bool damages_next;               /* see tr_transport_damage_next */
+    struct tr__disturbed *disturbed; /* disturb.c; NULL, nearly always: not. Relaxed, as n_failed */
     char address[TR_ADDRESS_CHARS];
 };
 
@@ -116,5 +117,20 @@ tr_message *tr__message_place(tr_transport *self, tr_link *link, const tr_frame 
 
 /* Verifies the body's hash, counts and delivers; takes the message. */
 void tr__message_deliver(tr_transport *self, tr_link *link, tr_message *message);
+void tr__message_hand_over(tr_transport *self, tr_link *link,
+                           tr_message *message); /* the same of a sound one */
+
+bool tr__link_is_up(const tr_link *link);
+
+/* disturb.c, each with self->disturbed. What arrives: true where it was taken, to be delivered later or never. What is sent: a
+ * copy that goes as well, or NULL; given back when the first is gone. */
+bool tr__disturbed_arrival(tr_transport *self, tr_link *link, tr_message **message);
+tr_message *tr__disturbed_copy(const tr_transport *self, const tr_message *message);
+void tr__disturbed_departure(tr_transport *self, int32_t peer, tr_message *copy);
+int tr__disturbed_progress(tr_transport *self);
+bool tr__disturbed_is_busy(
+    const tr_transport *self); /* something is to be done of which no descriptor tells */
+void tr__disturbed_drop(tr_transport *self, const tr_link *link); /* what it has of a link that is gone */
+void tr__disturbed_destroy(tr_transport *self);
 
 #endif

@@ -73,7 +73,7 @@ static tr_link *find_or_add_link(tr_transport *self, int32_t peer, tr_error *err
     return link;
 }
 
-static bool is_up(const tr_link *link)
+bool tr__link_is_up(const tr_link *link)
 {
     return link->state == TR_LINK_OPENING || link->state == TR_LINK_OPEN;
 }
@@ -82,7 +82,7 @@ tr_status tr_transport_connect(tr_transport *self, int32_t peer, const char *add
 {
     tr_link *link = find_or_add_link(self, peer, err);
     if (!link) return TR_ENOMEM;
-    if (is_up(link)) return TR_OK; /* the peer was quicker, or the caller asks twice */
+    if (tr__link_is_up(link)) return TR_OK; /* the peer was quicker, or the caller asks twice */
     if (link->state == TR_LINK_FAILED) tr__link_report(self, link);
     tr_status status = self->kind->connect(self, link, address, err);
     if (status == TR_OK) link->state = TR_LINK_OPENING;
@@ -102,7 +102,7 @@ tr_status tr_transport_send(tr_transport *self, int32_t peer, tr_message **messa
 {
     TR_ASSERT((*message)->frame.kind != TR_FRAME_HELLO);
     tr_link *link = tr__link_find(self, peer);
-    if (!link || !is_up(link)) {
+    if (!link || !tr__link_is_up(link)) {
         tr_message_destroy(message);
         return tr_fail(err, TR_ECLOSED, "there is no link to node %d%s%s", peer,
                        link && link->reason[0] ? ": " : "", link ? link->reason : "");
@@ -114,7 +114,9 @@ tr_status tr_transport_send(tr_transport *self, int32_t peer, tr_message **messa
         self->damages_next = false;
     }
     uint64_t body_bytes = (*message)->frame.body_bytes;
+    tr_message *copy = self->disturbed ? tr__disturbed_copy(self, *message) : NULL;
     tr_status status = self->kind->send(self, link, message, err);
+    if (copy) tr__disturbed_departure(self, peer, copy);
     if (status == TR_ENOMEM) tr__link_starve(self, link, "a message to it");
     if (status == TR_OK) {
         self->counters.frames_sent++;
@@ -132,7 +134,7 @@ static void count_failed(tr_transport *self, int change)
 
 void tr__link_fail(tr_transport *self, tr_link *link, const char *format, ...)
 {
-    if (!is_up(link)) return;
+    if (!tr__link_is_up(link)) return;
     link->state = TR_LINK_FAILED;
     count_failed(self, 1);
     va_list arguments;
@@ -143,7 +145,7 @@ void tr__link_fail(tr_transport *self, tr_link *link, const char *format, ...)
 
 void tr__link_starve(tr_transport *self, tr_link *link, const char *what)
 {
-    if (is_up(link)) self->counters.starved++;
+    if (tr__link_is_up(link)) self->counters.starved++;
     tr__link_fail(self, link, "out of memory for %s", what);
 }
 
@@ -159,11 +161,17 @@ void tr__link_goodbye(tr_transport *self, tr_link *link)
     tr__link_fail(self, link, "the peer closed the link");
 }
 
+static void drop(tr_transport *self, tr_link *link, bool say_goodbye)
+{
+    if (self->disturbed) tr__disturbed_drop(self, link);
+    self->kind->drop(self, link, say_goodbye);
+}
+
 void tr__link_report(tr_transport *self, tr_link *link)
 {
     TR_ASSERT(link->state == TR_LINK_FAILED);
     count_failed(self, -1);
-    self->kind->drop(self, link, link->is_replaced);
+    drop(self, link, link->is_replaced);
     link->is_replaced = false;
     link->state = TR_LINK_LOST;
     tr_log(TR_LOG_INFO, "node %d lost its link to node %d: %s", self->options.node, link->peer, link->reason);
@@ -188,7 +196,8 @@ static void report_damage(tr_transport *self)
 
 int tr_transport_progress(tr_transport *self)
 {
-    int n_happened = self->kind->progress(self);
+    int n_happened = self->disturbed ? tr__disturbed_progress(self) : 0;
+    n_happened += self->kind->progress(self);
     if (self->n_damaged) report_damage(self);
     for (size_t i = 0; self->n_failed && i < self->n_links; i++) {
         if (self->links[i]->state != TR_LINK_FAILED) continue;
@@ -201,7 +210,7 @@ int tr_transport_progress(tr_transport *self)
 bool tr_transport_quiet(const tr_transport *self)
 {
     return self->kind->quiet && __atomic_load_n(&self->n_failed, __ATOMIC_RELAXED) == 0 &&
-           self->kind->quiet(self);
+           !__atomic_load_n(&self->disturbed, __ATOMIC_RELAXED) && self->kind->quiet(self);
 }
 
 int tr_transport_descriptors(const tr_transport *self, int descriptors[TR_TRANSPORT_MAX_DESCRIPTORS])
@@ -211,6 +220,7 @@ int tr_transport_descriptors(const tr_transport *self, int descriptors[TR_TRANSP
 
 bool tr_transport_arm(tr_transport *self)
 {
+    if (self->disturbed && tr__disturbed_is_busy(self)) return false;
     return self->n_failed == 0 && self->kind->arm(self);
 }
 
@@ -224,7 +234,7 @@ void tr_transport_disconnect(tr_transport *self, int32_t peer)
     tr_link *link = tr__link_find(self, peer);
     if (!link || link->state == TR_LINK_NONE || link->state == TR_LINK_LOST) return;
     if (link->state == TR_LINK_FAILED) count_failed(self, -1);
-    self->kind->drop(self, link, link->state != TR_LINK_FAILED);
+    drop(self, link, link->state != TR_LINK_FAILED);
     link->state = TR_LINK_NONE;
     snprintf(link->reason, sizeof link->reason, "disconnected by this side");
 }
@@ -246,6 +256,7 @@ void tr_transport_destroy(tr_transport **self_pointer)
     tr_transport *self = *self_pointer;
     if (!self) return;
     *self_pointer = NULL;
+    if (self->disturbed) tr__disturbed_destroy(self);
     self->kind->close(self);
     for (size_t i = 0; i < self->n_links; i++) tr_free(self->links[i]);
     tr_free(self->links);
@@ -322,7 +333,7 @@ tr_link *tr__hello_admit(tr_transport *self, const tr_frame *frame, const void *
     bool sought =
         link->state == TR_LINK_OPENING && link->sought == tr_hash64(hello->address, strlen(hello->address));
     if (link->was_greeted && link->incarnation < hello->incarnation && !sought) {
-        link->is_replaced = is_up(link);
+        link->is_replaced = tr__link_is_up(link);
         tr__link_fail(self, link, "incarnation %u of it took over", hello->incarnation);
     }
     if (link->state == TR_LINK_FAILED) tr__link_report(self, link);
@@ -394,6 +405,15 @@ tr_message *tr__message_place(tr_transport *self, tr_link *link, const tr_frame 
     return message;
 }
 
+void tr__message_hand_over(tr_transport *self, tr_link *link, tr_message *message)
+{
+    self->counters.frames_received++;
+    self->counters.bytes_received += TR_FRAME_BYTES + (uint64_t)message->frame.body_bytes;
+    message->next = NULL;
+    message->link_ = NULL;
+    self->events.deliver(self->events.context, link->peer, message);
+}
+
 void tr__message_deliver(tr_transport *self, tr_link *link, tr_message *message)
 {
     tr_error err;
@@ -404,9 +424,6 @@ void tr__message_deliver(tr_transport *self, tr_link *link, tr_message *message)
         tr_message_destroy(&message);
         return;
     }
-    self->counters.frames_received++;
-    self->counters.bytes_received += TR_FRAME_BYTES + (uint64_t)message->frame.body_bytes;
-    message->next = NULL;
-    message->link_ = NULL;
-    self->events.deliver(self->events.context, link->peer, message);
+    if (self->disturbed && tr__disturbed_arrival(self, link, &message)) return;
+    tr__message_hand_over(self, link, message);
 }

@@ -35,6 +35,12 @@ static tr_error err;
         }                                                                                                    \
     } while (0)
 
+static void begin_packed(tr_packer *packer, size_t n_fields)
+{
+    tr_packer_init(packer);
+    tr_pack_array(packer, n_fields);
+}
+
 /* `head` bytes first, then the bytes. */
 static void seed(const char *target, const char *name, const void *head, size_t head_bytes, const void *bytes,
                  size_t size_bytes)
@@ -221,25 +227,26 @@ static void make_hosts(void)
 static void make_messages(const char *recipe)
 {
     tr_packer packer;
-    tr_packer_init(&packer);
-    tr_pack_array(&packer, 9);
+    begin_packed(&packer, 9);
     tr_pack_int(&packer, 4711);
     for (unsigned i = 0; i < 6; i++) tr_pack_uint(&packer, i % 2);
     tr_pack_text(&packer, "ipc:///tmp/head");
     tr_pack_text(&packer, "");
     seed_packed("hello", 'h', &packer);
 
-    tr_packer_init(&packer);
-    tr_pack_array(&packer, 11);
+    begin_packed(&packer, 11);
     tr_pack_int(&packer, 1);
     tr_pack_int(&packer, 4711);
     tr_pack_int(&packer, -1);
     for (int i = 0; i < 7; i++) tr_pack_uint(&packer, 9);
     tr_pack_text(&packer, "killed by signal 9");
     seed_packed("note", 'n', &packer);
+    const uint64_t deaf[] = {6, 2, 1, 700, 4711};
+    begin_packed(&packer, 5);
+    for (int i = 0; i < 5; i++) tr_pack_uint(&packer, deaf[i]);
+    seed_packed("fault", 'f', &packer);
 
-    tr_packer_init(&packer);
-    tr_pack_array(&packer, 34);
+    begin_packed(&packer, 34);
     for (unsigned i = 1; i <= 23; i++) tr_pack_uint(&packer, i);
     tr_pack_f64(&packer, 1);
     tr_pack_uint(&packer, 0);
@@ -396,8 +403,7 @@ static void make_topics(void)
         n = 0;
         pack_numbers(&packer, 1, &count);
         n += say(script + n, place, TR_TOPIC_COUNT, 0, &packer);
-        tr_packer_init(&packer);
-        tr_pack_array(&packer, 2);
+        begin_packed(&packer, 2);
         tr_pack_uint(&packer, 0);
         tr_pack_bytes(&packer, losses, sizeof losses);
         n += say(script + n, place, TR_TOPIC_LOSSES, 0, &packer);
@@ -405,8 +411,7 @@ static void make_topics(void)
         n += say(script + n, place, TR_TOPIC_READY, 0, &packer);
         pack_numbers(&packer, 0, NULL);
         n += say(script + n, place, TR_TOPIC_UPDATED, 0, &packer);
-        tr_packer_init(&packer);
-        tr_pack_array(&packer, 3);
+        begin_packed(&packer, 3);
         tr_pack_uint(&packer, 0);
         tr_pack_f64(&packer, 22);
         tr_pack_uint(&packer, 4);
@@ -414,8 +419,7 @@ static void make_topics(void)
         const uint64_t replayed[6] = {1, 2, 2, 2, 6, 6}, verdict[3] = {4, 1, 0}, audited[2] = {2, 1000};
         pack_numbers(&packer, 6, replayed);
         n += say(script + n, place, TR_TOPIC_REPLAYED, 0, &packer);
-        tr_packer_init(&packer);
-        tr_pack_array(&packer, 4);
+        begin_packed(&packer, 4);
         tr_pack_uint(&packer, 4);
         tr_pack_uint(&packer, 0);
         tr_pack_text(&packer, "gradient");
@@ -434,8 +438,7 @@ static void make_topics(void)
         n = 0;
         pack_numbers(&packer, 1, &count);
         n += say(script + n, place, TR_TOPIC_TOKENS, 0, &packer);
-        tr_packer_init(&packer);
-        tr_pack_array(&packer, 3);
+        begin_packed(&packer, 3);
         tr_pack_f64(&packer, 1);
         tr_pack_f64(&packer, 1e-3);
         tr_pack_uint(&packer, 1);
@@ -449,18 +452,15 @@ static void make_topics(void)
         n = 0;
         pack_numbers(&packer, 1, &count);
         n += say(script + n, place, TR_TOPIC_CHECKPOINT, 1, &packer);
-        tr_packer_init(&packer);
-        tr_pack_array(&packer, 2);
+        begin_packed(&packer, 2);
         tr_pack_text(&packer, "checkpoint");
         tr_pack_text(&packer, "somewhere");
         n += say(script + n, place, TR_TOPIC_NOTE, 1, &packer);
-        tr_packer_init(&packer);
-        tr_pack_array(&packer, 2);
+        begin_packed(&packer, 2);
         tr_pack_uint(&packer, 1);
         tr_pack_text(&packer, "somewhere");
         n += say(script + n, place, TR_TOPIC_CHECKPOINTED, 1, &packer);
-        tr_packer_init(&packer);
-        tr_pack_array(&packer, 1);
+        begin_packed(&packer, 1);
         tr_pack_text(&packer, "");
         n += say(script + n, place, TR_TOPIC_FINISH, 3, &packer);
         const tr_state_chunk chunk = {.parameter = 1, .part = 2, .offset_bytes = 0};

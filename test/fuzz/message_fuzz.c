@@ -7,6 +7,7 @@
 #include "pipelines/job_plan.h"
 #include "runtime/change.h"
 #include "runtime/control_messages.h"
+#include "runtime/fault.h"
 #include "runtime/host_activity.h"
 #include "runtime/host_messages.h"
 #include "runtime/launch.h"
@@ -91,6 +92,20 @@ static void check_message(const uint8_t *bytes, size_t size_bytes, bool note)
     else if (!note)
         FUZZ_PROMISE(strlen(hello.control_address) < TR_ADDRESS_CHARS && hello.pid > 0);
     tr_message_destroy(&message);
+}
+
+static void check_fault(const uint8_t *bytes, size_t size_bytes)
+{
+    tr_fault fault;
+    tr_error err = {0};
+    tr_status status = tr_fault_decode(&fault, bytes, size_bytes, &err);
+    char text[256];
+    if (status) {
+        fuzz_refused(status, &err);
+        return;
+    }
+    tr_fault_describe(&fault, text, sizeof text);
+    FUZZ_PROMISE(fault.victim >= 0 && fault.peer >= 0 && strlen(text) < sizeof text - 1);
 }
 
 static void check_launch(const uint8_t *bytes, size_t size_bytes)
@@ -303,6 +318,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size_bytes)
     case 'F': check_former(body, size_bytes); break;
     case 'J': check_wish(body, size_bytes); break;
     case 'A': check_seen(body, size_bytes); break;
+    case 'f': check_fault(body, size_bytes); break;
     default: return -1; /* not worth keeping */
     }
     return 0;

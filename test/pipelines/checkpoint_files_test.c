@@ -15,6 +15,7 @@
 
 static tr_error err;
 static char *home;
+enum { LAST = 1000 }; /* of the run */
 static tr_model_config config;
 static tr_model_parameters parameters;
 
@@ -103,6 +104,7 @@ static tr_checkpoint_files *new_files(int32_t keep, const char *source)
                                            .parameters = &parameters,
                                            .source_directory = source,
                                            .keep = keep,
+                                           .last_updates = LAST,
                                            .updates_before = 1,
                                            .tokens_before = 1000,
                                            .tokens_per_step = 10};
@@ -391,10 +393,42 @@ static void no_memory_publishes_nothing(void)
     leave();
 }
 
+/* Whatever step was at work when it broke; nothing is left of it, and the one before stays. */
+static void a_disk_that_fails_spares_the_older_and_the_last(void)
+{
+    static const tr_file_fault faults[] = {TR_FILE_FULL, TR_FILE_UNSYNCED};
+    enter();
+    tr_checkpoint_files *files = new_files(0, NULL);
+    const tr_checkpoint_writer *writer = tr_checkpoint_files_writer(files);
+    CHECK_OK(write_checkpoint(writer, 2, 0, &err));
+    for (uint32_t i = 0; i < 2; i++) {
+        tr_checkpoint_files_break(files, faults[i]);
+        CU_ASSERT_EQUAL(write_checkpoint(writer, 3 + i, 0, &err), TR_EIO);
+        CU_ASSERT_PTR_NOT_NULL(strstr(err.message, strerror(i ? EIO : ENOSPC)));
+        CU_ASSERT(count_entries("checkpoints") == 1 && found() == 2);
+    }
+    CHECK_OK(tr_file_fault_set(TR_FILE_SOUND, NULL, &err));
+    CHECK_OK(write_checkpoint(writer, 5, 0, &err));
+    tr_checkpoint_files_break(files, TR_FILE_FULL);
+    CHECK_OK(write_checkpoint(writer, LAST, 0, &err)); /* it is sound again */
+    CHECK_OK(writer->begin(writer->context, LAST, &err));
+    tr_checkpoint_files_break(files, TR_FILE_FULL);
+    CU_ASSERT_EQUAL(tr_file_fault_now(), TR_FILE_SOUND);
+    writer->abandon(writer->context);
+    tr_checkpoint_files_destroy(&files);
+    CU_ASSERT_EQUAL(found(), LAST);
+    leave();
+}
+
 static const check_test tests[] = {
-    CHECK_TEST(what_came_in_any_order_is_read_back),  CHECK_TEST(any_damage_is_found),
-    CHECK_TEST(the_newest_valid_checkpoint_is_found), CHECK_TEST(only_the_newest_are_kept),
-    CHECK_TEST(what_is_not_whole_is_not_published),   CHECK_TEST(tokenizer_files_come_along),
-    CHECK_TEST(no_memory_publishes_nothing),          CHECK_TEST(one_made_again_never_leaves_its_name_free),
+    CHECK_TEST(what_came_in_any_order_is_read_back),
+    CHECK_TEST(any_damage_is_found),
+    CHECK_TEST(the_newest_valid_checkpoint_is_found),
+    CHECK_TEST(only_the_newest_are_kept),
+    CHECK_TEST(what_is_not_whole_is_not_published),
+    CHECK_TEST(tokenizer_files_come_along),
+    CHECK_TEST(no_memory_publishes_nothing),
+    CHECK_TEST(one_made_again_never_leaves_its_name_free),
+    CHECK_TEST(a_disk_that_fails_spares_the_older_and_the_last),
 };
 CHECK_MAIN("checkpoint_files", tests)

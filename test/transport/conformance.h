@@ -13,6 +13,7 @@
 #define TROUPE_TEST_TRANSPORT_CONFORMANCE_H
 
 #include "transport/conformance_damage.h"
+#include "transport/conformance_disturb.h"
 #include "transport/conformance_renewal.h"
 
 #include <errno.h>
@@ -549,7 +550,7 @@ static void senders_on_threads_lose_nothing(void)
         CHECK_TEST(second_of_one_identity_takes_the_place_of_the_first),                                     \
         CHECK_TEST(newer_life_takes_the_place_of_the_older),                                                 \
         CHECK_TEST(repeated_frames_are_left_to_the_edges),                                                   \
-        CONFORMANCE_HOSTILE_TESTS CONFORMANCE_PROCESS_TESTS
+        CONFORMANCE_DISTURB_TESTS CONFORMANCE_HOSTILE_TESTS CONFORMANCE_PROCESS_TESTS
 
 #define CONFORMANCE_MAIN(suite, tests)                                                                       \
     int main(int argc, char **argv)                                                                          \
