@@ -291,9 +291,13 @@ static tr_status check_chaos(const reading *self, tr_error *err)
     tr_error problem = {0};
     if (tr_chaos_parse(&chaos, recipe->chaos.at, &problem))
         return tr__recipe_refuse(self, line_of(self, "chaos.at"), "chaos.at", "", err, "%s", problem.message);
+    if (recipe->chaos.devices && asks_for_gpus(recipe))
+        return tr__recipe_refuse(self, line_of(self, "chaos.devices"), "chaos.devices", NULL, err,
+                                 "is for stages on CPUs; give device: cpu, or leave it out");
     if (recipe->layout.processes) return TR_OK;
     const char *key = recipe->chaos.at                     ? "chaos.at"
                       : recipe->chaos.kills_per_minute > 0 ? "chaos.kills_per_minute"
+                      : recipe->chaos.devices              ? "chaos.devices"
                                                            : NULL;
     if (!key) return TR_OK;
     return tr__recipe_refuse(self, line_of(self, key), key, NULL, err,
