@@ -12,20 +12,15 @@
 
 enum { MOST_BLOCKS = 4096 };
 
-static int count(const char *run, const char *kind_)
+static void left_out(const kind *what, const char *layout, const char *key)
 {
-    return count_events(run, kind_);
-}
-
-static void left_out(const kind *what, const char *layout, const char *dtype)
-{
-    char *whole = train(what, "whole", (const char *const[]){"device=cuda", layout, HELD, dtype});
-    char *run_key = tr_format("supervision.quarantine_after=%d", 2), *recipe = recipe_of(what),
-         *run = tr_format("%s/%s-broken", directory, what->name), *name = tr_format("run=%s", run);
+    char *whole = train(what, "whole", (const char *const[4]){"device=cuda", layout, HELD, key});
+    char *recipe = recipe_of(what), *run = tr_format("%s/%s-broken", directory, what->name),
+         *name = tr_format("run=%s", run);
     CU_ASSERT(command_succeeds((const char *const[]){"train", recipe, name, "device=cuda", layout, HELD,
-                                                     TWICE, run_key, dtype, NULL}));
+                                                     TWICE, "supervision.quarantine_after=2", key, NULL}));
     CU_ASSERT(same_run(whole, run));
-    CU_ASSERT(count(run, "worker_died") == 2 && count(run, "quarantined") == 1);
+    CU_ASSERT(count_events(run, "worker_died") == 2 && count_events(run, "quarantined") == 1);
     CU_ASSERT(
         has_event(run, "quarantined", "cuda:0 is quarantined for 2 failures of its workers; the last: "));
     CU_ASSERT(has_event(run, "quarantined",
@@ -34,7 +29,7 @@ static void left_out(const kind *what, const char *layout, const char *dtype)
     CU_ASSERT(has_event(run, "device", "), without cuda:0"));
     tr_directory_remove_tree(run, NULL);
     tr_directory_remove_tree(whole, NULL);
-    tr_free(run_key), tr_free(recipe), tr_free(run), tr_free(name), tr_free(whole);
+    tr_free(recipe), tr_free(run), tr_free(name), tr_free(whole);
 }
 
 static void a_broken_gpu_is_left_out(void)
@@ -47,8 +42,7 @@ static void a_broken_gpu_is_left_out(void)
 /* The one after the other; the CPU saves what they had. */
 static void with_no_gpu_left_the_run_ends_with_a_checkpoint(void)
 {
-    char *whole =
-        train(&llama, "whole", (const char *const[]){"device=cuda", "layout.pipeline=2", HELD, NULL});
+    char *whole = train(&llama, "whole", (const char *const[4]){"device=cuda", "layout.pipeline=2", HELD});
     char *recipe = recipe_of(&llama), *run = path_in(directory, "none"), *name = tr_format("run=%s", run);
     command_run command;
     command_start(&command, (const char *const[]){"train", recipe, name, "device=auto", "layout.pipeline=2",
@@ -58,7 +52,7 @@ static void with_no_gpu_left_the_run_ends_with_a_checkpoint(void)
     CU_ASSERT(text_has(command.err_text,
                        "troupe: cuda:1 is quarantined for 1 failure of its workers; the last: ") &&
               text_has(command.err_text, "; no other GPU is left; --resume goes on after step "));
-    CU_ASSERT_EQUAL(count(run, "quarantined"), 2);
+    CU_ASSERT_EQUAL(count_events(run, "quarantined"), 2);
     command_release(&command);
     CU_ASSERT(command_succeeds((const char *const[]){"train", recipe, name, "device=auto",
                                                      "layout.pipeline=2", HELD, "--resume", NULL}));
@@ -83,7 +77,7 @@ static void take_all(tr_device *device, void **blocks, int *n)
 static void a_gpu_without_memory_is_left_out(void)
 {
     char *whole =
-        train(&llama, "memory-whole", (const char *const[]){"device=cuda", "layout.pipeline=2", HELD, NULL});
+        train(&llama, "memory-whole", (const char *const[4]){"device=cuda", "layout.pipeline=2", HELD});
     char *recipe = recipe_of(&llama), *run = path_in(directory, "memory"), *name = tr_format("run=%s", run);
     command_run command;
     tr_error err = {0};
@@ -96,14 +90,14 @@ static void a_gpu_without_memory_is_left_out(void)
                                                   "supervision.quarantine_after=2", NULL});
     CU_ASSERT(wait_for_steps(&command, run, 9));
     double until = command_now_s() + COMMAND_SECONDS;
-    while (device && count(run, "quarantined") == 0 && command_now_s() < until) {
+    while (device && count_events(run, "quarantined") == 0 && command_now_s() < until) {
         take_all(device, blocks, &n);
         command_nap_ms(1);
     }
     command_wait(&command, COMMAND_SECONDS);
     CU_ASSERT(command_ended(&command, 0));
     CU_ASSERT(same_run(whole, run));
-    CU_ASSERT_EQUAL(count(run, "worker_died"), 3);
+    CU_ASSERT_EQUAL(count_events(run, "worker_died"), 3);
     CU_ASSERT(
         has_event(run, "quarantined", "cuda:0 is quarantined for 2 failures of its workers; the last: "));
     command_release(&command);
@@ -116,19 +110,23 @@ static const check_test tests[] = {CHECK_TEST(a_broken_gpu_is_left_out),
                                    CHECK_TEST(with_no_gpu_left_the_run_ends_with_a_checkpoint),
                                    CHECK_TEST(a_gpu_without_memory_is_left_out)};
 
-int main(void)
+/* With an argument: that test alone. */
+int main(int argc, char **argv)
 {
     int32_t n = 0;
+    size_t first = 0, n_tests = sizeof tests / sizeof *tests;
     tr_error err = {0};
     if (tr_device_count(TR_DEVICE_CUDA, &n, &err) != TR_OK || n < 2) {
         printf("not run: it needs two GPUs, and here are %d\n", n);
         return 77;
     }
+    while (argc > 1 && first < n_tests && strcmp(tests[first].name, argv[1]) != 0) first++;
+    if (first == n_tests) return 2;
     directory = enter_directory();
     char *text = path_in(directory, "words.txt");
     write_words(text, 4000);
     tr_free(text);
-    int result = check_run("cli/cuda_quarantine", tests, sizeof tests / sizeof *tests);
+    int result = check_run("cli/cuda_quarantine", tests + first, argc > 1 ? 1 : n_tests);
     leave_directory(directory);
     return result;
 }

@@ -304,6 +304,21 @@ static void a_device_that_was_left_out_stays_so(void)
     end(&self);
 }
 
+/* Its head died while it saved their state: the next one finds out for itself whether they still fail. */
+static void where_none_was_left_all_are_tried_again(void)
+{
+    job self;
+    follow_with_devices(&self, "1",
+                        "1/stage 0 of replica 0/backward/8/DEVICE,2/stage 0 of replica 0/forward/12/DEVICE,"
+                        "3/stage 0 of replica 1/restoring/any/STOP");
+    int n = 0;
+    json_t *last = event_of(self.run, "device", &n);
+    CU_ASSERT_STRING_EQUAL(text_of(last, "text"), "device: cpu, 2 devices (only played)");
+    json_decref(last);
+    CU_ASSERT_EQUAL(count_events(self.run, "quarantined"), 2);
+    end(&self);
+}
+
 int main(void)
 {
     static const check_test tests[] = {
@@ -322,6 +337,7 @@ int main(void)
         CHECK_TEST(of_two_heads_one_is_refused),
         CHECK_TEST(failures_of_devices_are_counted_on),
         CHECK_TEST(a_device_that_was_left_out_stays_so),
+        CHECK_TEST(where_none_was_left_all_are_tried_again),
     };
     return head_tests("cli/head", tests, sizeof tests / sizeof *tests);
 }
