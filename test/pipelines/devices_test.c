@@ -61,7 +61,10 @@ static tr_status deal_out(deal *self, int replicas, int stages, int pieces, int 
                             .n_stages = (uint32_t)stages,
                             .n_pieces = (uint32_t)pieces}};
     self->recipe.chaos.devices = devices;
-    return tr_devices_choose(&self->devices, &self->recipe, &self->plan, &config, record, only_saves, &err);
+    tr_status status =
+        tr_devices_choose(&self->devices, &self->recipe, &self->plan, &config, record, only_saves, &err);
+    CU_ASSERT_FATAL((status == TR_OK) == (self->devices.stages != NULL));
+    return status;
 }
 
 /* expected: by replica and stage, ends with -2. */
