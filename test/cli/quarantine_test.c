@@ -22,6 +22,17 @@ static bool is_told(const char *run, const char *kind, const char *words)
     return found;
 }
 
+/* After this step, or the one before: whoever fails at the beginning of a step may be ahead of others, who have not published. */
+static bool ends_with(const command_run *command, const char *words, int step)
+{
+    char *one = tr_format("%s; --resume goes on after step %d\n", words, step),
+         *other = tr_format("%s; --resume goes on after step %d\n", words, step - 1);
+    bool good = one && other && (strstr(command->err_text, one) || strstr(command->err_text, other));
+    if (!good) fprintf(stderr, "\nexpected \"%s\" in:\n%s\n", one, command->err_text);
+    tr_free(one), tr_free(other);
+    return good;
+}
+
 static bool same_end(const char *run)
 {
     return same_log(undisturbed, run, STEPS) && same_checkpoint(undisturbed, run, STEPS);
@@ -109,7 +120,7 @@ static void with_no_device_left_the_run_ends_with_a_checkpoint(void)
     CU_ASSERT(
         text_has(command.err_text,
                  "troupe: cpu:1 is quarantined for 1 failure of its workers; the last: worker 1 (pid ") &&
-        text_has(command.err_text, "; no other device is left; --resume goes on after step 14\n"));
+        ends_with(&command, "; no other device is left", 14));
     CU_ASSERT(count_events(run, "quarantined") == 2 && count_events(run, "worker_died") == 2);
     command_release(&command);
     CU_ASSERT(command_succeeds((const char *const[]){"train", recipe, TWO, "supervision.quarantine_after=1",
@@ -138,7 +149,7 @@ static void the_checkpoint_that_it_began_with_may_be_gone(void)
             NULL});
     command_wait(&command, COMMAND_SECONDS);
     CU_ASSERT(command_ended(&command, 1));
-    CU_ASSERT(text_has(command.err_text, "; no other device is left; --resume goes on after step 18\n"));
+    CU_ASSERT(ends_with(&command, "; no other device is left", 18));
     command_release(&command);
     char *first = tr_format("%s/checkpoints/step-4", run);
     CU_ASSERT(!tr_path_is_directory(first));
@@ -157,8 +168,8 @@ static void too_many_deaths_end_the_run_all_the_same(void)
                                                   "supervision.quarantine_after=9", NULL});
     command_wait(&command, COMMAND_SECONDS);
     CU_ASSERT(command_ended(&command, 1));
-    CU_ASSERT(text_has(command.err_text, "that was death number 3, and 2 within 60 s are the most that are "
-                                         "mended; --resume goes on after step 14\n"));
+    CU_ASSERT(
+        ends_with(&command, "that was death number 3, and 2 within 60 s are the most that are mended", 14));
     command_release(&command);
     CU_ASSERT(command_succeeds((const char *const[]){"train", recipe, "chaos.at=null", "--resume", NULL}));
     CU_ASSERT(same_end(run));
