@@ -18,7 +18,6 @@
 #include "actors/topics.h"
 #include "base/clock.h"
 #include "base/memory.h"
-#include "runtime/chaos.h"
 
 #include <string.h>
 
@@ -49,26 +48,6 @@ static void bind_messages(tr__stage *self, tr__flight *flight)
     bind(self, spec->gradient_out, flight->input_gradient ? flight->input_gradient->data : NULL);
     bind(self, spec->factor, &self->factor);
     bind(self, spec->loss, &flight->loss);
-}
-
-void tr__stage_spoil(const tr__stage *self, int how, void *result, size_t size_bytes)
-{
-    enum { LONGEST = sizeof(double) }; /* all ones are no number in any format */
-    uint8_t *bytes = result;
-    if (how == TR_CHAOS_NAN)
-        memset(bytes + size_bytes / 2 / LONGEST * LONGEST, 0xff, LONGEST);
-    else
-        bytes[size_bytes / 2] ^= (uint8_t)(1u << tr_actor_epoch(self->actor) % 8);
-}
-
-/* Of a first stage's backward nothing is seen outside. */
-static void spoil(const tr__stage *self, int how, tr__flight *flight, tr_phase phase)
-{
-    const tr_buffer *out = phase == TR_PHASE_FORWARD    ? flight->output
-                           : phase == TR_PHASE_BACKWARD ? flight->input_gradient
-                                                        : self->accumulating;
-    if (out) tr__stage_spoil(self, how, out->data, out->size_bytes);
-    if (!out && phase == TR_PHASE_FORWARD) tr__stage_spoil(self, how, &flight->loss, sizeof flight->loss);
 }
 
 /* The micro-batches whose gradients are added up in place at the moment. */
@@ -106,8 +85,7 @@ static bool run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
     tr__examine(self, flight, phase, &bindings);
     tr_program_run(self->program, phase, &bindings);
     if (self->device && !tr__device_collect(self, flight, phase)) return false;
-    int how = tr_actor_spoil(self->actor);
-    if (how) spoil(self, how, flight, phase);
+    if (!tr__stage_spoil_phase(self, flight, phase)) return false;
     self->busy_ns += tr_clock_ns() - begin;
     tr__stage_audit_after(self, flight, phase);
     if (!flight->evaluation) tr__replay_note_computed(self, phase);
@@ -581,6 +559,7 @@ static tr_status stage_init(tr_actor *actor, void *context, const void *config, 
     if (!status) status = tr__update_init(self, err);
     if (!status) tr__replay_bind(self);
     if (status) {
+        status = tr__device_blame(self, status, err);
         stage_stop(actor, self);
         return status;
     }

@@ -4,6 +4,7 @@
 
 #include "actors/choices.h"
 #include "actors/roles.h"
+#include "actors/stage_device.h"
 #include "actors/topics.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -91,7 +92,7 @@ void tr__stage_choices_receive(tr__stage *self, const tr_message *message)
     if (!text) status = tr_fail(&error, TR_ENOMEM, "no memory for choices of algorithms");
     if (!status) status = choose(self, text, &error);
     tr_free(text);
-    if (status) tr_actor_fail_node(self->actor, &error);
+    if (status) tr__device_failed(self, &error);
 }
 
 void tr__stage_choices_release(tr__stage *self)

@@ -140,9 +140,13 @@ bool tr__collect_is_busy(const tr__stage *self)
     return c->state == TR__JOINING || c->is_sharing || (c->n_begun > 0 && self->phase == TR__GATHERING);
 }
 
+/* What an exchange could not do may be a peer's fault. */
 static bool fail(tr__stage *self, const tr_error *error)
 {
-    tr_actor_fail_node(self->actor, error);
+    if (tr__device_is_broken(self))
+        tr__device_failed(self, error);
+    else
+        tr_actor_fail_node(self->actor, error);
     return false;
 }
 

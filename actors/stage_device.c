@@ -305,7 +305,7 @@ tr_buffer *tr__take_host_flat(tr__stage *self)
     if (!flat) {
         tr_error error;
         tr_fail(&error, TR_ENOMEM, "no memory for a gradient of %lld elements", (long long)self->flat);
-        tr_actor_fail(self->actor, &error);
+        tr__stage_lacks_memory(self, &error);
     }
     return flat;
 }
@@ -324,7 +324,7 @@ tr_buffer *tr__device_take_flat(tr__stage *self)
     if (flat || is_new) return flat;
     tr_fail(&error, TR_ENOMEM, "no memory on device '%s:%d' for a gradient of %lld elements",
             tr_device_kind_name(self->spec.device), self->spec.device_index, (long long)self->flat);
-    tr_actor_fail_node(self->actor, &error);
+    tr__device_failed(self, &error);
     return NULL;
 }
 

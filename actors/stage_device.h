@@ -23,6 +23,13 @@ void tr__device_release(tr__stage *self); /* after the program; also what open h
 void tr__device_settle(tr__stage *self);
 tr_stream *tr__device_stream(const tr__stage *self);
 
+/* stage_failure.c. What its device could not do: the node ends with TR_EDEVICE where that is a GPU; else with the error as it is. */
+void tr__device_failed(tr__stage *self, const tr_error *error);
+/* The same for what is told otherwise, as by `init`: returns the status to go on with, which is *err's then. */
+tr_status tr__device_blame(const tr__stage *self, tr_status status, tr_error *err);
+/* An error that comes back from every call: asked where somebody else may be to blame as well. */
+bool tr__device_is_broken(const tr__stage *self);
+
 /* Brings what has come for the phase to the device, and binds it and all that the phase writes. */
 bool tr__device_bind(tr__stage *self, tr__flight *flight, tr_phase phase);
 /* Could bind do so without waiting for the device? */

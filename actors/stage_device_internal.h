@@ -52,7 +52,7 @@ struct tr__device {
 static inline bool tr__device_good(tr__stage *self, tr_status status, const tr_error *error)
 {
     if (status == TR_OK) return true;
-    tr_actor_fail_node(self->actor, error);
+    tr__device_failed(self, error);
     return false;
 }
 

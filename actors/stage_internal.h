@@ -214,9 +214,11 @@ tr_buffer *tr__take_host_flat(tr__stage *self);
 /* What has come of a use that is in another stage. */
 const float *tr__tied_use(const tr__stage *self, const tr__parameter *parameter, uint32_t u);
 
-/* stage.c. Chaos, what was computed is wrong as of a processor that errs: a bit of it flips, in each epoch another one, or a number
+/* stage_failure.c. Chaos, what was computed is wrong as of a processor that errs: a bit of it flips, in each epoch another one, or a number
  * is none any more. how: of tr_actor_spoil. */
 void tr__stage_spoil(const tr__stage *self, int how, void *result, size_t size_bytes);
+/* The same for what the phase computed, if it is to be wrong; false: the device has failed, and so will the node. */
+bool tr__stage_spoil_phase(tr__stage *self, tr__flight *flight, tr_phase phase);
 
 /* stage_edges.c */
 tr_status tr__stage_find_edges(tr__stage *self, tr_error *err);
@@ -228,6 +230,8 @@ uint32_t tr__stage_waits(const tr_actor *actor, const void *state, tr_wait *wait
 /* stage_memory.c */
 tr_status tr__stage_allocate(tr__stage *self, tr_error *err); /* what micro-batches need */
 void tr__fail_for_memory(tr__stage *self); /* ends the actor: none for a message's buffer */
+/* stage_failure.c. The same for the reason in *error; pinned memory is a GPU's to give. */
+void tr__stage_lacks_memory(tr__stage *self, const tr_error *error);
 void tr__release_message(tr__stage *self,
                          tr_message **message); /* also one of an earlier epoch, kept in flight */
 

@@ -31,7 +31,7 @@ void tr__fail_for_memory(tr__stage *self)
 {
     tr_error error;
     tr_fail(&error, TR_ENOMEM, "no memory for a message's buffer");
-    tr_actor_fail(self->actor, &error);
+    tr__stage_lacks_memory(self, &error);
 }
 
 void tr__release_message(tr__stage *self, tr_message **message)

@@ -11,6 +11,7 @@
 
 #include "actors/roles.h"
 #include "actors/stage_collect.h"
+#include "actors/stage_device.h"
 #include "actors/topics.h"
 #include "base/clock.h"
 #include "base/memory.h"
@@ -164,7 +165,7 @@ static tr_status move(tr__stage *self, void *to, const void *from, size_t size_b
 static bool settle(tr__stage *self, tr_status status, tr_error *error)
 {
     if (!status && self->device) status = tr_stream_synchronize(tr__device_stream(self), error);
-    if (status) tr_actor_fail_node(self->actor, error);
+    if (status) tr__device_failed(self, error);
     return status == TR_OK;
 }
 
@@ -224,7 +225,7 @@ static bool exchange_all(tr__stage *self)
             add(self, &n, r, false, parameter, tr_shard_next(&shard));
         }
     }
-    if (status) tr_actor_fail_node(self->actor, &error);
+    if (status) tr__device_failed(self, &error);
     self->zero->state = EXCHANGING;
     tr_actor_activity(self->actor, "gathering parameters", self->step, TR_ACTIVITY_NONE);
     return !status && tr__collect_share(self, self->zero->transfers, n);

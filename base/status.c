@@ -50,6 +50,7 @@ const char *tr_status_name(tr_status status)
     case TR_ETIMEDOUT: return "timed out";
     case TR_EREFUSED: return "refused";
     case TR_ESTOPPED: return "stopped";
+    case TR_EDEVICE: return "device failed";
     }
     return "unknown status";
 }

@@ -28,7 +28,8 @@ typedef enum tr_status {
     TR_ECLOSED,      /* the peer or the system is gone */
     TR_ETIMEDOUT,    /* did not happen in time */
     TR_EREFUSED,     /* wrong key, job, version or epoch */
-    TR_ESTOPPED      /* ended because somebody asked for it */
+    TR_ESTOPPED,     /* ended because somebody asked for it */
+    TR_EDEVICE       /* the device that this process computes on has failed, or has no memory left */
 } tr_status;
 
 enum { TR_ERROR_SIZE = 1024 };

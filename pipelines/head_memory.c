@@ -11,11 +11,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const uint64_t MAGIC = 0x3144414548525430; /* "0TRHEAD1" */
+static const uint64_t MAGIC = 0x3244414548525430; /* "0TRHEAD2" */
 
 typedef struct content {
     uint64_t magic, size_bytes;
     tr_coordinator_journal journal;
+    tr_device_record devices;
 } content;
 
 struct tr_head_memory {
@@ -85,6 +86,11 @@ int tr_head_memory_descriptor(const tr_head_memory *self)
 tr_coordinator_journal *tr_head_memory_journal(tr_head_memory *self)
 {
     return &self->content->journal;
+}
+
+tr_device_record *tr_head_memory_devices(tr_head_memory *self)
+{
+    return &self->content->devices;
 }
 
 void tr_head_memory_destroy(tr_head_memory **out)

@@ -1,5 +1,5 @@
-/* pipelines/head_memory.h - what a head must leave to the next one and no disk has in time: the coordinator's journal, in a
- * memfd that the agent keeps (tr_job_lease.kept). It is written in place, without locks: its owner may be killed between any
+/* pipelines/head_memory.h - what a head must leave to the next one and no disk has in time: the coordinator's journal and
+ * which devices have failed, in a memfd that the agent keeps (tr_job_lease.kept). It is written in place, without locks: its owner may be killed between any
  * two bytes. What may be torn then is not used (see tr_coordinator_journal).
  * Threads: one.
  * SPDX-License-Identifier: Apache-2.0 */
@@ -7,6 +7,7 @@
 #define TROUPE_PIPELINES_HEAD_MEMORY_H
 
 #include "actors/coordinator.h"
+#include "pipelines/device_record.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -20,6 +21,7 @@ tr_status tr_head_memory_new(tr_head_memory **out, tr_error *err);
 tr_status tr_head_memory_open(tr_head_memory **out, int descriptor, tr_error *err);
 int tr_head_memory_descriptor(const tr_head_memory *self);
 tr_coordinator_journal *tr_head_memory_journal(tr_head_memory *self);
+tr_device_record *tr_head_memory_devices(tr_head_memory *self);
 void tr_head_memory_destroy(tr_head_memory **self);
 
 #ifdef __cplusplus

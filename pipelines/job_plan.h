@@ -35,6 +35,8 @@ typedef struct tr_start {
     uint32_t until;       /* only to save the state after so many, see tr_training_plan.until; else 0 */
     uint32_t examined, examination; /* see tr_training_plan */
     bool again;                     /* in the middle of a job, see tr_training_plan.again */
+    const tr_device_record
+        *record; /* of devices that failed; NULL: none did. It outlives the plan's making */
 } tr_start;
 
 /* The model's configuration there: the checkpoint's own, else what the recipe names. *out is the caller's to release.

@@ -252,8 +252,9 @@ static tr_status for_each_stage(tr_job_plan *self, bool edges, tr_error *err)
             if (status) break;
             const tr_stage_place *device = &self->devices.stages[r * plan->n_stages + s];
             spec.device = device->kind;
-            spec.device_index = device->index;
+            spec.device_index = device->kind == TR_DEVICE_CPU ? 0 : device->index;
             if (!edges) status = budget_stage(self, &spec, &self->budgets[r * plan->n_stages + s], err);
+            if (!edges) self->budgets[r * plan->n_stages + s].device = *device;
             if (edges) status = add_pipeline_edges(self, r, &spec, err);
             if (edges && !status) status = add_reduction_edges(self, r, &spec, err);
             if (edges && !status) status = add_tied_edges(self, r, &spec, err);
@@ -342,7 +343,8 @@ tr_status tr_job_plan_init(tr_job_plan *self, const tr_recipe *recipe, tr_model_
         tr_job_plan_release(self);
         return status;
     }
-    status = tr_devices_choose(&self->devices, recipe, &self->training, &self->model.config, err);
+    status = tr_devices_choose(&self->devices, recipe, &self->training, &self->model.config, start->record,
+                               start->until != 0, err);
     if (status) {
         tr_job_plan_release(self);
         return status;

@@ -110,7 +110,7 @@ typedef struct tr_recipe {
     tr_recovery recovery;
     struct {
         int32_t intensity, period;       /* deaths, seconds: see tr_job_recovery */
-        int32_t quarantine_after;        /* mistakes of a host; 0: never */
+        int32_t quarantine_after;        /* mistakes of a host, failures of a GPU; 0: never */
         int32_t hung_after;              /* seconds */
         int32_t stall_after;             /* the same */
         int32_t hold_every;              /* see tr_plan_holds_after */
@@ -132,7 +132,8 @@ typedef struct tr_recipe {
         char *at;
         uint64_t seed;
         double kills_per_minute, faults_per_minute;
-        char *faults; /* see runtime/fault.h; NULL: all that the run can show */
+        char *faults;    /* see runtime/fault.h; NULL: all that the run can show */
+        int32_t devices; /* that the CPU plays, see pipelines/devices.h; 0: none */
     } chaos;
     struct {
         int32_t every;   /* steps; 0: only at the end (and only where something is held out) */

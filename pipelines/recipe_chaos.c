@@ -81,11 +81,15 @@ tr_status tr__recipe_check_chaos(const tr__recipe_reading *self, tr_error *err)
     tr_error problem = {0};
     if (tr_chaos_parse(&chaos, recipe->chaos.at, &problem))
         return tr__recipe_refuse(self, line_of(self, "chaos.at"), "chaos.at", "", err, "%s", problem.message);
+    if (recipe->chaos.devices && tr__recipe_asks_for_gpus(recipe))
+        return tr__recipe_refuse(self, line_of(self, "chaos.devices"), "chaos.devices", NULL, err,
+                                 "is for stages on CPUs; give device: cpu, or leave it out");
     tr_status status = check_faults(self, err);
     if (status || recipe->layout.processes) return status;
     const char *key = recipe->chaos.at                      ? "chaos.at"
                       : recipe->chaos.kills_per_minute > 0  ? "chaos.kills_per_minute"
                       : recipe->chaos.faults_per_minute > 0 ? "chaos.faults_per_minute"
+                      : recipe->chaos.devices               ? "chaos.devices"
                                                             : NULL;
     if (!key) return TR_OK;
     return tr__recipe_refuse(self, line_of(self, key), key, NULL, err,

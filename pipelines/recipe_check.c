@@ -152,7 +152,7 @@ static void fill_sizes(reading *self)
     if (gpt2) recipe->model.bias = true;
 }
 
-static bool asks_for_gpus(const tr_recipe *recipe)
+bool tr__recipe_asks_for_gpus(const tr_recipe *recipe)
 {
     bool asks = false;
     for (int32_t s = 0; s == 0 || (size_t)s < recipe->layout.stages.count; s++)
@@ -175,7 +175,7 @@ static void fill_dependent(reading *self)
     bool is_spread = recipe->layout.hosts > 1;
     bool copies =
         is_spread && recipe->supervision.copies && (recipe->layout.data == 1 || recipe->layout.zero);
-    bool seldom = (asks_for_gpus(recipe) || copies) && recipe->recovery != TR_RECOVERY_REPLAY;
+    bool seldom = (tr__recipe_asks_for_gpus(recipe) || copies) && recipe->recovery != TR_RECOVERY_REPLAY;
     fill_integer(self, "supervision.hold_every", &recipe->supervision.hold_every, seldom ? 16 : 1);
     fill_integer(self, "supervision.lease", &recipe->supervision.lease, is_spread ? 0 : 30);
     if (!is_given(self, "transport"))
@@ -406,7 +406,7 @@ static tr_status check_replay(const reading *self, tr_error *err)
     const tr_recipe *recipe = &self->recipe;
     int line = line_of(self, "recovery");
     if (recipe->recovery != TR_RECOVERY_REPLAY) return TR_OK;
-    if (asks_for_gpus(recipe))
+    if (tr__recipe_asks_for_gpus(recipe))
         return tr__recipe_refuse(self, line, "recovery", NULL, err,
                                  "is for stages on CPUs; give recovery: step, or device: cpu");
     if (recipe->supervision.hold_every > 1)
@@ -429,7 +429,7 @@ static tr_status check_replay(const reading *self, tr_error *err)
 static tr_status check_zero(const reading *self, tr_error *err)
 {
     const tr_recipe *recipe = &self->recipe;
-    if (recipe->layout.zero < 2 || !asks_for_gpus(recipe)) return TR_OK;
+    if (recipe->layout.zero < 2 || !tr__recipe_asks_for_gpus(recipe)) return TR_OK;
     return tr__recipe_refuse(self, line_of(self, "layout.zero"), "layout.zero", NULL, err,
                              "is not there on GPUs, where each replica has the whole sum of gradients; give "
                              "layout.zero: 1, or device: cpu");
@@ -448,7 +448,7 @@ static tr_status check_audit(const reading *self, tr_error *err)
         return tr__recipe_refuse(self, line, "supervision.audit", NULL, err,
                                  "needs another replica, which has the same weights, to compute again; give "
                                  "layout.data: 2 or more, or leave it out");
-    if (asks_for_gpus(recipe))
+    if (tr__recipe_asks_for_gpus(recipe))
         return tr__recipe_refuse(self, line, "supervision.audit", NULL, err,
                                  "is for stages on CPUs; give device: cpu, or leave it out");
     if (recipe->supervision.hold_every > 1)

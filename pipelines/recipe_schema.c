@@ -6,6 +6,7 @@
 
 #include "actors/plan.h"
 #include "base/memory.h"
+#include "pipelines/device_record.h"
 #include "pipelines/text.h"
 
 #include <inttypes.h>
@@ -121,7 +122,7 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"supervision.stall_after", AT(supervision.stall_after), .type = TR__INTEGER, TO(1, 86400), BY_DEFAULT("60"), .help = "seconds without the end of a step, and at least ten times a step's, after which it is told who holds up all"},
     {"supervision.hold_every", AT(supervision.hold_every), .type = TR__INTEGER, TO(1, TR_MAX_HOLD_EVERY), ELSE("1; with GPUs or copies 16"), .help = "steps between states that are held against deaths; a death costs at most twice as many"},
     {"supervision.audit", AT(supervision.audit), .type = TR__REAL, TO(0, 1), BY_DEFAULT("0"), .help = "share of micro-batches that another replica's workers compute again, to find those that make mistakes"},
-    {"supervision.quarantine_after", AT(supervision.quarantine_after), .type = TR__INTEGER, TO(0, 65536), BY_DEFAULT("3"), .help = "mistakes (computations found wrong, messages damaged again and again) of a host's processes after which none runs there any more: a spare host takes its place, or the run ends; 0: never"},
+    {"supervision.quarantine_after", AT(supervision.quarantine_after), .type = TR__INTEGER, TO(0, 65536), BY_DEFAULT("3"), .help = "mistakes (computations found wrong, messages damaged again and again) of a host's processes after which none runs there any more: a spare host takes its place, or the run ends; and failures of a GPU after which it is left out; 0: never"},
     {"supervision.non_finite", AT(supervision.non_finite), .type = TR__CHOICE, .choices = non_finite_choices, BY_DEFAULT("stop"), .help = "where a step's loss or gradient is no number, and is none with the same bits when it is run again: stop ends the run and says where it came from; skip leaves the update of that step out"},
     {"supervision.silence", AT(supervision.silence), .type = TR__INTEGER, TO(1, 25), BY_DEFAULT("10"), .help = "seconds without a word after which a host is lost, and ends its workers by itself"},
     {"supervision.wait_for_host", AT(supervision.wait_for_host), .type = TR__INTEGER, TO(0, 86400), BY_DEFAULT("0"), .help = "seconds that the workers of a lost host wait for another host before the others take them over"},
@@ -136,6 +137,7 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"chaos.kills_per_minute", AT(chaos.kills_per_minute), .type = TR__REAL, REAL_UP, BY_DEFAULT("0"), .help = "workers killed on purpose, by chance"},
     {"chaos.faults_per_minute", AT(chaos.faults_per_minute), .type = TR__REAL, REAL_UP, BY_DEFAULT("0"), .help = "faults of all kinds done on purpose, by chance; those that end a worker count as deaths in supervision.intensity"},
     {"chaos.faults", AT(chaos.faults), .type = TR__TEXT, ELSE("all that the run can show"), .help = "which: kill, stop, stop_and_continue, slow, flip_state, cut, deaf, delay, duplicate, flip_frame, full_disk, failed_fsync"},
+    {"chaos.devices", AT(chaos.devices), .type = TR__INTEGER, TO(0, TR_MOST_DEVICES), BY_DEFAULT("0"), .help = "devices that the CPU plays: workers are dealt out to them as to GPUs, so that it can be seen what DEVICE in chaos.at does"},
 
     {"checkpoint.every", AT(checkpoint.every), .type = TR__INTEGER, UP(0), BY_DEFAULT("0"), .help = "steps; 0: only after the last"},
     {"checkpoint.keep", AT(checkpoint.keep), .type = TR__INTEGER, UP(0), BY_DEFAULT("2"), .help = "newest that are kept; 0: all"},

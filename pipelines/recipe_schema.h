@@ -47,7 +47,7 @@ typedef struct tr__recipe_field {
     bool low_open, high_open; /* the bound itself is outside */
 } tr__recipe_field;
 
-enum { TR__RECIPE_FIELDS = 88 };
+enum { TR__RECIPE_FIELDS = 89 };
 extern const char *const tr__recipe_devices[]; /* by tr_recipe_device, ends with NULL */
 extern const tr__recipe_field tr__recipe_fields[TR__RECIPE_FIELDS];
 
@@ -79,6 +79,9 @@ tr_status tr__recipe_refuse(const tr__recipe_reading *self, int line, const char
 
 /* Sets a field from YAML text, as if it stood at `line`. */
 tr_status tr__recipe_set(tr__recipe_reading *self, int field, const char *yaml, int line, tr_error *err);
+
+/* Whether a stage runs on a GPU, or does where there is one. */
+bool tr__recipe_asks_for_gpus(const tr_recipe *recipe);
 
 /* recipe_chaos.c: what is wrong with the section `chaos`. */
 tr_status tr__recipe_check_chaos(const tr__recipe_reading *self, tr_error *err);

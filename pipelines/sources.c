@@ -73,7 +73,7 @@ static tr_status stage_open(void *context, const void *config, size_t config_byt
         return status;
     }
     spec->device = place->device.kind;
-    spec->device_index = place->device.index;
+    spec->device_index = spec->device == TR_DEVICE_CPU ? 0 : place->device.index; /* it may play another */
     spec->apart = getenv("TROUPE_STAGE_APART") != NULL;
     if (spec->device == TR_DEVICE_CUDA) spec->collectives = &tr_nccl;
     spec->measure_products =

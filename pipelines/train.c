@@ -237,10 +237,12 @@ tr_status tr__training_make_plan(tr__training *self, const tr_recipe *recipe, co
     tr_status status = tr_array_reserve((void **)&self->plans, &self->plans_capacity, self->n_plans + 1,
                                         sizeof *self->plans, err);
     if (!plan && !status) status = tr_fail(err, TR_ENOMEM, "no memory for the plan of a job");
+    tr_start own = *start;
+    own.record = self->memory ? tr_head_memory_devices(self->memory) : NULL;
     if (status)
         tr_model_config_release(config);
     else
-        status = tr_job_plan_init(plan, recipe, config, self->data, start, err);
+        status = tr_job_plan_init(plan, recipe, config, self->data, &own, err);
     if (status) {
         tr_free(plan);
         return status;
@@ -403,7 +405,8 @@ static tr_status run_job(training *self, tr_error *err)
                                            .hung_after_ms = (uint32_t)recipe->supervision.hung_after * 1000,
                                            .first_epoch = tr_run_first_epoch(self->run),
                                            .record_epoch = tr__training_record_epoch,
-                                           .begin_again = tr__training_begin_again},
+                                           .begin_again = tr__training_begin_again,
+                                           .device_failed = tr__training_device_failed},
                               .changes = changes,
                               .may_lead = tr__training_may_lead,
                               .context = self,
@@ -524,6 +527,7 @@ tr_status tr_train(const tr_recipe *recipe, const tr_train_options *options, boo
     if (!status) status = prepare(&self, err);
     if (!status) status = tr__training_choose_orphans(&self, options->progress, err);
     if (!status) status = tr__training_make_memory(&self, err);
+    if (!status) status = tr__training_deal_as_before(&self, err);
     if (!status && self.start.updates == (uint32_t)recipe->train.steps) {
         if (options->progress)
             fprintf(options->progress, "%s has its %d steps already; nothing to do\n", recipe->run,

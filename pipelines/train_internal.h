@@ -75,6 +75,8 @@ tr_status tr__training_keep_recipe(tr__training *self, tr_recipe *recipe, tr_err
  * plan as it was. */
 tr_status tr__training_add_plan(tr__training *self, const tr_start *start, tr_model_config *config,
                                 tr_error *err);
+/* The latest plan's configuration once more, also where the checkpoint that it came with is gone by now. */
+tr_status tr__training_read_config(const tr__training *self, tr_model_config *out, tr_error *err);
 /* What the coordinator is told, by the latest plan. */
 void tr__training_tell_coordinator(tr__training *self);
 
@@ -124,6 +126,14 @@ void tr__training_watch_standby(
     tr__training *self); /* now and then: starts another for one that was killed */
 /* Waits until nobody trains in the run's directory, and locks it. *needed: its head has died. */
 tr_status tr__training_stand_by(tr__training *self, FILE *progress, bool *needed, tr_error *err);
+
+/* train_devices.c; device_failed of tr_job_recovery. */
+tr_job_verdict tr__training_device_failed(void *context, int32_t node, const char *text, char *line,
+                                          size_t capacity);
+/* Where devices have been left out since the latest plan was made: the same plan, with those that are left. */
+tr_status tr__training_deal_again(tr__training *self, const tr_topology **topology, tr_error *err);
+/* The same before a job begins, with what the head before it has left. */
+tr_status tr__training_deal_as_before(tr__training *self, tr_error *err);
 
 /* train_recovery.c; the functions of tr_job_recovery, context: the tr__training. */
 tr_status tr__training_record_epoch(void *context, uint32_t epoch, tr_error *err);

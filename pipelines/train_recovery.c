@@ -70,7 +70,7 @@ static tr_status begin_to_save(tr__training *self, tr_job_beginning *beginning, 
     start.until = beginning->generation ? (uint32_t)(beginning->generation - 1) : 0;
     if (start.until <= self->plan->training.first_step || self->journal->saved == start.until)
         return tr_fail(err, TR_ECLOSED, "nothing is left that would be newer than what is on the disk");
-    tr_status status = tr_start_read_config(&start, self->recipe, &config, err);
+    tr_status status = tr__training_read_config(self, &config, err);
     if (!status) status = tr__training_add_plan(self, &start, &config, err);
     if (status) return status;
     tr__training_tell_coordinator(self);
@@ -86,7 +86,7 @@ static tr_status begin_to_examine(tr__training *self, const tr_topology **topolo
     tr_model_config config = {0};
     start.examined = seen->step;
     start.examination = seen->n;
-    tr_status status = tr_start_read_config(&start, self->recipe, &config, err);
+    tr_status status = tr__training_read_config(self, &config, err);
     if (!status) status = tr__training_add_plan(self, &start, &config, err);
     if (status) return status;
     tr__training_tell_coordinator(self);
@@ -129,5 +129,6 @@ tr_status tr__training_begin_again(void *context, tr_job_beginning *beginning, t
     if (!status) tr__training_say_former(self, beginning->generation);
     if (!status && !beginning->gives_up && is_to_examine(self))
         status = begin_to_examine(self, &beginning->topology, err);
+    if (!status && !beginning->gives_up) status = tr__training_deal_again(self, &beginning->topology, err);
     return status ? status : tr_run_epoch_from(self->run, beginning->epoch, beginning->generation, err);
 }

@@ -158,7 +158,7 @@ void *tr_actor_take_left(tr_actor *self);
 /* What it is doing, for `ps` and for the message when its process dies: `what` is a string constant. */
 void tr_actor_activity(tr_actor *self, const char *what, uint32_t step, uint32_t microbatch);
 
-/* Chaos: what it computes now is to be wrong in this way (TR_CHAOS_FLIP or TR_CHAOS_NAN of chaos.h), so that a test sees who
+/* Chaos: what it computes now is to be wrong in this way (TR_CHAOS_FLIP, _NAN or _DEVICE of chaos.h), so that a test sees who
  * finds it. Told once; 0: not at all. */
 int tr_actor_spoil(tr_actor *self);
 

@@ -15,9 +15,9 @@ static int signal_of(const char *name)
     static const struct {
         const char *name;
         int number;
-    } known[] = {{"KILL", SIGKILL},     {"STOP", SIGSTOP},          {"SEGV", SIGSEGV},
-                 {"ABRT", SIGABRT},     {"FLIP", TR_CHAOS_FLIP},    {"LOOP", TR_CHAOS_LOOP},
-                 {"NAN", TR_CHAOS_NAN}, {"DAMAGE", TR_CHAOS_DAMAGE}};
+    } known[] = {{"KILL", SIGKILL},     {"STOP", SIGSTOP},           {"SEGV", SIGSEGV},
+                 {"ABRT", SIGABRT},     {"FLIP", TR_CHAOS_FLIP},     {"LOOP", TR_CHAOS_LOOP},
+                 {"NAN", TR_CHAOS_NAN}, {"DAMAGE", TR_CHAOS_DAMAGE}, {"DEVICE", TR_CHAOS_DEVICE}};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (strcmp(known[i].name, name) == 0) return known[i].number;
     return 0;

@@ -22,11 +22,13 @@ typedef struct tr_chaos_point {
 } tr_chaos_point;
 
 #define TR_CHAOS_ANY_STEP UINT32_MAX
-enum {                      /* no signals */
-       TR_CHAOS_FLIP = -1,  /* a bit of what the actor computes then flips */
-       TR_CHAOS_LOOP = -2,  /* it never comes back from what it begins */
-       TR_CHAOS_NAN = -3,   /* something of what the actor computes then is no number */
-       TR_CHAOS_DAMAGE = -4 /* a bit of the next message that its process sends flips on its way */
+enum {                       /* no signals */
+       TR_CHAOS_FLIP = -1,   /* a bit of what the actor computes then flips */
+       TR_CHAOS_LOOP = -2,   /* it never comes back from what it begins */
+       TR_CHAOS_NAN = -3,    /* something of what the actor computes then is no number */
+       TR_CHAOS_DAMAGE = -4, /* a bit of the next message that its process sends flips on its way */
+       TR_CHAOS_DEVICE =
+           -5 /* the device that the actor computes on fails: a GPU really, a CPU is only said to */
 };
 
 typedef struct tr_chaos {
@@ -37,7 +39,7 @@ typedef struct tr_chaos {
 } tr_chaos;
 
 /* "EPOCH/ACTOR/ACTIVITY/STEP/SIGNAL, ...": "1/stage 1 of replica 0/backward/5/KILL"; STEP may be "any", SIGNAL one of KILL,
- * STOP, SEGV, ABRT, FLIP, LOOP, NAN, DAMAGE. Empty: none. Errors: TR_EINVAL. */
+ * STOP, SEGV, ABRT, FLIP, LOOP, NAN, DAMAGE, DEVICE. Empty: none. Errors: TR_EINVAL. */
 tr_status tr_chaos_parse(tr_chaos *self, const char *text, tr_error *err);
 
 /* The signal to die of now, or one of the above; 0: none. */

@@ -53,7 +53,7 @@ tr_status tr_control_read_note(const tr_message *message, tr_control_note *note,
     read.layout = (uint32_t)tr_unpack_uint(&unpacker, UINT32_MAX);
     read.silent_ns = tr_unpack_uint(&unpacker, UINT64_MAX);
     read.actor = tr_unpack_uint(&unpacker, UINT64_MAX);
-    read.status = (tr_status)tr_unpack_uint(&unpacker, TR_ESTOPPED);
+    read.status = (tr_status)tr_unpack_uint(&unpacker, TR_EDEVICE);
     tr_unpack_text(&unpacker, read.text, sizeof read.text);
     tr_status status = tr_unpacker_done(&unpacker, "control message", err);
     if (status == TR_OK) *note = read;

@@ -313,7 +313,8 @@ static void worker_ended(tr_head *self, const tr_control_note *note)
     tr_head_tell(self, TR_JOB_WORKER_DIED, note->node, note->pid, text);
     if (self->phase == TR_HEAD_ENDING)
         tr_fail(&self->cause, TR_ECLOSED, "%s", text);
-    else
+    else if (known.exit_code != TR_EXIT_DEVICE || known.signal ||
+             !tr_head_gives_up_device(self, note->node, text))
         tr_head_recover(self, text);
 }
 
@@ -351,6 +352,8 @@ static void worker_ready(tr_head *self, int32_t node, const tr_control_note *not
         return;
     }
     snprintf(text, sizeof text, "worker %d: %s", node, note->text);
+    if (note->status == TR_EDEVICE && self->changed_ns && tr_head_can_recover(self))
+        return; /* it worked before: that it ends is counted. At the beginning somebody is there to see it */
     hold(self, note->status == TR_EIO ? TR_ECLOSED : note->status, text);
 }
 

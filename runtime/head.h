@@ -112,6 +112,9 @@ void tr_head_give_up(tr_head *self, const char *text);
 void tr_head_on_damaged(void *context, int32_t from, const char *reason);
 void tr_head_on_accused(void *context, int32_t node, const char *text);
 void tr_head_damaged(tr_head *self, int32_t from, int32_t to, const char *reason);
+/* A worker has ended because its device failed. True: that was one too many, and the job ends, or goes on without that host; else
+ * the caller replaces it. */
+bool tr_head_gives_up_device(tr_head *self, int32_t node, const char *text);
 /* For the reason in the text a worker is to be replaced: it is killed first. */
 void tr_head_fence(tr_head *self, int32_t node, const char *text);
 bool tr_head_can_recover(const tr_head *self);

@@ -52,7 +52,8 @@ void tr_head_describe_end(char *text, size_t capacity, const tr_process_end *end
     else if (end->exit_code < 0) /* it was nobody's child here */
         snprintf(text, capacity, "ended");
     else
-        snprintf(text, capacity, "ended with exit code %d", end->exit_code);
+        snprintf(text, capacity, "ended with exit code %d%s", end->exit_code,
+                 end->exit_code == TR_EXIT_DEVICE ? " (its device failed)" : "");
 }
 
 /* Before the epoch: who died with the agent, or cannot be gone on with, is no more, nor who was told to end. */

@@ -284,5 +284,5 @@ int tr_job_child_main(int argc, char **argv, const tr_registry *registry)
     /* The head's death is no fault of this process, and it was told to end then. */
     if (status != TR_OK && status != TR_ECLOSED) tr_log(TR_LOG_ERROR, "%s", err.message);
     tr_launch_release(&launch);
-    return status == TR_OK ? 0 : status == TR_EINVAL ? 2 : 1;
+    return status == TR_OK ? 0 : status == TR_EINVAL ? 2 : status == TR_EDEVICE ? TR_EXIT_DEVICE : 1;
 }

@@ -40,7 +40,7 @@ typedef enum tr_job_event_kind {
     TR_JOB_HOST_LEFT,
     TR_JOB_HOST_CUT_OFF, /* a spare, from another host: it gets no work before it is not. Others are lost, then */
     TR_JOB_FRAME_DAMAGED, /* what a worker sent came damaged: all is sent again, or it is replaced */
-    TR_JOB_QUARANTINED,   /* a host, for the mistakes of its processes */
+    TR_JOB_QUARANTINED,   /* a host, for the mistakes of its processes, or a device, for its failures */
     TR_JOB_FAULT          /* done on purpose (tr_job_chaos), as the text says */
 } tr_job_event_kind;
 
@@ -57,6 +57,13 @@ typedef struct tr_job_beginning {
     const tr_topology *topology;
 } tr_job_beginning;
 
+/* Of a device that failed: it is used again; no more; and nothing is left to go on with, as with too many deaths. */
+typedef enum tr_job_verdict {
+    TR_JOB_DEVICE_STAYS,
+    TR_JOB_DEVICE_LEFT_OUT,
+    TR_JOB_NO_DEVICE_LEFT
+} tr_job_verdict;
+
 /* What happens when a worker ends that should not have: it is replaced, everybody goes back to the newest generation that
  * every state slot holds whole, in a new epoch. Only with processes. */
 typedef struct tr_job_recovery {
@@ -72,6 +79,11 @@ typedef struct tr_job_recovery {
     tr_status (*record_epoch)(void *context, uint32_t epoch, tr_error *err);
     /* Before actors begin again: may change *beginning, or refuse; then the job ends. May be NULL. */
     tr_status (*begin_again)(void *context, tr_job_beginning *beginning, tr_error *err);
+    /* On one host: a worker ended because its device failed, as the text says. Which one that is only the job's owner knows, who
+     * counts, and may leave it out when it begins again. *line, of `capacity`, is told where that is so, or why the job ends. NULL:
+     * such a death is one like others. */
+    tr_job_verdict (*device_failed)(void *context, int32_t node, const char *text, char *line,
+                                    size_t capacity);
 } tr_job_recovery;
 
 typedef struct tr_job_event {

@@ -21,6 +21,9 @@ enum { TR_LAUNCH_DESCRIPTOR = 3, TR_LAUNCH_FIRST_INHERITED = 4, TR_KIND_BYTES = 
 
 #define TR_LAUNCH_ARGUMENT "--troupe-child="
 
+/* With which a worker ends whose device failed (TR_EDEVICE); others end with 1, or 2 for TR_EINVAL. */
+enum { TR_EXIT_DEVICE = 3 };
+
 typedef enum tr_launch_role { TR_LAUNCH_AGENT = 1, TR_LAUNCH_WORKER } tr_launch_role;
 
 typedef struct tr_launch {

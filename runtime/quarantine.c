@@ -4,7 +4,7 @@
  * made anew, and everything is sent again. A worker whose messages come damaged again and again within the period in which deaths
  * are counted is replaced. Each such replacement, and each computation that was wrong, is a mistake of the host on which the
  * process ran; with too many of them no process is started there any more.
- * Counts are of this head: another one begins anew.
+ * Counts are of this head: another one begins anew. Those of devices that fail are kept by whoever runs the job.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "runtime/hosts.h"
 
@@ -34,6 +34,21 @@ void tr_head_on_accused(void *context, int32_t node, const char *text)
 {
     tr_head *self = context;
     if (node >= 1 && node < self->topology->n_nodes) (void)accuse(self, node, text);
+}
+
+/* On several hosts it is the host's mistake: which devices those have is not known here. */
+bool tr_head_gives_up_device(tr_head *self, int32_t node, const char *text)
+{
+    char line[LINE_BYTES] = "";
+    const tr_job_recovery *recovery = &self->options->recovery;
+    if (!tr_head_can_recover(self)) return false;
+    if (self->hosts) return accuse(self, node, text);
+    if (!recovery->device_failed) return false;
+    tr_job_verdict verdict = recovery->device_failed(self->options->context, node, text, line, sizeof line);
+    if (verdict == TR_JOB_DEVICE_STAYS) return false;
+    tr_head_tell(self, TR_JOB_QUARANTINED, node, 0, line);
+    if (verdict == TR_JOB_NO_DEVICE_LEFT) tr_head_give_up(self, line);
+    return verdict == TR_JOB_NO_DEVICE_LEFT;
 }
 
 /* Words between head and agents are few, and an agent that lacks one may wait for ever: it is replaced, or its host is lost. */

@@ -153,6 +153,7 @@ static void load(tr_worker *self, const tr_message *message)
     tr_control_note note = {.node = self->options->node, .pid = getpid(), .status = status};
     memcpy(note.text, err.message, sizeof note.text);
     tr_control_send_note(self->node, TR_NODE_HEAD, TR_CONTROL_READY, &note);
+    if (status == TR_EDEVICE) tr_node_fail(self->node, &err);
 }
 
 static void ask_to_leave(tr_worker *self)
@@ -271,7 +272,7 @@ static void on_activity(void *context, tr_actor_id who, const char *what, uint32
     tr_worker *self = context;
     const tr_actor_spec *actor = tr_topology_actor(&self->load.topology, who);
     int signal = actor ? tr_chaos_strikes(&self->chaos, self->epoch, actor->name, what, step) : 0;
-    if (signal == TR_CHAOS_FLIP || signal == TR_CHAOS_NAN)
+    if (signal == TR_CHAOS_FLIP || signal == TR_CHAOS_NAN || signal == TR_CHAOS_DEVICE)
         tr_node_spoil(self->node, who, signal);
     else if (signal == TR_CHAOS_DAMAGE)
         tr_node_damage_next(self->node);

@@ -78,7 +78,7 @@ static const struct {
     {20, "full disk: cli/full_disk"},
     {21, "crash within a checkpoint: cli/recovery (checkpointing), pipelines/checkpoint_files"},
     {23, "killed by the kernel for want of memory: cli/out_of_memory, in a control group with a limit"},
-    {24, "GPU faults: actors/cuda_stage, cli/cuda_train, on a GPU"},
+    {24, "GPU faults: actors/cuda_stage, cli/cuda_quarantine, on GPUs; with played devices: cli/quarantine"},
     {25, "the wall clock jumps: it cannot be set for one job; no code reads it"},
     {29, "a peer dies in a collective: cli/cuda_replicas, on GPUs"},
     {30, "the abort of a communicator hangs: transport/nccl, actors/collect, over a library that plays NCCL"},

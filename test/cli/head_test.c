@@ -266,6 +266,59 @@ static void of_two_heads_one_is_refused(void)
     end(&self);
 }
 
+/* --- devices that fail (the CPU plays them; workers 1 and 2 are on one, 3 and 4 on the other) --- */
+
+static void follow_with_devices(job *self, const char *most, const char *points)
+{
+    char *more = tr_format("chaos: {devices: 2}\nsupervision: {quarantine_after: %s}\n", most);
+    begin(self, "ucx", more, points);
+    tr_free(more);
+    CU_ASSERT(reach_the_moment(self, 3));
+    kill_head(self);
+    kill(self->workers[3], SIGCONT);
+    CU_ASSERT(command_succeeds((const char *const[]){"train", self->recipe, "--resume", NULL}));
+    CU_ASSERT(count_events(self->run, "readopted") == 1 && same_run(self->run, false));
+}
+
+static void failures_of_devices_are_counted_on(void)
+{
+    job self;
+    follow_with_devices(&self, "2",
+                        "1/stage 0 of replica 0/backward/8/DEVICE,2/stage 0 of replica 1/forward/12/STOP,"
+                        "3/stage 0 of replica 0/forward/18/DEVICE");
+    CU_ASSERT(count_events(self.run, "worker_died") == 2 && count_events(self.run, "quarantined") == 1);
+    CU_ASSERT(event_says(self.run, "quarantined", "cpu:0 is quarantined for 2 failures of its workers"));
+    end(&self);
+}
+
+static void a_device_that_was_left_out_stays_so(void)
+{
+    job self;
+    int n = 0;
+    follow_with_devices(&self, "1",
+                        "1/stage 0 of replica 0/backward/8/DEVICE,2/stage 0 of replica 1/forward/12/STOP");
+    json_t *last = event_of(self.run, "device", &n);
+    CU_ASSERT(n == 3 && strstr(text_of(last, "text"), "without cpu:0") != NULL);
+    json_decref(last);
+    CU_ASSERT_EQUAL(count_events(self.run, "quarantined"), 1);
+    end(&self);
+}
+
+/* Its head died while it saved their state: the next one finds out for itself whether they still fail. */
+static void where_none_was_left_all_are_tried_again(void)
+{
+    job self;
+    follow_with_devices(&self, "1",
+                        "1/stage 0 of replica 0/backward/8/DEVICE,2/stage 0 of replica 0/forward/12/DEVICE,"
+                        "3/stage 0 of replica 1/restoring/any/STOP");
+    int n = 0;
+    json_t *last = event_of(self.run, "device", &n);
+    CU_ASSERT_STRING_EQUAL(text_of(last, "text"), "device: cpu, 2 devices (only played)");
+    json_decref(last);
+    CU_ASSERT_EQUAL(count_events(self.run, "quarantined"), 2);
+    end(&self);
+}
+
 int main(void)
 {
     static const check_test tests[] = {
@@ -282,6 +335,9 @@ int main(void)
         CHECK_TEST(who_does_not_fit_is_sent_home),
         CHECK_TEST(another_key_takes_nobody_over),
         CHECK_TEST(of_two_heads_one_is_refused),
+        CHECK_TEST(failures_of_devices_are_counted_on),
+        CHECK_TEST(a_device_that_was_left_out_stays_so),
+        CHECK_TEST(where_none_was_left_all_are_tried_again),
     };
     return head_tests("cli/head", tests, sizeof tests / sizeof *tests);
 }

@@ -228,6 +228,27 @@ case_an_erring_host_is_quarantined() {
     wait "$second" || fail "the spare fails"
 }
 
+# A worker there ends because its device failed, which is a mistake of its host.
+case_a_host_whose_device_fails_is_quarantined() {
+    local first second
+    long
+    lead failing $pipeline train.steps=1500 supervision.quarantine_after=1 \
+        "chaos.at=1/stage 1 of replica 0/backward/500/DEVICE"
+    join 10.77.0.2 failing.joiner
+    first=$joiner
+    wait_for_step 5
+    join 10.77.0.3 failing.joiner2
+    second=$joiner
+    wait_for_hosts 2
+    wait_for_event quarantined
+    wait "$first" || true
+    same_bits long
+    has_event host_lost || fail "nobody was lost"
+    grep -q "host 1 .* is quarantined for 1 mistake of its processes; the last: worker 2 .* ended with exit code 3 (its device failed)" \
+        failing/events.jsonl || fail "it is not said why"
+    wait "$second" || fail "the spare fails"
+}
+
 case_the_agent_of_the_heads_host_dies() { # also of one that knows the job's layout from the head alone
     agent_dies plain "1 2 "
     agent_dies long "1 2 3 " train.steps=1500

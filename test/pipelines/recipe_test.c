@@ -111,6 +111,13 @@ static const struct {
     {"device: gpu\n", NULL, "r.yaml:6: device 'gpu' is not known; give cpu, cuda or auto"},
     {"layout: {stages: [{layers: 3, device: gpu}, 1]}\n", NULL,
      "r.yaml:6: layout.stages 'gpu' is no device; give cpu, cuda or auto"},
+    {"chaos: {devices: 65}\n", NULL,
+     "r.yaml:6: chaos.devices '65' is out of range; give a whole number from 0 to 64"},
+    {"device: cuda\nchaos: {devices: 2}\n", NULL,
+     "r.yaml:7: chaos.devices '2' is for stages on CPUs; give device: cpu, or leave it out"},
+    {"layout: {processes: false}\nchaos: {devices: 2}\n", NULL,
+     "r.yaml:7: chaos.devices '2' has no worker to kill where layout.processes is false; leave one of them "
+     "out"},
     {"layout: {stages: [{device: cuda}, 1]}\n", NULL,
      "r.yaml:6: layout.stages '{device: cuda}' says no layers; give a list of whole numbers from 1 to 4096, "
      "or of {layers: 2, device: cuda}"},

@@ -20,6 +20,8 @@ static void points_are_read_and_strike_where_they_say(void)
     CU_ASSERT_EQUAL(tr_chaos_strikes(&chaos, 1, "stage 1 of replica 0", "forward", 5), 0);
     CU_ASSERT_EQUAL(tr_chaos_strikes(&chaos, 1, "stage 1 of replica 0", "backward", 6), 0);
     CU_ASSERT_EQUAL(tr_chaos_strikes(&chaos, 2, "data shard 0", "reading", 77), SIGSTOP);
+    CHECK_OK(tr_chaos_parse(&chaos, "1/stage 0 of replica 0/weight/3/DEVICE", &err));
+    CU_ASSERT_EQUAL(tr_chaos_strikes(&chaos, 1, "stage 0 of replica 0", "weight", 3), TR_CHAOS_DEVICE);
     CHECK_OK(tr_chaos_parse(&chaos, "", &err));
     CHECK_OK(tr_chaos_parse(&chaos, NULL, &err));
     CU_ASSERT_EQUAL(chaos.n_points, 0);
