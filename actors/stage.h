@@ -56,6 +56,7 @@ typedef struct tr_stage_spec {
     int64_t bucket_elements;           /* of a gradient that is handed over at once; 0: TR_BUCKET_ELEMENTS */
     bool measure_products;             /* on a GPU: see choices.h */
     bool cuda_graphs;                  /* on a GPU: see tr_program_options.graphs */
+    bool links;                        /* messages to other stages may stay on devices: see stage_link.h */
     uint64_t seed;                     /* of what kernels draw: dropout */
     tr_graph *graph;                   /* the piece with its backward */
     /* Units of the whole model, for people: of several the first is the embedding, the last the head, and what is between them are

@@ -6,6 +6,7 @@
  * which only reads it; it is there before the next READY. The CPU is a device too: tests run this with it.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/stage_device_internal.h"
+#include "actors/stage_link.h"
 
 #include <string.h>
 
@@ -83,6 +84,7 @@ void tr_stage_device_bytes(const tr_stage_spec *spec, const tr_program *program,
     for (uint32_t i = 0; i < spec->n_parameters; i++)
         if (spec->parameters[i].n_uses > 1)
             *places += (uint64_t)spec->parameters[i].n_elements * sizeof(float);
+    *places += tr__links_bytes(spec);
     if (spec->device == TR_DEVICE_CUDA) *places += TR_PROGRAM_LIBRARY_BYTES;
 }
 
@@ -140,7 +142,7 @@ tr_status tr__device_allocate_work(tr__stage *self, tr_error *err)
     }
     self->flats.device = d->device;
     self->flats.kind = TR_MEMORY_DEVICE;
-    return TR_OK;
+    return tr__links_init(self, err);
 }
 
 void tr__device_settle(tr__stage *self)
@@ -155,6 +157,7 @@ void tr__device_release(tr__stage *self)
     tr__device *d = self->device;
     if (!d) return;
     tr__device_settle(self);
+    tr__links_release(self);
     tr_buffer_release(&self->sum);
     tr__buffers_release(&d->host_flats);
     tr_update_destroy(&d->update);
@@ -193,11 +196,16 @@ static double *host_loss_of(const tr__stage *self, const tr__flight *flight)
            (flight->evaluation ? self->device->n_losses : flight->microbatch - self->microbatches.begin);
 }
 
-/* The message may go as soon as this returns. */
-static bool enter(tr__stage *self, const tr__flight *flight, place p, const tr_message *message)
+/* The message may go as soon as this returns; one whose body is on a device has been taken. */
+static bool enter(tr__stage *self, const tr__flight *flight, place p, tr_message **from)
 {
     tr__device *d = self->device;
+    const tr_message *message = *from;
     if (d->values[p] == TR_NO_VALUE || !message) return true;
+    if (message->frame.flags & TR_FRAME_DESCRIPTOR) {
+        size_t index = index_of(self, flight);
+        return tr__links_enter(self, from, (uint32_t)index, d->at[p][index], d->bytes[p]);
+    }
     TR_ASSERT(message->frame.body_bytes >= d->bytes[p]);
     landing *at = &d->landings[p][d->turn[p]++ % TURNS];
     tr_error error;
@@ -213,9 +221,9 @@ bool tr__device_bind(tr__stage *self, tr__flight *flight, tr_phase phase)
     const tr_stage_spec *spec = &self->spec;
     bool well = true;
     if (phase == TR_PHASE_FORWARD)
-        well = enter(self, flight, IN, flight->input) && enter(self, flight, TARGETS, flight->targets);
+        well = enter(self, flight, IN, &flight->input) && enter(self, flight, TARGETS, &flight->targets);
     if (phase == TR_PHASE_BACKWARD) {
-        well = enter(self, flight, GRADIENT_IN, flight->gradient);
+        well = enter(self, flight, GRADIENT_IN, &flight->gradient);
         if (well && self->last &&
             *d->host_factor != self->factor) { /* of a new step: nothing reads the old one */
             *d->host_factor = self->factor;
@@ -246,7 +254,8 @@ bool tr__device_may_bind(const tr__stage *self, tr_phase phase)
 static bool leave(tr__stage *self, const tr__flight *flight, place p, tr_buffer *to)
 {
     tr__device *d = self->device;
-    return copy(self, to->data, d->at[p][index_of(self, flight)], d->bytes[p]);
+    void *slot = tr__links_place(self, to);
+    return copy(self, slot ? slot : to->data, d->at[p][index_of(self, flight)], d->bytes[p]);
 }
 
 bool tr__device_mark(tr__stage *self, uint32_t mark)
@@ -273,6 +282,7 @@ bool tr__device_check(tr__stage *self, uint32_t mark)
 
 bool tr__device_collect(tr__stage *self, tr__flight *flight, tr_phase phase)
 {
+    if (!tr__links_note_phase(self, (uint32_t)index_of(self, flight))) return false;
     if (phase == TR_PHASE_FORWARD && flight->output) return leave(self, flight, OUT, flight->output);
     if (self->last && phase == (flight->evaluation ? TR_PHASE_FORWARD : TR_PHASE_BACKWARD)) {
         double *at = host_loss_of(self, flight);

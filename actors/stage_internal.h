@@ -97,6 +97,7 @@ typedef struct tr__parameter {
 } tr__parameter;
 
 typedef struct tr__device tr__device;           /* stage_device.c */
+typedef struct tr__links tr__links;             /* stage_link.c */
 typedef struct tr__collect tr__collect;         /* stage_collect.c */
 typedef struct tr__replay tr__replay;           /* replay.c */
 typedef struct tr__disputes tr__disputes;       /* dispute.c */
@@ -111,6 +112,7 @@ typedef struct tr__stage {
     tr_program *program;
     tr_thread_pool *pool;
     tr__device *device;     /* NULL: it computes in the memory of messages and slots; see stage_device.h */
+    tr__links *links;       /* NULL: what it sends goes through the host; see stage_link.h */
     tr__collect *collect;   /* NULL: the gradients of replicas are summed on the host; see stage_collect.h */
     tr__replay *replay;     /* NULL: nothing is kept for a recovery; see replay.h */
     tr__disputes *disputes; /* NULL: nobody compares; see dispute.h */

@@ -253,6 +253,7 @@ static tr_status for_each_stage(tr_job_plan *self, bool edges, tr_error *err)
             const tr_stage_place *device = &self->devices.stages[r * plan->n_stages + s];
             spec.device = device->kind;
             spec.device_index = device->index;
+            spec.links = self->recipe->layout.cuda_ipc && device->kind == TR_DEVICE_CUDA;
             if (!edges) status = budget_stage(self, &spec, &self->budgets[r * plan->n_stages + s], err);
             if (edges) status = add_pipeline_edges(self, r, &spec, err);
             if (edges && !status) status = add_reduction_edges(self, r, &spec, err);
