@@ -7,7 +7,7 @@
 #ifndef TROUPE_ACTORS_DEVICE_LINK_H
 #define TROUPE_ACTORS_DEVICE_LINK_H
 
-#include "base/device.h"
+#include "base/device_share.h"
 #include "base/pack.h"
 
 #ifdef __cplusplus

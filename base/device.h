@@ -48,18 +48,6 @@ void tr_device_free(tr_device *self, tr_memory_kind kind, void *memory); /* NULL
 tr_status tr_device_buffer_new(tr_device *self, tr_memory_kind kind, size_t size_bytes, tr_buffer **out,
                                tr_error *err);
 
-/* Memory of the device's own that other processes of this host can read, with what tells them how: on a GPU CUDA IPC, on
- * the CPU shared memory. Contents are undefined; it keeps the device open. Errors: TR_ENOMEM, TR_EUNSUPPORTED, TR_EIO. */
-enum { TR_DEVICE_HANDLE_BYTES = 104 };
-tr_status tr_device_share_new(tr_device *self, size_t size_bytes, tr_buffer **out,
-                              uint8_t handle[TR_DEVICE_HANDLE_BYTES], tr_error *err);
-/* Such memory of another process, as this device reads it; closed with the buffer's last reference. Asks nothing of the process
- * that made it. Errors: TR_EUNSUPPORTED (another host's, out of this device's reach, or of this very process), TR_ECORRUPT. */
-tr_status tr_device_share_open(tr_device *self, const uint8_t handle[TR_DEVICE_HANDLE_BYTES],
-                               size_t size_bytes, tr_buffer **out, tr_error *err);
-/* May its maker free it while others have it open? Not on a GPU: what they would read then is undefined. */
-bool tr_device_share_is_counted(const tr_device *self);
-
 /* Memory that somebody else allocated becomes PINNED: copies to and from it need not hold up the caller. Errors:
  * TR_EIO, TR_ENOMEM; it can be copied from and to all the same, but a copy may then wait. */
 tr_status tr_device_pin(tr_device *self, void *memory, size_t size_bytes, tr_error *err);

@@ -5,7 +5,7 @@
 #ifndef TROUPE_BASE_DEVICE_INTERNAL_H
 #define TROUPE_BASE_DEVICE_INTERNAL_H
 
-#include "base/device.h"
+#include "base/device_share.h"
 
 /* What tr_device_share_new's handle consists of; device_share.c fills in and checks what is the same for all kinds. */
 typedef struct tr__share {

@@ -1,7 +1,9 @@
-/* base/device_share.c - memory of a device that other processes of the host read: what is the same for all kinds.
+/* base/device_share.c - see device_share.h: what is the same for all kinds of devices.
  * A handle says of which boot of which machine it is, so that one which came over a network is refused here and not by
  * whatever has the same number on this host.
  * SPDX-License-Identifier: Apache-2.0 */
+#include "base/device_share.h"
+
 #include "base/device_internal.h"
 #include "base/hash.h"
 #include "base/memory.h"
