@@ -96,6 +96,8 @@ uint64_t tr_stage_rounded_bytes(const tr_stage_spec *spec);
  * take, and of the host's memory that they go through. */
 void tr_stage_device_bytes(const tr_stage_spec *spec, const tr_program *program, uint64_t *places,
                            uint64_t *pinned);
+/* Of a GPU, for the sender's end of an edge whose messages may stay on devices; 0: they never do. */
+uint64_t tr_edge_link_bytes(const tr_edge_spec *edge);
 /* What CUDA, its libraries and our kernels take of a GPU for each process, beside the above: as an H100 had it. */
 enum { TR_STAGE_CONTEXT_BYTES = 560 << 20 };
 /* With replay: the most that a stage keeps beside the above: the messages of two steps, which are not dropped before the commit

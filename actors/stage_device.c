@@ -84,7 +84,6 @@ void tr_stage_device_bytes(const tr_stage_spec *spec, const tr_program *program,
     for (uint32_t i = 0; i < spec->n_parameters; i++)
         if (spec->parameters[i].n_uses > 1)
             *places += (uint64_t)spec->parameters[i].n_elements * sizeof(float);
-    *places += tr__links_bytes(spec);
     if (spec->device == TR_DEVICE_CUDA) *places += TR_PROGRAM_LIBRARY_BYTES;
 }
 
@@ -376,19 +375,24 @@ bool tr__device_tied_to_host(tr__stage *self)
     return tr__device_wait(self);
 }
 
+static bool take_use(tr__stage *self, const tr_message *message, float *to, size_t size_bytes)
+{
+    TR_ASSERT(message);
+    if (message->frame.flags & TR_FRAME_DESCRIPTOR) return tr__links_copy(self, message, to, size_bytes);
+    return copy(self, to, tr_message_bytes(message), size_bytes);
+}
+
 /* One that came is copied to the device first; the stream keeps it there until it has been added. */
 static bool add_use(tr__stage *self, const tr__parameter *parameter, uint32_t u)
 {
     tr__device *d = self->device;
     int64_t at = parameter->sums[u], n = tr__part_elements(parameter);
-    const float *use = at >= 0 ? tr__floats(self->sum) + at : tr__tied_use(self, parameter, u);
-    TR_ASSERT(use);
+    const float *use = at >= 0 ? tr__floats(self->sum) + at : d->visitor;
     size_t bytes = (size_t)n * sizeof(float);
-    if (u == 0) return copy(self, parameter->total, use, bytes);
-    if (at < 0) {
-        if (!copy(self, d->visitor, use, bytes)) return false;
-        use = d->visitor;
-    }
+    if (at < 0 &&
+        !take_use(self, tr__tied_use(self, parameter, u), u == 0 ? parameter->total : d->visitor, bytes))
+        return false;
+    if (u == 0) return at < 0 || copy(self, parameter->total, use, bytes);
     tr_error error;
     return tr__device_good(
         self, tr_update_accumulate(d->stream, self->pool, parameter->total, use, n, &error), &error);

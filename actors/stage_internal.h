@@ -214,7 +214,7 @@ void tr__reduce_finish_step(tr__stage *self);
 /* A flat gradient in the host's memory, for messages; NULL: no memory, the actor has failed. */
 tr_buffer *tr__take_host_flat(tr__stage *self);
 /* What has come of a use that is in another stage. */
-const float *tr__tied_use(const tr__stage *self, const tr__parameter *parameter, uint32_t u);
+const tr_message *tr__tied_use(const tr__stage *self, const tr__parameter *parameter, uint32_t u);
 
 /* stage.c. Chaos, what was computed is wrong as of a processor that errs: a bit of it flips, in each epoch another one, or a number
  * is none any more. how: of tr_actor_spoil. */

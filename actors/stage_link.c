@@ -15,13 +15,13 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { WAYS = 2, TEXT_BYTES = 256 }; /* activations go on, gradients back */
+enum { TEXT_BYTES = 256 };
 
 typedef enum word { OFFER, TAKEN, REFUSED } word;
 
 typedef struct link_out {
-    uint32_t edge; /* TR_NO_EDGE: there is none */
-    uint64_t size_bytes;
+    uint32_t edge;
+    const tr_edge_spec *spec;
     tr_link_pool pool;
     tr__buffers descriptors;
     bool is_used;
@@ -30,7 +30,7 @@ typedef struct link_out {
 
 typedef struct link_in {
     uint32_t edge;
-    uint64_t size_bytes;
+    const tr_edge_spec *spec;
     tr_link_view view;
 } link_in;
 
@@ -41,8 +41,9 @@ typedef struct fetch {
 } fetch;
 
 struct tr__links {
-    link_out out[WAYS];
-    link_in in[WAYS];
+    link_out *out;
+    link_in *in;
+    uint32_t n_out, n_in;
     tr_stream *stream;
     tr_event **behind; /* by flight: what was queued for its micro-batch */
     uint32_t n_behind;
@@ -52,38 +53,59 @@ struct tr__links {
 
 /* --- which edges --- */
 
-/* As pipelines/job_topology.c counts their slots. */
-uint64_t tr__links_bytes(const tr_stage_spec *spec)
+/* In words; NULL: its messages are of the host. */
+static const char *what_goes(const tr_edge_spec *edge)
 {
-    const tr_training_plan *plan = &spec->plan;
-    uint64_t out = tr__value_bytes(spec->graph, spec->activation_out),
-             back = tr__value_bytes(spec->graph, spec->gradient_out), bytes = 0;
-    if (!spec->links || plan->replay || plan->audit) return 0;
-    if (out)
-        bytes += tr_link_pool_bytes(tr_plan_stash_credits(plan, spec->replica, spec->stage + 1) + 1, out);
-    if (back) bytes += tr_link_pool_bytes(tr_plan_stash_credits(plan, spec->replica, spec->stage - 1), back);
-    return bytes;
+    if (strcmp(edge->name, TR_EDGE_ACTIVATION) == 0) return "activations";
+    if (strcmp(edge->name, TR_EDGE_GRADIENT) == 0) return "gradients";
+    return strcmp(edge->name, TR_EDGE_TIED) == 0 ? "tied gradients" : NULL;
 }
 
-static uint32_t slots_of(const tr__stage *self, uint32_t edge)
+uint64_t tr_edge_link_bytes(const tr_edge_spec *edge)
 {
-    return edge == TR_NO_EDGE ? 0 : tr_edge_spec_of(self->actor, edge)->n_slots;
+    return what_goes(edge) ? tr_link_pool_bytes(edge->n_slots, edge->slot_bytes) : 0;
 }
 
-static void find_edges(tr__stage *self)
+static tr_status find_edges(tr__stage *self, tr_error *err)
 {
     tr__links *links = self->links;
-    const tr_stage_spec *spec = &self->spec;
-    const tr_graph *graph = spec->graph;
-    links->out[0].edge = self->out_activation;
-    links->out[0].size_bytes = tr__value_bytes(graph, spec->activation_out);
-    links->out[1].edge = self->out_gradient;
-    links->out[1].size_bytes = tr__value_bytes(graph, spec->gradient_out);
-    links->in[0].edge = self->first ? TR_NO_EDGE : tr_edge_in(self->actor, TR_EDGE_ACTIVATION, 0);
-    links->in[0].size_bytes = tr__value_bytes(graph, spec->activation_in);
-    links->in[1].edge = self->last ? TR_NO_EDGE : tr_edge_in(self->actor, TR_EDGE_GRADIENT, 0);
-    links->in[1].size_bytes = tr__value_bytes(graph, spec->gradient_in);
-    for (int i = 0; i < WAYS; i++) links->out[i].descriptors.size_bytes = sizeof(tr_link_descriptor);
+    const tr_topology *topology = tr_actor_topology(self->actor);
+    tr_actor_id own = tr_actor_self(self->actor);
+    for (uint32_t e = 0; e < topology->n_edges; e++) {
+        links->n_out += topology->edges[e].source == own && what_goes(&topology->edges[e]);
+        links->n_in += topology->edges[e].destination == own && what_goes(&topology->edges[e]);
+    }
+    links->out = tr_alloc_zero((size_t)links->n_out + 1, sizeof *links->out);
+    links->in = tr_alloc_zero((size_t)links->n_in + 1, sizeof *links->in);
+    if (!links->out || !links->in) return tr_fail(err, TR_ENOMEM, "no memory for the links of a stage");
+    link_out *out = links->out;
+    link_in *in = links->in;
+    for (uint32_t e = 0; e < topology->n_edges; e++) {
+        const tr_edge_spec *edge = &topology->edges[e];
+        if (!what_goes(edge)) continue;
+        if (edge->source == own)
+            *out++ = (link_out){
+                .edge = e, .spec = edge, .descriptors = {.size_bytes = sizeof(tr_link_descriptor)}};
+        if (edge->destination == own) {
+            *in++ = (link_in){.edge = e, .spec = edge};
+            links->capacity += edge->n_slots;
+        }
+    }
+    return TR_OK;
+}
+
+static link_in *in_of(const tr__stage *self, uint32_t edge)
+{
+    for (uint32_t i = 0; self->links && i < self->links->n_in; i++)
+        if (self->links->in[i].edge == edge) return &self->links->in[i];
+    return NULL;
+}
+
+static link_out *out_of(const tr__stage *self, uint32_t edge)
+{
+    for (uint32_t i = 0; self->links && i < self->links->n_out; i++)
+        if (self->links->out[i].edge == edge) return &self->links->out[i];
+    return NULL;
 }
 
 /* --- which way, in words --- */
@@ -95,7 +117,7 @@ static void note(tr__stage *self, uint32_t edge, const char *how, const char *mo
     tr_packer packer;
     const tr_topology *topology = tr_actor_topology(self->actor);
     const tr_edge_spec *spec = tr_edge_spec_of(self->actor, edge);
-    snprintf(text, sizeof text, "%s: its %ss go to %s %s%s", tr_actor_name(self->actor), spec->name,
+    snprintf(text, sizeof text, "%s: its %s go to %s %s%s", tr_actor_name(self->actor), what_goes(spec),
              tr_topology_actor(topology, spec->destination)->name, how, more);
     tr_log(TR_LOG_INFO, "%s", text);
     tr_actor_id monitor = tr_role_find(topology, TR_ROLE_MONITOR);
@@ -130,7 +152,6 @@ static tr_status make_fetches(tr__stage *self, tr_error *err)
     tr__links *links = self->links;
     tr_device *device = tr_stream_device(links->stream);
     links->n_behind = self->spec.stash_credits;
-    links->capacity = slots_of(self, links->in[0].edge) + slots_of(self, links->in[1].edge);
     links->behind = tr_alloc_zero(links->n_behind, sizeof *links->behind);
     links->fetches = tr_alloc_zero((size_t)links->capacity + 1, sizeof *links->fetches);
     if (!links->behind || !links->fetches)
@@ -147,13 +168,12 @@ static tr_status make_fetches(tr__stage *self, tr_error *err)
 static tr_status open_pool(tr__stage *self, link_out *out, tr_error *err)
 {
     tr_error why;
-    if (out->edge == TR_NO_EDGE) return TR_OK;
-    if (tr_edge_spec_of(self->actor, out->edge)->slot_bytes < sizeof(tr_link_descriptor)) {
+    if (out->spec->slot_bytes < sizeof(tr_link_descriptor)) {
         snprintf(out->why, sizeof out->why, "they are shorter than what would describe them");
         return TR_OK;
     }
     tr_status status = tr_link_pool_open(&out->pool, self->links->stream, tr_actor_epoch(self->actor),
-                                         slots_of(self, out->edge), out->size_bytes, &why);
+                                         out->spec->n_slots, out->spec->slot_bytes, &why);
     if (status == TR_EUNSUPPORTED) snprintf(out->why, sizeof out->why, "%.*s", TEXT_BYTES - 1, why.message);
     if (status == TR_OK || status == TR_EUNSUPPORTED) return TR_OK;
     if (err) *err = why;
@@ -165,10 +185,10 @@ tr_status tr__links_init(tr__stage *self, tr_error *err)
     if (why_no_links(self) || self->spec.plan.n_stages < 2) return TR_OK;
     tr__links *links = self->links = tr_alloc_zero(1, sizeof *links);
     if (!links) return tr_fail(err, TR_ENOMEM, "no memory for the links of a stage");
-    find_edges(self);
-    tr_status status = tr_stream_new(&links->stream, tr_stream_device(tr__device_stream(self)), err);
+    tr_status status = find_edges(self, err);
+    if (!status) status = tr_stream_new(&links->stream, tr_stream_device(tr__device_stream(self)), err);
     if (!status) status = make_fetches(self, err);
-    for (int i = 0; !status && i < WAYS; i++) status = open_pool(self, &links->out[i], err);
+    for (uint32_t i = 0; !status && i < links->n_out; i++) status = open_pool(self, &links->out[i], err);
     return status;
 }
 
@@ -181,11 +201,13 @@ static void close_links(tr__stage *self)
     for (uint32_t i = 0; links->fetches && i < links->capacity; i++)
         tr_event_destroy(&links->fetches[i].copied);
     tr_stream_destroy(&links->stream);
-    for (int i = 0; i < WAYS; i++) {
-        tr_link_view_close(&links->in[i].view);
+    for (uint32_t i = 0; links->in && i < links->n_in; i++) tr_link_view_close(&links->in[i].view);
+    for (uint32_t i = 0; links->out && i < links->n_out; i++) {
         tr_link_pool_close(&links->out[i].pool);
         tr__buffers_release(&links->out[i].descriptors);
     }
+    tr_free(links->in);
+    tr_free(links->out);
     tr_free(links->behind);
     tr_free(links->fetches);
 }
@@ -218,32 +240,18 @@ static void tell(tr__stage *self, tr_actor_id to, word what, uint32_t edge, cons
 /* All nodes are ready, so all stages of earlier epochs have ended. */
 void tr__links_start(tr__stage *self)
 {
-    const uint32_t edges[WAYS] = {self->out_activation, self->out_gradient};
+    const tr_topology *topology = tr_actor_topology(self->actor);
     if (!self->device) return;
     tr_link_pools_forget(tr_actor_epoch(self->actor));
-    for (int i = 0; i < WAYS; i++) {
-        link_out *out = self->links ? &self->links->out[i] : NULL;
-        if (edges[i] == TR_NO_EDGE) continue;
+    for (uint32_t e = 0; e < topology->n_edges; e++) {
+        const tr_edge_spec *edge = &topology->edges[e];
+        if (edge->source != tr_actor_self(self->actor) || !what_goes(edge)) continue;
+        link_out *out = out_of(self, e);
         if (out && out->pool.memory)
-            tell(self, tr_edge_spec_of(self->actor, edges[i])->destination, OFFER, edges[i], NULL,
-                 &out->pool);
+            tell(self, edge->destination, OFFER, e, NULL, &out->pool);
         else if (out || self->spec.device == TR_DEVICE_CUDA)
-            note_host(self, edges[i], out ? out->why : why_no_links(self));
+            note_host(self, e, out ? out->why : why_no_links(self));
     }
-}
-
-static link_in *in_of(const tr__stage *self, uint32_t edge)
-{
-    for (int i = 0; self->links && i < WAYS; i++)
-        if (self->links->in[i].edge == edge) return &self->links->in[i];
-    return NULL;
-}
-
-static link_out *out_of(const tr__stage *self, uint32_t edge)
-{
-    for (int i = 0; self->links && i < WAYS; i++)
-        if (self->links->out[i].edge == edge && edge != TR_NO_EDGE) return &self->links->out[i];
-    return NULL;
 }
 
 static void take_offer(tr__stage *self, uint32_t edge, tr_actor_id from, tr_unpacker *body)
@@ -258,8 +266,8 @@ static void take_offer(tr__stage *self, uint32_t edge, tr_actor_id from, tr_unpa
     else if (in->view.memory)
         tr_fail(&why, TR_ECORRUPT, "it was offered twice");
     else
-        status = tr_link_view_open(&in->view, self->links->stream, body, slots_of(self, edge), in->size_bytes,
-                                   &why);
+        status = tr_link_view_open(&in->view, self->links->stream, body, in->spec->n_slots,
+                                   in->spec->slot_bytes, &why);
     if (status)
         snprintf(text, sizeof text, "%.*s", TEXT_BYTES - 1, why.message);
     else
@@ -319,14 +327,44 @@ tr_buffer *tr__links_take(tr__stage *self, uint32_t edge)
     tr_link_descriptor descriptor;
     if (!buffer) return NULL;
     uint16_t slot = tr_edge_slot(self->actor, edge, tr__departures_on(self, edge));
-    (void)tr_link_pool_place(&out->pool, slot, out->size_bytes, &descriptor);
+    (void)tr_link_pool_place(&out->pool, slot, out->spec->slot_bytes, &descriptor);
     memcpy(buffer->data, &descriptor, sizeof descriptor);
     return buffer;
 }
 
+/* The edge's slots are as large as the largest; what is sent may be less. */
+bool tr__links_send(tr__stage *self, uint32_t edge, const void *from, uint64_t size_bytes, uint32_t index)
+{
+    link_out *out = out_of(self, edge);
+    tr_link_descriptor descriptor;
+    tr_buffer *buffer = tr__buffers_take(&out->descriptors);
+    tr_error error;
+    if (!buffer) {
+        tr__fail_for_memory(self);
+        return false;
+    }
+    void *to = tr_link_pool_place(&out->pool, tr_edge_slot(self->actor, edge, 0), size_bytes, &descriptor);
+    memcpy(buffer->data, &descriptor, sizeof descriptor);
+    tr_status status = tr_stream_copy(tr__device_stream(self), to, from, size_bytes, &error);
+    if (!status) status = tr_stream_synchronize(tr__device_stream(self), &error);
+    if (status) {
+        tr_buffer_release(&buffer);
+        tr_actor_fail_node(self->actor, &error);
+        return false;
+    }
+    tr_edge_send(self->actor, edge, buffer, sizeof descriptor, self->step, index, TR_FRAME_DESCRIPTOR);
+    return true;
+}
+
+bool tr__links_carry(const tr__stage *self, uint32_t edge)
+{
+    const link_out *out = edge == TR_NO_EDGE ? NULL : out_of(self, edge);
+    return out && out->is_used;
+}
+
 void *tr__links_place(const tr__stage *self, const tr_buffer *buffer)
 {
-    for (int i = 0; self->links && i < WAYS; i++) {
+    for (uint32_t i = 0; self->links && i < self->links->n_out; i++) {
         const link_out *out = &self->links->out[i];
         for (size_t b = 0; b < out->descriptors.n; b++) {
             if (out->descriptors.all[b] != buffer) continue;
@@ -339,16 +377,32 @@ void *tr__links_place(const tr__stage *self, const tr_buffer *buffer)
 
 /* --- what comes --- */
 
+static tr_status find(tr__stage *self, const tr_message *message, uint64_t size_bytes, const void **from,
+                      tr_error *err)
+{
+    const tr_frame *frame = &message->frame;
+    link_in *in = in_of(self, frame->edge);
+    if (!in) return tr_fail(err, TR_ECORRUPT, "a descriptor came without a link");
+    return tr_link_view_find(&in->view, tr_message_bytes(message), frame->body_bytes, frame->slot, size_bytes,
+                             from, err);
+}
+
+bool tr__links_copy(tr__stage *self, const tr_message *message, void *to, uint64_t size_bytes)
+{
+    const void *from;
+    tr_error error;
+    tr_status status = find(self, message, size_bytes, &from, &error);
+    if (!status) status = tr_stream_copy(tr__device_stream(self), to, from, size_bytes, &error);
+    if (status) tr_actor_fail_node(self->actor, &error);
+    return !status;
+}
+
 bool tr__links_enter(tr__stage *self, tr_message **message, uint32_t flight, void *to, uint64_t size_bytes)
 {
     tr__links *links = self->links;
-    const tr_frame *frame = &(*message)->frame;
-    link_in *in = in_of(self, frame->edge);
     const void *from;
     tr_error error;
-    tr_status status = in ? tr_link_view_find(&in->view, tr_message_bytes(*message), frame->body_bytes,
-                                              frame->slot, size_bytes, &from, &error)
-                          : tr_fail(&error, TR_ECORRUPT, "a descriptor came without a link");
+    tr_status status = find(self, *message, size_bytes, &from, &error);
     if (!status) {
         TR_ASSERT(links->n_fetches < links->capacity); /* each holds a slot of its edge */
         fetch *next = &links->fetches[(links->first + links->n_fetches) % links->capacity];

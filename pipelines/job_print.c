@@ -2,11 +2,9 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "pipelines/job_plan.h"
 
-#include "actors/topics.h"
 #include "ops/chunk_logits.h"
 
 #include <inttypes.h>
-#include <string.h>
 
 static void print_size(FILE *stream, uint64_t bytes)
 {
@@ -138,8 +136,8 @@ static void print_links(const tr_job_plan *self, FILE *stream)
     uint32_t n = 0;
     for (size_t e = 0; e < self->topology.n_edges; e++) {
         const tr_edge_spec *edge = &self->topology.edges[e];
-        bool links = strcmp(edge->name, TR_EDGE_ACTIVATION) == 0 || strcmp(edge->name, TR_EDGE_GRADIENT) == 0;
-        n += links && is_on_gpu(self, edge->source) && is_on_gpu(self, edge->destination);
+        n += tr_edge_link_bytes(edge) > 0 && is_on_gpu(self, edge->source) &&
+             is_on_gpu(self, edge->destination);
     }
     if (n == 0) return;
     const char *why = !self->recipe->layout.cuda_ipc    ? "layout.cuda_ipc is false"

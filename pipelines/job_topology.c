@@ -253,7 +253,6 @@ static tr_status for_each_stage(tr_job_plan *self, bool edges, tr_error *err)
             const tr_stage_place *device = &self->devices.stages[r * plan->n_stages + s];
             spec.device = device->kind;
             spec.device_index = device->index;
-            spec.links = self->recipe->layout.cuda_ipc && device->kind == TR_DEVICE_CUDA;
             if (!edges) status = budget_stage(self, &spec, &self->budgets[r * plan->n_stages + s], err);
             if (edges) status = add_pipeline_edges(self, r, &spec, err);
             if (edges && !status) status = add_reduction_edges(self, r, &spec, err);
@@ -283,6 +282,19 @@ static void budget_edges(tr_job_plan *self)
                            tr_topology_actor(&self->topology, edge->destination)->node)
             continue;
         self->budgets[budget - self->budgets].edges += (uint64_t)edge->n_slots * edge->slot_bytes;
+    }
+}
+
+/* What a link costs its sender, until it is known whether the other end takes it. */
+static void budget_links(tr_job_plan *self)
+{
+    const tr_training_plan *plan = &self->training;
+    bool may = self->recipe->layout.cuda_ipc && !plan->replay && !plan->audit;
+    for (size_t e = 0; e < self->topology.n_edges && may; e++) {
+        const tr_edge_spec *edge = &self->topology.edges[e];
+        const tr_stage_budget *budget = tr_job_plan_budget(self, edge->source);
+        if (budget && budget->device.kind == TR_DEVICE_CUDA)
+            self->budgets[budget - self->budgets].places += tr_edge_link_bytes(edge);
     }
 }
 
@@ -369,6 +381,7 @@ tr_status tr_job_plan_init(tr_job_plan *self, const tr_recipe *recipe, tr_model_
     if (!status) status = tr_job_plan_spread(self, err);
     if (!status) {
         budget_edges(self);
+        budget_links(self);
         budget_contexts(self);
         status = check_gpus(self, err);
     }

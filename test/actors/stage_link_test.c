@@ -59,7 +59,8 @@ void __wrap_tr_edge_send(tr_actor *self, uint32_t edge, tr_buffer *body, uint32_
                          uint32_t microbatch, uint16_t flags)
 {
     const char *name = tr_edge_spec_of(self, edge)->name;
-    bool links = strcmp(name, TR_EDGE_ACTIVATION) == 0 || strcmp(name, TR_EDGE_GRADIENT) == 0;
+    bool links = strcmp(name, TR_EDGE_ACTIVATION) == 0 || strcmp(name, TR_EDGE_GRADIENT) == 0 ||
+                 strcmp(name, TR_EDGE_TIED) == 0;
     __atomic_add_fetch(&n_sent, links, __ATOMIC_RELAXED); /* read when all have ended */
     __atomic_add_fetch(&n_described, (flags & TR_FRAME_DESCRIPTOR) != 0, __ATOMIC_RELAXED);
     __real_tr_edge_send(self, edge, body, size_bytes, step, microbatch, flags);
@@ -114,7 +115,7 @@ static void no_layout_changes_a_bit(void)
     run_well(&alone);
     CU_ASSERT_EQUAL(notes_of(&alone, "link"), 0);
     for (size_t i = 0; i < CHECK_SIZE(sizeof layouts / sizeof *layouts, 1); i++) {
-        uint32_t n_links = layouts[i][0] * (layouts[i][1] - 1) * 2;
+        uint32_t n_links = layouts[i][0] * layouts[i][1] * 2; /* on, back, and the two ends of E */
         tiny_job job = job_of(layouts[i][0], layouts[i][1], layouts[i][2]);
         run_well(&job);
         CU_ASSERT_EQUAL(notes_of(&job, "link"), n_links);
@@ -134,8 +135,8 @@ static void one_that_takes_no_part_gets_messages_by_the_host(void)
     tiny_unlinked = 1;
     run_well(&job);
     tiny_unlinked = -1;
-    CU_ASSERT_EQUAL(notes_of(&job, "link"), 4); /* those that were offered */
-    CU_ASSERT_EQUAL(links_that(&job, " by shared memory"), 2);
+    CU_ASSERT_EQUAL(notes_of(&job, "link"), 6); /* those that were offered */
+    CU_ASSERT_EQUAL(links_that(&job, " by shared memory"), 4);
     CU_ASSERT_EQUAL(links_that(&job,
                                "stage 0 of replica 0: its activations go to stage 1 of replica 0 through the "
                                "host's memory: the other end computes on the CPU"),
@@ -167,7 +168,8 @@ static void short_messages_carry_themselves(void)
     tiny_job job = job_of(1, 2, 1);
     job.config.plan.rows = 1, job.config.plan.sequence = 1, job.config.width = 5;
     run_well(&job);
-    CU_ASSERT_EQUAL(notes_of(&job, "link"), 2);
+    CU_ASSERT_EQUAL(notes_of(&job, "link"), 4);
+    CU_ASSERT_EQUAL(links_that(&job, "its tied gradients go to stage 1 of replica 0 by shared memory"), 1);
     CU_ASSERT_EQUAL(links_that(&job, "host's memory: they are shorter than what would describe them"), 2);
     tiny_release(&job);
 }

@@ -49,7 +49,7 @@ typedef struct tiny_job {
     char notes[MOST_NOTES][64];
     uint32_t n_notes;
     char reduction[256]; /* the last note of that kind */
-    char links[12][256]; /* the first notes of that kind */
+    char links[20][256]; /* the first notes of that kind */
     uint32_t n_links;
     unsigned n_audited; /* as told at the end */
     /* checkpoints */
