@@ -34,6 +34,7 @@ static bool is_slow(const tr_event *event, bool recorded)
     return slow;
 }
 
+/* NOLINTBEGIN(bugprone-reserved-identifier): names that the linker's --wrap asks for */
 tr_status __real_tr_event_record(tr_event *self, tr_stream *stream, tr_error *err);
 tr_status __wrap_tr_event_record(tr_event *self, tr_stream *stream, tr_error *err);
 tr_status __wrap_tr_event_record(tr_event *self, tr_stream *stream, tr_error *err)
@@ -67,6 +68,8 @@ void __wrap_tr_edge_send(tr_actor *self, uint32_t edge, tr_buffer *body, uint32_
     __atomic_add_fetch(&n_tied, described && strcmp(name, TR_EDGE_TIED) == 0, __ATOMIC_RELAXED);
     __real_tr_edge_send(self, edge, body, size_bytes, step, microbatch, flags);
 }
+
+/* NOLINTEND(bugprone-reserved-identifier) */
 
 static void run_well(tiny_job *job)
 {
