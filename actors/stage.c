@@ -14,6 +14,7 @@
 #include "actors/stage_audit.h"
 #include "actors/stage_choices.h"
 #include "actors/stage_examine.h"
+#include "actors/stage_link.h"
 #include "actors/stage_zero.h"
 #include "actors/topics.h"
 #include "base/clock.h"
@@ -191,7 +192,7 @@ static bool forward_is_possible(const tr__stage *self)
 static bool do_forward(tr__stage *self)
 {
     tr__flight *flight = free_flight(self, is_evaluation(self->inputs.head));
-    if (!self->last && !(flight->output = tr__buffers_take(&self->activations))) {
+    if (!self->last && !(flight->output = tr__links_take(self, self->out_activation))) {
         tr__fail_for_memory(self);
         return false;
     }
@@ -256,7 +257,7 @@ static bool do_backward(tr__stage *self)
     tr__flight *flight = oldest_flight(self, TR__FORWARD_DONE);
     if (self->is_fused && !begin_weight(self, flight)) return false;
     if (self->last) self->factor = (float)(1.0 / (double)self->tokens[flight->step % self->ring]);
-    if (!self->first && !(flight->input_gradient = tr__buffers_take(&self->input_gradients))) {
+    if (!self->first && !(flight->input_gradient = tr__links_take(self, self->out_gradient))) {
         tr__fail_for_memory(self);
         return false;
     }
@@ -324,7 +325,7 @@ static work choose(const tr__stage *self, work from)
     if (forward_is_possible(self)) return FORWARD;
     if (weight_is_possible(self) && tr__may_queue(self, TR_PHASE_WEIGHT)) return WEIGHT;
     if (tr__stage_audit_is_possible(self)) return AUDIT;
-    if (self->n_departures || tr__collect_is_busy(self)) return LOOK;
+    if (tr__departures_are_busy(self) || tr__collect_is_busy(self)) return LOOK;
     return tr__device_is_copying(self) ? AWAIT : NOTHING;
 }
 
@@ -398,17 +399,12 @@ static void receive_control(tr__stage *self, const tr_message *message)
     tr_unpacker_init(&body, tr_message_bytes(message), message->frame.body_bytes);
     (void)tr_unpack_array(&body, UINT32_MAX);
     uint32_t step = message->frame.step;
-    if (message->frame.edge == TR_TOPIC_GROUP) {
-        tr__collect_receive(self, message);
-        return;
-    }
-    if (message->frame.edge == TR_TOPIC_CHOICES) {
-        tr__stage_choices_receive(self, message);
-        return;
-    }
-    if (message->frame.edge == TR_TOPIC_TRACED) {
-        tr_trace_answered(&self->trace);
-        return;
+    switch (message->frame.edge) {
+    case TR_TOPIC_GROUP: tr__collect_receive(self, message); return;
+    case TR_TOPIC_LINK: tr__links_receive(self, message); return;
+    case TR_TOPIC_CHOICES: tr__stage_choices_receive(self, message); return;
+    case TR_TOPIC_TRACED: tr_trace_answered(&self->trace); return;
+    default: break;
     }
     switch (message->frame.edge) {
     case TR_TOPIC_TOKENS:
@@ -458,6 +454,7 @@ static void stage_start(tr_actor *actor, void *state)
 {
     (void)actor;
     tr__collect_start(state);
+    tr__links_start(state);
     tr__stage_choices_start(state);
 }
 

@@ -56,6 +56,7 @@ typedef struct tr_stage_spec {
     int64_t bucket_elements;           /* of a gradient that is handed over at once; 0: TR_BUCKET_ELEMENTS */
     bool measure_products;             /* on a GPU: see choices.h */
     bool cuda_graphs;                  /* on a GPU: see tr_program_options.graphs */
+    bool links;                        /* messages to other stages may stay on devices: see stage_link.h */
     uint64_t seed;                     /* of what kernels draw: dropout */
     tr_graph *graph;                   /* the piece with its backward */
     /* Units of the whole model, for people: of several the first is the embedding, the last the head, and what is between them are
@@ -95,6 +96,8 @@ uint64_t tr_stage_rounded_bytes(const tr_stage_spec *spec);
  * take, and of the host's memory that they go through. */
 void tr_stage_device_bytes(const tr_stage_spec *spec, const tr_program *program, uint64_t *places,
                            uint64_t *pinned);
+/* Of a GPU, for the sender's end of an edge whose messages may stay on devices; 0: they never do. */
+uint64_t tr_edge_link_bytes(const tr_edge_spec *edge);
 /* What CUDA, its libraries and our kernels take of a GPU for each process, beside the above: as an H100 had it. */
 enum { TR_STAGE_CONTEXT_BYTES = 560 << 20 };
 /* With replay: the most that a stage keeps beside the above: the messages of two steps, which are not dropped before the commit

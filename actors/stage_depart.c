@@ -5,6 +5,7 @@
 
 #include "actors/dispute.h"
 #include "actors/replay.h"
+#include "actors/stage_link.h"
 
 static void send(tr__stage *self, const tr__departure *what)
 {
@@ -12,8 +13,10 @@ static void send(tr__stage *self, const tr__departure *what)
     if (!(what->flags & TR_FRAME_EVALUATION))
         tr__replay_note_sent(self, what->edge, what->body, (uint32_t)what->body->size_bytes,
                              what->microbatch);
+    int flags = what->flags | tr__disputes_flags(self);
+    if (tr__links_place(self, what->body)) flags |= TR_FRAME_DESCRIPTOR;
     tr_edge_send(self->actor, what->edge, tr_buffer_retain(what->body), (uint32_t)what->body->size_bytes,
-                 what->step, what->microbatch, (uint16_t)(what->flags | tr__disputes_flags(self)));
+                 what->step, what->microbatch, (uint16_t)flags);
     tr_trace_end(&self->trace, TR_SPAN_SENDING, begin, what->step + !(what->flags & TR_FRAME_EVALUATION),
                  what->microbatch);
 }
@@ -33,13 +36,19 @@ bool tr__depart(tr__stage *self, const tr__departure *what)
     return true;
 }
 
-bool tr__departure_is_ready(const tr__stage *self)
+static bool can_depart(const tr__stage *self)
 {
     return self->n_departures > 0 && tr__device_is_past(self, self->first_departure);
 }
 
+bool tr__departure_is_ready(const tr__stage *self)
+{
+    return can_depart(self) || tr__links_has_arrived(self);
+}
+
 bool tr__depart_ready(tr__stage *self)
 {
+    if (!can_depart(self)) return tr__links_release_arrived(self);
     uint32_t place = self->first_departure;
     tr__departure *oldest = &self->departures[place];
     if (!tr__device_check(self, place)) return false;
@@ -48,6 +57,11 @@ bool tr__depart_ready(tr__stage *self)
     self->first_departure = (place + 1) % TR__MOST_DEPARTURES;
     self->n_departures--;
     return true;
+}
+
+bool tr__departures_are_busy(const tr__stage *self)
+{
+    return self->n_departures > 0 || tr__links_are_busy(self);
 }
 
 uint32_t tr__departures_on(const tr__stage *self, uint32_t edge)

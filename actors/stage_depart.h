@@ -9,8 +9,11 @@
 
 /* Sends `body` along `edge`, now or when the device has written it; it keeps its own reference. false: the node has failed. */
 bool tr__depart(tr__stage *self, const tr__departure *what);
-bool tr__departure_is_ready(const tr__stage *self); /* the oldest could go, or its device has failed */
-bool tr__depart_ready(tr__stage *self);             /* lets it go. false: the node has failed */
+/* The oldest could go, or what came has been copied and can be given back, or the device has failed. */
+bool tr__departure_is_ready(const tr__stage *self);
+bool tr__depart_ready(tr__stage *self); /* does it. false: the node has failed */
+/* Something of both is under way, and tells of its end only when asked. */
+bool tr__departures_are_busy(const tr__stage *self);
 bool tr__may_send(const tr__stage *self, uint32_t edge);
 bool tr__may_queue(const tr__stage *self, tr_phase phase);
 uint32_t tr__departures_on(const tr__stage *self, uint32_t edge); /* that wait */

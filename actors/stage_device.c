@@ -6,6 +6,7 @@
  * which only reads it; it is there before the next READY. The CPU is a device too: tests run this with it.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/stage_device_internal.h"
+#include "actors/stage_link.h"
 
 #include <string.h>
 
@@ -140,7 +141,7 @@ tr_status tr__device_allocate_work(tr__stage *self, tr_error *err)
     }
     self->flats.device = d->device;
     self->flats.kind = TR_MEMORY_DEVICE;
-    return TR_OK;
+    return tr__links_init(self, err);
 }
 
 void tr__device_settle(tr__stage *self)
@@ -155,6 +156,7 @@ void tr__device_release(tr__stage *self)
     tr__device *d = self->device;
     if (!d) return;
     tr__device_settle(self);
+    tr__links_release(self);
     tr_buffer_release(&self->sum);
     tr__buffers_release(&d->host_flats);
     tr_update_destroy(&d->update);
@@ -193,11 +195,16 @@ static double *host_loss_of(const tr__stage *self, const tr__flight *flight)
            (flight->evaluation ? self->device->n_losses : flight->microbatch - self->microbatches.begin);
 }
 
-/* The message may go as soon as this returns. */
-static bool enter(tr__stage *self, const tr__flight *flight, place p, const tr_message *message)
+/* The message may go as soon as this returns; one whose body is on a device has been taken. */
+static bool enter(tr__stage *self, const tr__flight *flight, place p, tr_message **from)
 {
     tr__device *d = self->device;
+    const tr_message *message = *from;
     if (d->values[p] == TR_NO_VALUE || !message) return true;
+    if (message->frame.flags & TR_FRAME_DESCRIPTOR) {
+        size_t index = index_of(self, flight);
+        return tr__links_enter(self, from, (uint32_t)index, d->at[p][index], d->bytes[p]);
+    }
     TR_ASSERT(message->frame.body_bytes >= d->bytes[p]);
     landing *at = &d->landings[p][d->turn[p]++ % TURNS];
     tr_error error;
@@ -213,9 +220,9 @@ bool tr__device_bind(tr__stage *self, tr__flight *flight, tr_phase phase)
     const tr_stage_spec *spec = &self->spec;
     bool well = true;
     if (phase == TR_PHASE_FORWARD)
-        well = enter(self, flight, IN, flight->input) && enter(self, flight, TARGETS, flight->targets);
+        well = enter(self, flight, IN, &flight->input) && enter(self, flight, TARGETS, &flight->targets);
     if (phase == TR_PHASE_BACKWARD) {
-        well = enter(self, flight, GRADIENT_IN, flight->gradient);
+        well = enter(self, flight, GRADIENT_IN, &flight->gradient);
         if (well && self->last &&
             *d->host_factor != self->factor) { /* of a new step: nothing reads the old one */
             *d->host_factor = self->factor;
@@ -246,7 +253,8 @@ bool tr__device_may_bind(const tr__stage *self, tr_phase phase)
 static bool leave(tr__stage *self, const tr__flight *flight, place p, tr_buffer *to)
 {
     tr__device *d = self->device;
-    return copy(self, to->data, d->at[p][index_of(self, flight)], d->bytes[p]);
+    void *slot = tr__links_place(self, to);
+    return copy(self, slot ? slot : to->data, d->at[p][index_of(self, flight)], d->bytes[p]);
 }
 
 bool tr__device_mark(tr__stage *self, uint32_t mark)
@@ -273,6 +281,7 @@ bool tr__device_check(tr__stage *self, uint32_t mark)
 
 bool tr__device_collect(tr__stage *self, tr__flight *flight, tr_phase phase)
 {
+    if (!tr__links_note_phase(self, (uint32_t)index_of(self, flight))) return false;
     if (phase == TR_PHASE_FORWARD && flight->output) return leave(self, flight, OUT, flight->output);
     if (self->last && phase == (flight->evaluation ? TR_PHASE_FORWARD : TR_PHASE_BACKWARD)) {
         double *at = host_loss_of(self, flight);
@@ -366,19 +375,24 @@ bool tr__device_tied_to_host(tr__stage *self)
     return tr__device_wait(self);
 }
 
+static bool take_use(tr__stage *self, const tr_message *message, float *to, size_t size_bytes)
+{
+    TR_ASSERT(message);
+    if (message->frame.flags & TR_FRAME_DESCRIPTOR) return tr__links_copy(self, message, to, size_bytes);
+    return copy(self, to, tr_message_bytes(message), size_bytes);
+}
+
 /* One that came is copied to the device first; the stream keeps it there until it has been added. */
 static bool add_use(tr__stage *self, const tr__parameter *parameter, uint32_t u)
 {
     tr__device *d = self->device;
     int64_t at = parameter->sums[u], n = tr__part_elements(parameter);
-    const float *use = at >= 0 ? tr__floats(self->sum) + at : tr__tied_use(self, parameter, u);
-    TR_ASSERT(use);
+    const float *use = at >= 0 ? tr__floats(self->sum) + at : d->visitor;
     size_t bytes = (size_t)n * sizeof(float);
-    if (u == 0) return copy(self, parameter->total, use, bytes);
-    if (at < 0) {
-        if (!copy(self, d->visitor, use, bytes)) return false;
-        use = d->visitor;
-    }
+    if (at < 0 &&
+        !take_use(self, tr__tied_use(self, parameter, u), u == 0 ? parameter->total : d->visitor, bytes))
+        return false;
+    if (u == 0) return at < 0 || copy(self, parameter->total, use, bytes);
     tr_error error;
     return tr__device_good(
         self, tr_update_accumulate(d->stream, self->pool, parameter->total, use, n, &error), &error);

@@ -72,9 +72,9 @@ bool tr__stage_spoil_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
     int how = tr_actor_spoil(self->actor);
     if (how == 0) return true;
     if (how == TR_CHAOS_DEVICE) return break_device(self);
-    if (out)
+    if (out && !tr__links_place(self, out)) /* what goes by a link is in memory of a device */
         tr__stage_spoil(self, how, out->data, out->size_bytes);
-    else if (phase == TR_PHASE_FORWARD)
+    else if (!out && phase == TR_PHASE_FORWARD)
         tr__stage_spoil(self, how, &flight->loss, sizeof flight->loss);
     return true;
 }

@@ -97,6 +97,7 @@ typedef struct tr__parameter {
 } tr__parameter;
 
 typedef struct tr__device tr__device;           /* stage_device.c */
+typedef struct tr__links tr__links;             /* stage_link.c */
 typedef struct tr__collect tr__collect;         /* stage_collect.c */
 typedef struct tr__replay tr__replay;           /* replay.c */
 typedef struct tr__disputes tr__disputes;       /* dispute.c */
@@ -111,6 +112,7 @@ typedef struct tr__stage {
     tr_program *program;
     tr_thread_pool *pool;
     tr__device *device;     /* NULL: it computes in the memory of messages and slots; see stage_device.h */
+    tr__links *links;       /* NULL: what it sends goes through the host; see stage_link.h */
     tr__collect *collect;   /* NULL: the gradients of replicas are summed on the host; see stage_collect.h */
     tr__replay *replay;     /* NULL: nothing is kept for a recovery; see replay.h */
     tr__disputes *disputes; /* NULL: nobody compares; see dispute.h */
@@ -212,7 +214,7 @@ void tr__reduce_finish_step(tr__stage *self);
 /* A flat gradient in the host's memory, for messages; NULL: no memory, the actor has failed. */
 tr_buffer *tr__take_host_flat(tr__stage *self);
 /* What has come of a use that is in another stage. */
-const float *tr__tied_use(const tr__stage *self, const tr__parameter *parameter, uint32_t u);
+const tr_message *tr__tied_use(const tr__stage *self, const tr__parameter *parameter, uint32_t u);
 
 /* stage_failure.c. Chaos, what was computed is wrong as of a processor that errs: a bit of it flips, in each epoch another one, or a number
  * is none any more. how: of tr_actor_spoil. */

@@ -14,6 +14,7 @@
 #include "actors/dispute.h"
 #include "actors/replay.h"
 #include "actors/stage_audit.h"
+#include "actors/stage_link.h"
 #include "actors/topics.h"
 #include "base/clock.h"
 #include "base/memory.h"
@@ -392,9 +393,31 @@ static bool has_shared(const tr__stage *self)
     return shared;
 }
 
+/* Does every stage that shares a parameter read it from this one's device? */
+static bool ties_on_device(const tr__stage *self)
+{
+    bool all = self->device != NULL;
+    for (uint32_t s = 0; s < self->spec.plan.n_stages; s++)
+        all = all && (self->out_tied[s] == TR_NO_EDGE || tr__links_carry(self, self->out_tied[s]));
+    return all;
+}
+
+static bool send_tied(tr__stage *self, uint32_t edge, const tr__parameter *parameter, uint32_t u)
+{
+    int64_t n = tr__part_elements(parameter);
+    uint32_t use = parameter->spec->uses[u].use;
+    if (n > 0 && ties_on_device(self))
+        return tr__links_send(self, edge, tr__floats(self->sum) + parameter->sums[u],
+                              (uint64_t)n * sizeof(float), use);
+    send_floats(self, edge, self->reduced, parameter->sums[u], n, use);
+    return true;
+}
+
 static bool start_tying(tr__stage *self)
 {
-    if (self->device && !self->reduced && has_shared(self) && !tr__device_tied_to_host(self)) return false;
+    if (self->device && !self->reduced && has_shared(self) && !ties_on_device(self) &&
+        !tr__device_tied_to_host(self))
+        return false;
     self->n_tied_awaited = 0;
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
         const tr__parameter *parameter = &self->parameters[i];
@@ -408,8 +431,7 @@ static bool start_tying(tr__stage *self)
             for (uint32_t v = 0; v < known->n_uses; v++) {
                 if (parameter->gradients[v] >= 0 || known->uses[v].stage == told) continue;
                 told = known->uses[v].stage;
-                send_floats(self, self->out_tied[told], self->reduced, parameter->sums[u],
-                            tr__part_elements(parameter), known->uses[u].use);
+                if (!send_tied(self, self->out_tied[told], parameter, u)) return false;
             }
         }
     }
@@ -435,18 +457,19 @@ static bool finish_gather(tr__stage *self)
 
 /* --- uses of tied parameters --- */
 
-const float *tr__tied_use(const tr__stage *self, const tr__parameter *parameter, uint32_t u)
+const tr_message *tr__tied_use(const tr__stage *self, const tr__parameter *parameter, uint32_t u)
 {
     for (const tr_message *message = self->tied.head; message; message = message->next)
         if (message->frame.step == self->step && message->frame.microbatch == parameter->spec->uses[u].use)
-            return tr_message_bytes(message);
+            return message;
     return NULL;
 }
 
 static const float *use_gradient(const tr__stage *self, const tr__parameter *parameter, uint32_t u)
 {
     if (parameter->sums[u] >= 0) return tr__floats(self->reduced) + parameter->sums[u];
-    return tr__tied_use(self, parameter, u);
+    const tr_message *message = tr__tied_use(self, parameter, u);
+    return message ? tr_message_bytes(message) : NULL;
 }
 
 static void tie(tr__stage *self)

@@ -57,7 +57,9 @@ enum {
     TR_TOPIC_PAUSE,
     TR_TOPIC_GO_ON,
     /* Between a stage on a GPU and the monitor: [a word of choices.h, what belongs to it ...] */
-    TR_TOPIC_CHOICES
+    TR_TOPIC_CHOICES,
+    /* Between two stages that an edge joins: [a word of stage_link.c, the edge, what belongs to the word ...] */
+    TR_TOPIC_LINK
 };
 
 /* Of two computations that differ, by a third: which was wrong. In an audit the second is the auditor's. */

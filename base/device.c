@@ -140,7 +140,7 @@ tr_status tr_device_buffer_new(tr_device *self, tr_memory_kind kind, size_t size
     owned *memory = tr_alloc_zero(1, sizeof *memory);
     if (!memory) return tr_fail(err, TR_ENOMEM, "no memory for a buffer's description");
     *memory = (owned){.device = self, .kind = kind};
-    __atomic_add_fetch(&self->references, 1, __ATOMIC_RELAXED);
+    tr__device_retain(self);
     tr_status status = tr_device_allocate(self, kind, size_bytes, &memory->memory, err);
     if (status == TR_OK) status = tr_buffer_wrap(out, memory->memory, size_bytes, free_owned, memory, err);
     if (status != TR_OK) {

@@ -4,8 +4,12 @@
 #include "base/device_internal.h"
 #include "base/memory.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static tr_status count(int32_t *out, tr_error *err)
@@ -40,6 +44,60 @@ static void free_memory(tr_device *self, tr_memory_kind kind, void *memory)
 {
     (void)self, (void)kind;
     tr_free(memory);
+}
+
+/* A file without a name; others reach it by the descriptor that this process keeps, as long as it does. */
+static tr_status share_new(tr_device *self, tr__share *share, void **out, tr_error *err)
+{
+    (void)self;
+    struct stat file;
+    int descriptor = memfd_create("troupe-share", MFD_CLOEXEC);
+    if (descriptor < 0) return tr_fail(err, TR_EIO, "no shared memory: %s", strerror(errno));
+    void *memory = MAP_FAILED;
+    if (ftruncate(descriptor, (off_t)share->size_bytes) == 0 && fstat(descriptor, &file) == 0)
+        memory = mmap(NULL, share->size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+    if (memory == MAP_FAILED) {
+        tr_fail(err, TR_ENOMEM, "no shared memory for %zu bytes: %s", (size_t)share->size_bytes,
+                strerror(errno));
+        close(descriptor);
+        return TR_ENOMEM;
+    }
+    share->descriptor = descriptor;
+    share->file = (uint64_t)file.st_ino;
+    *out = memory;
+    return TR_OK;
+}
+
+static void share_close(tr_device *self, void *memory, const tr__share *share)
+{
+    (void)self;
+    munmap(memory, share->size_bytes);
+}
+
+static void share_free(tr_device *self, void *memory, const tr__share *share)
+{
+    share_close(self, memory, share);
+    close(share->descriptor);
+}
+
+/* The number may by now be another process's, and its descriptor another file's. */
+static tr_status share_open(tr_device *self, const tr__share *share, void **out, tr_error *err)
+{
+    (void)self;
+    char path[64];
+    struct stat file;
+    snprintf(path, sizeof path, "/proc/%d/fd/%d", share->pid, share->descriptor);
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0) return tr_fail(err, TR_EUNSUPPORTED, "cannot open '%s': %s", path, strerror(errno));
+    void *memory = MAP_FAILED;
+    if (fstat(descriptor, &file) == 0 && (uint64_t)file.st_ino == share->file &&
+        (uint64_t)file.st_size == share->size_bytes)
+        memory = mmap(NULL, share->size_bytes, PROT_READ, MAP_SHARED, descriptor, 0);
+    close(descriptor);
+    if (memory == MAP_FAILED)
+        return tr_fail(err, TR_EUNSUPPORTED, "'%s' is not the memory that was offered", path);
+    *out = memory;
+    return TR_OK;
 }
 
 /* All memory is as good as pinned. */
@@ -147,6 +205,11 @@ const tr_device_table tr__device_cpu = {
     .open = open_cpu,
     .allocate = allocate,
     .free = free_memory,
+    .share_new = share_new,
+    .share_free = share_free,
+    .share_open = share_open,
+    .share_close = share_close,
+    .share_is_counted = true,
     .pin = pin,
     .unpin = unpin,
     .use = use,

@@ -9,6 +9,8 @@
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 #include <stdio.h>
+#include <string.h>
+#include <unistd.h>
 
 /* What a failed call says. A sticky error (an invalid access, for one) comes back from every later call too:
  * the process must be replaced. */
@@ -96,6 +98,60 @@ static void free_memory(tr_device *self, tr_memory_kind kind, void *memory)
         cudaFreeHost(memory);
     else
         cudaFree(memory);
+}
+
+/* What is shared is the whole of a block that the driver hands out, so it gets one of its own. */
+static tr_status share_new(tr_device *self, tr__share *share, void **out, tr_error *err)
+{
+    enum { BLOCK_BYTES = 2 << 20 };
+    cudaIpcMemHandle_t handle;
+    _Static_assert(sizeof handle <= sizeof share->native, "a handle has room");
+    void *memory = NULL;
+    size_t size_bytes = (share->size_bytes + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
+    tr_status status = allocate(self, TR_MEMORY_DEVICE, size_bytes, &memory, err);
+    if (status != TR_OK) return status;
+    cudaError_t code = cudaIpcGetMemHandle(&handle, memory);
+    if (code != cudaSuccess) {
+        cudaGetLastError(); /* the next call shall not see it */
+        cudaFree(memory);
+        return tr_fail(err, TR_EUNSUPPORTED, "cuda:%d: cudaIpcGetMemHandle failed: %s", self->index,
+                       cudaGetErrorString(code));
+    }
+    memcpy(share->native, &handle, sizeof handle);
+    *out = memory;
+    return TR_OK;
+}
+
+static void share_free(tr_device *self, void *memory, const tr__share *share)
+{
+    (void)share;
+    free_memory(self, TR_MEMORY_DEVICE, memory);
+}
+
+static tr_status share_open(tr_device *self, const tr__share *share, void **out, tr_error *err)
+{
+    cudaIpcMemHandle_t handle;
+    void *memory = NULL;
+    if (share->pid == (int32_t)getpid())
+        return tr_fail(err, TR_EUNSUPPORTED,
+                       "CUDA IPC is between processes, and the other end is in this one");
+    tr_status status = use(self, err);
+    if (status != TR_OK) return status;
+    memcpy(&handle, share->native, sizeof handle);
+    cudaError_t code = cudaIpcOpenMemHandle(&memory, handle, cudaIpcMemLazyEnablePeerAccess);
+    if (code != cudaSuccess) {
+        cudaGetLastError(); /* the next call shall not see it */
+        return tr_fail(err, TR_EUNSUPPORTED, "cuda:%d: cudaIpcOpenMemHandle of cuda:%d's memory failed: %s",
+                       self->index, share->index, cudaGetErrorString(code));
+    }
+    *out = memory;
+    return TR_OK;
+}
+
+static void share_close(tr_device *self, void *memory, const tr__share *share)
+{
+    (void)share;
+    if (use(self, NULL) == TR_OK && cudaIpcCloseMemHandle(memory) != cudaSuccess) cudaGetLastError();
 }
 
 /* Not a sticky error where it fails: some kinds of memory cannot be pinned. */
@@ -215,6 +271,11 @@ const tr_device_table tr__device_cuda = {
     .open = open_cuda,
     .allocate = allocate,
     .free = free_memory,
+    .share_new = share_new,
+    .share_free = share_free,
+    .share_open = share_open,
+    .share_close = share_close,
+    .share_is_counted = false,
     .pin = pin,
     .unpin = unpin,
     .use = use,

@@ -124,6 +124,34 @@ static void print_zero(const tr_job_plan *self, FILE *stream)
     fputc('\n', stream);
 }
 
+static bool is_on_gpu(const tr_job_plan *self, tr_actor_id id)
+{
+    const tr_stage_budget *budget = tr_job_plan_budget(self, id);
+    return budget && budget->device.kind == TR_DEVICE_CUDA;
+}
+
+/* Which way bodies go between stages on GPUs; whether their GPUs reach each other is found out when the run begins. */
+static void print_links(const tr_job_plan *self, FILE *stream)
+{
+    uint32_t n = 0;
+    for (size_t e = 0; e < self->topology.n_edges; e++) {
+        const tr_edge_spec *edge = &self->topology.edges[e];
+        n += tr_edge_link_bytes(edge) > 0 && is_on_gpu(self, edge->source) &&
+             is_on_gpu(self, edge->destination);
+    }
+    if (n == 0) return;
+    const char *why = !self->recipe->layout.cuda_ipc    ? "layout.cuda_ipc is false"
+                      : !self->recipe->layout.processes ? "CUDA IPC is between processes"
+                      : self->training.replay           ? "recovery: replay keeps messages there"
+                                                        : NULL;
+    fprintf(stream, "links: %u between stages on GPUs, ", n);
+    if (why)
+        fprintf(stream, "through the host's memory (%s)\n", why);
+    else
+        fprintf(stream,
+                "by CUDA IPC where both are on one host and reach each other, else through its memory\n");
+}
+
 void tr_job_plan_print(const tr_job_plan *self, FILE *stream)
 {
     const tr_training_plan *plan = &self->training;
@@ -158,6 +186,7 @@ void tr_job_plan_print(const tr_job_plan *self, FILE *stream)
     print_zero(self, stream);
     for (uint32_t s = 0; s < plan->n_stages; s++) print_layers(self, s, stream);
     if (self->devices.text[0]) fprintf(stream, "%s\n", self->devices.text);
+    print_links(self, stream);
     fprintf(stream, "\n%-24s %-9s %-7s %12s %8s %11s%*s%*s %11s %11s %11s %11s%*s%*s\n", "actor", "where",
             "device", "parameters", "credits", "state x2", rounded ? 12 : 0, rounded ? "bf16 copy" : "",
             plan->zero ? 12 : 0, plan->zero ? "gathered" : "", "gradients", "stashes", "scratch", "slots",

@@ -286,6 +286,19 @@ static void budget_edges(tr_job_plan *self)
     }
 }
 
+/* What a link costs its sender, until it is known whether the other end takes it. */
+static void budget_links(tr_job_plan *self)
+{
+    const tr_training_plan *plan = &self->training;
+    bool may = self->recipe->layout.cuda_ipc && !plan->replay && !plan->audit;
+    for (size_t e = 0; e < self->topology.n_edges && may; e++) {
+        const tr_edge_spec *edge = &self->topology.edges[e];
+        const tr_stage_budget *budget = tr_job_plan_budget(self, edge->source);
+        if (budget && budget->device.kind == TR_DEVICE_CUDA)
+            self->budgets[budget - self->budgets].places += tr_edge_link_bytes(edge);
+    }
+}
+
 /* What CUDA itself takes of a GPU for each process, counted with the process's first stage there. */
 static void budget_contexts(tr_job_plan *self)
 {
@@ -370,6 +383,7 @@ tr_status tr_job_plan_init(tr_job_plan *self, const tr_recipe *recipe, tr_model_
     if (!status) status = tr_job_plan_spread(self, err);
     if (!status) {
         budget_edges(self);
+        budget_links(self);
         budget_contexts(self);
         status = check_gpus(self, err);
     }

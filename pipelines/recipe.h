@@ -94,6 +94,7 @@ typedef struct tr_recipe {
         int32_t logits; /* tokens whose logits exist at a time: see tr_graph_chunk_logits */
         int32_t zero;   /* see tr_training_plan.zero */
         bool cuda_graphs;
+        bool cuda_ipc; /* between stages on GPUs */
     } layout;
     tr_recipe_device device; /* of stages that do not name their own */
     tr_recipe_dtype dtype;

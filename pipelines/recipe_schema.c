@@ -99,6 +99,7 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"layout.logits", AT(layout.logits), .type = TR__INTEGER, UP(0), BY_DEFAULT("0"), .help = "tokens of a micro-batch whose logits exist at a time, with more the loss goes chunk by chunk; 0: as many as fit into 512 MiB"},
     {"layout.zero", AT(layout.zero), .type = TR__INTEGER, TO(0, 2), BY_DEFAULT("0"), .help = "ZeRO: replicas of a stage share, 1: what the optimizer keeps, each a shard of it; 2: and of the summed gradient; 0: each holds all. Changes no bit"},
     {"layout.cuda_graphs", AT(layout.cuda_graphs), .type = TR__FLAG, BY_DEFAULT("false"), .help = "on GPUs, kernels of a phase are launched together; changes no bit"},
+    {"layout.cuda_ipc", AT(layout.cuda_ipc), .type = TR__FLAG, BY_DEFAULT("true"), .help = "stages on GPUs of one host hand activations and gradients to each other from GPU to GPU, where that can be; false: through the host's memory. Changes no bit"},
 
     {"device", AT(device), .type = TR__CHOICE, .choices = tr__recipe_devices, BY_DEFAULT("cpu"), .help = "where stages compute; auto: on a GPU if one can be used; several workers may share a GPU"},
     {"dtype", AT(dtype), .type = TR__CHOICE, .choices = dtypes, BY_DEFAULT("float32"), .help = "of matrices and activations (sums, norms, losses and the weights that are updated stay float32)"},

@@ -76,6 +76,7 @@ static tr_status stage_open(void *context, const void *config, size_t config_byt
     spec->device_index = spec->device == TR_DEVICE_CPU ? 0 : place->device.index; /* it may play another */
     spec->apart = getenv("TROUPE_STAGE_APART") != NULL;
     if (spec->device == TR_DEVICE_CUDA) spec->collectives = &tr_nccl;
+    spec->links = place->recipe.layout.cuda_ipc && (spec->apart || spec->device == TR_DEVICE_CUDA);
     spec->measure_products =
         spec->device == TR_DEVICE_CUDA && place->recipe.train.products == TR_PRODUCTS_MEASURED;
     spec->cuda_graphs = place->recipe.layout.cuda_graphs;

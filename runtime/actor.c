@@ -158,6 +158,11 @@ uint32_t tr_edge_credits(const tr_actor *self, uint32_t edge)
     return tr_sender_end_credits(own_out(self, edge));
 }
 
+uint16_t tr_edge_slot(const tr_actor *self, uint32_t edge, uint32_t ahead)
+{
+    return tr_sender_end_next(own_out(self, edge), ahead);
+}
+
 void tr_edge_send(tr_actor *self, uint32_t edge, tr_buffer *body, uint32_t size_bytes, uint32_t step,
                   uint32_t microbatch, uint16_t flags)
 {

@@ -109,6 +109,8 @@ const tr_edge_spec *tr_edge_spec_of(const tr_actor *self, uint32_t edge);
 
 /* Of an outgoing edge: messages that may be sent now. */
 uint32_t tr_edge_credits(const tr_actor *self, uint32_t edge);
+/* ... and the slot that a message takes which is sent behind `ahead` others; asserts that there are credits for all. */
+uint16_t tr_edge_slot(const tr_actor *self, uint32_t edge, uint32_t ahead);
 /* Sends the first size_bytes of body along an edge; takes one credit (asserts that there is one) and the
  * caller's reference to body (NULL for an empty message).
  * The bytes must not change until every holder has released them. */

@@ -37,6 +37,8 @@ void tr_sender_end_release(tr_sender_end *self);
 static inline uint32_t tr_sender_end_credits(const tr_sender_end *self);
 /* Takes a slot for the message numbered self->sequence, and counts that up; asserts that there is a credit. */
 static inline uint16_t tr_sender_end_take(tr_sender_end *self);
+/* The slot that tr_sender_end_take will give behind `ahead` others. */
+static inline uint16_t tr_sender_end_next(const tr_sender_end *self, uint32_t ahead);
 static inline void tr_sender_end_give_back(tr_sender_end *self, uint16_t slot);
 /* Gives back what a CREDIT frame holds: with an empty body the one of frame.slot and frame.sequence, otherwise
  * tr_credits. Returns how many; 0 for a repeated or damaged one, which is counted. */
@@ -114,6 +116,12 @@ static inline uint16_t tr_sender_end_take(tr_sender_end *self)
     __atomic_store_n(&self->out_[slot], TR__SLOT_OUT | self->sequence++,
                      __ATOMIC_RELAXED); /* see is_out_with in edge.c */
     return slot;
+}
+
+static inline uint16_t tr_sender_end_next(const tr_sender_end *self, uint32_t ahead)
+{
+    TR_ASSERT(tr_sender_end_credits(self) > ahead);
+    return self->ring_[(self->taken_ + ahead) & self->mask_];
 }
 
 static inline void tr_sender_end_give_back(tr_sender_end *self, uint16_t slot)

@@ -32,7 +32,8 @@ enum {
     TR_FRAME_HASHED = 1,     /* body_hash is the tr_hash64 of the body */
     TR_FRAME_EVALUATION = 2, /* a micro-batch that is only measured, not learned from; for actors */
     TR_FRAME_SURVIVOR =
-        4 /* its sender's process was there in an earlier epoch; for actors, see actors/replay.h */
+        4, /* its sender's process was there in an earlier epoch; for actors, see actors/replay.h */
+    TR_FRAME_DESCRIPTOR = 8 /* the body says where it is on a device; for actors, see actors/device_link.h */
 };
 
 typedef struct tr_frame {

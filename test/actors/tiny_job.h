@@ -49,7 +49,9 @@ typedef struct tiny_job {
     char notes[MOST_NOTES][64];
     uint32_t n_notes;
     char reduction[256]; /* the last note of that kind */
-    unsigned n_audited;  /* as told at the end */
+    char links[20][256]; /* the first notes of that kind */
+    uint32_t n_links;
+    unsigned n_audited; /* as told at the end */
     /* checkpoints */
     float *state[3 * N_TINY]; /* of the last one committed or at work, by 3 * parameter + part */
     uint8_t *written[3 * N_TINY];
@@ -88,6 +90,8 @@ static void on_note(void *context, const char *kind, const char *text)
     tiny_job *self = context;
     TR_ASSERT(self->n_notes < MOST_NOTES);
     if (strcmp(kind, "reduction") == 0) snprintf(self->reduction, sizeof self->reduction, "%s", text);
+    if (strcmp(kind, "link") == 0 && self->n_links++ < sizeof self->links / sizeof *self->links)
+        snprintf(self->links[self->n_links - 1], sizeof *self->links, "%s", text);
     if (strcmp(kind, "audited") == 0) CU_ASSERT(sscanf(text, "stages computed %u", &self->n_audited) == 1);
     snprintf(self->notes[self->n_notes++], sizeof self->notes[0], "%s", kind);
 }

@@ -37,6 +37,8 @@ static const tr_stage_optimizer tiny_optimizer = {
 /* How stages hand gradients to each other, and in which pieces. */
 static const tr_collectives *tiny_collectives;
 static int64_t tiny_bucket_elements;
+/* Of stages apart: where one of this number sends and takes messages through the host alone; -1: none, N_UNITS: all. */
+static int tiny_unlinked = -1;
 
 static tr_device_kind tiny_device(void)
 {
@@ -271,6 +273,7 @@ static tr_status tiny_stage_open(void *context, const void *config, size_t confi
                             .apart = getenv("TROUPE_STAGE_APART") != NULL,
                             .measure_products = c->measures,
                             .cuda_graphs = tiny_graphs(),
+                            .links = tiny_unlinked != N_UNITS && tiny_unlinked != (int)c->stage,
                             .collectives = tiny_collectives,
                             .bucket_elements = tiny_bucket_elements,
                             .tokens = TR_NO_VALUE,
