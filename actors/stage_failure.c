@@ -4,6 +4,7 @@
  * fail: without memory there its process ends as any without memory.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/stage_device_internal.h"
+#include "actors/stage_link.h"
 
 #include "runtime/chaos.h"
 
