@@ -6,8 +6,7 @@
 // all have one order.
 // Sources: Dao, 2023 (how work is cut); Shah et al., 2024 (sums of one tile beside the exponentials of the next).
 // SPDX-License-Identifier: Apache-2.0
-#include "ops/cuda/attention.cuh"
-#include "ops/cuda/wgmma.cuh"
+#include "ops/cuda/attention_rows.cuh"
 
 #include <math.h>
 
@@ -80,6 +79,7 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) forward_kernel(attentio
     auto weigh = [&](int first, float(&keep)[2]) {
         settle(s);
         if (first + N - 1 > mine) {
+            stay_a_branch();
 #pragma unroll
             for (int j = 0; j < N / 8; j++)
 #pragma unroll
@@ -187,9 +187,16 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) dq_kernel(attention_arg
     float s[N / 8][4], dp[N / 8][4], dq[D / 8][4] = {}, lse[2], delta[2], scale = a.scale * LOG2_E;
     fragment w[N / 16];
     for (int half = 0; half < 2; half++) {
-        bool there = row + 8 * half < time;
-        lse[half] = there ? a.lse[p.row_at + row + 8 * half] * LOG2_E : 0;
-        delta[half] = there ? a.delta[p.row_at + row + 8 * half] : 0;
+        int64_t of = row + 8 * half, at = p.row_at + of;
+        bool there = of < time;
+        lse[half] = there ? a.lse[at] * LOG2_E : 0;
+        delta[half] = there ? dot<D>((const bf16 *)a.y + p.y_at + of * p.y_stride,
+                                     (const bf16 *)a.dy + p.y_at + of * p.y_stride)
+                            : 0;
+        delta[half] = row_sum(delta[half]);
+        if (!there || t != 0) continue;
+        a.binary_lse[at] = lse[half]; // for dk and dv
+        a.delta[at] = delta[half];
     }
     auto begin_round = [&](int n) {
         await_fetches<AHEAD - 1>();
@@ -212,15 +219,17 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) dq_kernel(attention_arg
     };
     auto weigh = [&](int first) {
         settle(s);
-        bool edge = first + N - 1 > mine;
 #pragma unroll
         for (int j = 0; j < N / 8; j++)
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                bool hidden = edge && first + 8 * j + 2 * t + i % 2 > row + i / 2 * 8;
-                float weight = power_of_2(fmaf(s[j][i], scale, -lse[i / 2]));
-                s[j][i] = hidden ? 0.0f : weight;
-            }
+            for (int i = 0; i < 4; i++) s[j][i] = power_of_2(fmaf(s[j][i], scale, -lse[i / 2]));
+        if (first + N - 1 <= mine) return;
+        stay_a_branch();
+#pragma unroll
+        for (int j = 0; j < N / 8; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                if (first + 8 * j + 2 * t + i % 2 > row + i / 2 * 8) s[j][i] = 0;
     };
     auto times_slopes = [&] {
         settle(dp);
@@ -281,6 +290,9 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) dq_kernel(attention_arg
         fetch_keys(n + AHEAD);
     }
     write_rows<D>((bf16 *)a.out + p.q_at, p.q_stride, mine + 16 * warp, time, dq, a.scale, a.scale);
+    if (a.sums)
+        write_sums<D>((float *)queries, slab_of(a, mine, blockIdx.y * D), dq, a.scale, row < time,
+                      row + 8 < time);
 #endif
 }
 
@@ -312,13 +324,14 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) dkv_kernel(attention_ar
                                    time);
             copier_of_dys.copy(to + C::TILE, (const bf16 *)a.dy + p.y_at + next_head * D, p.y_stride,
                                next_first, time);
-            const float *lse = a.lse + p.row_at + (int64_t)next_head * time,
+            const float *lse = a.binary_lse + p.row_at + (int64_t)next_head * time,
                         *delta = a.delta + p.row_at + (int64_t)next_head * time;
             uint32_t numbers = shared_address(rows + n % STAGES * 2 * N);
 #pragma unroll
-            for (int i = threadIdx.x; i < 2 * N; i += THREADS) {
-                int of = next_first + i % N;
-                fetch_number(numbers + i * 4, (i < N ? lse : delta) + (of < time ? of : 0), of < time);
+            for (int k = 0; k < 2 * N; k += THREADS) {
+                int i = k + (int)threadIdx.x, of = next_first + i % N;
+                if (2 * N % THREADS == 0 || i < 2 * N)
+                    fetch_number(numbers + i * 4, (i < N ? lse : delta) + (of < time ? of : 0), of < time);
             }
             next_first += N;
             if (next_first >= time) next_first = from, next_head++;
@@ -361,13 +374,12 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) dkv_kernel(attention_ar
 #pragma unroll
         for (int j = 0; j < N / 8; j++) {
             float2 shift = *reinterpret_cast<const float2 *>(lse + 8 * j + 2 * t);
-            shift.x *= LOG2_E;
-            shift.y *= LOG2_E;
 #pragma unroll
             for (int i = 0; i < 4; i++)
                 s[j][i] = power_of_2(fmaf(s[j][i], scale, -(i % 2 ? shift.y : shift.x)));
         }
         if (!edge) return;
+        stay_a_branch();
 #pragma unroll
         for (int j = 0; j < N / 8; j++)
 #pragma unroll
@@ -437,6 +449,10 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) dkv_kernel(attention_ar
     if (OVERLAP) finish_sums(n_tiles - 1);
     write_rows<D>((bf16 *)a.dk + p.kv_at, p.kv_stride, mine + 16 * warp, time, dk, a.scale, a.scale);
     write_rows<D>((bf16 *)a.dv + p.kv_at, p.kv_stride, mine + 16 * warp, time, dv, 1.0f, 1.0f);
+    if (!a.sums) return;
+    int at = (a.heads + (int)blockIdx.y) * D;
+    write_sums<D>((float *)keys, slab_of(a, mine, at), dk, a.scale, row < time, row + 8 < time);
+    write_sums<D>((float *)keys, slab_of(a, mine, at + a.kv_heads * D), dv, 1.0f, row < time, row + 8 < time);
 #endif
 }
 
