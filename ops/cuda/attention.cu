@@ -393,7 +393,7 @@ void run_packed(const tr_call *call)
 size_t backward_workspace(const tr_graph *graph, const tr_node *node)
 {
     attention_arguments a = arguments_of(graph, node);
-    return 2 * (size_t)(a.batch * a.heads * a.time) * sizeof(float);
+    return 2 * (size_t)(a.batch * a.heads * padded_time(a)) * sizeof(float);
 }
 
 // What 64 rows of x (B,T,columns) add up to, one thread a column.
@@ -445,7 +445,7 @@ template <typename T> void backward(const tr_call *call, const attention_argumen
 void set_workspace(attention_arguments &a, const tr_call *call)
 {
     a.delta = (float *)call->workspace;
-    a.binary_lse = a.delta + (int64_t)a.batch * a.heads * a.time;
+    a.binary_lse = a.delta + (int64_t)a.batch * a.heads * padded_time(a);
 }
 
 void run_backward(const tr_call *call)

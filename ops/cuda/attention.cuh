@@ -14,14 +14,20 @@ struct attention_arguments {
     void *out; // y of the forward, dq
     void *dk, *dv;
     float *lse;              // written by the forward (NULL: not wanted), read by the backward
-    float *delta;            // sum of dy * y a row
-    float *binary_lse;       // lse / ln 2, made with delta by those who make both themselves
+    float *delta;            // sum of dy * y a row; (B,H,padded_time) on warpgroups
+    float *binary_lse;       // lse / ln 2, of warpgroups alone, which make both themselves, as padded
     float *sums;             // (slabs,(H+2K)*D): what rows of dq, dk and dv add up to; NULL: not wanted
     const int32_t *position; // first, on the device; NULL: 0
     int64_t time, key_rows, q_stride, kv_stride; // of rows, in elements
     int32_t batch, heads, kv_heads, head_size;
     float scale;
 };
+
+// Whole tiles of rows.
+__host__ __device__ inline int64_t padded_time(const attention_arguments &a)
+{
+    return (a.time + 63) / 64 * 64;
+}
 
 // Where a head's rows stand.
 struct head_place {

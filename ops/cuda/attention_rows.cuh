@@ -1,15 +1,72 @@
-// ops/cuda/attention_rows.cuh - what attention's kernels on warpgroups do beside products: hiding scores, delta of a row, and
-// the sums over rows of what they write, for the gradient of the bias behind it.
+// ops/cuda/attention_rows.cuh - what attention's kernels on warpgroups share, and do beside products: how they are cut, hiding
+// scores, delta of a row, and the sums over rows of what they write, for the gradient of the bias behind it.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef TROUPE_OPS_CUDA_ATTENTION_ROWS_CUH
 #define TROUPE_OPS_CUDA_ATTENTION_ROWS_CUH
 
 #include "ops/cuda/attention.cuh"
-#include "ops/cuda/wgmma.cuh"
+#include "ops/cuda/tma.cuh"
 
 namespace troupe {
 
+// How a kernel is cut: so many warpgroups a block, tiles of N rows of the other side, so many blocks a multiprocessor.
+template <int D_, int GROUPS_, int N_, int BLOCKS_, int STAGES_ = 4> struct cut {
+    static constexpr int D = D_, GROUPS = GROUPS_, N = N_, BLOCKS = BLOCKS_, STAGES = STAGES_;
+    static constexpr int THREADS = GROUPS * GROUP_THREADS, ROWS = GROUPS * GROUP_ROWS;
+    static constexpr int TILE = N * D, OWN = ROWS * D; // elements
+    static constexpr size_t shared_bytes(int own_tiles, size_t more)
+    {
+        return 1024 + (size_t)(own_tiles * OWN + STAGES * 2 * TILE) * sizeof(bf16) + STAGES * more;
+    }
+};
+
+// Only code for this very generation has warpgroup products.
+static inline bool has_warpgroups(const attention_arguments &a)
+{
+    int device = 0, major = 0;
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess)
+        return false;
+    return major == 9 && !a.position && a.scale > 0 && a.time < 1 << 30 &&
+           (a.head_size == 64 || a.head_size == 128);
+}
+
+// What tiles come from.
+struct row_maps {
+    CUtensorMap q, k, v, dy;
+};
+
+static inline bool describe(row_maps *maps, const attention_arguments &a)
+{
+    int64_t width = (int64_t)a.heads * a.head_size, kv_width = (int64_t)a.kv_heads * a.head_size;
+    return describe_rows(&maps->q, a.q, width, a.time, a.batch, a.q_stride) &&
+           describe_rows(&maps->k, a.k, kv_width, a.time, a.batch, a.kv_stride) &&
+           describe_rows(&maps->v, a.v, kv_width, a.time, a.batch, a.kv_stride) &&
+           (!a.dy || describe_rows(&maps->dy, a.dy, width, a.time, a.batch, width));
+}
+
+// A failure is left for the caller, who looks at the last error.
+template <typename C>
+static void launch(void (*run)(attention_arguments, row_maps), const attention_arguments &a,
+                   const row_maps &maps, int heads, size_t bytes, cudaStream_t stream)
+{
+    if (cudaFuncSetAttribute(run, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes) != cudaSuccess)
+        return;
+    run<<<dim3(blocks_for(a.time, C::ROWS), (unsigned)heads, (unsigned)a.batch), C::THREADS, bytes, stream>>>(
+        a, maps);
+}
+
 #if TR_WARPGROUPS
+
+// Barriers of tiles, before anything is sent for.
+template <int N> __device__ inline void begin_fetches(uint64_t (&barriers)[N])
+{
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < N; i++) barrier_init(&barriers[i]);
+        barriers_ready();
+    }
+    __syncthreads();
+}
 
 // Only tiles on the diagonal have hidden scores. Without this the compiler makes selections of the branch that hides them,
 // and every tile pays for them, a quarter of a round's instructions.

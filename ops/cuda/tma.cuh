@@ -29,9 +29,9 @@ inline bool describe_rows(CUtensorMap *map, const void *base, int64_t columns, i
     cuuint64_t sizes[3] = {(cuuint64_t)columns, (cuuint64_t)rows, (cuuint64_t)batch};
     cuuint64_t strides[2] = {(cuuint64_t)stride * sizeof(bf16), (cuuint64_t)(rows * stride) * sizeof(bf16)};
     cuuint32_t box[3] = {PANEL, GROUP_ROWS, 1}, steps[3] = {1, 1, 1};
-    return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void *>(base), sizes, strides, box, steps,
-                  CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+    return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void *>(base), sizes, strides, box,
+                  steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                  CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 #if TR_WARPGROUPS
@@ -78,18 +78,19 @@ __device__ inline void fetch_tile(bf16 *tile, const CUtensorMap *from, int colum
             asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
                          "[%0], [%1, {%3, %4, %5}], [%2];\n" ::"r"(
                              shared_address(tile + (panel * ROWS + first) * PANEL)),
-                         "l"(from), "r"(shared_address(barrier)), "r"(column + panel * PANEL), "r"(row + first),
-                         "r"(batch)
+                         "l"(from), "r"(shared_address(barrier)), "r"(column + panel * PANEL),
+                         "r"(row + first), "r"(batch)
                          : "memory");
 }
 
 // Plain bytes, a multiple of 16 at a multiple of 16.
 __device__ inline void fetch_bytes(void *to, const void *from, uint32_t bytes, uint64_t *barrier)
 {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::"r"(
-                     shared_address(to)),
-                 "l"(from), "r"(bytes), "r"(shared_address(barrier))
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::"r"(
+            shared_address(to)),
+        "l"(from), "r"(bytes), "r"(shared_address(barrier))
+        : "memory");
 }
 
 #endif
