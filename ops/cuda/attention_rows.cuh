@@ -42,18 +42,18 @@ static inline bool describe(row_maps *maps, const attention_arguments &a)
     return describe_rows(&maps->q, a.q, width, a.time, a.batch, a.q_stride) &&
            describe_rows(&maps->k, a.k, kv_width, a.time, a.batch, a.kv_stride) &&
            describe_rows(&maps->v, a.v, kv_width, a.time, a.batch, a.kv_stride) &&
-           (!a.dy || describe_rows(&maps->dy, a.dy, width, a.time, a.batch, width));
+           describe_rows(&maps->dy, a.dy, width, a.time, a.batch, width);
 }
 
 // A failure is left for the caller, who looks at the last error.
-template <typename C>
-static void launch(void (*run)(attention_arguments, row_maps), const attention_arguments &a,
-                   const row_maps &maps, int heads, size_t bytes, cudaStream_t stream)
+template <typename C, typename... More>
+static void launch(void (*run)(attention_arguments, More...), const attention_arguments &a, int heads,
+                   size_t bytes, cudaStream_t stream, const More &...more)
 {
     if (cudaFuncSetAttribute(run, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes) != cudaSuccess)
         return;
     run<<<dim3(blocks_for(a.time, C::ROWS), (unsigned)heads, (unsigned)a.batch), C::THREADS, bytes, stream>>>(
-        a, maps);
+        a, more...);
 }
 
 #if TR_WARPGROUPS
@@ -88,10 +88,13 @@ __device__ inline void write_sums(float *shared, float *to, const float (&c)[D /
 #pragma unroll
     for (int j = 0; j < D / 8; j++) {
         float2 sum = {};
+#pragma unroll
         for (int half = 0; half < 2; half++) {
-            if (!(half ? second : first)) continue;
-            sum.x += (float)(bf16)(c[j][2 * half] * scale);
-            sum.y += (float)(bf16)(c[j][2 * half + 1] * scale);
+            // Halves of a pair are float32's upper halves; conversions one by one are slow.
+            uint32_t pair = rounded(c[j][2 * half] * scale, c[j][2 * half + 1] * scale);
+            if (!(half ? second : first)) pair = 0;
+            sum.x += __uint_as_float(pair << 16);
+            sum.y += __uint_as_float(pair & 0xffff0000u);
         }
         *reinterpret_cast<float2 *>(mine + (i / WARP * 8 + g) * WIDE + 8 * j + 2 * t) = sum;
     }

@@ -1,6 +1,6 @@
 // ops/cuda/attention_wgmma.cu - attention's forward in bfloat16 on Hopper's warpgroup products, for head sizes 64 and 128.
-// A warpgroup (four warps) owns 64 rows of queries. Its block walks over tiles of keys and values, which the copy engine brings
-// into a ring of shared memory at one thread's word, two ahead; scores never leave registers: they are the left operand of the product that they enter.
+// A warpgroup (four warps) owns 64 rows of queries. Its block walks over tiles of keys and values, fetched two ahead into
+// a ring of shared memory; scores never leave registers: they are the left operand of the product that they enter.
 // Several warpgroups share a multiprocessor, so that one makes exponentials while another multiplies.
 // Sources: Dao, 2023 (how work is cut); Shah et al., 2024 (sums of one tile beside the exponentials of the next).
 // SPDX-License-Identifier: Apache-2.0
@@ -16,45 +16,41 @@ namespace {
 // are made while those run. Nothing runs over from one round to the next.
 
 template <typename C>
-__global__ void __launch_bounds__(C::THREADS, C::BLOCKS)
-    forward_kernel(const __grid_constant__ attention_arguments a, const __grid_constant__ row_maps maps)
+__global__ void __launch_bounds__(C::THREADS, C::BLOCKS) forward_kernel(attention_arguments a)
 {
 #if TR_WARPGROUPS
-    constexpr int D = C::D, N = C::N, STAGES = C::STAGES, AHEAD = STAGES - 2;
+    constexpr int D = C::D, N = C::N, THREADS = C::THREADS, STAGES = C::STAGES, AHEAD = STAGES - 2;
     extern __shared__ unsigned char shared[];
     bf16 *queries = aligned_shared(shared), *tiles = queries + C::OWN;
     int group = __shfl_sync(0xffffffffu, threadIdx.x / GROUP_THREADS, 0),
         warp = threadIdx.x % GROUP_THREADS / WARP;
     int g = threadIdx.x % WARP / 4, t = threadIdx.x % 4, time = (int)a.time;
     head_place p = place_of(a, blockIdx.z, blockIdx.y);
-    int column = (int)blockIdx.y * D, kv_column = (int)blockIdx.y / (a.heads / a.kv_heads) * D,
-        batch = blockIdx.z;
+    const bf16 *keys = (const bf16 *)a.k + p.kv_at, *values = (const bf16 *)a.v + p.kv_at;
     int begin = (int)(gridDim.x - 1 - blockIdx.x) * C::ROWS; // longest first
     int mine = begin + group * GROUP_ROWS, row = mine + 16 * warp + g;
     int n_tiles = (min(begin + C::ROWS, time) + N - 1) / N,
         my_tiles = min(n_tiles, (mine + GROUP_ROWS - 1) / N + 1);
-    __shared__ uint64_t there[STAGES + 1];
+    copier<D, N, THREADS> copier_of_keys(p.kv_stride);
     auto fetch_keys = [&](int n) {
-        if (threadIdx.x != 0 || n >= n_tiles) return;
-        uint64_t *barrier = &there[n % STAGES];
         bf16 *to = tiles + n % STAGES * 2 * C::TILE;
-        barrier_expect(barrier, 2 * C::TILE * sizeof(bf16));
-        fetch_tile<D, N>(to, &maps.k, kv_column, n * N, batch, barrier);
-        fetch_tile<D, N>(to + C::TILE, &maps.v, kv_column, n * N, batch, barrier);
+        if (n < n_tiles) {
+            copier_of_keys.copy(to, keys, p.kv_stride, n * N, time);
+            copier_of_keys.copy(to + C::TILE, values, p.kv_stride, n * N, time);
+        }
+        fetches_end();
     };
-    begin_fetches(there);
-    if (threadIdx.x == 0) {
-        barrier_expect(&there[STAGES], C::OWN * sizeof(bf16));
-        fetch_tile<D, C::ROWS>(queries, &maps.q, column, begin, batch, &there[STAGES]);
-    }
+    copier<D, C::ROWS, THREADS>(p.q_stride)
+        .copy(queries, (const bf16 *)a.q + p.q_at, p.q_stride, begin, time);
     for (int n = 0; n < AHEAD; n++) fetch_keys(n);
     const bf16 *my_queries = queries + group * GROUP_ROWS * PANEL;
     float s[N / 8][4], y[D / 8][4] = {}, most[2] = {-INFINITY, -INFINITY}, sum[2] = {},
                              scale = a.scale * LOG2_E;
     fragment w[N / 16];
     auto begin_round = [&](int n) {
-        barrier_wait(&there[n % STAGES], n / STAGES % 2);
-        __syncthreads(); // everybody is done with the tile before the last
+        await_fetches<AHEAD - 1>();
+        show_to_products();
+        __syncthreads();
     };
     auto begin_scores = [&](int n) {
         settle(s);
@@ -98,7 +94,6 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS)
     };
     float keep[2];
     int n = 0;
-    barrier_wait(&there[STAGES], 0);
     begin_round(n);
     begin_scores(n);
     fetch_keys(n + AHEAD);
@@ -143,22 +138,20 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS)
 #endif
 }
 
-template <typename C>
-void launch_forward(const attention_arguments &a, const row_maps &maps, cudaStream_t stream)
+template <typename C> void launch_forward(const attention_arguments &a, cudaStream_t stream)
 {
-    launch<C>(forward_kernel<C>, a, maps, a.heads, C::shared_bytes(1, 0), stream);
+    launch<C>(forward_kernel<C>, a, a.heads, C::shared_bytes(1, 0), stream);
 }
 
 } // namespace
 
 bool attention_on_warpgroups(const attention_arguments &a, cudaStream_t stream)
 {
-    row_maps maps;
-    if (!has_warpgroups(a) || !describe(&maps, a)) return false;
+    if (!has_warpgroups(a)) return false;
     if (a.head_size == 64)
-        launch_forward<cut<64, 2, 64, 2>>(a, maps, stream);
+        launch_forward<cut<64, 2, 64, 2>>(a, stream);
     else
-        launch_forward<cut<128, 1, 64, 2, 3>>(a, maps, stream);
+        launch_forward<cut<128, 1, 64, 2, 3>>(a, stream);
     return true;
 }
 

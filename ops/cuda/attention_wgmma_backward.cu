@@ -4,7 +4,7 @@
 // registers: they are the left operand of the product that they enter. Several warpgroups share a multiprocessor, so
 // that one makes exponentials while another multiplies. The scores are made twice, once for each owner, so that no sum needs
 // an atomic and all have one order.
-// Sources: Dao, 2023 (how work is cut); Shah et al., 2024 (sums of one tile beside the exponentials of the next).
+// Source: Dao, 2023 (how work is cut).
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/cuda/attention_rows.cuh"
 
@@ -21,18 +21,17 @@ __device__ inline int64_t padded_row(const attention_arguments &a, int head)
 
 #endif
 
-// Round n of both kernels: tile n is there, that of the round before is free, and another is sent for. The scores of tile n
-// are begun; exponentials are made while they run. OVERLAP: and behind them the products that take what round n - 1
-// made of its scores, which takes more registers; else a round ends with its own sums, and it is other warpgroups that
-// multiply meanwhile.
+// Round n of both kernels: tile n is there, that of the round before is free, and another is sent for. Exponentials are made
+// while the second product of the scores runs, and a round ends with its own sums: it is other warpgroups of the
+// multiprocessor that multiply meanwhile.
 
 // dq = scale * sum over keys of p * (dy . v - delta) * k, and delta and lse / ln 2 of its rows.
-template <typename C, bool OVERLAP>
+template <typename C>
 __global__ void __launch_bounds__(C::THREADS, C::BLOCKS)
     dq_kernel(const __grid_constant__ attention_arguments a, const __grid_constant__ row_maps maps)
 {
 #if TR_WARPGROUPS
-    constexpr int D = C::D, N = C::N, STAGES = C::STAGES, AHEAD = OVERLAP ? STAGES - 2 : STAGES - 1;
+    constexpr int D = C::D, N = C::N, STAGES = C::STAGES, AHEAD = STAGES - 1;
     extern __shared__ unsigned char shared[];
     bf16 *queries = aligned_shared(shared), *dys = queries + C::OWN, *tiles = dys + C::OWN;
     int group = __shfl_sync(0xffffffffu, threadIdx.x / GROUP_THREADS, 0),
@@ -135,35 +134,18 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS)
     await_products<0>();
     times_slopes();
     round_all<N>(w, s);
-    if (!OVERLAP) finish_sums(0);
+    finish_sums(0);
     for (n = 1; n < my_tiles; n++) {
         begin_round(n);
-        if (OVERLAP) {
-            settle(w);
-            settle(dq);
-            begin_scores(n);
-            begin_sums(n - 1);
-            fetch_keys(n + AHEAD);
-            await_products<2>();
-            weigh(n * N);
-            await_products<1>();
-            times_slopes();
-            await_products<0>();
-            settle(dq);
-            settle(w);
-            round_all<N>(w, s);
-        } else {
-            begin_scores(n);
-            fetch_keys(n + AHEAD);
-            await_products<1>();
-            weigh(n * N);
-            await_products<0>();
-            times_slopes();
-            round_all<N>(w, s);
-            finish_sums(n);
-        }
+        begin_scores(n);
+        fetch_keys(n + AHEAD);
+        await_products<1>();
+        weigh(n * N);
+        await_products<0>();
+        times_slopes();
+        round_all<N>(w, s);
+        finish_sums(n);
     }
-    if (OVERLAP) finish_sums(n - 1);
     for (; n < n_tiles; n++) { // of other warpgroups
         begin_round(n);
         fetch_keys(n + AHEAD);
@@ -176,12 +158,12 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS)
 }
 
 // dv = sum over queries of p * dy, dk = scale * sum of p * (dy . v - delta) * q, over a group's heads in order.
-template <typename C, bool OVERLAP>
+template <typename C>
 __global__ void __launch_bounds__(C::THREADS, C::BLOCKS)
     dkv_kernel(const __grid_constant__ attention_arguments a, const __grid_constant__ row_maps maps)
 {
 #if TR_WARPGROUPS
-    constexpr int D = C::D, N = C::N, STAGES = C::STAGES, AHEAD = OVERLAP ? STAGES - 2 : STAGES - 1;
+    constexpr int D = C::D, N = C::N, STAGES = C::STAGES, AHEAD = STAGES - 1;
     extern __shared__ unsigned char shared[];
     bf16 *keys = aligned_shared(shared), *values = keys + C::OWN, *tiles = values + C::OWN;
     float *rows = (float *)(tiles + STAGES * 2 * C::TILE); // lse and delta of the tiles' queries
@@ -293,34 +275,18 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS)
     times_slopes(0);
     round_all<N>(w, s);
     round_all<N>(dw, dp);
-    if (!OVERLAP) finish_sums(0);
+    finish_sums(0);
     for (int n = 1; n < n_tiles; n++) {
-        if (OVERLAP) {
-            settle_sums();
-            begin_scores(n);
-            begin_sums(n - 1);
-            fetch_queries(n + AHEAD);
-            await_products<2>();
-            weigh(n);
-            await_products<1>();
-            times_slopes(n);
-            await_products<0>();
-            settle_sums();
-            round_all<N>(w, s);
-            round_all<N>(dw, dp);
-        } else {
-            begin_scores(n);
-            fetch_queries(n + AHEAD);
-            await_products<1>();
-            weigh(n);
-            await_products<0>();
-            times_slopes(n);
-            round_all<N>(w, s);
-            round_all<N>(dw, dp);
-            finish_sums(n);
-        }
+        begin_scores(n);
+        fetch_queries(n + AHEAD);
+        await_products<1>();
+        weigh(n);
+        await_products<0>();
+        times_slopes(n);
+        round_all<N>(w, s);
+        round_all<N>(dw, dp);
+        finish_sums(n);
     }
-    if (OVERLAP) finish_sums(n_tiles - 1);
     write_rows<D>((bf16 *)a.dk + p.kv_at, p.kv_stride, mine + 16 * warp, time, dk, a.scale, a.scale);
     write_rows<D>((bf16 *)a.dv + p.kv_at, p.kv_stride, mine + 16 * warp, time, dv, 1.0f, 1.0f);
     if (!a.sums) return;
@@ -330,17 +296,14 @@ __global__ void __launch_bounds__(C::THREADS, C::BLOCKS)
 #endif
 }
 
-template <typename C, bool OVERLAP>
-void launch_dq(const attention_arguments &a, const row_maps &maps, cudaStream_t stream)
+template <typename C> void launch_dq(const attention_arguments &a, const row_maps &maps, cudaStream_t stream)
 {
-    launch<C>(dq_kernel<C, OVERLAP>, a, maps, a.heads, C::shared_bytes(2, 0), stream);
+    launch<C>(dq_kernel<C>, a, a.heads, C::shared_bytes(2, 0), stream, maps);
 }
 
-template <typename C, bool OVERLAP>
-void launch_dkv(const attention_arguments &a, const row_maps &maps, cudaStream_t stream)
+template <typename C> void launch_dkv(const attention_arguments &a, const row_maps &maps, cudaStream_t stream)
 {
-    launch<C>(dkv_kernel<C, OVERLAP>, a, maps, a.kv_heads, C::shared_bytes(2, 2 * C::N * sizeof(float)),
-              stream);
+    launch<C>(dkv_kernel<C>, a, a.kv_heads, C::shared_bytes(2, 2 * C::N * sizeof(float)), stream, maps);
 }
 
 } // namespace
@@ -350,11 +313,11 @@ bool attention_backward_on_warpgroups(const attention_arguments &a, cudaStream_t
     row_maps maps;
     if (!has_warpgroups(a) || !describe(&maps, a)) return false;
     if (a.head_size == 64) {
-        launch_dq<cut<64, 1, 64, 4, 2>, false>(a, maps, stream);
-        launch_dkv<cut<64, 1, 64, 3, 3>, false>(a, maps, stream);
+        launch_dq<cut<64, 1, 64, 4, 2>>(a, maps, stream);
+        launch_dkv<cut<64, 1, 64, 3, 3>>(a, maps, stream);
     } else {
-        launch_dq<cut<128, 2, 64, 1>, true>(a, maps, stream);
-        launch_dkv<cut<128, 2, 64, 1>, true>(a, maps, stream);
+        launch_dq<cut<128, 1, 64, 2, 2>>(a, maps, stream);
+        launch_dkv<cut<128, 1, 64, 2, 2>>(a, maps, stream);
     }
     return true;
 }

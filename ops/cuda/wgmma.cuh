@@ -1,6 +1,6 @@
-// ops/cuda/wgmma.cuh - Hopper's products of warpgroups (four warps): operands in shared memory or registers. A tile is kept in
-// panels of 64 columns: rows of 128 bytes, whose eight pieces of 16 bytes are permuted by the row (the swizzle that the
-// products undo), so neither rows nor columns of pieces meet in a bank. The copy engine brings them so (tma.cuh).
+// ops/cuda/wgmma.cuh - Hopper's products of warpgroups (four warps): operands in shared memory or registers, fetches into
+// the form that they take. A tile is kept in panels of 64 columns: rows of 128 bytes, whose eight pieces of 16 bytes are
+// permuted by the row (the swizzle that the products undo), so neither rows nor columns of pieces meet in a bank.
 // Only code for this very generation has them: TR_WARPGROUPS.
 // Source: NVIDIA's PTX manual.
 // SPDX-License-Identifier: Apache-2.0
@@ -99,6 +99,68 @@ template <int GROUPS> __device__ inline void await_products()
 {
     asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(GROUPS) : "memory");
 }
+
+// What this thread fetched or wrote is seen by products after the next barrier.
+__device__ inline void show_to_products()
+{
+    asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
+}
+
+// 16 bytes to a shared address; or zeros.
+__device__ inline void fetch(uint32_t to, const bf16 *from)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(to), "l"(from));
+}
+
+__device__ inline void fetch(uint32_t to, const bf16 *from, bool there)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from), "r"(there ? 16 : 0));
+}
+
+// 4 bytes likewise.
+__device__ inline void fetch_number(uint32_t to, const float *from, bool there)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(to), "l"(from), "r"(there ? 4 : 0));
+}
+
+// A thread's share of copying N rows of D columns into panels: a piece of every so many rows, whose place in the tile is
+// the same but for whole rows of eight.
+template <int D, int N, int THREADS> struct copier {
+    static constexpr int PIECES = D / 8, STEP = THREADS / PIECES, STEPS = (N + STEP - 1) / STEP;
+    static_assert(THREADS % PIECES == 0 && STEP % 8 == 0,
+                  "a thread's pieces keep their place in a row of eight");
+    int row;
+    uint32_t to;    // bytes from the tile's beginning
+    int64_t offset; // elements from the tile's first row
+
+    __device__ inline copier(int64_t stride)
+    {
+        int piece = threadIdx.x % PIECES;
+        row = threadIdx.x / PIECES;
+        to = (uint32_t)((piece / 8) * N * 128 + row * 128 + ((piece % 8) ^ (row % 8)) * 16);
+        offset = row * stride + piece * 8;
+    }
+
+    // Rows first .. first+N-1; zeros from `end` on.
+    __device__ inline void copy(bf16 *tile, const bf16 *from, int64_t stride, int first, int end) const
+    {
+        uint32_t at = shared_address(tile) + to;
+        const bf16 *source = from + first * stride + offset;
+        if (first + N <= end) {
+#pragma unroll
+            for (int i = 0; i < STEPS; i++)
+                if (N % STEP == 0 || row + i * STEP < N)
+                    fetch(at + i * STEP * 128, source + i * STEP * stride);
+            return;
+        }
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) {
+            bool there = first + row + i * STEP < end;
+            if (N % STEP == 0 || row + i * STEP < N)
+                fetch(at + i * STEP * 128, there ? source + i * STEP * stride : from, there);
+        }
+    }
+};
 
 // c (64,N) = left (64,D) right (N,D)', of panels so many bytes apart.
 template <int D, int N>
