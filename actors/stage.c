@@ -14,7 +14,6 @@
 #include "actors/stage_audit.h"
 #include "actors/stage_choices.h"
 #include "actors/stage_examine.h"
-#include "actors/stage_link.h"
 #include "actors/stage_zero.h"
 #include "actors/topics.h"
 #include "base/clock.h"

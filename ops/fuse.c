@@ -218,6 +218,32 @@ static const tr_node *join_of(const fusion *self, const tr_node *backward, int32
     return join;
 }
 
+/* The bias gradient of a linear layer whose dy this is; -1: there is none, or it is joined already. */
+static int32_t bias_gradient_of(const fusion *self, tr_value dy)
+{
+    for (int32_t i = 0; i < self->n_nodes; i++) {
+        const tr_node *node = tr_graph_node(self->graph, i);
+        if (is(node, "linear_db") && node->inputs[0] == dy && is_free(self, i)) return i;
+    }
+    return -1;
+}
+
+/* It comes from sums that dy's maker makes on its way. */
+static void take_sums(fusion *self, int32_t db, tr_value sums, int32_t which)
+{
+    linear_db_sums_attributes attributes = {.which = which};
+    change *c = begin_change(self, db, &tr__linear_db_sums_op, &attributes, sizeof attributes);
+    set_inputs(c, &sums, 1);
+    set_outputs(c, tr_graph_node(self->graph, db)->outputs, 1);
+}
+
+/* A float32 value behind those of the graph. */
+static tr_value add_value(fusion *self, tr_shape shape)
+{
+    self->added[self->n_added] = shape;
+    return self->n_values + self->n_added++;
+}
+
 /* q, k and v are read by their attention alone, or by it and its backward. */
 static void join_split(fusion *self, int32_t n, const tr_node *split)
 {
@@ -241,25 +267,34 @@ static void join_split(fusion *self, int32_t n, const tr_node *split)
     self->changes[n].gone = true;
     if (!backward) return;
     tr_value inputs[] = {split->inputs[0], backward->inputs[3], backward->inputs[4], backward->inputs[5]};
-    c = begin_change(self, back_at, &tr__attention_packed_backward_op, tr_node_attributes(backward),
-                     sizeof(attention_backward_attributes));
+    tr_value outputs[] = {join->outputs[0], TR_NO_VALUE};
+    int32_t db = is_bf16(self, join->outputs[0]) ? bias_gradient_of(self, join->outputs[0]) : -1;
+    c = begin_change(self, back_at,
+                     db < 0 ? &tr__attention_packed_backward_op : &tr__attention_packed_backward_sums_op,
+                     tr_node_attributes(backward), sizeof(attention_backward_attributes));
+    if (db >= 0) {
+        const tr_shape *qkv = &value_of(self, split->inputs[0])->shape;
+        outputs[1] = add_value(self, tr__attention_sums_shape(qkv, tr_shape_last(qkv)));
+        take_sums(self, db, outputs[1], 0);
+    }
     set_inputs(c, inputs, 4);
-    set_outputs(c, join->outputs, 1);
+    set_outputs(c, outputs, db < 0 ? 1 : 2);
     self->changes[join_at].gone = true;
 }
 
 /* A norm's backward and weight gradient, with what both become. */
 typedef struct norm_ops {
     const char *backward, *weight;
-    const tr_op *backward_sums, *weight_sums;
+    const tr_op *backward_sums, *backward_bias_sums, *weight_sums; /* bias: NULL where there is none */
     int rstd;     /* which input of the backward it is; the weight's last is the same value */
     int64_t sums; /* of the weights' gradients */
 } norm_ops;
 
 static const norm_ops norms[] = {
-    {"layernorm_backward", "layernorm_weight", &tr__layernorm_backward_sums_op, &tr__layernorm_weight_sums_op,
-     4, 2},
-    {"rmsnorm_backward", "rmsnorm_weight", &tr__rmsnorm_backward_sums_op, &tr__rmsnorm_weight_sums_op, 3, 1},
+    {"layernorm_backward", "layernorm_weight", &tr__layernorm_backward_sums_op,
+     &tr__layernorm_backward_bias_sums_op, &tr__layernorm_weight_sums_op, 4, 2},
+    {"rmsnorm_backward", "rmsnorm_weight", &tr__rmsnorm_backward_sums_op, NULL, &tr__rmsnorm_weight_sums_op,
+     3, 1},
 };
 
 static const norm_ops *norm_of(const tr_node *backward)
@@ -286,11 +321,14 @@ static void join_norm_weight(fusion *self, int32_t n, const tr_node *backward)
         if (weight->inputs[0] != backward->inputs[0] || weight->inputs[1] != backward->inputs[1] ||
             weight->inputs[weight->n_inputs - 1] != backward->inputs[norm->rstd])
             continue;
-        tr_value sums = self->n_values + self->n_added;
-        self->added[self->n_added++] =
-            tr__norm_sums_shape(&value_of(self, backward->inputs[1])->shape, norm->sums);
+        int32_t db = norm->backward_bias_sums && tr__has_norm_sums(value_of(self, backward->outputs[0]))
+                         ? bias_gradient_of(self, backward->outputs[0])
+                         : -1;
+        tr_value sums = add_value(self, tr__norm_sums_shape(&value_of(self, backward->inputs[1])->shape,
+                                                            db < 0 ? norm->sums : norm->sums + 1));
+        if (db >= 0) take_sums(self, db, sums, (int32_t)norm->sums);
         tr_value outputs[] = {backward->outputs[0], sums};
-        change *c = begin_change(self, n, norm->backward_sums, NULL, 0);
+        change *c = begin_change(self, n, db < 0 ? norm->backward_sums : norm->backward_bias_sums, NULL, 0);
         set_inputs(c, backward->inputs, backward->n_inputs);
         set_outputs(c, outputs, 2);
         c = begin_change(self, i, norm->weight_sums, NULL, 0);

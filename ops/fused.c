@@ -10,6 +10,9 @@
 /* Norms' sums are made by at most so many slabs, of eight rows at least. */
 enum { MOST_SLABS = 256, LEAST_ROWS = 8 };
 
+/* Attention's are of so many rows, as many as a warpgroup of its kernels has. */
+enum { ATTENTION_ROWS = 64 };
+
 static tr_shape with_last(tr_shape shape, int64_t last)
 {
     shape.dims[shape.rank - 1] = last;
@@ -101,6 +104,22 @@ static tr_status infer_attention_backward(const tr_graph *graph, const tr_node *
     return TR_OK;
 }
 
+tr_shape tr__attention_sums_shape(const tr_shape *x, int64_t width)
+{
+    return TR_SHAPE3(x->dims[0] * ((x->dims[1] + ATTENTION_ROWS - 1) / ATTENTION_ROWS), 1, width);
+}
+
+static tr_status infer_attention_backward_sums(const tr_graph *graph, const tr_node *node,
+                                               tr_value_info *outputs, int *n_outputs, tr_error *err)
+{
+    (void)err;
+    const tr_shape *qkv = tr_input_shape(graph, node, 0);
+    outputs[0] = tr_infer_like(graph, node, 0);
+    outputs[1] = (tr_value_info){.dtype = TR_F32, .shape = tr__attention_sums_shape(qkv, tr_shape_last(qkv))};
+    *n_outputs = 2;
+    return TR_OK;
+}
+
 static double attention_backward_flops(const tr_graph *graph, const tr_node *node)
 {
     return 2.5 * attention_flops(graph, node);
@@ -110,6 +129,11 @@ const tr_op tr__attention_packed_backward_op = {.name = "attention_packed_backwa
                                                 .infer = infer_attention_backward,
                                                 .flops = attention_backward_flops,
                                                 .alias_input = -1};
+
+const tr_op tr__attention_packed_backward_sums_op = {.name = "attention_packed_backward_sums",
+                                                     .infer = infer_attention_backward_sums,
+                                                     .flops = attention_backward_flops,
+                                                     .alias_input = -1};
 
 /* sum, y, mean of layernorm's, rstd. */
 static tr_status infer_add_norm(const tr_graph *graph, const tr_node *node, tr_value_info *outputs,
@@ -134,6 +158,12 @@ tr_shape tr__norm_sums_shape(const tr_shape *x, int64_t sums)
     return TR_SHAPE3(slabs < MOST_SLABS ? slabs : MOST_SLABS, sums, tr_shape_last(x));
 }
 
+bool tr__has_norm_sums(const tr_value_info *x)
+{
+    int64_t columns = tr_shape_last(&x->shape);
+    return x->dtype == TR_BF16 && columns % 256 == 0 && columns <= 768;
+}
+
 static void infer_sums(const tr_graph *graph, const tr_node *node, int64_t sums, tr_value_info *outputs)
 {
     const tr_shape *x = tr_input_shape(graph, node, 1);
@@ -150,6 +180,15 @@ static tr_status infer_norm_sums(const tr_graph *graph, const tr_node *node, tr_
     return TR_OK;
 }
 
+static tr_status infer_norm_bias_sums(const tr_graph *graph, const tr_node *node, tr_value_info *outputs,
+                                      int *n_outputs, tr_error *err)
+{
+    (void)err;
+    infer_sums(graph, node, 3, outputs);
+    *n_outputs = 2;
+    return TR_OK;
+}
+
 static tr_status infer_rmsnorm_sums(const tr_graph *graph, const tr_node *node, tr_value_info *outputs,
                                     int *n_outputs, tr_error *err)
 {
@@ -162,15 +201,30 @@ static tr_status infer_rmsnorm_sums(const tr_graph *graph, const tr_node *node, 
 const tr_op tr__layernorm_backward_sums_op = {
     .name = "layernorm_backward_sums", .infer = infer_norm_sums, .alias_input = 5};
 
+const tr_op tr__layernorm_backward_bias_sums_op = {
+    .name = "layernorm_backward_bias_sums", .infer = infer_norm_bias_sums, .alias_input = 5};
+
 static tr_status infer_weight_sums(const tr_graph *graph, const tr_node *node, tr_value_info *outputs,
                                    int *n_outputs, tr_error *err)
 {
     (void)err;
     const tr_shape *sums = tr_input_shape(graph, node, 0);
     outputs[0] = outputs[1] = (tr_value_info){.dtype = TR_F32, .shape = TR_SHAPE1(tr_shape_last(sums))};
-    *n_outputs = (int)sums->dims[1];
+    *n_outputs = sums->dims[1] > 1 ? 2 : 1; /* layernorm's, whatever stands behind them; rmsnorm's */
     return TR_OK;
 }
+
+static tr_status infer_db_sums(const tr_graph *graph, const tr_node *node, tr_value_info *outputs,
+                               int *n_outputs, tr_error *err)
+{
+    (void)err;
+    outputs[0] =
+        (tr_value_info){.dtype = TR_F32, .shape = TR_SHAPE1(tr_shape_last(tr_input_shape(graph, node, 0)))};
+    *n_outputs = 1;
+    return TR_OK;
+}
+
+const tr_op tr__linear_db_sums_op = {.name = "linear_db_sums", .infer = infer_db_sums, .alias_input = -1};
 
 const tr_op tr__layernorm_weight_sums_op = {
     .name = "layernorm_weight_sums", .infer = infer_weight_sums, .alias_input = -1};

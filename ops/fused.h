@@ -8,6 +8,9 @@
  *   add_layernorm, add_rmsnorm  inputs x, more, w, b of layernorm's: x + more, and what the norm of that gives
  *   layernorm_backward_sums     as layernorm_backward, and sums (S,2,C) f32 of what rows give to dw and db
  *   layernorm_weight_sums       input sums: dw, db are added to
+ *   layernorm_backward_bias_sums   with a third sum, of what rows of dx give to a bias whose gradient is their sum
+ *   linear_db_sums        input sums (S,n,C): db is added to, from the sum that its attributes name
+ *   attention_packed_backward_sums   as attention_packed_backward, and sums (S,1,(H+2K)D) of what rows of dqkv give
  *   rmsnorm_backward_sums, rmsnorm_weight_sums   likewise, with sums (S,1,C) for dw
  *   cross_entropy_slopes  inputs logits, targets: dlogits for a factor of 1, and the loss
  *   linear_dx_scaled, linear_dw_scaled   as linear_dx, linear_dw, times a factor (1) f32, the last input
@@ -29,13 +32,26 @@ typedef struct linear_activate_attributes {
     tr_activation kind;
 } linear_activate_attributes;
 
+/* Of linear_db_sums. */
+typedef struct linear_db_sums_attributes {
+    int32_t which; /* of the sums of a slab */
+} linear_db_sums_attributes;
+
+extern const tr_op tr__linear_db_sums_op, tr__attention_packed_backward_sums_op,
+    tr__layernorm_backward_bias_sums_op;
 extern const tr_op tr__linear_add_op, tr__linear_activate_op, tr__linear_dx_activate_op,
     tr__attention_packed_op, tr__attention_packed_backward_op, tr__layernorm_backward_sums_op,
     tr__add_layernorm_op, tr__add_rmsnorm_op, tr__layernorm_weight_sums_op, tr__rmsnorm_backward_sums_op,
     tr__rmsnorm_weight_sums_op, tr__cross_entropy_slopes_op, tr__linear_dx_scaled_op, tr__linear_dw_scaled_op;
 
+/* (B T/64,1,width): sums of 64 rows of each sequence of x (B,T,...). */
+tr_shape tr__attention_sums_shape(const tr_shape *x, int64_t width);
+
 /* (S,sums,C): sums of so many slabs of rows, which the number of rows alone decides. */
 tr_shape tr__norm_sums_shape(const tr_shape *x, int64_t sums);
+
+/* Whether a norm's backward that makes x has registers for x's sums over rows, whose order these have whoever makes them. */
+bool tr__has_norm_sums(const tr_value_info *x);
 
 #ifdef __cplusplus
 }

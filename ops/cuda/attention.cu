@@ -393,19 +393,45 @@ void run_packed(const tr_call *call)
 size_t backward_workspace(const tr_graph *graph, const tr_node *node)
 {
     attention_arguments a = arguments_of(graph, node);
-    return (size_t)(a.batch * a.heads * a.time) * sizeof(float);
+    return 2 * (size_t)(a.batch * a.heads * padded_time(a)) * sizeof(float);
+}
+
+// What 64 rows of x (B,T,columns) add up to, one thread a column.
+template <typename T>
+__global__ void __launch_bounds__(THREADS)
+    row_sums_kernel(const T *x, float *sums, int64_t time, int64_t columns)
+{
+    int64_t column = (int64_t)blockIdx.x * THREADS + threadIdx.x, first = (int64_t)blockIdx.y * 64;
+    if (column >= columns) return;
+    const T *from = x + (blockIdx.z * time + first) * columns + column;
+    float sum = 0;
+    for (int64_t row = first; row < first + 64 && row < time; row++, from += columns) sum += (float)*from;
+    sums[(blockIdx.z * (int64_t)gridDim.y + blockIdx.y) * columns + column] = sum;
+}
+
+// Gradients of packed rows; those who do not make their sums on the way have them made behind.
+template <typename T> void sum_rows(const tr_call *call, const attention_arguments &a)
+{
+    int64_t columns = packed_stride(a);
+    dim3 blocks(blocks_for(columns, THREADS), blocks_for(a.time, 64), (unsigned)a.batch);
+    row_sums_kernel<T>
+        <<<blocks, THREADS, 0, tr_cuda_stream(call)>>>((const T *)a.out, a.sums, a.time, columns);
+    tr_cuda_launched(call);
 }
 
 template <typename T> void backward(const tr_call *call, const attention_arguments &a)
 {
     int64_t rows = a.batch * a.time * a.heads;
     cudaStream_t stream = tr_cuda_stream(call);
+    if (is_bf16(call, 0) && attention_backward_on_warpgroups(a, stream)) {
+        tr_cuda_launched(call);
+        return;
+    }
     if (is_bf16(call, 0) && (a.head_size == 64 || a.head_size == 128))
         packed_delta_kernel<T><<<blocks_for(rows * a.head_size, THREADS * PACK<T>), THREADS, 0, stream>>>(a);
     else
         delta_kernel<T><<<blocks_for(rows, WARPS), WARPS * WARP, 0, stream>>>(a);
-    if (is_bf16(call, 0) &&
-        (attention_backward_on_warpgroups(a, stream) || attention_backward_on_tensor_cores(a, stream)))
+    if (is_bf16(call, 0) && attention_backward_on_tensor_cores(a, stream))
         tr_cuda_launched(call);
     else if (a.head_size <= 2 * WARP)
         launch_backward<2, T>(call, a);
@@ -413,6 +439,13 @@ template <typename T> void backward(const tr_call *call, const attention_argumen
         launch_backward<4, T>(call, a);
     else
         launch_backward<8, T>(call, a);
+    if (a.sums) sum_rows<T>(call, a);
+}
+
+void set_workspace(attention_arguments &a, const tr_call *call)
+{
+    a.delta = (float *)call->workspace;
+    a.binary_lse = a.delta + (int64_t)a.batch * a.heads * padded_time(a);
 }
 
 void run_backward(const tr_call *call)
@@ -427,7 +460,7 @@ void run_backward(const tr_call *call)
     a.out = call->outputs[0];
     a.dk = call->outputs[1];
     a.dv = call->outputs[2];
-    a.delta = (float *)call->workspace;
+    set_workspace(a, call);
     TR_BY_STORAGE(call, 0, backward<T>(call, a));
 }
 
@@ -443,7 +476,8 @@ void run_packed_backward(const tr_call *call)
     a.out = gradients.q;
     a.dk = gradients.k;
     a.dv = gradients.v;
-    a.delta = (float *)call->workspace;
+    a.sums = call->node->n_outputs > 1 ? (float *)call->outputs[1] : NULL;
+    set_workspace(a, call);
     TR_BY_STORAGE(call, 0, backward<T>(call, a));
 }
 
@@ -485,6 +519,8 @@ extern "C" const tr_kernel tr__cuda_attention_kernels[] = {
     {"attention_backward", troupe::run_backward, troupe::backward_workspace, troupe::prepare},
     {"attention_packed", troupe::run_packed, NULL, troupe::prepare_packed_forward, troupe::keep},
     {"attention_packed_backward", troupe::run_packed_backward, troupe::backward_workspace, troupe::prepare},
+    {"attention_packed_backward_sums", troupe::run_packed_backward, troupe::backward_workspace,
+     troupe::prepare},
     {"attention_cached", troupe::run_cached, NULL, troupe::prepare},
     {},
 };

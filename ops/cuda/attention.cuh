@@ -14,12 +14,20 @@ struct attention_arguments {
     void *out; // y of the forward, dq
     void *dk, *dv;
     float *lse;              // written by the forward (NULL: not wanted), read by the backward
-    float *delta;            // sum of dy * y a row
+    float *delta;            // sum of dy * y a row; (B,H,padded_time) on warpgroups
+    float *binary_lse;       // lse / ln 2, of warpgroups alone, which make both themselves, as padded
+    float *sums;             // (slabs,(H+2K)*D): what rows of dq, dk and dv add up to; NULL: not wanted
     const int32_t *position; // first, on the device; NULL: 0
     int64_t time, key_rows, q_stride, kv_stride; // of rows, in elements
     int32_t batch, heads, kv_heads, head_size;
     float scale;
 };
+
+// Whole tiles of rows.
+__host__ __device__ inline int64_t padded_time(const attention_arguments &a)
+{
+    return (a.time + 63) / 64 * 64;
+}
 
 // Where a head's rows stand.
 struct head_place {
@@ -42,7 +50,7 @@ __device__ inline head_place place_of(const attention_arguments &a, int b, int h
 // For bfloat16 and head sizes 64 and 128, on tensor cores; false where they do not serve.
 bool attention_on_tensor_cores(const attention_arguments &a, cudaStream_t stream);
 bool attention_backward_on_tensor_cores(const attention_arguments &a, cudaStream_t stream);
-// The same on Hopper's warpgroup products; false on other GPUs.
+// The same on Hopper's warpgroup products; false on other GPUs. The backward needs no delta: it makes it.
 bool attention_on_warpgroups(const attention_arguments &a, cudaStream_t stream);
 bool attention_backward_on_warpgroups(const attention_arguments &a, cudaStream_t stream);
 

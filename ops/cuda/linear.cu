@@ -5,6 +5,7 @@
 #include "ops/cuda/blas.h"
 #include "ops/cuda/columns.cuh"
 #include "ops/cuda/elements.cuh"
+#include "ops/cuda/norm_sums.cuh"
 #include "ops/fused.h"
 
 namespace troupe {
@@ -254,13 +255,19 @@ template <typename T> void launch_db(const tr_call *call)
 
 void db_run(const tr_call *call)
 {
-    TR_BY_STORAGE(call, 0, launch_db<T>(call));
+    if (tr__has_norm_sums(value_of(call->graph, call->node->inputs[0])))
+        sum_bias_as_norms(call);
+    else
+        TR_BY_STORAGE(call, 0, launch_db<T>(call));
 }
 
 size_t db_workspace(const tr_graph *graph, const tr_node *node)
 {
     const tr_shape *dy = tr_input_shape(graph, node, 0);
-    return sum_columns_workspace(1, tr_shape_rows(dy), tr_shape_last(dy));
+    tr_shape as_norms = tr__norm_sums_shape(dy, 1);
+    size_t bytes = sum_columns_workspace(1, tr_shape_rows(dy), tr_shape_last(dy)),
+           more = (size_t)tr_shape_elements(&as_norms) * sizeof(float);
+    return bytes > more ? bytes : more;
 }
 
 } // namespace

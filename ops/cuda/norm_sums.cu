@@ -4,7 +4,9 @@
 // thread has eight columns, for good, of four rows at once. Sums of blocks are added by a second operation, in their order.
 // The shape alone decides how many blocks there are, so the bits are the same in every run.
 // SPDX-License-Identifier: Apache-2.0
-#include "ops/cuda/elements.cuh"
+#include "ops/cuda/mma.cuh"
+#include "ops/cuda/norm_sums.cuh"
+#include "ops/fused.h"
 
 namespace troupe {
 namespace {
@@ -20,71 +22,120 @@ struct backward_rows {
     int64_t rows;
 };
 
-// A lane's packs of a row.
-template <int N> __device__ inline void load_row(const bf16 *row, float (&to)[N][V])
-{
-#pragma unroll
-    for (int p = 0; p < N; p++) load<V>(row + p * LANES + threadIdx.x % WARP * V, to[p]);
-}
+// A lane's packs of three rows, dy, x and what is pending, as they are fetched: nobody else reads them, so nobody waits for
+// anybody. Of a warp's row and the next.
+template <int N> struct kept_rows {
+    enum { DY, X, PENDING, ARRAYS };
+    pack<V, bf16> at[2][ARRAYS][N][WARP];
+};
 
-template <int N> __global__ void __launch_bounds__(WARPS *WARP, 2) backward_kernel(backward_rows r)
+// The sums over the block's warps, in their order, of what each lane has of N packs.
+template <int N> __device__ inline void write_sums(float *shared, const float (&mine)[N][V], float *to)
 {
     constexpr int C = N * LANES;
-    __shared__ __align__(16) float shared[WARPS][C], w[C];
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    float dw[N][V] = {}, db[N][V] = {};
+    __syncthreads();
+#pragma unroll
+    for (int p = 0; p < N; p++)
+        store<V>(shared + threadIdx.x / WARP * C + p * LANES + threadIdx.x % WARP * V, mine[p]);
+    __syncthreads();
+    for (int c = threadIdx.x; c < C; c += WARPS * WARP) {
+        float sum = 0;
+#pragma unroll
+        for (int i = 0; i < WARPS; i++) sum += shared[i * C + c];
+        to[c] = sum;
+    }
+}
+
+// BIAS: sums of dx as well, as it was rounded, which are the gradient of the bias of a layer that ends here.
+template <int N, bool BIAS> __global__ void __launch_bounds__(WARPS *WARP, 2) backward_kernel(backward_rows r)
+{
+    constexpr int C = N * LANES, SUMS = BIAS ? 3 : 2;
+    extern __shared__ __align__(16) unsigned char shared[];
+    float *w = (float *)shared;
+    kept_rows<N> &rows = ((kept_rows<N> *)(w + C))[threadIdx.x / WARP];
+    typedef kept_rows<N> kept;
+    int lane = threadIdx.x % WARP, turn = 0;
+    int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / WARP, step = (int64_t)gridDim.x * WARPS;
+    float dw[N][V] = {}, db[N][V] = {}, bias[N][V] = {};
+    auto fetch_row = [&](int64_t from, int to) {
+        int64_t at = from * C + lane * V;
+#pragma unroll
+        for (int p = 0; p < N && from < r.rows; p++) {
+            fetch(rows.at[to][kept::DY][p][lane].at, r.dy + at + p * LANES, true);
+            fetch(rows.at[to][kept::X][p][lane].at, r.x + at + p * LANES, true);
+            if (r.pending) fetch(rows.at[to][kept::PENDING][p][lane].at, r.pending + at + p * LANES, true);
+        }
+        fetches_end();
+    };
+    fetch_row(row, 0);
+    float mean = row < r.rows ? r.mean[row] : 0, rstd = row < r.rows ? r.rstd[row] : 0;
     for (int c = threadIdx.x; c < C; c += WARPS * WARP) w[c] = r.w[c];
     __syncthreads();
-    for (int64_t row = (int64_t)blockIdx.x * WARPS + warp; row < r.rows; row += (int64_t)gridDim.x * WARPS) {
-        float x[N][V], dy[N][V], sum = 0, sum_xhat = 0, mean = r.mean[row], rstd = r.rstd[row];
-        load_row<N>(r.dy + row * C, dy);
-        load_row<N>(r.x + row * C, x);
-        pack<V, bf16> pending[N];
-#pragma unroll
-        for (int p = 0; p < N; p++)
-            if (r.pending)
-                pending[p] =
-                    *reinterpret_cast<const pack<V, bf16> *>(r.pending + row * C + p * LANES + lane * V);
+    for (; row < r.rows; row += step, turn = 1 - turn) {
+        float sum = 0, sum_xhat = 0, next_mean = 0, next_rstd = 0;
+        fetch_row(row + step, 1 - turn);
+        if (row + step < r.rows) next_mean = r.mean[row + step], next_rstd = r.rstd[row + step];
+        await_fetches<1>();
 #pragma unroll
         for (int p = 0; p < N; p++) {
-            float scale[V];
+            float x[V], dy[V], scale[V];
+            load<V>(rows.at[turn][kept::DY][p][lane].at, dy);
+            load<V>(rows.at[turn][kept::X][p][lane].at, x);
             load<V>(w + p * LANES + lane * V, scale);
 #pragma unroll
             for (int j = 0; j < V; j++) {
-                x[p][j] = (x[p][j] - mean) * rstd;
-                dw[p][j] += dy[p][j] * x[p][j];
-                db[p][j] += dy[p][j];
-                dy[p][j] *= scale[j];
-                sum += dy[p][j];
-                sum_xhat += dy[p][j] * x[p][j];
+                float xhat = (x[j] - mean) * rstd;
+                dw[p][j] += dy[j] * xhat;
+                db[p][j] += dy[j];
+                sum += dy[j] * scale[j];
+                sum_xhat += dy[j] * scale[j] * xhat;
             }
         }
         sum = warp_sum(sum) / (float)C;
         sum_xhat = warp_sum(sum_xhat) / (float)C;
+        asm volatile("" ::: "memory"); // read again, rather than kept in registers that there are not
 #pragma unroll
         for (int p = 0; p < N; p++) {
-            int64_t at = row * C + p * LANES + lane * V;
-            float dx[V];
+            float x[V], dy[V], scale[V], dx[V] = {};
+            load<V>(rows.at[turn][kept::DY][p][lane].at, dy);
+            load<V>(rows.at[turn][kept::X][p][lane].at, x);
+            load<V>(w + p * LANES + lane * V, scale);
+            if (r.pending) load<V>(rows.at[turn][kept::PENDING][p][lane].at, dx);
 #pragma unroll
             for (int j = 0; j < V; j++) {
-                float d = rstd * (dy[p][j] - sum - x[p][j] * sum_xhat);
-                dx[j] = r.pending ? (float)pending[p].at[j] + d : d;
+                dx[j] += rstd * (dy[j] * scale[j] - sum - (x[j] - mean) * rstd * sum_xhat);
+                if (BIAS) bias[p][j] += (float)(bf16)dx[j];
             }
-            store<V>(r.dx + at, dx);
+            store<V>(r.dx + row * C + p * LANES + lane * V, dx);
+        }
+        mean = next_mean;
+        rstd = next_rstd;
+    }
+    await_fetches<0>();
+    float *to = r.sums + (int64_t)blockIdx.x * SUMS * C, *all = w + C;
+    write_sums<N>(all, dw, to);
+    write_sums<N>(all, db, to + C);
+    if (BIAS) write_sums<N>(all, bias, to + 2 * C);
+}
+
+// What dy gives to a bias by itself, with the order, and so the bits, of what a norm's backward gives.
+template <int N> __global__ void __launch_bounds__(WARPS *WARP) bias_kernel(backward_rows r)
+{
+    constexpr int C = N * LANES;
+    __shared__ __align__(16) float shared[WARPS * C];
+    float bias[N][V] = {};
+    int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / WARP, step = (int64_t)gridDim.x * WARPS;
+#pragma unroll 4
+    for (; row < r.rows; row += step) {
+#pragma unroll
+        for (int p = 0; p < N; p++) {
+            float dy[V];
+            load<V>(r.dy + row * C + p * LANES + threadIdx.x % WARP * V, dy);
+#pragma unroll
+            for (int j = 0; j < V; j++) bias[p][j] += dy[j];
         }
     }
-    for (int which = 0; which < 2; which++) {
-        __syncthreads();
-#pragma unroll
-        for (int p = 0; p < N; p++) store<V>(&shared[warp][p * LANES + lane * V], which ? db[p] : dw[p]);
-        __syncthreads();
-        for (int c = threadIdx.x; c < C; c += WARPS * WARP) {
-            float sum = 0;
-#pragma unroll
-            for (int i = 0; i < WARPS; i++) sum += shared[i][c];
-            r.sums[((int64_t)blockIdx.x * 2 + which) * C + c] = sum;
-        }
-    }
+    write_sums<N>(shared, bias, r.sums + (int64_t)blockIdx.x * C);
 }
 
 // As many threads as packs in a row.
@@ -149,6 +200,27 @@ template <bool CENTRED> __global__ void __launch_bounds__(MOST_THREADS) wide_ker
     if (CENTRED) store<V>(r.sums + ((int64_t)blockIdx.x * SUMS + 1) * columns + c, db);
 }
 
+template <int N> void launch_packs(const tr_call *call, bool bias, unsigned blocks, const backward_rows &r)
+{
+    void (*run)(backward_rows) = bias && N < 4 ? backward_kernel<N, (N < 4)> : backward_kernel<N, false>;
+    size_t bytes = N * LANES * sizeof(float) + WARPS * sizeof(kept_rows<N>);
+    static_assert(sizeof(kept_rows<N>) >= N * LANES * sizeof(float), "sums of warps fit where rows were");
+    cudaError_t code = cudaFuncSetAttribute(run, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    if (code != cudaSuccess) tr_cuda_note((tr_cuda_context *)call->device, code, call->node->op->name);
+    run<<<blocks, WARPS * WARP, bytes, tr_cuda_stream(call)>>>(r);
+}
+
+// Rows of so many packs a lane; four leave no registers for a third sum (tr__has_norm_sums).
+void launch_rows(const tr_call *call, int64_t packs, bool bias, unsigned blocks, const backward_rows &r)
+{
+    switch (packs) {
+    case 1: launch_packs<1>(call, bias, blocks, r); break;
+    case 2: launch_packs<2>(call, bias, blocks, r); break;
+    case 3: launch_packs<3>(call, bias, blocks, r); break;
+    default: launch_packs<4>(call, bias, blocks, r); break;
+    }
+}
+
 template <bool CENTRED> void run_backward(const tr_call *call)
 {
     const tr_shape *x = input_shape(call, 1);
@@ -166,54 +238,77 @@ template <bool CENTRED> void run_backward(const tr_call *call)
     r.rows = tr_shape_rows(x);
     unsigned blocks = (unsigned)output_shape(call, 1)->dims[0];
     cudaStream_t stream = tr_cuda_stream(call);
-    if (!CENTRED || columns > 4 * LANES) {
+    if (!CENTRED || columns > 4 * LANES)
         wide_kernel<CENTRED><<<blocks, (unsigned)(columns / V), 0, stream>>>(r);
-    } else {
-        switch (columns / LANES) {
-        case 1: backward_kernel<1><<<blocks, WARPS * WARP, 0, stream>>>(r); break;
-        case 2: backward_kernel<2><<<blocks, WARPS * WARP, 0, stream>>>(r); break;
-        case 3: backward_kernel<3><<<blocks, WARPS * WARP, 0, stream>>>(r); break;
-        default: backward_kernel<4><<<blocks, WARPS * WARP, 0, stream>>>(r); break;
-        }
-    }
+    else
+        launch_rows(call, columns / LANES, output_shape(call, 1)->dims[1] == 3, blocks, r);
     tr_cuda_launched(call);
 }
 
-// to[which][c] += the sum over slabs: a lane a column, every warp every eighth slab.
+// to[which][c] += the sum over slabs (S,sums,C), from sum `first` on: a lane a column, every warp every eighth slab.
 __global__ void __launch_bounds__(WARPS *WARP)
-    totals_kernel(const float *sums, float *dw, float *db, int64_t slabs, int64_t columns, bool begin)
+    totals_kernel(const float *slabs, float *one, float *other, int64_t n_slabs, int64_t sums, int64_t first,
+                  int64_t columns, bool begin)
 {
     __shared__ float shared[WARPS][WARP];
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     int64_t column = (int64_t)blockIdx.x * WARP + lane;
-    float *to = blockIdx.y ? db : dw, sum = 0;
+    float *to = blockIdx.y ? other : one, sum = 0;
+    if (column < columns)
 #pragma unroll 8
-    for (int64_t s = warp; s < slabs; s += WARPS)
-        sum += sums[(s * gridDim.y + blockIdx.y) * columns + column];
+        for (int64_t s = warp; s < n_slabs; s += WARPS)
+            sum += slabs[(s * sums + first + blockIdx.y) * columns + column];
     shared[warp][lane] = sum;
     __syncthreads();
-    if (warp != 0 || !to) return;
+    if (warp != 0 || !to || column >= columns) return;
     for (int i = 1; i < WARPS; i++) sum += shared[i][lane];
     to[column] = begin ? sum : to[column] + sum;
 }
 
-void run_weight(const tr_call *call)
+void launch_totals(const tr_call *call, const float *slabs, const tr_shape *shape, int64_t first, int n)
 {
-    const tr_shape *sums = input_shape(call, 0); // columns are a multiple of 256
-    dim3 blocks((unsigned)(sums->dims[2] / WARP), (unsigned)sums->dims[1]);
+    dim3 blocks(blocks_for(shape->dims[2], WARP), (unsigned)n);
     totals_kernel<<<blocks, WARPS * WARP, 0, tr_cuda_stream(call)>>>(
-        (const float *)call->inputs[0], (float *)call->outputs[0], (float *)call->outputs[1], sums->dims[0],
-        sums->dims[2], call->overwrite);
+        slabs, (float *)call->outputs[0], n > 1 ? (float *)call->outputs[1] : NULL, shape->dims[0],
+        shape->dims[1], first, shape->dims[2], call->overwrite);
     tr_cuda_launched(call);
 }
 
+void run_weight(const tr_call *call)
+{
+    launch_totals(call, (const float *)call->inputs[0], input_shape(call, 0), 0, call->node->n_outputs);
+}
+
+void run_bias(const tr_call *call)
+{
+    launch_totals(call, (const float *)call->inputs[0], input_shape(call, 0),
+                  ((const linear_db_sums_attributes *)tr_node_attributes(call->node))->which, 1);
+}
+
 } // namespace
+
+void sum_bias_as_norms(const tr_call *call)
+{
+    const tr_shape *dy = input_shape(call, 0);
+    tr_shape shape = tr__norm_sums_shape(dy, 1);
+    backward_rows r = {};
+    r.dy = (const bf16 *)call->inputs[0];
+    r.rows = tr_shape_rows(dy);
+    r.sums = (float *)call->workspace;
+    static void (*const kernels[])(backward_rows) = {bias_kernel<1>, bias_kernel<2>, bias_kernel<3>};
+    kernels[tr_shape_last(dy) / LANES -
+            1]<<<(unsigned)shape.dims[0], WARPS * WARP, 0, tr_cuda_stream(call)>>>(r);
+    launch_totals(call, r.sums, &shape, 0, 1);
+}
+
 } // namespace troupe
 
 extern "C" const tr_kernel tr__cuda_norm_sums_kernels[] = {
     {"layernorm_backward_sums", troupe::run_backward<true>},
+    {"layernorm_backward_bias_sums", troupe::run_backward<true>},
     {"layernorm_weight_sums", troupe::run_weight, NULL, NULL, NULL, true},
     {"rmsnorm_backward_sums", troupe::run_backward<false>},
     {"rmsnorm_weight_sums", troupe::run_weight, NULL, NULL, NULL, true},
+    {"linear_db_sums", troupe::run_bias, NULL, NULL, NULL, true},
     {},
 };

@@ -81,15 +81,45 @@ static int build_attention(tr_graph *g, const op_case *c, tr_dtype dtype, tr_val
     return 1;
 }
 
+/* B, T, H, K, D */
+static const int64_t attention_sizes[][5] = {{1, 1, 1, 1, 64},    {2, 65, 4, 2, 64},  {2, 200, 2, 2, 64},
+                                             {1, 129, 4, 1, 128}, {1, 63, 2, 2, 128}, {2, 33, 4, 2, 32},
+                                             {1, 40, 2, 1, 80},   {1, 1025, 2, 1, 64}};
+enum { N_ATTENTION_SIZES = sizeof attention_sizes / sizeof *attention_sizes };
+
 static void attention_on_parts_of_one_array(void)
 {
-    static const int64_t sizes[][5] = {{1, 1, 1, 1, 64},    {2, 65, 4, 2, 64},  {2, 200, 2, 2, 64},
-                                       {1, 129, 4, 1, 128}, {1, 63, 2, 2, 128}, {2, 33, 4, 2, 32},
-                                       {1, 40, 2, 1, 80},   {1, 1025, 2, 1, 64}};
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+    for (int i = 0; i < N_ATTENTION_SIZES; i++) {
         op_case c = {.name = "attention of parts", .build = build_attention};
-        memcpy(c.d, sizes[i], sizeof sizes[i]);
+        memcpy(c.d, attention_sizes[i], sizeof attention_sizes[i]);
         check_case(&c, true);
+    }
+}
+
+/* Behind a layer with a bias, whose gradient attention's backward makes on its way. */
+static int build_projected_attention(tr_graph *g, const op_case *c, tr_dtype dtype, tr_value *outputs)
+{
+    enum { FROM = 24 };
+    int64_t q = c->d[2] * c->d[4], kv = c->d[3] * c->d[4], widths[] = {q, kv, kv};
+    tr_attention_options options = {.heads = (int32_t)c->d[2],
+                                    .kv_heads = (int32_t)c->d[3],
+                                    .head_size = (int32_t)c->d[4],
+                                    .scale = 1.0f / sqrtf((float)c->d[4])};
+    tr_value x = tr_graph_input(g, "x", dtype, TR_SHAPE3(c->d[0], c->d[1], FROM)), parts[3];
+    tr_value w = tr_graph_parameter(g, "w", dtype, TR_SHAPE2(FROM, q + 2 * kv)),
+             b = tr_graph_parameter(g, "b", TR_F32, TR_SHAPE1(q + 2 * kv));
+    tr_split(g, tr_linear(g, x, w, b, TR_WEIGHT_IN_OUT), widths, 3, parts);
+    outputs[0] = tr_attention(g, parts[0], parts[1], parts[2], &options);
+    return 1;
+}
+
+static void attention_gives_a_bias_its_gradient(void)
+{
+    for (int i = 0; i < N_ATTENTION_SIZES; i++) {
+        op_case c = {.name = "attention behind a bias", .build = build_projected_attention};
+        memcpy(c.d, attention_sizes[i], sizeof attention_sizes[i]);
+        check_case(&c, true);
+        check_beginning(&c);
     }
 }
 
@@ -152,6 +182,55 @@ static void norms_that_add_have_the_bits_of_sum_and_norm(void)
         }
 }
 
+/* y = x w + b + x v + c, and its norm: both biases have the gradient of y, the sum of whose rows the norm's backward makes
+ * for one of them. */
+static int build_biased_norm(tr_graph *g, const op_case *c, tr_dtype dtype, tr_value *outputs)
+{
+    int64_t from = 16, width = c->d[1];
+    tr_value x = tr_graph_input(g, "x", dtype, TR_SHAPE2(c->d[0], from)), y[2];
+    for (int i = 0; i < 2; i++)
+        y[i] = tr_linear(g, x, tr_graph_parameter(g, i ? "v" : "w", dtype, TR_SHAPE2(from, width)),
+                         tr_graph_parameter(g, i ? "c" : "b", TR_F32, TR_SHAPE1(width)), TR_WEIGHT_IN_OUT);
+    tr_value sum = tr_add(g, y[0], y[1]);
+    tr_value normed = tr_layernorm(g, sum, tr_graph_parameter(g, "nw", TR_F32, TR_SHAPE1(width)),
+                                   tr_graph_parameter(g, "nb", TR_F32, TR_SHAPE1(width)), 1e-5f);
+    outputs[0] = c->d[2] ? tr_add(g, sum, normed) : normed; /* so that something is pending, or nothing */
+    return 1;
+}
+
+/* The gradient of the parameter of that name, which is used once. */
+static const float *gradient_of(const side *s, const char *name)
+{
+    for (tr_value v = 0; v < s->n_values; v++) {
+        const tr_value_info *value = tr_graph_value(s->graph, v);
+        if (value->kind == TR_VALUE_GRADIENT &&
+            strcmp(tr_graph_value(s->graph, value->parameter)->name, name) == 0)
+            return s->results[v];
+    }
+    return NULL;
+}
+
+/* Where a graph is cut between a layer and the norm behind it, the layer's bias has its gradient made alone. */
+static void norms_that_give_a_bias_its_gradient_have_the_bits_of_one_alone(void)
+{
+    static const int64_t sizes[][2] = {{1, 256},  {9, 512},    {300, 256}, {70, 768}, {2100, 256},
+                                       {5, 1024}, {1100, 768}, {3, 1280},  {33, 40}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (int pending = 0; pending < 2; pending++) {
+            op_case c = {"biases and norm", build_biased_norm, {sizes[i][0], sizes[i][1], pending}, 0};
+            side got;
+            check_case(&c, true);
+            check_beginning(&c);
+            if (!open_side(&got, &c, TR_BF16, device, stream, true)) continue;
+            got.begin = true;
+            run_side(&got, &c);
+            const float *one = gradient_of(&got, "b"), *other = gradient_of(&got, "c");
+            CU_ASSERT_FATAL(one && other);
+            CU_ASSERT(memcmp(one, other, (size_t)sizes[i][1] * sizeof(float)) == 0);
+            close_side(&got);
+        }
+}
+
 static void gradients_begin_with_a_run(void)
 {
     check_beginning(&(op_case){"feed forward", build_feed_forward, {65, 24, 40}, 0});
@@ -162,6 +241,8 @@ static void gradients_begin_with_a_run(void)
 }
 
 static const check_test tests[] = {
+    CHECK_TEST(attention_gives_a_bias_its_gradient),
+    CHECK_TEST(norms_that_give_a_bias_its_gradient_have_the_bits_of_one_alone),
     CHECK_TEST(layers_with_gelu_and_a_residual),
     CHECK_TEST(losses_of_classifiers),
     CHECK_TEST(losses_by_chunks_of_rows),
@@ -173,5 +254,5 @@ static const check_test tests[] = {
 
 int main(int argc, char **argv)
 {
-    return check_on_gpu(argc, argv, "ops/cuda_fused", tests, sizeof tests / sizeof *tests, 4);
+    return check_on_gpu(argc, argv, "ops/cuda_fused", tests, sizeof tests / sizeof *tests, 6);
 }

@@ -133,8 +133,10 @@ static void a_block_is_joined_wherever_it_can_be(void)
     CU_ASSERT_EQUAL(count(g, "linear_activate"), 1);
     CU_ASSERT_EQUAL(count(g, "linear_dx_activate"), 1);
     CU_ASSERT_EQUAL(count(g, "attention_packed"), 1);
-    CU_ASSERT_EQUAL(count(g, "attention_packed_backward"), 1);
-    CU_ASSERT_EQUAL(count(g, "layernorm_backward_sums"), 1); /* nobody asks for the gradient of x */
+    CU_ASSERT_EQUAL(count(g, "attention_packed_backward_sums"), 1);
+    CU_ASSERT_EQUAL(count(g, "layernorm_backward_bias_sums"), 1); /* nobody asks for the gradient of x */
+    CU_ASSERT_EQUAL(count(g, "linear_db_sums"), 2); /* of what these two made: qkv's and proj's */
+    CU_ASSERT_EQUAL(count(g, "linear_db"), 2);
     CU_ASSERT_EQUAL(count(g, "layernorm_weight_sums"), 1);
     CU_ASSERT_EQUAL(count(g, "cross_entropy_slopes"), 1);
     CU_ASSERT_EQUAL(count(g, "linear_dx_scaled"), 1);
@@ -150,7 +152,7 @@ static void what_somebody_else_reads_stays(void)
     block_case c = usual;
     c.watch_scores = c.watch_residual = true;
     tr_graph *g = fused(&c);
-    CU_ASSERT_EQUAL(count(g, "attention_packed") + count(g, "attention_packed_backward"), 0);
+    CU_ASSERT_EQUAL(count(g, "attention_packed") + count(g, "attention_packed_backward_sums"), 0);
     CU_ASSERT_EQUAL(count(g, "split"), 1);
     CU_ASSERT_EQUAL(count(g, "join"), 1);
     CU_ASSERT_EQUAL(count(g, "add_layernorm"), 1); /* of the second residual */
