@@ -95,8 +95,14 @@ uint64_t tr_stage_rounded_bytes(const tr_stage_spec *spec);
  * take, and of the host's memory that they go through. */
 void tr_stage_device_bytes(const tr_stage_spec *spec, const tr_program *program, uint64_t *places,
                            uint64_t *pinned);
+/* ... and of its gradients and their sums: those of a group of micro-batches take `blocks` times their elements at once. by_devices:
+ * replicas hand them to each other (stage_buckets.h), as where `collectives` are there and none share a GPU. Errors: TR_ENOMEM. */
+tr_status tr_stage_gradient_bytes(const tr_stage_spec *spec, const tr_program *program, uint32_t blocks,
+                                  bool by_devices, uint64_t *bytes, tr_error *err);
 /* What CUDA, its libraries and our kernels take of a GPU for each process, beside the above: as an H100 had it. */
 enum { TR_STAGE_CONTEXT_BYTES = 560 << 20 };
+/* ... and a group of replicas for each other member, by which they hand gradients to each other: likewise. */
+enum { TR_STAGE_GROUP_BYTES = 100 << 20 };
 /* With replay: the most that a stage keeps beside the above: the messages of two steps, which are not dropped before the commit
  * of the second; a place for an evaluation; and what is in hand when an epoch ends, until it is used. */
 uint64_t tr_stage_kept_bytes(const tr_stage_spec *spec, const tr_program *program);
