@@ -211,6 +211,40 @@ static void buckets_that_take_turns_never_meet(void)
     CU_ASSERT(n_reused > 1000);
 }
 
+static uint64_t gradient_bytes(tiny_job *job, uint32_t zero, bool by_devices)
+{
+    tr_stage_spec spec;
+    tr_program *program;
+    tr_error err = {0};
+    uint64_t bytes = 0;
+    job->config.plan.zero = zero;
+    CHECK_OK(tiny_stage_open(NULL, &job->config, sizeof job->config, &spec, &err));
+    tr_program_options options = {.device = TR_DEVICE_CPU, .n_threads = 1};
+    CHECK_OK(tr_program_new(&program, spec.graph, &options, &err));
+    CHECK_OK(tr_stage_gradient_bytes(&spec, program, 1, by_devices, &bytes, &err));
+    tr_program_destroy(&program);
+    tiny_stage_close(&spec);
+    return bytes;
+}
+
+/* With one micro-batch in a step there is no whole gradient with ZeRO 2; with two there is. */
+static void the_plan_knows_who_has_no_whole_gradient(void)
+{
+    if (CHECK_SIZE(false, true)) return;
+    for (uint32_t microbatches = 3; microbatches <= 6; microbatches += 3) {
+        tiny_job job = job_of(3, 1, microbatches, microbatches, false);
+        job.config.vocabulary = 2000, job.config.width = 400;
+        tiny_bucket_elements = 16384;
+        uint64_t whole = gradient_bytes(&job, 0, false), first = gradient_bytes(&job, 1, true),
+                 second = gradient_bytes(&job, 2, true);
+        CU_ASSERT(first >= whole && first < whole + whole / 2);
+        if (microbatches == 6) CU_ASSERT_EQUAL(second, first);
+        uint64_t largest = 4 * (uint64_t)tiny_elements(&job.config, 0), third = whole / 3;
+        if (microbatches == 3) CU_ASSERT(second < largest + third + third / 2 && second >= largest + third);
+    }
+    tiny_bucket_elements = 0;
+}
+
 static void one_that_cannot_join_keeps_all_with_the_host(void)
 {
     for (int who = 0; who < CHECK_SIZE(2, 1); who++) {
@@ -250,6 +284,7 @@ static const check_test tests[] = {
     CHECK_TEST(no_layout_and_no_bucket_changes_a_bit),
     CHECK_TEST(shards_of_the_state_change_no_bit),
     CHECK_TEST(buckets_that_take_turns_never_meet),
+    CHECK_TEST(the_plan_knows_who_has_no_whole_gradient),
     CHECK_TEST(one_that_cannot_join_keeps_all_with_the_host),
     CHECK_TEST(a_worker_that_cannot_leave_its_group_is_ended_by_force),
 };
