@@ -75,8 +75,8 @@ static tr_status stage_open(void *context, const void *config, size_t config_byt
     spec->device = place->device.kind;
     spec->device_index = place->device.index;
     spec->apart = getenv("TROUPE_STAGE_APART") != NULL;
-    if (getenv("TROUPE_BUCKET_ELEMENTS")) /* for tests, whose models are smaller than a bucket */
-        spec->bucket_elements = strtoll(getenv("TROUPE_BUCKET_ELEMENTS"), NULL, 10);
+    const char *bucket = getenv("TROUPE_BUCKET_ELEMENTS"); /* for tests, whose models are smaller than one */
+    if (bucket) spec->bucket_elements = strtoll(bucket, NULL, 10);
     if (spec->device == TR_DEVICE_CUDA) spec->collectives = &tr_nccl;
     spec->measure_products =
         spec->device == TR_DEVICE_CUDA && place->recipe.train.products == TR_PRODUCTS_MEASURED;

@@ -153,7 +153,7 @@ static void shards_of_the_state_change_no_bit(void)
 {
     static const uint32_t layouts[][3] = {{2, 1, 1}, {3, 1, 2}, {2, 2, 1}, {4, 1, 1},
                                           {3, 3, 2}, {6, 1, 2}, {4, 1, 2}, {6, 2, 2}};
-    static const int64_t sizes[] = {0, 1, 30000};
+    static const int64_t sizes[] = {0, 5000, 30000};
     tiny_job alone = job_of(1, 1, 6, 6, false);
     alone.config.vocabulary = CHECK_SIZE(300, 7), alone.config.width = CHECK_SIZE(200, 5);
     run_well(&alone);
