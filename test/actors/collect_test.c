@@ -162,7 +162,7 @@ static void shards_of_the_state_change_no_bit(void)
             tiny_bucket_elements = sizes[i % 3];
             run_in_shards(&alone, layouts[i], 6, 6, refused);
         }
-    for (size_t s = 0; s < CHECK_SIZE(sizeof sizes / sizeof *sizes, 1); s++) {
+    for (size_t s = 0; s < CHECK_SIZE(sizeof sizes / sizeof *sizes, 0); s++) {
         tiny_bucket_elements = sizes[s];
         run_in_shards(&alone, (const uint32_t[3]){6, 1, 2}, 6, 6, false);
     }
