@@ -394,11 +394,6 @@ void tr__collect_end_step(tr__stage *self)
     if (self->collect) self->collect->n_begun = self->collect->n_opened = 0;
 }
 
-bool tr__collect_withholds(const tr__stage *self)
-{
-    return tr__collect_is_deciding(self) && self->collect->buckets.streams;
-}
-
 bool tr__collect_streams(const tr__stage *self)
 {
     return tr__collect_is_used(self) && self->collect->buckets.streams;

@@ -18,9 +18,8 @@ void tr__collect_start(tr__stage *self);
 void tr__collect_receive(tr__stage *self, const tr_message *message); /* TR_TOPIC_GROUP */
 bool tr__collect_is_deciding(const tr__stage *self);
 bool tr__collect_is_used(const tr__stage *self);
-/* With ZeRO 2: is what is decided to be known before gradients are computed, since there may be no memory for all of them at once? */
-bool tr__collect_withholds(const tr__stage *self);
-/* ... and so it is: the elements of the gradients' memory, and where an element of the flat gradient lies in it. */
+/* With ZeRO 2, where it is used: is there no memory for all gradients at once (stage_buckets.h)? Then the elements of their memory, and
+ * where an element of the flat gradient lies in it. */
 bool tr__collect_streams(const tr__stage *self);
 int64_t tr__collect_gradient_elements(const tr__stage *self);
 int64_t tr__collect_place(const tr__stage *self, int64_t element);

@@ -5,7 +5,6 @@
 
 #include "actors/dispute.h"
 #include "actors/replay.h"
-#include "actors/stage_collect.h"
 
 static void send(tr__stage *self, const tr__departure *what)
 {
@@ -69,8 +68,6 @@ bool tr__may_send(const tr__stage *self, uint32_t edge)
  * the host wait. */
 bool tr__may_queue(const tr__stage *self, tr_phase phase)
 {
-    bool has_gradients = phase == (self->is_fused ? TR_PHASE_BACKWARD : TR_PHASE_WEIGHT);
-    if (has_gradients && tr__collect_withholds(self)) return false;
     return self->n_departures == 0 ||
            (self->n_departures < TR__MOST_DEPARTURES && tr__device_may_bind(self, phase));
 }
