@@ -98,8 +98,15 @@ void tr_stage_device_bytes(const tr_stage_spec *spec, const tr_program *program,
                            uint64_t *pinned);
 /* Of a GPU, for the sender's end of an edge whose messages may stay on devices; 0: they never do. */
 uint64_t tr_edge_link_bytes(const tr_edge_spec *edge);
+/* ... and of its gradients and their sums: those of a group of micro-batches take `blocks` times their elements at once. by_devices:
+ * replicas hand them to each other (stage_buckets.h), as where `collectives` are there and none share a GPU. Errors: TR_ENOMEM. */
+tr_status tr_stage_gradient_bytes(const tr_stage_spec *spec, const tr_program *program, uint32_t blocks,
+                                  bool by_devices, uint64_t *bytes, tr_error *err);
 /* What CUDA, its libraries and our kernels take of a GPU for each process, beside the above: as an H100 had it. */
 enum { TR_STAGE_CONTEXT_BYTES = 560 << 20 };
+/* ... and a group of replicas for each other member, by which they hand gradients to each other: NCCL 2.28 took 400 to 950 MiB between
+ * two of them (what else was there at that moment is not known better). */
+enum { TR_STAGE_GROUP_BYTES = 500 << 20 };
 /* With replay: the most that a stage keeps beside the above: the messages of two steps, which are not dropped before the commit
  * of the second; a place for an evaluation; and what is in hand when an epoch ends, until it is used. */
 uint64_t tr_stage_kept_bytes(const tr_stage_spec *spec, const tr_program *program);

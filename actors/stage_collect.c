@@ -18,71 +18,38 @@
 
 enum { GRACE_MS = 5000, JOIN_MS = 60000 };
 
-/* --- arithmetic --- */
-
-uint32_t tr_buckets_of(const tr_bucket_part *parts, uint32_t n_parts, int64_t bucket, tr_bucket *buckets)
-{
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < n_parts; i++) {
-        tr_bucket *last = n ? &buckets[n - 1] : NULL;
-        if (last && parts[i].end - last->begin <= bucket) {
-            last->end = parts[i].end;
-            if (parts[i].position > last->position) last->position = parts[i].position;
-        } else {
-            buckets[n++] = (tr_bucket){parts[i].begin, parts[i].end, parts[i].position};
-        }
-    }
-    for (uint32_t i = 1; i < n;
-         i++) { /* by position, equals as they were: few, and nearly in order or nearly reversed */
-        tr_bucket moved = buckets[i];
-        uint32_t at = i;
-        for (; at > 0 && buckets[at - 1].position > moved.position; at--) buckets[at] = buckets[at - 1];
-        buckets[at] = moved;
-    }
-    return n;
-}
-
-static void shard_of(const tr__stage *self, const tr_bucket *bucket, uint32_t replica, int64_t *begin,
-                     int64_t *end)
-{
-    tr_stage_shard(bucket->end - bucket->begin, self->spec.plan.n_replicas, replica, begin, end);
-    *begin += bucket->begin;
-    *end += bucket->begin;
-}
-
 /* --- beginning and end --- */
 
-static tr_status find_buckets(tr__stage *self, tr_error *err)
+/* Those that are in memory from the beginning of a phase come first; of few, so by insertion. */
+static tr_status find_openings(tr__stage *self, tr_error *err)
 {
     tr__collect *c = self->collect;
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < self->spec.n_parameters; i++) n += self->spec.parameters[i].n_uses;
-    tr_bucket_part *parts = tr_alloc_zero((size_t)n + 1, sizeof *parts);
-    c->buckets = tr_alloc_zero((size_t)n + 1, sizeof *c->buckets);
-    if (!parts || !c->buckets) {
-        tr_free(parts);
-        return tr_fail(err, TR_ENOMEM, "no memory for the buckets of %u gradients", n);
+    uint32_t n = c->buckets.n;
+    if (!c->buckets.streams) return TR_OK;
+    c->opening = tr_alloc_zero((size_t)n + 1, sizeof *c->opening);
+    c->left = tr_alloc_zero((size_t)n + 1, sizeof *c->left);
+    if (!c->opening || !c->left) return tr_fail(err, TR_ENOMEM, "no memory for %u buckets' events", n);
+    tr_status status = TR_OK;
+    for (uint32_t b = 0; !status && b < n; b++) {
+        uint32_t at = b;
+        for (; at > 0 && c->buckets.items[c->opening[at - 1]].first > c->buckets.items[b].first; at--)
+            c->opening[at] = c->opening[at - 1];
+        c->opening[at] = b;
+        status = tr_event_new(&c->left[b], tr_stream_device(c->stream), false, err);
     }
-    n = 0;
-    for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
-        const tr__parameter *parameter = &self->parameters[i];
-        for (uint32_t u = 0; u < parameter->spec->n_uses; u++) {
-            int64_t at = parameter->gradients[u];
-            if (at < 0) continue;
-            parts[n++] =
-                (tr_bucket_part){at, at + tr__stage_aligned(parameter->spec->n_elements),
-                                 tr_program_last_position(self->program, parameter->spec->uses[u].gradient)};
-        }
+    return status;
+}
+
+/* Where sums lie in the memory from which the state is updated: one after the other, or in that of gradients. */
+static void place_sums(tr__stage *self)
+{
+    const tr__collect *c = self->collect;
+    for (uint32_t i = 0; self->zero && !c->buckets.streams && i < self->spec.n_parameters; i++) {
+        tr__parameter *parameter = &self->parameters[i];
+        for (uint32_t u = 0; u < parameter->spec->n_uses; u++)
+            if (parameter->gradients[u] >= 0)
+                parameter->sums[u] = parameter->gradients[u] + parameter->part.begin;
     }
-    int64_t most = self->spec.bucket_elements ? self->spec.bucket_elements : TR_BUCKET_ELEMENTS;
-    c->n_buckets = tr_buckets_of(parts, n, most, c->buckets);
-    tr_free(parts);
-    for (uint32_t b = 0; b < c->n_buckets; b++) {
-        int64_t begin, end;
-        shard_of(self, &c->buckets[b], self->spec.replica, &begin, &end);
-        if (end - begin > c->largest) c->largest = end - begin;
-    }
-    return TR_OK;
 }
 
 tr_status tr__collect_init(tr__stage *self, tr_error *err)
@@ -95,12 +62,14 @@ tr_status tr__collect_init(tr__stage *self, tr_error *err)
     tr_status status = tr_stream_new_urgent(&c->stream, device, err);
     if (!status) status = tr_event_new(&c->produced, device, false, err);
     if (!status) status = tr_event_new(&c->exchanged, device, false, err);
-    if (!status) status = find_buckets(self, err);
+    if (!status) status = tr_buckets_init(&c->buckets, &self->spec, self->program, err);
+    if (!status) status = find_openings(self, err);
     c->all_can = true;
     c->devices = tr_alloc_zero(plan->n_replicas, sizeof *c->devices);
-    c->transfers = tr_alloc_zero((size_t)plan->n_replicas * 2 * TR_MAX_GROUPS, sizeof *c->transfers);
+    c->transfers = tr_alloc_zero(c->buckets.most_transfers + 1, sizeof *c->transfers);
     if (!status && (!c->devices || !c->transfers))
         status = tr_fail(err, TR_ENOMEM, "no memory for a group of %u replicas", plan->n_replicas);
+    if (!status) place_sums(self);
     return status;
 }
 
@@ -117,8 +86,12 @@ void tr__collect_release(tr__stage *self)
     }
     tr_event_destroy(&c->produced);
     tr_event_destroy(&c->exchanged);
+    for (uint32_t b = 0; c->left && b < c->buckets.n; b++) tr_event_destroy(&c->left[b]);
     tr_stream_destroy(&c->stream);
-    tr_free(c->buckets);
+    tr_buffer_release(&c->sum);
+    tr_buckets_release(&c->buckets);
+    tr_free(c->left);
+    tr_free(c->opening);
     tr_free(c->devices);
     tr_free(c->transfers);
     tr_free(c);
@@ -219,52 +192,50 @@ static tr_status merge(tr__stage *self, const tr_bucket *bucket, tr__block *bloc
     return status;
 }
 
-static void add(tr__collect *c, size_t *n, uint32_t peer, bool sends, float *memory, int64_t n_elements)
+void tr__collect_add(tr__collect *c, size_t *n, uint32_t peer, bool sends, float *memory, int64_t n_elements)
 {
     if (n_elements > 0)
         c->transfers[(*n)++] = (tr_transfer){peer, sends, memory, (size_t)n_elements * sizeof(float)};
 }
 
-/* A node of the tree that is there, as it is in the own shard. */
-typedef struct leaf {
-    tr_range groups;
-    float *data;
-} leaf;
+static tr_stretch share_of(const tr__stage *self, const tr_bucket *bucket, uint32_t replica)
+{
+    return tr_buckets_share(bucket, self->spec.plan.n_replicas, replica);
+}
 
 /* All-to-all: of each own block the others' shards go out, of each of theirs the own comes in. */
 static tr_status scatter(tr__stage *self, const tr_bucket *bucket, const tr__block *blocks, uint32_t n_blocks,
-                         leaf *leaves, uint32_t *n_leaves, tr_error *err)
+                         tr__leaf *leaves, uint32_t *n_leaves, tr_error *err)
 {
     tr__collect *c = self->collect;
     size_t n = 0;
-    int64_t own, own_end;
     float *place = c->arrivals;
+    tr_stretch own = share_of(self, bucket, self->spec.replica);
     *n_leaves = 0;
-    shard_of(self, bucket, self->spec.replica, &own, &own_end);
     for (uint32_t r = 0; r < self->spec.plan.n_replicas; r++) {
         tr_range theirs[TR_MAX_BLOCKS];
-        int64_t begin, end;
         uint32_t n_theirs = tr_plan_blocks(&self->spec.plan, r, theirs);
-        shard_of(self, bucket, r, &begin, &end);
+        tr_stretch other = share_of(self, bucket, r);
         if (r == self->spec.replica) {
             TR_ASSERT(n_theirs == n_blocks);
             for (uint32_t b = 0; b < n_blocks; b++)
-                leaves[(*n_leaves)++] = (leaf){blocks[b].groups, tr__floats(blocks[b].memory) + own};
+                leaves[(*n_leaves)++] =
+                    (tr__leaf){blocks[b].groups, tr__floats(blocks[b].memory) + own.begin};
             continue;
         }
         for (uint32_t b = 0; b < n_blocks; b++)
-            add(c, &n, r, true, tr__floats(blocks[b].memory) + begin, end - begin);
-        for (uint32_t b = 0; b < n_theirs; b++, place += c->largest) {
-            leaves[(*n_leaves)++] = (leaf){theirs[b], place};
-            add(c, &n, r, false, place, own_end - own);
+            tr__collect_add(c, &n, r, true, tr__floats(blocks[b].memory) + other.begin,
+                            other.end - other.begin);
+        for (uint32_t b = 0; b < n_theirs; b++, place += c->buckets.arrival) {
+            leaves[(*n_leaves)++] = (tr__leaf){theirs[b], place};
+            tr__collect_add(c, &n, r, false, place, own.end - own.begin);
         }
     }
     return self->spec.collectives->exchange(c->group, c->transfers, n, err);
 }
 
-/* Sums a node of the tree in place, left and right part in that order; *out is where. */
-static tr_status sum_node(tr__stage *self, const leaf *leaves, uint32_t n_leaves, tr_range node, int64_t n,
-                          float **out, tr_error *err)
+tr_status tr__collect_sum_node(tr__stage *self, const tr__leaf *leaves, uint32_t n_leaves, tr_range node,
+                               int64_t n, float **out, tr_error *err)
 {
     for (uint32_t i = 0; i < n_leaves; i++)
         if (leaves[i].groups.begin == node.begin && leaves[i].groups.end == node.end) {
@@ -273,8 +244,10 @@ static tr_status sum_node(tr__stage *self, const leaf *leaves, uint32_t n_leaves
         }
     uint32_t split = tr_tree_split(node);
     float *left, *right;
-    tr_status status = sum_node(self, leaves, n_leaves, (tr_range){node.begin, split}, n, &left, err);
-    if (!status) status = sum_node(self, leaves, n_leaves, (tr_range){split, node.end}, n, &right, err);
+    tr_status status =
+        tr__collect_sum_node(self, leaves, n_leaves, (tr_range){node.begin, split}, n, &left, err);
+    if (!status)
+        status = tr__collect_sum_node(self, leaves, n_leaves, (tr_range){split, node.end}, n, &right, err);
     if (!status) status = tr_update_accumulate(self->collect->stream, self->pool, left, right, n, err);
     if (!status) *out = left;
     return status;
@@ -285,65 +258,92 @@ static tr_status gather(tr__stage *self, const tr_bucket *bucket, float *flat, t
 {
     tr__collect *c = self->collect;
     size_t n = 0;
-    int64_t own, own_end;
-    shard_of(self, bucket, self->spec.replica, &own, &own_end);
+    tr_stretch own = share_of(self, bucket, self->spec.replica);
     for (uint32_t r = 0; r < self->spec.plan.n_replicas; r++) {
-        int64_t begin, end;
         if (r == self->spec.replica) continue;
-        shard_of(self, bucket, r, &begin, &end);
-        add(c, &n, r, true, flat + own, own_end - own);
-        add(c, &n, r, false, flat + begin, end - begin);
+        tr_stretch other = share_of(self, bucket, r);
+        tr__collect_add(c, &n, r, true, flat + own.begin, own.end - own.begin);
+        tr__collect_add(c, &n, r, false, flat + other.begin, other.end - other.begin);
     }
     return self->spec.collectives->exchange(c->group, c->transfers, n, err);
+}
+
+/* Without ZeRO: every replica gets the whole sum. */
+static tr_status sum_for_all(tr__stage *self, const tr_bucket *bucket, const tr__block *blocks,
+                             uint32_t n_blocks, tr_error *err)
+{
+    tr__collect *c = self->collect;
+    tr__leaf leaves[TR_MAX_GROUPS];
+    uint32_t n_leaves;
+    tr_stretch own = share_of(self, bucket, self->spec.replica);
+    int64_t n = own.end - own.begin;
+    float *flat = tr__floats(blocks[0].memory), *sum = NULL;
+    tr_status status = scatter(self, bucket, blocks, n_blocks, leaves, &n_leaves, err);
+    if (!status && n > 0)
+        status = tr__collect_sum_node(self, leaves, n_leaves, (tr_range){0, self->spec.plan.n_groups}, n,
+                                      &sum, err);
+    if (!status && n > 0 && sum != flat + own.begin)
+        status = tr_stream_copy(c->stream, flat + own.begin, sum, (size_t)n * sizeof *sum, err);
+    return status ? status : gather(self, bucket, flat, err);
 }
 
 static tr_status reduce_bucket(tr__stage *self, const tr_bucket *bucket, tr_error *err)
 {
     tr__collect *c = self->collect;
     tr__block blocks[TR_MAX_BLOCKS + 1];
-    leaf leaves[TR_MAX_GROUPS];
-    uint32_t n_blocks = own_blocks(self, blocks), n_leaves;
-    int64_t begin, end;
-    float *flat = tr__floats(blocks[0].memory), *sum = NULL;
-    shard_of(self, bucket, self->spec.replica, &begin, &end);
+    uint32_t n_blocks = own_blocks(self, blocks);
     tr_status status = tr_event_record(c->produced, tr__device_stream(self), err);
     if (!status) status = tr_stream_wait(c->stream, c->produced, err);
     if (!status) status = merge(self, bucket, blocks, &n_blocks, err);
-    if (!status) status = scatter(self, bucket, blocks, n_blocks, leaves, &n_leaves, err);
-    if (!status && end > begin)
-        status =
-            sum_node(self, leaves, n_leaves, (tr_range){0, self->spec.plan.n_groups}, end - begin, &sum, err);
-    if (!status && end > begin && sum != flat + begin)
-        status = tr_stream_copy(c->stream, flat + begin, sum, (size_t)(end - begin) * sizeof *sum, err);
-    return status ? status : gather(self, bucket, flat, err);
+    if (status) return status;
+    if (!self->zero) return sum_for_all(self, bucket, blocks, n_blocks, err);
+    return tr__collect_sum_shards(self, bucket, blocks, n_blocks, err);
 }
 
-/* Once, when it is known that the group is used. */
-static tr_status make_arrivals(tr__stage *self, tr_error *err)
+/* Once, when it is known that the group is used; and the memory of the step's sum. */
+static tr_status make_room(tr__stage *self, tr_error *err)
 {
     tr__collect *c = self->collect;
-    uint32_t n = 0;
-    for (uint32_t r = 0; r < self->spec.plan.n_replicas; r++)
-        if (r != self->spec.replica) n += tr_plan_blocks(&self->spec.plan, r, NULL);
+    size_t elements = (size_t)c->buckets.n_arrivals * (size_t)c->buckets.arrival;
+    if (c->buckets.streams && !c->sum && !(c->sum = tr__device_take_shard(self)))
+        return tr_fail(err, TR_ENOMEM, "no memory on the device for a sum of %lld gradients",
+                       (long long)c->buckets.sum);
     if (c->arrivals) return TR_OK;
-    return tr__device_memory(self, TR_MEMORY_DEVICE, (size_t)n * (size_t)c->largest * sizeof(float) + 1,
-                             (void **)&c->arrivals, err);
+    return tr__device_memory(self, TR_MEMORY_DEVICE, elements * sizeof(float) + 1, (void **)&c->arrivals,
+                             err);
 }
 
 static void reduce_until(tr__stage *self, int32_t position)
 {
     tr__collect *c = self->collect;
-    while (!c->has_failed && c->n_begun < c->n_buckets && c->buckets[c->n_begun].position <= position) {
-        tr_status status = make_arrivals(self, &c->failure);
-        if (!status) status = reduce_bucket(self, &c->buckets[c->n_begun], &c->failure);
+    const tr_buckets *all = &c->buckets;
+    for (; !c->has_failed && c->n_begun < all->n && all->items[c->n_begun].position <= position;
+         c->n_begun++) {
+        tr_status status = make_room(self, &c->failure);
+        if (!status) status = reduce_bucket(self, &all->items[c->n_begun], &c->failure);
+        if (!status && all->streams) status = tr_event_record(c->left[c->n_begun], c->stream, &c->failure);
         c->has_failed = status != TR_OK;
-        c->n_begun++;
+    }
+}
+
+/* Where buckets take turns, the kernels that begin with one wait for the exchange of what was there before. This is the one wait of the
+ * stage's stream for others: nothing is queued behind it before the exchanges are done, but what they exchange. */
+static void open_until(tr__stage *self, int32_t position)
+{
+    tr__collect *c = self->collect;
+    for (; c->buckets.streams && !c->has_failed && c->n_opened < c->buckets.n; c->n_opened++) {
+        const tr_bucket *bucket = &c->buckets.items[c->opening[c->n_opened]];
+        if (bucket->first > position) break;
+        if (bucket->after < 0) continue;
+        TR_ASSERT((uint32_t)bucket->after < c->n_begun);
+        c->has_failed = tr_stream_wait(tr__device_stream(self), c->left[bucket->after], &c->failure) != TR_OK;
     }
 }
 
 static void behind(void *context, int32_t position)
 {
     reduce_until(context, position);
+    open_until(context, position + 1);
 }
 
 void tr__collect_overlap(tr__stage *self, tr_bindings *bindings)
@@ -388,10 +388,27 @@ void tr__collect_end_sharing(tr__stage *self)
 void tr__collect_take_sum(tr__stage *self)
 {
     count_computing(self);
-    self->sum = tr_buffer_retain(self->blocks[0].memory);
+    tr__collect *c = self->collect;
+    self->sum = c->sum ? c->sum : tr_buffer_retain(self->blocks[0].memory);
+    c->sum = NULL;
 }
 
 void tr__collect_end_step(tr__stage *self)
 {
-    if (self->collect) self->collect->n_begun = 0;
+    if (self->collect) self->collect->n_begun = self->collect->n_opened = 0;
+}
+
+bool tr__collect_streams(const tr__stage *self)
+{
+    return tr__collect_is_used(self) && self->collect->buckets.streams;
+}
+
+int64_t tr__collect_gradient_elements(const tr__stage *self)
+{
+    return self->collect->buckets.gradient;
+}
+
+int64_t tr__collect_place(const tr__stage *self, int64_t element)
+{
+    return tr_buckets_place_of(&self->collect->buckets, element);
 }

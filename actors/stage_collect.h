@@ -5,6 +5,7 @@
 #ifndef TROUPE_ACTORS_STAGE_COLLECT_H
 #define TROUPE_ACTORS_STAGE_COLLECT_H
 
+#include "actors/stage_buckets.h"
 #include "actors/stage_device.h"
 
 /* After tr__reduce_init and the program. */
@@ -17,6 +18,11 @@ void tr__collect_start(tr__stage *self);
 void tr__collect_receive(tr__stage *self, const tr_message *message); /* TR_TOPIC_GROUP */
 bool tr__collect_is_deciding(const tr__stage *self);
 bool tr__collect_is_used(const tr__stage *self);
+/* With ZeRO 2, where it is used: is there no memory for all gradients at once (stage_buckets.h)? Then the elements of their memory, and
+ * where an element of the flat gradient lies in it. */
+bool tr__collect_streams(const tr__stage *self);
+int64_t tr__collect_gradient_elements(const tr__stage *self);
+int64_t tr__collect_place(const tr__stage *self, int64_t element);
 
 /* Something is under way that tells of its end only when asked; one look. false: the node has failed. */
 bool tr__collect_is_busy(const tr__stage *self);
@@ -28,28 +34,12 @@ void tr__collect_overlap(tr__stage *self, tr_bindings *bindings);
  * the device where some of it has begun. false: the node has failed. */
 bool tr__collect_has_begun(const tr__stage *self);
 bool tr__collect_finish(tr__stage *self);
-bool tr__collect_is_done(const tr__stage *self); /* the sum is in block 0 */
-void tr__collect_take_sum(tr__stage *self);
+bool tr__collect_is_done(const tr__stage *self);
+void tr__collect_take_sum(tr__stage *self); /* then: as self->sum */
 void tr__collect_end_step(tr__stage *self);
 /* With ZeRO: queues transfers between the replicas' devices, behind all that the stage has queued; tr__collect_is_done tells of their end,
  * too. false: the node has failed. */
 bool tr__collect_share(tr__stage *self, const tr_transfer *transfers, size_t n);
 void tr__collect_end_sharing(tr__stage *self);
-
-/* --- the arithmetic, for tests --- */
-
-/* Flat gradients are sent in buckets, in the order in which they become final: ranges [begin, end) of elements, of about
- * `bucket` each, behind the position at which the last of it is final. */
-typedef struct tr_bucket {
-    int64_t begin, end;
-    int32_t position;
-} tr_bucket;
-typedef struct tr_bucket_part { /* the gradient of one use of a parameter */
-    int64_t begin, end;
-    int32_t position;
-} tr_bucket_part;
-/* Parts are neighbours in memory, in order. Neighbours that end within `bucket` elements are joined. Returns how many;
- * buckets has room for n_parts. */
-uint32_t tr_buckets_of(const tr_bucket_part *parts, uint32_t n_parts, int64_t bucket, tr_bucket *buckets);
 
 #endif

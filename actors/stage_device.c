@@ -140,7 +140,8 @@ tr_status tr__device_allocate_work(tr__stage *self, tr_error *err)
         pinned[i]->kind = TR_MEMORY_PINNED;
     }
     self->flats.device = d->device;
-    self->flats.kind = TR_MEMORY_DEVICE;
+    self->flats.kind = d->shards.kind = TR_MEMORY_DEVICE;
+    d->shards.device = d->device;
     return tr__links_init(self, err);
 }
 
@@ -159,6 +160,7 @@ void tr__device_release(tr__stage *self)
     tr__links_release(self);
     tr_buffer_release(&self->sum);
     tr__buffers_release(&d->host_flats);
+    tr__buffers_release(&d->shards);
     tr_update_destroy(&d->update);
     for (int slot = 0; slot < 2; slot++)
         if (d->pinned[slot]) tr_device_unpin(d->device, tr_actor_slot(self->actor, slot));
@@ -309,7 +311,7 @@ bool tr__device_accumulate(tr__stage *self, tr_buffer *into, const tr_buffer *fr
 tr_buffer *tr__take_host_flat(tr__stage *self)
 {
     tr__device *d = self->device;
-    if (d) d->host_flats.size_bytes = self->flats.size_bytes;
+    if (d) d->host_flats.size_bytes = (size_t)self->flat * sizeof(float);
     tr_buffer *flat = tr__buffers_take(d ? &d->host_flats : &self->flats);
     if (!flat) {
         tr_error error;
@@ -337,13 +339,41 @@ tr_buffer *tr__device_take_flat(tr__stage *self)
     return NULL;
 }
 
+tr_buffer *tr__device_take_shard(tr__stage *self)
+{
+    self->device->shards.size_bytes = self->sum_flats.size_bytes;
+    return tr__buffers_take(&self->device->shards);
+}
+
+/* Where every tensor is dealt out by itself what each replica sums comes to lie together (tr_shard_stretches). */
+static bool block_to_host(tr__stage *self, float *to, const float *from)
+{
+    if (!tr_shard_is_even(&self->spec)) return copy(self, to, from, (size_t)self->flat * sizeof *to);
+    for (uint32_t r = 0; r < self->spec.plan.n_replicas; r++) {
+        tr_shard shard;
+        tr_shard_begin(&shard, &self->spec, r);
+        for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
+            const tr__parameter *parameter = &self->parameters[i];
+            tr_stretch part = tr_shard_next(&shard);
+            int64_t n = tr__stage_aligned(part.end - part.begin);
+            for (uint32_t u = 0; n > 0 && u < parameter->spec->n_uses; u++) {
+                int64_t at = parameter->gradients[u];
+                if (at < 0) continue;
+                if (!copy(self, to, from + at + part.begin, (size_t)n * sizeof *to)) return false;
+                to += n;
+            }
+        }
+    }
+    return true;
+}
+
 bool tr__device_blocks_to_host(tr__stage *self)
 {
     tr_buffer *left[TR_MAX_BLOCKS] = {NULL};
     bool well = true;
     for (uint32_t b = 0; well && b < self->n_blocks; b++) {
         tr_buffer *host = tr__take_host_flat(self);
-        well = host && copy(self, host->data, self->blocks[b].memory->data, host->size_bytes);
+        well = host && block_to_host(self, tr__floats(host), tr__floats(self->blocks[b].memory));
         if (!host) break;
         left[b] = self->blocks[b].memory;
         self->blocks[b].memory = host;
@@ -356,21 +386,31 @@ bool tr__device_blocks_to_host(tr__stage *self)
 bool tr__device_take_sum(tr__stage *self)
 {
     self->sum = tr__device_take_flat(self);
-    return self->sum && copy(self, self->sum->data, self->reduced->data, self->reduced->size_bytes);
+    if (!self->sum) return false;
+    if (!tr_shard_is_even(&self->spec))
+        return copy(self, self->sum->data, self->reduced->data, self->reduced->size_bytes);
+    for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
+        const tr__parameter *parameter = &self->parameters[i];
+        size_t bytes = (size_t)tr__part_elements(parameter) * sizeof(float);
+        for (uint32_t u = 0; bytes > 0 && u < parameter->spec->n_uses; u++)
+            if (parameter->sums[u] >= 0 && !copy(self, tr__floats(self->sum) + parameter->sums[u],
+                                                 tr__floats(self->reduced) + parameter->reduced[u], bytes))
+                return false;
+    }
+    return true;
 }
 
 bool tr__device_tied_to_host(tr__stage *self)
 {
-    self->reduced = tr__take_host_flat(self);
+    self->reduced = tr__take_host_sum(self);
     if (!self->reduced) return false;
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
         const tr__parameter *parameter = &self->parameters[i];
-        for (uint32_t u = 0; parameter->shared && u < parameter->spec->n_uses; u++) {
-            int64_t at = parameter->gradients[u];
-            size_t bytes = (size_t)parameter->spec->n_elements * sizeof(float);
-            if (at >= 0 && !copy(self, tr__floats(self->reduced) + at, tr__floats(self->sum) + at, bytes))
+        size_t bytes = (size_t)tr__part_elements(parameter) * sizeof(float);
+        for (uint32_t u = 0; parameter->shared && bytes > 0 && u < parameter->spec->n_uses; u++)
+            if (parameter->sums[u] >= 0 && !copy(self, tr__floats(self->reduced) + parameter->reduced[u],
+                                                 tr__floats(self->sum) + parameter->sums[u], bytes))
                 return false;
-        }
     }
     return tr__device_wait(self);
 }

@@ -45,9 +45,10 @@ bool tr__device_check(tr__stage *self, uint32_t mark);         /* it is past, an
 /* Contents are of an earlier use: gradients begin by being written. NULL: no memory, or the device has failed. */
 tr_buffer *tr__device_take_flat(tr__stage *self);
 bool tr__device_accumulate(tr__stage *self, tr_buffer *into, const tr_buffer *from);
-bool tr__device_blocks_to_host(tr__stage *self); /* before other replicas read them */
-bool tr__device_take_sum(tr__stage *self);       /* self->reduced, made on the host, is the step's gradient */
-bool tr__device_tied_to_host(tr__stage *self);   /* into self->reduced, before other stages read them */
+tr_buffer *tr__device_take_shard(tr__stage *self); /* for the sum of the own shard alone; NULL: no memory */
+bool tr__device_blocks_to_host(tr__stage *self);   /* before other replicas read them */
+bool tr__device_take_sum(tr__stage *self);     /* self->reduced, made on the host, is the step's gradient */
+bool tr__device_tied_to_host(tr__stage *self); /* into self->reduced, before other stages read them */
 /* The uses of a tied parameter, some on the device, some in messages, into their total. */
 bool tr__device_tie(tr__stage *self);
 

@@ -43,7 +43,7 @@ struct tr__device {
     float *state; /* laid out as a slot is */
     bool pinned[2];
     bool copying;
-    tr__buffers host_flats;
+    tr__buffers host_flats, shards;
     float *visitor; /* a use of a tied parameter that came in a message */
     tr_update *update;
     double *sums; /* pinned */

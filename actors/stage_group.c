@@ -36,10 +36,14 @@ static void tell(tr__stage *self, uint32_t replica, tr_packer *packer)
 /* For the log of the run: which way gradients go, and why. */
 static void note(tr__stage *self, const char *how)
 {
-    char text[TR__COLLECT_TEXT_BYTES + 64];
+    char text[TR__COLLECT_TEXT_BYTES + 160], turns[96] = "";
     tr_packer packer;
-    snprintf(text, sizeof text, "stage %u: gradients are summed %s%s%s", self->spec.stage, how,
-             self->collect->text[0] ? ": " : "", self->collect->text);
+    if (tr__collect_streams(self))
+        snprintf(turns, sizeof turns, ", and take turns in %.1f of %.1f MiB",
+                 (double)tr__collect_gradient_elements(self) * sizeof(float) / (1 << 20),
+                 (double)self->flat * sizeof(float) / (1 << 20));
+    snprintf(text, sizeof text, "stage %u: gradients are summed %s%s%s%s", self->spec.stage, how,
+             self->collect->text[0] ? ": " : "", self->collect->text, turns);
     tr_log(TR_LOG_INFO, "%s", text);
     tr_actor_id monitor = tr_role_find(tr_actor_topology(self->actor), TR_ROLE_MONITOR);
     if (!monitor) return;

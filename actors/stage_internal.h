@@ -91,7 +91,8 @@ typedef struct tr__parameter {
     tr_bf16 *rounded;   /* the whole of the newest state's, where the graph reads bfloat16; else NULL */
     float *value;       /* with ZeRO the whole of the newest state's, where it reads float32; else NULL */
     int64_t *gradients; /* offsets in the flat gradient, one for each use; -1: in another stage */
-    int64_t *sums;      /* of the part in the step's sum; the same */
+    int64_t *reduced;   /* of the part in the step's sum on the host; the same */
+    int64_t *sums;      /* ... and on a device */
     float *total;       /* sum of the part over uses; NULL where the one use is the total */
     bool shared;        /* some use is in another stage */
 } tr__parameter;
@@ -167,7 +168,8 @@ typedef struct tr__stage {
     uint32_t n_scatter_awaited, n_gather_awaited, n_tied_awaited;
     tr_stretch *stretches;   /* of the flat gradient, what each replica sums */
     uint32_t *first_stretch; /* of each replica; one more for the end */
-    tr__buffers sum_flats;   /* with ZeRO 2: of what this one sums, without the rest */
+    tr__buffers
+        sum_flats; /* of what this one sums, without the rest: with ZeRO 2, and on devices with ZeRO */
 
     /* update and state */
     int64_t slot_elements; /* of one third */
@@ -213,6 +215,8 @@ bool tr__reduce_advance(tr__stage *self); /* does what has become possible; true
 void tr__reduce_finish_step(tr__stage *self);
 /* A flat gradient in the host's memory, for messages; NULL: no memory, the actor has failed. */
 tr_buffer *tr__take_host_flat(tr__stage *self);
+/* For the step's sum there: of its shard alone, where a replica has that. */
+tr_buffer *tr__take_host_sum(tr__stage *self);
 /* What has come of a use that is in another stage. */
 const tr_message *tr__tied_use(const tr__stage *self, const tr__parameter *parameter, uint32_t u);
 

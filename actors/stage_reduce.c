@@ -40,11 +40,10 @@ void tr_stage_shard(int64_t n_elements, uint32_t n_replicas, uint32_t replica, i
     *end = (int64_t)lines.end * TR__LINE_ELEMENTS;
 }
 
-/* Is the sum of this replica's shard all that has a place? Else it is where it is in the flat gradient, as devices that sum in
- * buckets have it. */
+/* Is the sum of this replica's shard all that has a place on the host? Else it is where it is in the flat gradient. */
 static bool is_packed(const tr__stage *self)
 {
-    return self->spec.plan.zero > 1 && !self->spec.collectives;
+    return self->spec.plan.zero > 1 || tr_shard_is_even(&self->spec);
 }
 
 static tr_status find_stretches(tr__stage *self, tr_error *err)
@@ -83,8 +82,9 @@ tr_status tr__reduce_init(tr__stage *self, tr_error *err)
         tr__parameter *parameter = &self->parameters[i];
         parameter->spec = known;
         parameter->part = tr_shard_next(&shard);
-        parameter->gradients = tr_alloc(2 * known->n_uses * sizeof *parameter->gradients);
-        parameter->sums = parameter->gradients + (parameter->gradients ? known->n_uses : 0);
+        parameter->gradients = tr_alloc(3 * known->n_uses * sizeof *parameter->gradients);
+        parameter->reduced = parameter->gradients + (parameter->gradients ? known->n_uses : 0);
+        parameter->sums = parameter->reduced + (parameter->gradients ? known->n_uses : 0);
         size_t bytes = (size_t)(tr__part_elements(parameter) + 1) * sizeof(float);
         if (known->n_uses > 1 && !self->device) parameter->total = tr_alloc_aligned(64, bytes);
         if (known->n_uses > 1 && self->device) {
@@ -97,7 +97,8 @@ tr_status tr__reduce_init(tr__stage *self, tr_error *err)
         for (uint32_t u = 0; u < known->n_uses; u++) {
             bool here = known->uses[u].gradient != TR_NO_VALUE;
             parameter->gradients[u] = here ? offset : -1;
-            parameter->sums[u] = !here ? -1 : is_packed(self) ? packed : offset + parameter->part.begin;
+            parameter->reduced[u] = !here ? -1 : is_packed(self) ? packed : offset + parameter->part.begin;
+            parameter->sums[u] = parameter->reduced[u];
             parameter->shared |= !here;
             if (here) offset += tr__stage_aligned(known->n_elements);
             if (here) packed += tr__stage_aligned(tr__part_elements(parameter));
@@ -128,11 +129,14 @@ void tr__reduce_release(tr__stage *self)
 void tr__reduce_bind(tr__stage *self, tr_buffer *flat)
 {
     float *sums = tr__floats(flat);
+    bool streams = tr__collect_streams(self);
     for (uint32_t i = 0; i < self->spec.n_parameters; i++) {
         const tr__parameter *parameter = &self->parameters[i];
         for (uint32_t u = 0; u < parameter->spec->n_uses; u++)
             if (parameter->gradients[u] >= 0)
-                self->bound[parameter->spec->uses[u].gradient] = sums + parameter->gradients[u];
+                self->bound[parameter->spec->uses[u].gradient] =
+                    sums +
+                    (streams ? tr__collect_place(self, parameter->gradients[u]) : parameter->gradients[u]);
     }
 }
 
@@ -144,6 +148,8 @@ void tr__reduce_bind_group(tr__stage *self)
 bool tr__reduce_begin_group(tr__stage *self, uint32_t group)
 {
     self->group = group;
+    if (tr__collect_streams(self)) /* known before the first one is taken */
+        self->flats.size_bytes = (size_t)tr__collect_gradient_elements(self) * sizeof(float);
     self->accumulating = self->device ? tr__device_take_flat(self) : tr__take_host_flat(self);
     if (!self->accumulating) return false;
     float *sums = tr__floats(self->accumulating);
@@ -192,8 +198,7 @@ static uint32_t stretches_of(const tr__stage *self, uint32_t replica, const tr_s
     return self->first_stretch[replica + 1] - self->first_stretch[replica];
 }
 
-/* For a sum, or a part of one. NULL: no memory, the actor has failed. */
-static tr_buffer *take_sum(tr__stage *self)
+tr_buffer *tr__take_host_sum(tr__stage *self)
 {
     if (!is_packed(self)) return tr__take_host_flat(self);
     tr_buffer *sum = tr__buffers_take(&self->sum_flats);
@@ -255,7 +260,7 @@ static bool start_scatter(tr__stage *self)
         return tr__collect_finish(self);
     }
     if (self->device && !tr__device_blocks_to_host(self)) return false;
-    self->reduced = take_sum(self);
+    self->reduced = tr__take_host_sum(self);
     if (!self->reduced) return false;
     const tr_stretch *theirs, *own;
     uint32_t n_own = stretches_of(self, self->spec.replica, &own);
@@ -324,7 +329,7 @@ static bool sum_node(tr__stage *self, const shard_block *list, uint32_t n_list, 
         tr_accumulate(sum, block, n, self->pool);
         return true;
     }
-    tr_buffer *other = take_sum(self);
+    tr_buffer *other = tr__take_host_sum(self);
     bool good = other && sum_node(self, list, n_list, right, tr__floats(other), n);
     if (good) tr_accumulate(sum, tr__floats(other), n, self->pool);
     tr_buffer_release(&other);
@@ -409,7 +414,7 @@ static bool send_tied(tr__stage *self, uint32_t edge, const tr__parameter *param
     if (n > 0 && ties_on_device(self))
         return tr__links_send(self, edge, tr__floats(self->sum) + parameter->sums[u],
                               (uint64_t)n * sizeof(float), use);
-    send_floats(self, edge, self->reduced, parameter->sums[u], n, use);
+    send_floats(self, edge, self->reduced, parameter->reduced[u], n, use);
     return true;
 }
 
@@ -467,7 +472,7 @@ const tr_message *tr__tied_use(const tr__stage *self, const tr__parameter *param
 
 static const float *use_gradient(const tr__stage *self, const tr__parameter *parameter, uint32_t u)
 {
-    if (parameter->sums[u] >= 0) return tr__floats(self->reduced) + parameter->sums[u];
+    if (parameter->reduced[u] >= 0) return tr__floats(self->reduced) + parameter->reduced[u];
     const tr_message *message = tr__tied_use(self, parameter, u);
     return message ? tr_message_bytes(message) : NULL;
 }

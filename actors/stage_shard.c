@@ -11,6 +11,11 @@ static int64_t at_block(int64_t n)
     return (n + TR_NORM_BLOCK - 1) / TR_NORM_BLOCK * TR_NORM_BLOCK;
 }
 
+bool tr_shard_is_even(const tr_stage_spec *spec)
+{
+    return spec->plan.zero && (spec->device == TR_DEVICE_CUDA || spec->collectives);
+}
+
 void tr_shard_begin(tr_shard *self, const tr_stage_spec *spec, uint32_t replica)
 {
     *self = (tr_shard){.spec = spec, .replica = replica};
@@ -27,6 +32,17 @@ static int64_t cut(const tr_shard *self, uint32_t of, int64_t before, int64_t n)
     return at < 0 ? 0 : at;
 }
 
+/* Blocks that do not come out even go to each replica in turn, over all tensors. */
+static tr_stretch next_even(tr_shard *self, int64_t n)
+{
+    int64_t blocks = tr_norm_block_count(n), n_replicas = self->spec->plan.n_replicas;
+    int64_t turn = self->before % n_replicas;
+    int64_t begin = (blocks * self->replica + turn) / n_replicas * TR_NORM_BLOCK;
+    int64_t end = (blocks * (self->replica + 1) + turn) / n_replicas * TR_NORM_BLOCK;
+    self->before += blocks;
+    return (tr_stretch){begin < n ? begin : n, end < n ? end : n};
+}
+
 tr_stretch tr_shard_next(tr_shard *self)
 {
     TR_ASSERT(self->next < self->spec->n_parameters);
@@ -34,6 +50,7 @@ tr_stretch tr_shard_next(tr_shard *self)
     const tr_stage_parameter *known = &self->spec->parameters[self->next++];
     int64_t n = known->n_elements, before = self->before;
     if (!plan->zero) return (tr_stretch){0, n};
+    if (known->n_uses == 1 && tr_shard_is_even(self->spec)) return next_even(self, n);
     if (known->n_uses == 1) {
         self->before += n;
         return (tr_stretch){cut(self, self->replica, before, n), cut(self, self->replica + 1, before, n)};
@@ -130,9 +147,28 @@ static walked walk(const tr_stage_spec *spec, uint32_t replica, tr_stretch *out)
     return self;
 }
 
+/* In the order of replicas. */
+static uint32_t walk_even(const tr_stage_spec *spec, uint32_t replica, tr_stretch *out)
+{
+    tr_stretch own = {0, 0};
+    for (uint32_t r = 0; r <= replica; r++) {
+        own.begin = own.end;
+        own.end += walk(spec, r, NULL).sum;
+    }
+    uint32_t n = 0;
+    do {
+        int64_t end = own.begin + TR_SHARD_MOST_ELEMENTS;
+        if (end > own.end) end = own.end;
+        if (out) out[n] = (tr_stretch){own.begin, end};
+        own.begin = end;
+        n++;
+    } while (own.begin < own.end);
+    return n;
+}
+
 uint32_t tr_shard_stretches(const tr_stage_spec *spec, uint32_t replica, tr_stretch *out)
 {
-    return walk(spec, replica, out).n;
+    return tr_shard_is_even(spec) ? walk_even(spec, replica, out) : walk(spec, replica, out).n;
 }
 
 int64_t tr_shard_sum_elements(const tr_stage_spec *spec, uint32_t replica)
@@ -142,5 +178,7 @@ int64_t tr_shard_sum_elements(const tr_stage_spec *spec, uint32_t replica)
 
 int64_t tr_shard_longest(const tr_stage_spec *spec, uint32_t replica)
 {
-    return walk(spec, replica, NULL).longest;
+    walked found = walk(spec, replica, NULL);
+    if (!tr_shard_is_even(spec)) return found.longest;
+    return found.sum < TR_SHARD_MOST_ELEMENTS ? found.sum : TR_SHARD_MOST_ELEMENTS;
 }

@@ -3,7 +3,8 @@
  * moments and sums the gradient. A function of the plan and the stage's tensors, so that nobody has to be told.
  * Ranges begin at blocks of the norm (TR_NORM_BLOCK), so that each block is summed by one replica, and its sum has the same bits
  * as without shards. A tensor that is used more than once is dealt out by itself, for the stages that use it have other
- * neighbours of it; all others follow one another, and a replica has one stretch of them.
+ * neighbours of it; all others follow one another, and a replica has one stretch of them. On devices that hand gradients to each
+ * other every tensor is dealt out by itself, for what is sent behind a node shall be shared by all evenly.
  * Threads: plain data.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_ACTORS_STAGE_SHARD_H
@@ -24,11 +25,16 @@ typedef struct tr_stretch {
 typedef struct tr_shard {
     const tr_stage_spec *spec;
     uint32_t replica, next;
-    int64_t total, before; /* elements of tensors that are used once: of all, and of those before `next` */
+    /* Of tensors that are used once: elements of all, and of those before `next` elements, or where each is dealt out by itself
+     * blocks. */
+    int64_t total, before;
 } tr_shard;
 void tr_shard_begin(tr_shard *self, const tr_stage_spec *spec, uint32_t replica);
 /* Of the next tensor; all of it where replicas share nothing. Call it spec->n_parameters times. */
 tr_stretch tr_shard_next(tr_shard *self);
+
+/* Is every tensor dealt out by itself? */
+bool tr_shard_is_even(const tr_stage_spec *spec);
 
 /* Bytes of a state slot of this replica. */
 uint64_t tr_shard_state_bytes(const tr_stage_spec *spec, uint32_t replica);
@@ -39,7 +45,10 @@ uint64_t tr_shard_message_bytes(const tr_stage_spec *spec, uint32_t replica);
 uint64_t tr_shard_whole_bytes(const tr_stage_spec *spec);
 
 /* What the replica sums of the flat gradient: stretches in order, at least one, which may be empty; neighbours are one. Returns how
- * many; `out`, of so many, may be NULL. */
+ * many; `out`, of so many, may be NULL. Where every tensor is dealt out by itself it is of a flat gradient in another order, in
+ * which what replica 0 sums comes first, then that of replica 1: so that few messages carry it. None of those stretches is longer
+ * than TR_SHARD_MOST_ELEMENTS. */
+enum { TR_SHARD_MOST_ELEMENTS = 256 << 20 };
 uint32_t tr_shard_stretches(const tr_stage_spec *spec, uint32_t replica, tr_stretch *out);
 /* Of them together, and of the longest. */
 int64_t tr_shard_sum_elements(const tr_stage_spec *spec, uint32_t replica);

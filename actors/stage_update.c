@@ -165,7 +165,7 @@ tr_status tr__update_init(tr__stage *self, tr_error *err)
 
 static const float *total_gradient(const tr__stage *self, const tr__parameter *parameter)
 {
-    return parameter->total ? parameter->total : tr__floats(self->reduced) + parameter->sums[0];
+    return parameter->total ? parameter->total : tr__floats(self->reduced) + parameter->reduced[0];
 }
 
 /* Losses of the last stage, in order of micro-batches. */

@@ -166,7 +166,10 @@ uint32_t tr__stage_waits(const tr_actor *actor, const void *state, tr_wait *wait
         return out.n;
     }
     switch (self->phase) {
-    case TR__COMPUTING: while_computing(&out); break;
+    case TR__COMPUTING:
+        while_computing(&out);
+        if (self->zero && tr__collect_is_deciding(self)) add_word_of_group(&out);
+        break;
     case TR__PASSING: while_passing(&out); break;
     case TR__STARTING:
         if (tr__collect_is_deciding(self))

@@ -3,8 +3,8 @@
  * gathered lies beside the slots, one copy of each parameter; one is enough, for all micro-batches of a step are done when its
  * update begins. Behind a change of epoch it is the same, from the slots of the generation that all hold: so nothing of a replica
  * but its slot is needed to go on.
- * Devices that hand memory to each other (stage_collect.h) do so with parameters, too, but for the first time in an epoch, when it may not
- * be known yet whether they will.
+ * Devices that hand memory to each other (stage_collect.h) do so with parameters, too: nothing is sent before it is known whether they
+ * will, so that all choose the same way.
  * What is gathered is a function of the slots, hence of the step; who sends first changes nothing.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/stage_zero.h"
@@ -25,7 +25,6 @@ struct tr__zero {
     uint32_t *out;     /* edges by replica */
     tr__buffers parts; /* of own messages */
     tr_transfer *transfers;
-    bool has_begun;     /* something was gathered in this epoch */
     float *values;      /* memory of what is not rounded; a device's goes with it */
     const float *apart; /* the state that is computed with; NULL: the newest slot */
 };
@@ -125,12 +124,6 @@ static uint32_t count_arrived(const tr__stage *self)
     return n;
 }
 
-/* All replicas say the same: an update waits for sums, and those for the decision. */
-static bool exchanges(const tr__stage *self)
-{
-    return self->zero->has_begun && tr__collect_is_used(self);
-}
-
 /* The others gave back what was sent before the last commit; that it came does not mean that the credits have. */
 static bool may_send(const tr__stage *self)
 {
@@ -143,7 +136,8 @@ bool tr__zero_is_possible(const tr__stage *self)
 {
     if (tr__zero_is_whole(self)) return false;
     if (self->zero->state == EXCHANGING) return tr__collect_is_done(self);
-    if (self->zero->state == TO_SEND) return exchanges(self) || may_send(self);
+    if (self->zero->state == TO_SEND)
+        return !tr__collect_is_deciding(self) && (tr__collect_is_used(self) || may_send(self));
     return count_arrived(self) + 1 == self->spec.plan.n_replicas;
 }
 
@@ -298,7 +292,6 @@ static bool take_others(tr__stage *self)
             tr_message_queue_push(&kept, message);
     }
     self->updated = kept;
-    self->zero->has_begun = true;
     self->zero->state = WHOLE;
     tr_actor_activity(self->actor, "waiting", self->step, TR_ACTIVITY_NONE);
     return true;
@@ -309,7 +302,7 @@ bool tr__zero_advance(tr__stage *self)
     uint64_t begin = tr_trace_begin(&self->trace), began_ns = tr_clock_ns();
     bool sends = self->zero->state == TO_SEND, well;
     if (sends)
-        well = exchanges(self) ? exchange_all(self) : send_own(self);
+        well = tr__collect_is_used(self) ? exchange_all(self) : send_own(self);
     else
         well = self->zero->state == EXCHANGING ? end_exchange(self) : take_others(self);
     if (!well) return false;

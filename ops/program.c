@@ -307,6 +307,12 @@ int32_t tr_program_last_position(const tr_program *self, tr_value value)
     return self->plan.values[value].last;
 }
 
+int32_t tr_program_first_position(const tr_program *self, tr_value value)
+{
+    TR_ASSERT(value >= 0 && value < self->plan.n_values);
+    return self->plan.values[value].first;
+}
+
 void *tr_program_address(const tr_program *self, const tr_bindings *bindings, tr_value value)
 {
     if (value == TR_NO_VALUE) return NULL;

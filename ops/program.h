@@ -66,6 +66,7 @@ tr_phase tr_program_last_reader(const tr_program *self, tr_value value);
 bool tr_program_has_phase(const tr_program *self, tr_phase phase);
 /* The position of the last node that touches a bound value: behind it nothing of a run changes it. -1: none does. */
 int32_t tr_program_last_position(const tr_program *self, tr_value value);
+int32_t tr_program_first_position(const tr_program *self, tr_value value); /* of the first; likewise */
 
 typedef struct tr_bindings {
     void *const *values; /* by tr_value; only bound kinds and outputs are looked at */

@@ -78,9 +78,13 @@ typedef struct tr_stage_budget {
     uint64_t own_state, places, pinned;
     /* With ZeRO: all parameters beside the slot's shard, with the message in which that goes; what other replicas hold of a slot. */
     uint64_t whole, shared_state;
-    uint64_t context; /* what CUDA takes for the process; 0 but for the process's first stage on a GPU */
-    uint64_t kept;    /* with recovery by replay */
-    uint64_t audit;   /* with audits */
+    bool
+        by_devices; /* its gradients go to the other replicas' devices, where their library is there (NCCL) */
+    bool streams;   /* ... behind each node that made them, and are never whole; see actors/stage_buckets.h */
+    uint64_t
+        context; /* what CUDA takes for the process, with its first stage on a GPU, and NCCL for the stage */
+    uint64_t kept;  /* with recovery by replay */
+    uint64_t audit; /* with audits */
     uint32_t stash_credits;
     tr_stage_place device;
 } tr_stage_budget;

@@ -152,6 +152,24 @@ static void print_links(const tr_job_plan *self, FILE *stream)
                 "by CUDA IPC where both are on one host and reach each other, else through its memory\n");
 }
 
+/* Where gradients of replicas are summed, if not all by the host. */
+static void print_gradients(const tr_job_plan *self, FILE *stream)
+{
+    const tr_training_plan *plan = &self->training;
+    uint32_t n_by_devices = 0, n_streams = 0, n = plan->n_replicas * plan->n_stages;
+    for (uint32_t i = 0; i < n; i++) {
+        n_by_devices += self->budgets[i].by_devices;
+        n_streams += self->budgets[i].streams;
+    }
+    if (n_by_devices == 0) return;
+    fprintf(stream, "gradients: from GPU to GPU by NCCL%s; where it is missing by the host%s\n",
+            n_streams == n   ? ", as they are computed, and never whole"
+            : plan->zero > 1 ? ", whole: they add up over a replica's micro-batches first (one in a step "
+                               "would need no whole gradient)"
+                             : "",
+            n_streams ? ", and whole" : "");
+}
+
 void tr_job_plan_print(const tr_job_plan *self, FILE *stream)
 {
     const tr_training_plan *plan = &self->training;
@@ -184,6 +202,7 @@ void tr_job_plan_print(const tr_job_plan *self, FILE *stream)
                 "computing\n",
                 100.0 * plan->audit / TR_AUDIT_ALL);
     print_zero(self, stream);
+    print_gradients(self, stream);
     for (uint32_t s = 0; s < plan->n_stages; s++) print_layers(self, s, stream);
     if (self->devices.text[0]) fprintf(stream, "%s\n", self->devices.text);
     print_links(self, stream);

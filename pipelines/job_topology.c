@@ -49,6 +49,42 @@ static uint32_t most_blocks(const tr_training_plan *plan, uint32_t replica)
     return most;
 }
 
+/* May its replicas hand gradients to each other? As actors/stage_group.c decides, but for a library that is missing. */
+static bool go_by_devices(const tr_job_plan *plan, uint32_t stage)
+{
+    const tr_training_plan *training = &plan->training;
+    bool all = training->n_replicas > 1 && training->n_pieces <= 1;
+    for (uint32_t r = 0; all && r < training->n_replicas; r++) {
+        const tr_stage_place *own = &plan->devices.stages[r * training->n_stages + stage];
+        all = own->kind == TR_DEVICE_CUDA;
+        for (uint32_t other = 0; other < r; other++)
+            all = all && own->index != plan->devices.stages[other * training->n_stages + stage].index;
+    }
+    return all;
+}
+
+/* The group at work and the blocks of a replica at their most, and with several replicas the sum. */
+static tr_status budget_gradients(const tr_job_plan *plan, const tr_stage_spec *spec,
+                                  const tr_program *program, bool apart, tr_stage_budget *out, tr_error *err)
+{
+    uint32_t blocks = most_blocks(&plan->training, spec->replica);
+    bool replicated = plan->training.n_replicas > 1;
+    uint64_t flat =
+        (uint64_t)tr_stage_gradient_elements(spec->parameters, spec->n_parameters) * sizeof(float);
+    bool packed = plan->training.zero > 1 || tr_shard_is_even(spec);
+    uint64_t sum = packed ? (uint64_t)tr_shard_sum_elements(spec, spec->replica) * sizeof(float) : flat;
+    out->by_devices = go_by_devices(plan, spec->stage);
+    if (!apart) {
+        out->gradients = blocks * flat + (replicated ? sum : 0);
+        return TR_OK;
+    }
+    if (replicated && !out->by_devices) out->pinned += blocks * flat + sum;
+    tr_status status = tr_stage_gradient_bytes(spec, program, blocks, out->by_devices, &out->gradients, err);
+    tr_range own = tr_plan_microbatches(&plan->training, spec->replica);
+    out->streams = out->by_devices && plan->training.zero > 1 && own.end - own.begin == 1;
+    return status;
+}
+
 static tr_status budget_stage(const tr_job_plan *plan, const tr_stage_spec *spec, tr_stage_budget *out,
                               tr_error *err)
 {
@@ -67,7 +103,9 @@ static tr_status budget_stage(const tr_job_plan *plan, const tr_stage_spec *spec
     if (apart) tr_stage_device_bytes(spec, program, &out->places, &out->pinned);
     if (plan->training.replay) out->kept = tr_stage_kept_bytes(spec, program);
     if (plan->training.audit) out->audit = tr_stage_audit_bytes(spec, program);
+    status = budget_gradients(plan, spec, program, apart, out, err);
     tr_program_destroy(&program);
+    if (status) return status;
 
     for (uint32_t i = 0; i < spec->n_parameters; i++) out->n_parameters += spec->parameters[i].n_elements;
     out->state = tr_shard_state_bytes(spec, spec->replica);
@@ -77,15 +115,6 @@ static tr_status budget_stage(const tr_job_plan *plan, const tr_stage_spec *spec
     out->whole = tr_shard_whole_bytes(spec);
     if (plan->training.zero)
         *(apart ? &out->pinned : &out->whole) += tr_shard_message_bytes(spec, spec->replica);
-    /* The group at work and the blocks of a replica at their most, and with several replicas the sum. */
-    uint32_t blocks = most_blocks(&plan->training, spec->replica);
-    bool replicated = plan->training.n_replicas > 1;
-    uint64_t flat =
-        (uint64_t)tr_stage_gradient_elements(spec->parameters, spec->n_parameters) * sizeof(float);
-    uint64_t sum =
-        plan->training.zero > 1 ? (uint64_t)tr_shard_sum_elements(spec, spec->replica) * sizeof(float) : flat;
-    out->gradients = blocks * flat + (replicated ? (apart ? flat : sum) : 0);
-    if (apart && replicated) out->pinned += blocks * flat + sum;
     return TR_OK;
 }
 
@@ -314,6 +343,7 @@ static void budget_contexts(tr_job_plan *self)
                 !together || memcmp(&self->budgets[j].device, &budget->device, sizeof budget->device) != 0;
         }
         if (is_first) budget->context = TR_STAGE_CONTEXT_BYTES;
+        if (budget->by_devices) budget->context += (uint64_t)(plan->n_replicas - 1) * TR_STAGE_GROUP_BYTES;
     }
 }
 

@@ -426,15 +426,6 @@ static tr_status check_replay(const reading *self, tr_error *err)
     return TR_OK;
 }
 
-static tr_status check_zero(const reading *self, tr_error *err)
-{
-    const tr_recipe *recipe = &self->recipe;
-    if (recipe->layout.zero < 2 || !tr__recipe_asks_for_gpus(recipe)) return TR_OK;
-    return tr__recipe_refuse(self, line_of(self, "layout.zero"), "layout.zero", NULL, err,
-                             "is not there on GPUs, where each replica has the whole sum of gradients; give "
-                             "layout.zero: 1, or device: cpu");
-}
-
 /* Somebody else must have the same weights, where they are computed with. */
 static tr_status check_audit(const reading *self, tr_error *err)
 {
@@ -499,7 +490,6 @@ tr_status tr__recipe_resolve(tr__recipe_reading *self, tr_error *err)
     if (!status) status = check_head(self, err);
     if (!status) status = check_replay(self, err);
     if (!status) status = check_audit(self, err);
-    if (!status) status = check_zero(self, err);
     if (!status && recipe->model.preset) status = check_preset(self, err);
     return status;
 }

@@ -75,6 +75,8 @@ static tr_status stage_open(void *context, const void *config, size_t config_byt
     spec->device = place->device.kind;
     spec->device_index = spec->device == TR_DEVICE_CPU ? 0 : place->device.index; /* it may play another */
     spec->apart = getenv("TROUPE_STAGE_APART") != NULL;
+    const char *bucket = getenv("TROUPE_BUCKET_ELEMENTS"); /* for tests, whose models are smaller than one */
+    if (bucket) spec->bucket_elements = strtoll(bucket, NULL, 10);
     if (spec->device == TR_DEVICE_CUDA) spec->collectives = &tr_nccl;
     spec->links = place->recipe.layout.cuda_ipc && (spec->apart || spec->device == TR_DEVICE_CUDA);
     spec->measure_products =

@@ -11,6 +11,7 @@ enum { MOST = 12, B = TR_NORM_BLOCK };
 
 static tr_stage_parameter parameters[MOST];
 static tr_stage_use uses[MOST][2];
+static bool is_even; /* replicas hand gradients to each other: every tensor is dealt out by itself */
 
 /* Tensors of these sizes; `tied` (or -1) has two uses, of which `here` are in this stage. */
 static tr_stage_spec spec_of(const int64_t *sizes, uint32_t n, int tied, uint32_t here, uint32_t n_replicas,
@@ -22,8 +23,10 @@ static tr_stage_spec spec_of(const int64_t *sizes, uint32_t n, int tied, uint32_
         if (n_uses == 2 && here < 2) uses[i][0].gradient = TR_NO_VALUE;
         parameters[i] = (tr_stage_parameter){.n_elements = sizes[i], .uses = uses[i], .n_uses = n_uses};
     }
-    return (tr_stage_spec){
-        .plan = {.n_replicas = n_replicas, .zero = zero}, .parameters = parameters, .n_parameters = n};
+    return (tr_stage_spec){.plan = {.n_replicas = n_replicas, .zero = zero},
+                           .collectives = is_even ? &tr_nccl : NULL,
+                           .parameters = parameters,
+                           .n_parameters = n};
 }
 
 static void parts_of(const tr_stage_spec *spec, uint32_t replica, tr_stretch out[MOST])
@@ -38,7 +41,7 @@ static const int64_t several[][MOST] = {
 static const uint32_t n_of[] = {3, 4, 2, 8};
 enum { CASES = 4, REPLICAS = 7 };
 
-static void every_element_has_one_owner(void)
+static void expect_one_owner(void)
 {
     for (int c = 0; c < CASES; c++)
         for (int tied = -1; tied < (int)n_of[c]; tied++)
@@ -56,6 +59,76 @@ static void every_element_has_one_owner(void)
                 }
                 for (uint32_t i = 0; i < n_of[c]; i++) CU_ASSERT_EQUAL(at[i], several[c][i]);
             }
+}
+
+static void every_element_has_one_owner(void)
+{
+    for (int even = 0; even < 2; even++) {
+        is_even = even;
+        expect_one_owner();
+    }
+    is_even = false;
+}
+
+/* Then each replica has of every tensor as much as the others, to a block; blocks that remain are dealt out in turn. */
+static void devices_share_every_tensor_evenly(void)
+{
+    is_even = true;
+    for (int c = 0; c < CASES; c++)
+        for (uint32_t n = 2; n <= REPLICAS; n++) {
+            tr_stage_spec spec = spec_of(several[c], n_of[c], -1, 2, n, 2);
+            CU_ASSERT(tr_shard_is_even(&spec));
+            for (uint32_t r = 0; r < n; r++) {
+                tr_stretch parts[MOST];
+                parts_of(&spec, r, parts);
+                for (uint32_t i = 0; i < n_of[c]; i++) {
+                    int64_t blocks = tr_norm_block_count(parts[i].end - parts[i].begin),
+                            all = tr_norm_block_count(several[c][i]);
+                    CU_ASSERT(blocks == all / n || blocks == (all + n - 1) / n);
+                }
+            }
+        }
+    const int64_t small[] = {7, B, 3, 100, 5, 9, 11};
+    tr_stage_spec spec = spec_of(small, REPLICAS, -1, 2, REPLICAS, 1);
+    for (uint32_t r = 0; r < REPLICAS; r++) {
+        tr_stretch parts[MOST];
+        uint32_t has = 0;
+        parts_of(&spec, r, parts);
+        for (uint32_t i = 0; i < REPLICAS; i++) has += parts[i].end > parts[i].begin;
+        CU_ASSERT_EQUAL(has, 1);
+    }
+    is_even = false;
+}
+
+/* Messages carry one part of a flat gradient in the order of replicas, in pieces that fit. */
+static void what_devices_send_by_messages_follows_replicas(void)
+{
+    const int64_t large[] = {5 * (int64_t)TR_SHARD_MOST_ELEMENTS + 3, 100 * B};
+    is_even = true;
+    for (int c = 0; c <= CASES; c++)
+        for (uint32_t n = 2; n <= REPLICAS; n++) {
+            tr_stage_spec spec =
+                c < CASES ? spec_of(several[c], n_of[c], 1, 2, n, 2) : spec_of(large, 2, -1, 2, n, 2);
+            int64_t at = 0;
+            for (uint32_t r = 0; r < n; r++) {
+                tr_stretch stretches[64];
+                uint32_t n_stretches = tr_shard_stretches(&spec, r, NULL);
+                int64_t own = 0;
+                CU_ASSERT_FATAL(n_stretches >= 1 && n_stretches <= 64);
+                CU_ASSERT(c == CASES || n_stretches == 1);
+                tr_shard_stretches(&spec, r, stretches);
+                for (uint32_t k = 0; k < n_stretches; k++) {
+                    int64_t size = stretches[k].end - stretches[k].begin;
+                    CU_ASSERT_EQUAL(stretches[k].begin, at);
+                    CU_ASSERT(size <= tr_shard_longest(&spec, r) && size <= TR_SHARD_MOST_ELEMENTS);
+                    at = stretches[k].end;
+                    own += size;
+                }
+                CU_ASSERT_EQUAL(own, tr_shard_sum_elements(&spec, r));
+            }
+            CU_ASSERT_EQUAL(at, tr_stage_gradient_elements(spec.parameters, spec.n_parameters));
+        }
+    is_even = false;
 }
 
 static void shares_are_even_to_a_block(void)
@@ -156,6 +229,8 @@ static void slots_are_small_and_never_empty(void)
 static const check_test tests[] = {
     CHECK_TEST(every_element_has_one_owner),
     CHECK_TEST(shares_are_even_to_a_block),
+    CHECK_TEST(devices_share_every_tensor_evenly),
+    CHECK_TEST(what_devices_send_by_messages_follows_replicas),
     CHECK_TEST(a_tied_tensor_is_dealt_out_alike_whatever_is_beside_it),
     CHECK_TEST(what_is_summed_is_what_is_held),
     CHECK_TEST(without_zero_all_is_held_and_a_share_is_summed),

@@ -11,7 +11,7 @@
 
 /* Widths that all fused kernels take. */
 static const kind wide = {"wide", "{family: gpt2, layers: 4, width: 256, heads: 4, vocabulary: 256}",
-                          "bfloat16"};
+                          "bfloat16", 0};
 
 static void expect_bits_of(const char *reference, const kind *what, const char *name,
                            const char *const more[4])

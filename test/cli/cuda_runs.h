@@ -12,26 +12,28 @@ static char *directory; /* of all runs */
 
 typedef struct kind {
     const char *name, *model, *dtype;
+    int microbatches; /* of a step, each a group; 0: 4 */
 } kind;
 
 static const kind llama = {
     "llama", "{family: llama, layers: 4, width: 64, heads: 4, kv_heads: 2, vocabulary: 256, tie: true}",
-    "float32"};
+    "float32", 0};
 static const kind gpt2 = {"gpt2", "{family: gpt2, layers: 4, width: 64, heads: 4, vocabulary: 256}",
-                          "float32"};
+                          "float32", 0};
 static const kind rounded = {
     "rounded", "{family: llama, layers: 4, width: 64, heads: 4, kv_heads: 2, vocabulary: 256, tie: true}",
-    "bfloat16"};
+    "bfloat16", 0};
 
 static inline char *recipe_of(const kind *what)
 {
     char *text = path_in(directory, "words.txt"), *path = tr_format("%s/%s.yaml", directory, what->name);
+    int n = what->microbatches ? what->microbatches : 4;
     char *yaml =
         tr_format("run: unused\nmodel: %s\ndata: {text: %s, holdout: 0.1}\ndtype: %s\n"
-                  "train: {steps: %d, sequence: 32, microbatch: 2, accumulate: 4, groups: 4, seed: 7}\n"
+                  "train: {steps: %d, sequence: 32, microbatch: 2, accumulate: %d, groups: %d, seed: 7}\n"
                   "lr: {peak: 3e-3, warmup: 2}\noptimizer: {clip_norm: 0.5}\n"
                   "validate: {every: 6, windows: 5}\ncheckpoint: {every: 6, keep: 0}\n",
-                  what->model, text, what->dtype, STEPS);
+                  what->model, text, what->dtype, STEPS, n, n);
     write_text(path, yaml);
     tr_free(yaml);
     tr_free(text);

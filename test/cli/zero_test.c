@@ -152,9 +152,6 @@ static void what_does_not_go_with_it_is_refused_in_a_line(void)
     refuses(recipe, "recovery=replay",
             "is for replicas that hold all of the state, and layout.zero is 1; give recovery: step");
     refuses(recipe, "layout.zero=3", "layout.zero '3' is out of range; give a whole number from 0 to 2");
-    refuses(recipe, "layout={data: 2, zero: 2, stages: [1, {layers: 1, device: cuda}]}",
-            "layout.zero '2' is not there on GPUs, where each replica has the whole sum of gradients; give "
-            "layout.zero: 1");
     command_run command, scale;
     command_start(&command, (const char *const[]){"train", recipe, "layout.zero=1", NULL});
     CU_ASSERT_FATAL(wait_for_steps(&command, run, 2));
