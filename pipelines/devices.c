@@ -15,9 +15,13 @@ static uint32_t count_asking(const tr_recipe *recipe, const tr_training_plan *pl
     return n;
 }
 
-static tr_status count_gpus(const tr_model_config *config, int32_t *n_gpus, tr_error *err)
+static tr_status count_gpus(const tr_recipe *recipe, const tr_model_config *config, int32_t *n_gpus,
+                            tr_error *err)
 {
+    tr_error problem = {0};
     tr_status status = tr_program_devices(TR_DEVICE_CUDA, n_gpus, err);
+    if (!status && recipe->train.fp8 && tr_program_has_fp8(TR_DEVICE_CUDA, &problem))
+        status = tr_fail(err, TR_EUNSUPPORTED, "%s; leave train.fp8 out", problem.message);
     if (!status && config->attention_dropout > 0)
         status = tr_fail(err, TR_EUNSUPPORTED,
                          "device 'cuda' has no attention with dropout yet, and the model's is %g; give "
@@ -90,7 +94,7 @@ tr_status tr_devices_choose(tr_devices *out, const tr_recipe *recipe, const tr_t
     if (n_asking + n_auto == 0) return TR_OK;
     int32_t n_gpus = 0;
     tr_error problem = {0};
-    if (count_gpus(config, &n_gpus, &problem) != TR_OK) {
+    if (count_gpus(recipe, config, &n_gpus, &problem) != TR_OK) {
         if (n_asking) {
             tr_devices_release(out);
             return tr_fail(err, problem.status, "device: %s", problem.message);
