@@ -24,7 +24,7 @@ typedef struct node_state {
     bool is_kept;           /* see tr_node_is_kept */
 } node_state;
 
-enum { FIRST_WORDS = 5 }; /* of what describes a run, before its values */
+enum { FIRST_WORDS = 4 }; /* of what describes a run, before its values */
 
 typedef struct op_clock {
     const tr_op *op;
@@ -44,6 +44,7 @@ struct tr_program {
     int32_t n_clocks;
     void *kept;         /* what nodes that are kept have made; of the device */
     uint64_t weights;   /* the version it is of; 0: of none */
+    bool makes_kept;    /* in the run at work, at their positions */
     void *device;       /* of kernels' calls; NULL on the CPU */
     tr_event **between; /* n_nodes + 1, where kernels are timed on a device; else NULL */
 #ifdef TROUPE_CUDA
@@ -446,10 +447,18 @@ static void poison(const tr_program *self, tr_phase phase, const tr_bindings *bi
     if (stash) tr_stream_fill(self->options.stream, bindings->stash, 0xff, self->plan.stash_bytes, NULL);
 }
 
-/* Are the weights those of which the program has kept what it makes of them? */
-static bool has_kept(const tr_program *self, const tr_bindings *bindings)
+/* Before a phase, whichever it is: an earlier program may have run the forward, and left what it stashed. */
+static void make_kept(tr_program *self, tr_phase phase, const tr_bindings *bindings)
 {
-    return bindings->weights != 0 && bindings->weights == self->weights;
+    bool is_there =
+        bindings->weights ? bindings->weights == self->weights : phase != TR_PHASE_FORWARD; /* made by that */
+    self->makes_kept = self->plan.kept_bytes > 0 && !is_there;
+    if (!self->makes_kept) return;
+    self->weights = bindings->weights;
+    if (self->between && phase == TR_PHASE_FORWARD) return; /* at their positions, where they are timed */
+    for (int32_t n = 0; n < self->n_nodes; n++)
+        if (self->steps[n].is_kept) run_node(self, n, bindings);
+    self->makes_kept = false;
 }
 
 static void run_nodes(tr_program *self, tr_phase phase, const tr_bindings *bindings)
@@ -457,7 +466,7 @@ static void run_nodes(tr_program *self, tr_phase phase, const tr_bindings *bindi
     mark_time(self, self->plan.phase_start[phase]);
     for (int32_t p = self->plan.phase_start[phase]; p < self->plan.phase_start[phase + 1]; p++) {
         int32_t n = self->plan.order[p];
-        if (!self->steps[n].is_kept || !has_kept(self, bindings)) run_node(self, n, bindings);
+        if (!self->steps[n].is_kept || self->makes_kept) run_node(self, n, bindings);
         mark_time(self, p + 1);
         if (bindings->behind) bindings->behind(bindings->context, p);
     }
@@ -479,7 +488,6 @@ static size_t describe(const tr_program *self, tr_phase phase, const tr_bindings
     size_t n = 0;
     words[n++] = (uintptr_t)phase;
     words[n++] = bindings->begin_gradients;
-    words[n++] = has_kept(self, bindings);
     words[n++] = (uintptr_t)bindings->stash;
     words[n++] = (uintptr_t)bindings->scratch;
     TR_ASSERT(n == FIRST_WORDS);
@@ -533,11 +541,11 @@ void tr_program_run(tr_program *self, tr_phase phase, const tr_bindings *binding
         tr_device_use(tr_stream_device(self->options.stream), NULL);
     poison(self, phase, bindings);
     bool queued = false;
+    make_kept(self, phase, bindings);
 #ifdef TROUPE_CUDA
     queued = run_as_graph(self, phase, bindings);
 #endif
     if (!queued) run_nodes(self, phase, bindings);
-    if (phase == TR_PHASE_FORWARD) self->weights = bindings->weights;
     if (self->between && !queued) take_times(self, phase);
 }
 

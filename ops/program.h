@@ -84,8 +84,8 @@ typedef struct tr_bindings {
     /* Gradients of parameters begin with this run: they are written, and what they held is not read. Bits are those of
      * clearing them first, which takes longer. */
     bool begin_gradients;
-    /* The version of the parameters' numbers: what is made of parameters alone (tr_node_is_kept) is made by the first forward of
-     * each version. 0: by each forward. */
+    /* The version of the parameters' numbers: what is made of parameters alone (tr_node_is_kept) is made once for each, before the
+     * first phase that is run with it. 0: before each forward. */
     uint64_t weights;
 } tr_bindings;
 
