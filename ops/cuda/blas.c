@@ -89,6 +89,8 @@ void tr__cuda_blas_close(void *handle)
     if (handle) lt.destroy(handle);
 }
 
+enum { ALIGNED_ONE = 4 }; /* among the context's numbers */
+
 struct tr_matmul_plan {
     cublasLtMatmulDesc_t desc;
     cublasLtMatrixLayout_t a, b, c; /* as the library counts: its A is our B */
@@ -343,8 +345,8 @@ static bool measure(const tr_matmul_plan *self, const tr_cuda_context *context, 
                             .factor = context->numbers + 1,
                             .aux = memory[3],
                             .c = memory[2],
-                            .a_scale = context->numbers + 1,
-                            .b_scale = context->numbers + 1};
+                            .a_scale = context->numbers + ALIGNED_ONE,
+                            .b_scale = context->numbers + ALIGNED_ONE};
     int best = there ? fastest(self, context, results, found, &o, events) : -1;
     if (best >= 0) *algorithm = results[best].algo;
     cudaStreamSynchronize(context->native);
@@ -406,7 +408,7 @@ static cublasStatus_t try_plan(tr_matmul_plan *self, const tr_cuda_context *cont
     self->fp8 = s->fp8;
     cublasStatus_t code = make_desc(self, s);
     if (code == CUBLAS_STATUS_SUCCESS && s->fp8)
-        code = set_scales(self, context->numbers + 1, context->numbers + 1);
+        code = set_scales(self, context->numbers + ALIGNED_ONE, context->numbers + ALIGNED_ONE);
     if (code == CUBLAS_STATUS_SUCCESS) code = make_layouts(self, s);
     if (code == CUBLAS_STATUS_SUCCESS) code = choose(self, context, s);
     return code;

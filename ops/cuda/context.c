@@ -91,7 +91,7 @@ tr_status tr_cuda_context_new(tr_cuda_context **out, tr_stream *stream, tr_produ
     self->workspace_bytes = TR_PROGRAM_LIBRARY_BYTES; /* as much as products on Hopper want */
     tr_status status = tr_device_allocate(tr_stream_device(stream), TR_MEMORY_DEVICE, self->workspace_bytes,
                                           &self->workspace, err);
-    static const float numbers[2] = {0, 1};
+    static const float numbers[8] = {0, 1, [4] = 1}; /* the last on 16 bytes, as scales of FP8 are wanted */
     if (status == TR_OK)
         status = tr_device_allocate(tr_stream_device(stream), TR_MEMORY_DEVICE, sizeof numbers,
                                     (void **)&self->numbers, err);

@@ -84,7 +84,8 @@ __global__ void __launch_bounds__(THREADS)
 {
     __shared__ unsigned shared[TILE * WORDS];
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    int64_t row0 = (int64_t)blockIdx.y * TILE, column0 = (int64_t)blockIdx.x * TILE;
+    // From the end: what was looked at last is still in the cache.
+    int64_t row0 = (int64_t)(gridDim.y - 1 - blockIdx.y) * TILE, column0 = (int64_t)blockIdx.x * TILE;
     float scale, back;
     scale_of<F>(*most, &scale, &back);
     if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) *inverse = back;
