@@ -339,6 +339,8 @@ static void what_is_made_again_has_the_bits_of_the_first_time_and_is_not_kept(vo
             run(&again);
             CU_ASSERT(same_values(&plain, &again, tr_graph_value_count(plain.graph)));
             CU_ASSERT(tr_program_stash_bytes(again.program) < before);
+            /* All but h in bfloat16, the roots of the norm, and some scales is made again: no codes. */
+            CU_ASSERT(tr_program_stash_bytes(again.program) <= 2 * 64 * 400 + 4 * 64 + 8 * TR_CACHE_LINE);
             CU_ASSERT_EQUAL(tr_program_kept_bytes(again.program), tr_program_kept_bytes(plain.program));
             before = tr_program_stash_bytes(again.program);
             close_job(&again);
