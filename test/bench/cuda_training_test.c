@@ -80,7 +80,7 @@ static void train_with(const char *directory, tr_dtype dtype, bool fp8, int64_t 
     golden_rows(directory, STEPS * ACCUMULATE * MICROBATCH, &tokens, &targets);
     for (int step = 0; step < STEPS; step++) {
         for (int m = 0; m < ACCUMULATE; m++) {
-            size_t at = (size_t)((step * ACCUMULATE + m) * rows);
+            size_t at = (size_t)(step * ACCUMULATE + m) * (size_t)rows;
             MUST(gpu_training_microbatch(training, tokens + at, targets + at, 1.0f / (float)count, m == 0,
                                          err));
         }
