@@ -14,6 +14,7 @@
 #include "actors/stage_audit.h"
 #include "actors/stage_choices.h"
 #include "actors/stage_examine.h"
+#include "actors/stage_link.h"
 #include "actors/stage_zero.h"
 #include "actors/topics.h"
 #include "base/clock.h"
@@ -60,7 +61,6 @@ static tr_range group_of(const tr__stage *self)
 static bool run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
 {
     static const char *const names[] = {"forward", "backward", "weight"};
-    const tr_stage_spec *spec = &self->spec;
     uint64_t traced_ns = tr_trace_begin(&self->trace);
     tr_actor_activity(self->actor, flight->evaluation ? "evaluation" : names[phase], flight->step,
                       flight->microbatch);
@@ -74,8 +74,9 @@ static bool run_phase(tr__stage *self, tr__flight *flight, tr_phase phase)
                             .stash = flight->stash,
                             .scratch = self->scratch,
                             .pool = self->pool,
+                            .weights = (uint64_t)self->step + 1,
                             .random = {.training = !flight->evaluation,
-                                       .seed = spec->seed,
+                                       .seed = self->spec.seed,
                                        .step = flight->step,
                                        .microbatch = flight->microbatch}};
     if (phase == (self->is_fused ? TR_PHASE_BACKWARD : TR_PHASE_WEIGHT)) {

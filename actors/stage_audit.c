@@ -331,6 +331,7 @@ static bool run_again(tr__stage *self)
         .stash = audit->stash,
         .scratch = self->scratch,
         .pool = self->pool,
+        .weights = (uint64_t)self->step + 1,
         .random = {
             .training = true, .seed = self->spec.seed, .step = frame->step, .microbatch = frame->microbatch}};
     tr_program_run(self->program, audit->next, &bindings);

@@ -433,6 +433,9 @@ static void copy_nodes(const fusion *self, tr_graph *to)
         for (int i = 0; i < copy.n_inputs; i++)
             if (copy.inputs[i] != TR_NO_VALUE && copy.inputs[i] < self->n_values)
                 copy.inputs[i] = self->instead[copy.inputs[i]];
+        for (int i = 0; i < 2 && is(node, "quantise"); i++) /* codes in an order that nobody reads */
+            if (is_inner(self, copy.outputs[i]) && self->n_readers[copy.outputs[i]] == 0)
+                copy.outputs[i] = TR_NO_VALUE;
         if (tr__graph_copy_node(to, &copy) < 0) return;
     }
 }

@@ -363,6 +363,16 @@ const void *tr_node_attributes(const tr_node *node)
     return node->attributes.bytes;
 }
 
+bool tr_node_is_kept(const tr_graph *graph, const tr_node *node)
+{
+    if (!node->op->once) return false;
+    for (int i = 0; i < node->n_inputs; i++)
+        if (node->inputs[i] != TR_NO_VALUE &&
+            tr_graph_value(graph, node->inputs[i])->kind != TR_VALUE_PARAMETER)
+            return false;
+    return true;
+}
+
 tr_value tr_gradient_add(tr_graph *graph, tr_value pending, tr_value gradient)
 {
     if (pending == TR_NO_VALUE) return gradient;

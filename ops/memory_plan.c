@@ -85,11 +85,17 @@ static tr_phase phase_at(const tr_memory_plan *self, int32_t position)
     return (tr_phase)phase;
 }
 
+static bool is_kept(const tr_graph *graph, const tr_value_info *info)
+{
+    return info->kind == TR_VALUE_INTERMEDIATE && info->producer >= 0 &&
+           tr_node_is_kept(graph, tr_graph_node(graph, info->producer));
+}
+
 static bool is_planned(const tr_graph *graph, tr_value value)
 {
     if (value == TR_NO_VALUE) return false;
     const tr_value_info *info = tr_graph_value(graph, value);
-    return info->kind == TR_VALUE_INTERMEDIATE && !info->is_output;
+    return info->kind == TR_VALUE_INTERMEDIATE && !info->is_output && !is_kept(graph, info);
 }
 
 static void touch(tr_memory_plan *self, tr_value value, int32_t position)
@@ -213,6 +219,14 @@ static tr_status place_all(planning *self, tr_error *err)
     if (status != TR_OK) return status;
     for (tr_value v = 0; v < plan->n_values; v++) {
         if (plan->values[v].first < 0) continue;
+        const tr_value_info *info = tr_graph_value(self->graph, v);
+        if (is_kept(self->graph, info)) {
+            plan->values[v].space = TR_SPACE_KEPT;
+            plan->values[v].offset = plan->kept_bytes;
+            plan->kept_bytes +=
+                round_up(tr_dtype_bytes(info->dtype) * (size_t)tr_shape_elements(&info->shape));
+            continue;
+        }
         if (!is_planned(self->graph, v)) {
             plan->values[v].space = TR_SPACE_BOUND;
             continue;

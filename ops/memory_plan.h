@@ -3,7 +3,7 @@
  * is the range of positions from the first write to the last use, both included, so that inputs and outputs
  * of a node never overlap. What lives in one phase shares the scratch arena with everything else that does
  * (phases never interleave within a run); what crosses phases goes to the stash, of which every micro-batch
- * in flight has one.
+ * in flight has one. What nodes make that are kept (tr_node_is_kept) has a place for good.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef TROUPE_OPS_MEMORY_PLAN_H
 #define TROUPE_OPS_MEMORY_PLAN_H
@@ -26,7 +26,13 @@ typedef struct tr_block {
  * Errors: TR_ENOMEM. */
 tr_status tr_blocks_place(tr_block *blocks, int32_t n_blocks, size_t *total_bytes, tr_error *err);
 
-typedef enum tr_space { TR_SPACE_NONE, TR_SPACE_BOUND, TR_SPACE_SCRATCH, TR_SPACE_STASH } tr_space;
+typedef enum tr_space {
+    TR_SPACE_NONE,
+    TR_SPACE_BOUND,
+    TR_SPACE_SCRATCH,
+    TR_SPACE_STASH,
+    TR_SPACE_KEPT /* of nodes that are kept (tr_node_is_kept): one place for all runs */
+} tr_space;
 
 typedef struct tr_place {
     tr_space space; /* NONE: no node touches it */
@@ -41,7 +47,7 @@ typedef struct tr_memory_plan {
     int32_t phase_start[TR_PHASE_COUNT + 1]; /* positions */
     tr_place *values;                        /* by value */
     size_t *workspaces;                      /* by node: offset in scratch */
-    size_t stash_bytes, scratch_bytes;
+    size_t stash_bytes, scratch_bytes, kept_bytes;
 } tr_memory_plan;
 
 /* workspace_bytes[node] is placed in scratch for the time of the node. Errors: TR_EINVAL (an intermediate is

@@ -64,6 +64,10 @@ struct tr_op {
     /* Its outputs are about as soon computed as written: see TR_RECOMPUTE_SELECTIVE. */
     bool is_light;
 
+    /* A node of it that reads nothing but parameters is run once for each version of them (tr_bindings.weights), and what it
+     * makes is the program's (tr_node_is_kept). */
+    bool once;
+
     /* Of TR_DEVICE_CPU. Kernels of other devices are found by the operation's name (tr_kernel), so that a build
      * without them refers to none. */
     void (*run[TR_DEVICE_KIND_COUNT])(const tr_call *call);
@@ -82,6 +86,9 @@ typedef struct tr_kernel {
     bool overwrites; /* looks at the call's `overwrite`; for others, what they add to is cleared before */
     bool draws;      /* while training, what it is launched with depends on the call's `random` */
 } tr_kernel;
+
+/* Are its outputs kept from run to run, as long as the parameters that it reads stay as they are? */
+bool tr_node_is_kept(const tr_graph *graph, const tr_node *node);
 
 /* pending + gradient, or the one that is there. For gradient rules. */
 tr_value tr_gradient_add(tr_graph *graph, tr_value pending, tr_value gradient);

@@ -21,6 +21,7 @@ typedef struct node_state {
     void *prepared;
     size_t workspace_bytes; /* 0: the call gets NULL */
     int32_t clock;          /* index in clocks */
+    bool is_kept;           /* see tr_node_is_kept */
 } node_state;
 
 enum { FIRST_WORDS = 4 }; /* of what describes a run, before its values */
@@ -41,6 +42,9 @@ struct tr_program {
     op_clock
         *clocks; /* one for each operation that occurs, and number of FLOPs where that tells calls apart */
     int32_t n_clocks;
+    void *kept;         /* what nodes that are kept have made; of the device */
+    uint64_t weights;   /* the version it is of; 0: of none */
+    bool makes_kept;    /* in the run at work, at their positions */
     void *device;       /* of kernels' calls; NULL on the CPU */
     tr_event **between; /* n_nodes + 1, where kernels are timed on a device; else NULL */
 #ifdef TROUPE_CUDA
@@ -68,22 +72,6 @@ static const tr_kernel *find_kernel(tr_device_kind device, const tr_op *op)
 #endif
     (void)device, (void)op;
     return NULL;
-}
-
-tr_status tr_program_devices(tr_device_kind kind, int32_t *n_devices, tr_error *err)
-{
-    int32_t count;
-    tr_status status = tr_device_count(kind, &count, err);
-    for (int32_t i = 0; status == TR_OK && i < count; i++) {
-        tr_device *device;
-        status = tr_device_open(&device, kind, i, err);
-        if (status == TR_OK) tr_device_close(&device);
-    }
-#ifdef TROUPE_CUDA
-    if (status == TR_OK && kind == TR_DEVICE_CUDA) status = tr_cuda_libraries(err);
-#endif
-    if (status == TR_OK) *n_devices = count;
-    return status;
 }
 
 static tr_status open_device(tr_program *self, tr_error *err)
@@ -141,6 +129,7 @@ static tr_status prepare_steps(tr_program *self, tr_error *err)
         const tr_node *node = tr_graph_node(self->graph, n);
         node_state *step = &self->steps[n];
         step->clock = clock_of(self, node);
+        step->is_kept = tr_node_is_kept(self->graph, node);
         tr_status status = self->options.device == TR_DEVICE_CPU ? prepare_on_cpu(self, node, step, err)
                                                                  : prepare_on_device(self, node, step, err);
         if (status != TR_OK) return status;
@@ -174,6 +163,26 @@ static tr_status plan_memory(tr_program *self, tr_error *err)
     return status;
 }
 
+static tr_status take_kept(tr_program *self, tr_error *err)
+{
+    size_t bytes = self->plan.kept_bytes;
+    if (bytes == 0 || self->options.only_plan) return TR_OK;
+    if (self->options.device != TR_DEVICE_CPU)
+        return tr_device_allocate(tr_stream_device(self->options.stream), TR_MEMORY_DEVICE, bytes,
+                                  &self->kept, err);
+    self->kept = tr_alloc_aligned(4096, bytes);
+    if (self->kept) return TR_OK;
+    return tr_fail(err, TR_ENOMEM, "no memory for %zu bytes that a program keeps of its weights", bytes);
+}
+
+static void give_kept(tr_program *self)
+{
+    if (self->options.device == TR_DEVICE_CPU)
+        tr_free(self->kept);
+    else if (self->kept)
+        tr_device_free(tr_stream_device(self->options.stream), TR_MEMORY_DEVICE, self->kept);
+}
+
 tr_status tr_program_new(tr_program **out, const tr_graph *graph, const tr_program_options *options,
                          tr_error *err)
 {
@@ -201,6 +210,7 @@ tr_status tr_program_new(tr_program **out, const tr_graph *graph, const tr_progr
     if (status == TR_OK) status = make_events(self, err);
     if (status == TR_OK) status = prepare_steps(self, err);
     if (status == TR_OK) status = plan_memory(self, err);
+    if (status == TR_OK) status = take_kept(self, err);
     if (status != TR_OK) goto failed;
     *out = self;
     return TR_OK;
@@ -229,6 +239,7 @@ void tr_program_destroy(tr_program **self)
         tr_event_destroy(&program->between[n]);
     tr_free(program->between);
     close_device(program);
+    give_kept(program); /* nothing that uses it is queued any more */
     tr_memory_plan_release(&program->plan);
     tr_free(program->clocks);
     tr_free(program->steps);
@@ -280,6 +291,11 @@ size_t tr_program_scratch_bytes(const tr_program *self)
     return self->plan.scratch_bytes;
 }
 
+size_t tr_program_kept_bytes(const tr_program *self)
+{
+    return self->plan.kept_bytes;
+}
+
 double tr_program_flops(const tr_program *self, tr_phase phase)
 {
     double flops = 0;
@@ -319,6 +335,7 @@ void *tr_program_address(const tr_program *self, const tr_bindings *bindings, tr
     const tr_place *place = &self->plan.values[value];
     if (place->space == TR_SPACE_SCRATCH) return (char *)bindings->scratch + place->offset;
     if (place->space == TR_SPACE_STASH) return (char *)bindings->stash + place->offset;
+    if (place->space == TR_SPACE_KEPT) return (char *)self->kept + place->offset;
     const void *constant = tr_graph_value(self->graph, value)->constant;
     if (constant) return (void *)constant;
     TR_ASSERT(bindings->values[value]);
@@ -436,11 +453,26 @@ static void poison(const tr_program *self, tr_phase phase, const tr_bindings *bi
     if (stash) tr_stream_fill(self->options.stream, bindings->stash, 0xff, self->plan.stash_bytes, NULL);
 }
 
+/* Before a phase, whichever it is: an earlier program may have run the forward, and left what it stashed. */
+static void make_kept(tr_program *self, tr_phase phase, const tr_bindings *bindings)
+{
+    bool is_there =
+        bindings->weights ? bindings->weights == self->weights : phase != TR_PHASE_FORWARD; /* made by that */
+    self->makes_kept = self->plan.kept_bytes > 0 && !is_there;
+    if (!self->makes_kept) return;
+    self->weights = bindings->weights;
+    if (self->between && phase == TR_PHASE_FORWARD) return; /* at their positions, where they are timed */
+    for (int32_t n = 0; n < self->n_nodes; n++)
+        if (self->steps[n].is_kept) run_node(self, n, bindings);
+    self->makes_kept = false;
+}
+
 static void run_nodes(tr_program *self, tr_phase phase, const tr_bindings *bindings)
 {
     mark_time(self, self->plan.phase_start[phase]);
     for (int32_t p = self->plan.phase_start[phase]; p < self->plan.phase_start[phase + 1]; p++) {
-        run_node(self, self->plan.order[p], bindings);
+        int32_t n = self->plan.order[p];
+        if (!self->steps[n].is_kept || self->makes_kept) run_node(self, n, bindings);
         mark_time(self, p + 1);
         if (bindings->behind) bindings->behind(bindings->context, p);
     }
@@ -514,11 +546,13 @@ void tr_program_run(tr_program *self, tr_phase phase, const tr_bindings *binding
     if (self->options.stream) /* where it fails, the launches do, and are noted */
         tr_device_use(tr_stream_device(self->options.stream), NULL);
     poison(self, phase, bindings);
+    bool queued = false;
+    make_kept(self, phase, bindings);
 #ifdef TROUPE_CUDA
-    if (run_as_graph(self, phase, bindings)) return;
+    queued = run_as_graph(self, phase, bindings);
 #endif
-    run_nodes(self, phase, bindings);
-    if (self->between) take_times(self, phase);
+    if (!queued) run_nodes(self, phase, bindings);
+    if (self->between && !queued) take_times(self, phase);
 }
 
 static int longest_first(const void *left, const void *right)

@@ -42,6 +42,9 @@ typedef struct tr_program_options {
  * tr_device_open for each of them, TR_EUNSUPPORTED (a library that is not here, named). */
 tr_status tr_program_devices(tr_device_kind device, int32_t *n_devices, tr_error *err);
 
+/* Can they run graphs with products in FP8 (ops/use_fp8.h)? Errors: TR_EUNSUPPORTED (an older GPU). */
+tr_status tr_program_has_fp8(tr_device_kind device, tr_error *err);
+
 /* The graph must outlive the program. Errors: the graph's own, TR_EUNSUPPORTED (an operation without a kernel
  * for the device, named; a library that is not here), TR_EIO (the device's), TR_ENOMEM. */
 tr_status tr_program_new(tr_program **out, const tr_graph *graph, const tr_program_options *options,
@@ -59,6 +62,8 @@ tr_status tr_program_choose_products(tr_program *self, tr_product_choices *choic
 
 size_t tr_program_stash_bytes(const tr_program *self);   /* for each micro-batch in flight */
 size_t tr_program_scratch_bytes(const tr_program *self); /* once */
+/* What it has of its own for as long as it is there: FP8 codes of weights. */
+size_t tr_program_kept_bytes(const tr_program *self);
 double tr_program_flops(const tr_program *self, tr_phase phase);
 
 /* The last phase that reads a bound value (its memory must stay as it is until then); FORWARD when none does. */
@@ -80,6 +85,9 @@ typedef struct tr_bindings {
     /* Gradients of parameters begin with this run: they are written, and what they held is not read. Bits are those of
      * clearing them first, which takes longer. */
     bool begin_gradients;
+    /* The version of the parameters' numbers: what is made of parameters alone (tr_node_is_kept) is made once for each, before the
+     * first phase that is run with it. 0: before each forward. */
+    uint64_t weights;
 } tr_bindings;
 
 /* Runs all nodes of a phase in order. Every bound value that the phase touches must be bound. On a GPU it queues

@@ -42,7 +42,8 @@ static bool is_at_hand(const recomputing *self, tr_value value)
 {
     if (value == TR_NO_VALUE) return true;
     const tr_value_info *info = tr_graph_value(self->graph, value);
-    return info->kind != TR_VALUE_INTERMEDIATE || info->is_output || self->later[value];
+    return info->kind != TR_VALUE_INTERMEDIATE || info->is_output || self->later[value] ||
+           self->made_again[value];
 }
 
 static bool is_cheap(const recomputing *self, const tr_node *node)
@@ -57,7 +58,7 @@ static void choose(recomputing *self, tr_recompute what)
 {
     for (int32_t n = 0; n < self->n_nodes; n++) {
         const tr_node *node = tr_graph_node(self->graph, n);
-        if (node->phase != TR_PHASE_FORWARD) continue;
+        if (node->phase != TR_PHASE_FORWARD || tr_node_is_kept(self->graph, node)) continue;
         bool whole = what == TR_RECOMPUTE_FULL && !self->has_loss[node->unit];
         for (int i = 0; i < node->n_outputs; i++) {
             tr_value output = node->outputs[i];

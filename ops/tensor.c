@@ -11,7 +11,7 @@ static const struct {
 } dtypes[] = {
     [TR_F32] = {"float32", 4}, [TR_F64] = {"float64", 8}, [TR_BF16] = {"bfloat16", 2},
     [TR_F16] = {"float16", 2}, [TR_I32] = {"int32", 4},   [TR_I64] = {"int64", 8},
-    [TR_U8] = {"uint8", 1},
+    [TR_U8] = {"uint8", 1},    [TR_E4M3] = {"e4m3", 1},   [TR_E5M2] = {"e5m2", 1},
 };
 
 size_t tr_dtype_bytes(tr_dtype dtype)

@@ -11,7 +11,8 @@
 extern "C" {
 #endif
 
-typedef enum tr_dtype { TR_F32, TR_F64, TR_BF16, TR_F16, TR_I32, TR_I64, TR_U8 } tr_dtype;
+/* The last two are of eight bits (ops/fp8.h): of what products multiply, never of parameters or messages. */
+typedef enum tr_dtype { TR_F32, TR_F64, TR_BF16, TR_F16, TR_I32, TR_I64, TR_U8, TR_E4M3, TR_E5M2 } tr_dtype;
 
 enum { TR_MAX_RANK = 4 };
 

@@ -15,9 +15,13 @@ static uint32_t count_asking(const tr_recipe *recipe, const tr_training_plan *pl
     return n;
 }
 
-static tr_status count_gpus(const tr_model_config *config, int32_t *n_gpus, tr_error *err)
+static tr_status count_gpus(const tr_recipe *recipe, const tr_model_config *config, int32_t *n_gpus,
+                            tr_error *err)
 {
+    tr_error problem = {0};
     tr_status status = tr_program_devices(TR_DEVICE_CUDA, n_gpus, err);
+    if (!status && recipe->train.fp8 && tr_program_has_fp8(TR_DEVICE_CUDA, &problem))
+        status = tr_fail(err, TR_EUNSUPPORTED, "%s; leave train.fp8 out", problem.message);
     if (!status && config->attention_dropout > 0)
         status = tr_fail(err, TR_EUNSUPPORTED,
                          "device 'cuda' has no attention with dropout yet, and the model's is %g; give "
@@ -100,12 +104,12 @@ static void describe(tr_devices *self, const deck *devices, const char *how)
     tr_device_close(&device);
 }
 
-static tr_status find_gpus(tr_devices *self, deck *devices, const tr_model_config *config, bool must,
-                           tr_error *err)
+static tr_status find_gpus(tr_devices *self, deck *devices, const tr_recipe *recipe,
+                           const tr_model_config *config, bool must, tr_error *err)
 {
     tr_error problem = {0};
     devices->kind = TR_DEVICE_CUDA;
-    tr_status status = count_gpus(config, &devices->n, &problem);
+    tr_status status = count_gpus(recipe, config, &devices->n, &problem);
     if (!status) return TR_OK;
     devices->n = 0;
     if (must) return tr_fail(err, problem.status, "device: %s", problem.message);
@@ -120,7 +124,7 @@ static tr_status choose(tr_devices *self, const tr_recipe *recipe, const tr_trai
              n_auto = count_asking(recipe, plan, TR_RECIPE_AUTO);
     tr_status status = TR_OK;
     if (!devices->played && n_asking + n_auto == 0) return TR_OK;
-    if (!devices->played) status = find_gpus(self, devices, config, n_asking > 0, err);
+    if (!devices->played) status = find_gpus(self, devices, recipe, config, n_asking > 0, err);
     if (status) return status;
     if (devices->n > 0 && tr_device_record_left(devices->record, devices->n) == 0)
         return tr_fail(err, TR_EDEVICE, "no other %s is left", devices->played ? "device" : "GPU");

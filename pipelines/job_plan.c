@@ -21,7 +21,7 @@ tr_status tr_start_read_config(const tr_start *self, const tr_recipe *recipe, tr
 tr_status tr_model_plan_init(tr_model_plan *self, tr_model_config *config, const tr_recipe *recipe,
                              tr_error *err)
 {
-    *self = (tr_model_plan){.config = *config};
+    *self = (tr_model_plan){.config = *config, .fp8 = recipe->train.fp8};
     *config = (tr_model_config){0};
     tr_model_options options = {.kind = TR_MODEL_TRAINING,
                                 .batch = recipe->train.microbatch,
@@ -133,6 +133,7 @@ tr_status tr_model_plan_stage(const tr_model_plan *self, const tr_recipe *recipe
         tr_partition_extract(self->whole, &self->values, self->partition.first_unit[stage],
                              self->partition.first_unit[stage + 1], TR_PIECE_TRAINING, &piece, err);
     if (!status) status = tr_piece_chunk_logits(&piece, recipe->layout.logits, err);
+    if (!status && self->fp8) status = tr_piece_use_fp8(&piece, err);
     if (!status) status = tr_piece_recompute(&piece, recipe->layout.recompute, err);
     if (status) {
         tr_piece_release(&piece);

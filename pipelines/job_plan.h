@@ -52,6 +52,7 @@ typedef struct tr_model_plan {
     tr_partition partition;
     tr_parameter_use *uses;
     size_t n_uses;
+    bool fp8; /* pieces are to have products in FP8 */
 } tr_model_plan;
 
 /* config is taken over (also when it fails). Errors: TR_EINVAL (more stages than layers, ...), TR_ENOMEM. */
@@ -74,6 +75,7 @@ typedef struct tr_stage_budget {
     int64_t n_parameters; /* elements, tied ones in every stage that holds them */
     double gflops;        /* of one micro-batch: forward, backward and weight gradient */
     uint64_t state, rounded, gradients, stashes, scratch, edges;
+    uint64_t codes; /* of weights, where products are in FP8 */
     /* Where its memory is apart: the state it computes with, inputs and outputs; the host's memory that they go through. */
     uint64_t own_state, places, pinned;
     /* With ZeRO: all parameters beside the slot's shard, with the message in which that goes; what other replicas hold of a slot. */

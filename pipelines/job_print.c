@@ -3,6 +3,7 @@
 #include "pipelines/job_plan.h"
 
 #include "ops/chunk_logits.h"
+#include "ops/use_fp8.h"
 
 #include <inttypes.h>
 
@@ -25,16 +26,16 @@ static bool has_gpus(const tr_job_plan *self)
 uint64_t tr_stage_budget_on_device(const tr_stage_budget *self)
 {
     if (self->device.kind == TR_DEVICE_CPU) return 0;
-    return self->own_state + self->rounded + self->whole + self->gradients + self->stashes + self->scratch +
-           self->places + self->context;
+    return self->own_state + self->rounded + self->codes + self->whole + self->gradients + self->stashes +
+           self->scratch + self->places + self->context;
 }
 
 uint64_t tr_stage_budget_on_host(const tr_stage_budget *self)
 {
     uint64_t held = 2 * self->state + self->edges + self->pinned + self->kept + self->audit;
     if (self->device.kind != TR_DEVICE_CPU) return held;
-    return held + self->own_state + self->rounded + self->whole + self->gradients + self->stashes +
-           self->scratch + self->places;
+    return held + self->own_state + self->rounded + self->codes + self->whole + self->gradients +
+           self->stashes + self->scratch + self->places;
 }
 
 static void print_layers(const tr_job_plan *self, uint32_t stage, FILE *stream)
@@ -100,6 +101,17 @@ static void print_logits(const tr_job_plan *self, FILE *stream)
                 "logits: of %" PRId64 " of %" PRId64
                 " tokens at a time, %.1f MiB instead of %.1f (layout.logits)\n",
                 chunk, rows, mib(chunk * row_bytes), mib(rows * row_bytes));
+}
+
+static void print_fp8(const tr_job_plan *self, FILE *stream)
+{
+    if (!self->model.fp8) return;
+    tr_fp8_layers layers = tr_graph_fp8_layers(self->model.whole);
+    fprintf(stream, "FP8: products of %d linear layers, e4m3 forward, e5m2 for gradients", layers.n_taken);
+    if (layers.n_left)
+        fprintf(stream, "; %d stay in bfloat16, their rows, inputs or outputs being no multiple of 16",
+                layers.n_left);
+    fputc('\n', stream);
 }
 
 /* What sharing saves, and what it costs. */
@@ -195,6 +207,7 @@ void tr_job_plan_print(const tr_job_plan *self, FILE *stream)
     fprintf(stream, "dtype: %s\n",
             rounded ? "bfloat16 matrices and activations; float32 state, gradients, norms and losses"
                     : "float32");
+    print_fp8(self, stream);
     print_logits(self, stream);
     if (plan->audit)
         fprintf(stream,
@@ -206,11 +219,12 @@ void tr_job_plan_print(const tr_job_plan *self, FILE *stream)
     for (uint32_t s = 0; s < plan->n_stages; s++) print_layers(self, s, stream);
     if (self->devices.text[0]) fprintf(stream, "%s\n", self->devices.text);
     print_links(self, stream);
-    fprintf(stream, "\n%-24s %-9s %-7s %12s %8s %11s%*s%*s %11s %11s %11s %11s%*s%*s\n", "actor", "where",
+    bool fp8 = self->model.fp8;
+    fprintf(stream, "\n%-24s %-9s %-7s %12s %8s %11s%*s%*s%*s %11s %11s %11s %11s%*s%*s\n", "actor", "where",
             "device", "parameters", "credits", "state x2", rounded ? 12 : 0, rounded ? "bf16 copy" : "",
-            plan->zero ? 12 : 0, plan->zero ? "gathered" : "", "gradients", "stashes", "scratch", "slots",
-            plan->replay ? 12 : 0, plan->replay ? "kept" : "", plan->audit ? 12 : 0,
-            plan->audit ? "audits" : "");
+            fp8 ? 12 : 0, fp8 ? "FP8 copies" : "", plan->zero ? 12 : 0, plan->zero ? "gathered" : "",
+            "gradients", "stashes", "scratch", "slots", plan->replay ? 12 : 0, plan->replay ? "kept" : "",
+            plan->audit ? 12 : 0, plan->audit ? "audits" : "");
     for (size_t i = 0; i < self->topology.n_actors; i++) {
         const tr_actor_spec *actor = &self->topology.actors[i];
         char where[32], device[32];
@@ -222,6 +236,7 @@ void tr_job_plan_print(const tr_job_plan *self, FILE *stream)
             fprintf(stream, " %-7s %12" PRId64 " %8u", device, budget->n_parameters, budget->stash_credits);
             print_size(stream, 2 * budget->state);
             if (rounded) print_size(stream, budget->rounded);
+            if (fp8) print_size(stream, budget->codes);
             if (plan->zero) print_size(stream, budget->whole);
             print_size(stream, budget->gradients);
             print_size(stream, budget->stashes);

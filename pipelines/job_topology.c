@@ -96,7 +96,8 @@ static tr_status budget_stage(const tr_job_plan *plan, const tr_stage_spec *spec
     *out = (tr_stage_budget){.device = {spec->device, spec->device_index},
                              .stash_credits = spec->stash_credits,
                              .stashes = spec->stash_credits * tr_program_stash_bytes(program),
-                             .scratch = tr_program_scratch_bytes(program)};
+                             .scratch = tr_program_scratch_bytes(program),
+                             .codes = tr_program_kept_bytes(program)};
     for (int phase = 0; phase < TR_PHASE_COUNT; phase++)
         out->gflops += tr_program_flops(program, (tr_phase)phase) * 1e-9;
     bool apart = spec->device != TR_DEVICE_CPU || plan->training.hold_every > 1;

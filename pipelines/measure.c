@@ -119,6 +119,7 @@ static tr_status measure_unit(const tr_model_plan *model, int32_t unit, tr_recom
     tr_program_options options = {.device = TR_DEVICE_CPU, .n_threads = n_threads};
     tr_status status = tr_partition_extract(model->whole, &model->values, unit, unit + 1, TR_PIECE_TRAINING,
                                             &self.piece, err);
+    if (!status && model->fp8) status = tr_piece_use_fp8(&self.piece, err);
     if (!status) status = tr_piece_recompute(&self.piece, recompute, err);
     if (!status) status = tr_program_new(&self.program, self.piece.graph, &options, err);
     if (!status) status = bind(&self, model->config.vocabulary, err);

@@ -93,6 +93,9 @@ tr_status tr_partition_extract(const tr_graph *whole, const tr_model_values *val
 /* Its graph becomes one in which logits exist by chunks of so many rows (ops/chunk_logits.h; 0: as it thinks fit), with the same doors.
  * Errors: TR_ENOMEM. */
 tr_status tr_piece_chunk_logits(tr_piece *self, int64_t chunk, tr_error *err);
+/* Its graph becomes one with products in FP8 (ops/use_fp8.h), with the same doors; before it is one that computes again. Errors:
+ * TR_ENOMEM. */
+tr_status tr_piece_use_fp8(tr_piece *self, tr_error *err);
 /* Of a TRAINING piece: its graph becomes one that computes again (ops/recompute.h), with the same doors. Errors: TR_ENOMEM. */
 tr_status tr_piece_recompute(tr_piece *self, tr_recompute what, tr_error *err);
 void tr_piece_release(tr_piece *self);

@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "ops/autodiff.h"
 #include "ops/chunk_logits.h"
+#include "ops/use_fp8.h"
 #include "pipelines/partition.h"
 
 #include <stdlib.h>
@@ -240,6 +241,16 @@ tr_status tr_piece_chunk_logits(tr_piece *self, int64_t chunk, tr_error *err)
     tr_graph *graph;
     if (self->loss == TR_NO_VALUE) return TR_OK;
     tr_status status = tr_graph_chunk_logits(&graph, self->graph, chunk, err);
+    if (status != TR_OK) return status;
+    tr_graph_destroy(&self->graph);
+    self->graph = graph;
+    return TR_OK;
+}
+
+tr_status tr_piece_use_fp8(tr_piece *self, tr_error *err)
+{
+    tr_graph *graph;
+    tr_status status = tr_graph_use_fp8(&graph, self->graph, err);
     if (status != TR_OK) return status;
     tr_graph_destroy(&self->graph);
     self->graph = graph;

@@ -68,6 +68,7 @@ typedef struct tr_recipe {
         int32_t accumulate; /* micro-batches a step, over all replicas */
         int32_t groups;     /* reduction groups, at most accumulate */
         tr_recipe_products products;
+        bool fp8; /* products of the layers: see ops/use_fp8.h */
         uint64_t seed;
     } train;
     struct {

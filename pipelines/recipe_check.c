@@ -258,6 +258,14 @@ static tr_status check_steps(const reading *self, tr_error *err)
     return TR_OK;
 }
 
+static tr_status check_fp8(const reading *self, tr_error *err)
+{
+    const tr_recipe *recipe = &self->recipe;
+    if (!recipe->train.fp8 || recipe->dtype == TR_RECIPE_BFLOAT16) return TR_OK;
+    return tr__recipe_refuse(self, line_of(self, "train.fp8"), "train.fp8", NULL, err,
+                             "is for what is bfloat16 otherwise; give dtype: bfloat16, or leave it out");
+}
+
 /* Only where the recipe itself tells the number of layers;
  * tr_model_config_from_recipe looks again with the model. */
 static tr_status check_layers(const reading *self, int32_t layers, tr_error *err)
@@ -483,6 +491,7 @@ tr_status tr__recipe_resolve(tr__recipe_reading *self, tr_error *err)
     }
     if (!status) status = check_found(self, err);
     if (!status) status = check_steps(self, err);
+    if (!status) status = check_fp8(self, err);
     if (!status) status = check_layout(self, err);
     if (!status) status = tr__recipe_check_chaos(self, err);
     if (!status) status = check_network(self, err);

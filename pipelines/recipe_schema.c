@@ -73,6 +73,7 @@ const tr__recipe_field tr__recipe_fields[] = { /* a wrong TR__RECIPE_FIELDS does
     {"train.accumulate", AT(train.accumulate), .type = TR__INTEGER, UP(1), BY_DEFAULT("1"), .help = "micro-batches a step, over all replicas"},
     {"train.groups", AT(train.groups), .type = TR__INTEGER, TO(1, TR_MAX_GROUPS), ELSE("accumulate, at most 8"), .help = "reduction groups: what the bits depend on"},
     {"train.products", AT(train.products), .type = TR__CHOICE, .choices = products, BY_DEFAULT("library"), .help = "on GPUs, who chooses the algorithms of matrix products: the library, alike in every run, or this run by measuring, kept in its products.txt"},
+    {"train.fp8", AT(train.fp8), .type = TR__FLAG, BY_DEFAULT("false"), .help = "products of the layers' matrices in FP8, with dtype bfloat16: forward in e4m3, gradients in e5m2, each tensor scaled by its own largest number; fast on GPUs from Hopper on, slower on CPUs"},
     {"train.seed", AT(train.seed), .type = TR__SEED, REAL_UP, BY_DEFAULT("1"), .help = "of all random numbers"},
 
     {"optimizer.kind", AT(optimizer.kind), .type = TR__CHOICE, .choices = optimizers, BY_DEFAULT("adamw"), .help = "decoupled decay, on tensors of rank 2 and more"},

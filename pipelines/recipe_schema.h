@@ -47,7 +47,7 @@ typedef struct tr__recipe_field {
     bool low_open, high_open; /* the bound itself is outside */
 } tr__recipe_field;
 
-enum { TR__RECIPE_FIELDS = 90 };
+enum { TR__RECIPE_FIELDS = 91 };
 extern const char *const tr__recipe_devices[]; /* by tr_recipe_device, ends with NULL */
 extern const tr__recipe_field tr__recipe_fields[TR__RECIPE_FIELDS];
 

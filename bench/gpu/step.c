@@ -50,17 +50,19 @@ typedef struct settings {
     const char *config, *choices; /* config: a file instead of the model's own, or NULL */
     int32_t batch, sequence, steps, logits;
     tr_dtype dtype;
+    bool fp8;
 } settings;
 
 static const char usage[] =
     "usage: gpu_step [--model gpt2-124m|llama-1.5b] [--config CONFIG.json] [--batch B] [--sequence T] "
     "[--steps N]\n"
-    "                [--dtype float32|bfloat16] [--choices FILE] [--logits N]\n"
+    "                [--dtype float32|bfloat16] [--fp8 no|yes] [--choices FILE] [--logits N]\n"
     "  --model NAME    what is trained, and how many tokens a step it has (gpt2-124m, 32 x 1024; llama-1.5b, "
     "2 x 4096)\n"
     "  --config FILE   a config.json instead\n"
     "  --steps N       whose median is told (20)\n"
     "  --dtype NAME    bfloat16\n"
+    "  --fp8 yes       products of the layers in FP8 (as train.fp8)\n"
     "  --choices FILE  algorithms of matrix products, measured and written where the file is not there\n"
     "  --logits N      tokens whose logits exist at a time (as many as layout.logits: 0 has)\n";
 
@@ -109,6 +111,8 @@ static void read_option(settings *s, const char *option, const char *value)
         s->logits = positive(option, value);
     else if (strcmp(option, "--steps") == 0)
         s->steps = positive(option, value);
+    else if (strcmp(option, "--fp8") == 0 && (strcmp(value, "yes") == 0 || strcmp(value, "no") == 0))
+        s->fp8 = value[0] == 'y';
     else if (strcmp(option, "--dtype") == 0 && strcmp(value, "float32") == 0)
         s->dtype = TR_F32;
     else if (strcmp(option, "--dtype") != 0 || strcmp(value, "bfloat16") != 0)
@@ -227,6 +231,7 @@ static const struct {
 } groups[] = {
     {"linear_db", "bias gradients"},
     {"linear_loss", "last layer, loss and gradients, by chunks"},
+    {"quantise", "FP8 codes"},
     {"linear", "matrix products, with what is joined to them"},
     {"attention", "attention"},
     {"layernorm", "norms"},
@@ -330,6 +335,7 @@ static gpu_training *open_training(tr_device *device, const tr_loaded_model *mod
     gpu_training_options options = {.batch = s->batch,
                                     .sequence = s->sequence,
                                     .dtype = s->dtype,
+                                    .fp8 = s->fp8,
                                     .beta1 = 0.9,
                                     .beta2 = 0.95,
                                     .eps = 1e-8,
@@ -369,10 +375,10 @@ int main(int argc, char **argv)
     double ms = measure(training, tokens, &s, s.steps, &first_loss, &loss);
     print_kernels(times, n, WARM_UP + TIMED);
     print_groups(times, n, others, WARM_UP + TIMED, ms);
-    printf("%s, %s, %d x %d: %.2f ms a step, %.0f tokens/s, %.1f%% of 989 TFLOP/s, %.1f GiB, loss %.5f to "
+    printf("%s, %s%s, %d x %d: %.2f ms a step, %.0f tokens/s, %.1f%% of 989 TFLOP/s, %.1f GiB, loss %.5f to "
            "%.4f\n",
-           tr_device_name(device), tr_dtype_name(s.dtype), s.batch, s.sequence, ms, (double)rows / ms * 1e3,
-           100 * model_flops(&model, &s) / (ms * 1e-3) / peak_flops,
+           tr_device_name(device), tr_dtype_name(s.dtype), s.fp8 ? " and FP8" : "", s.batch, s.sequence, ms,
+           (double)rows / ms * 1e3, 100 * model_flops(&model, &s) / (ms * 1e-3) / peak_flops,
            (double)gpu_training_device_bytes(training) / 1073741824.0, first_loss, loss);
     gpu_training_destroy(&training);
     write_choices(&s, choices);

@@ -7,6 +7,7 @@
 #include "ops/chunk_logits.h"
 #include "ops/cuda/optimizer.h"
 #include "ops/optimizer.h"
+#include "ops/use_fp8.h"
 
 #include <string.h>
 
@@ -42,6 +43,7 @@ struct gpu_training {
     size_t gradient_bytes, device_bytes;
     float *factor;
     double *losses; /* of a step's micro-batches */
+    uint64_t n_updates;
     int n_microbatches;
     tr_event *marks[N_MARKS]; /* with time_kernels */
     gpu_training_times times;
@@ -68,6 +70,17 @@ static tr_status chunk_logits(gpu_training *self, tr_error *err)
     return TR_OK;
 }
 
+static tr_status use_fp8(gpu_training *self, tr_error *err)
+{
+    tr_graph *graph;
+    if (!self->options.fp8) return TR_OK;
+    tr_status status = tr_graph_use_fp8(&graph, self->graph, err);
+    if (status != TR_OK) return status;
+    tr_graph_destroy(&self->graph);
+    self->graph = graph;
+    return TR_OK;
+}
+
 static tr_status build(gpu_training *self, tr_error *err)
 {
     tr_model_options options = {.kind = TR_MODEL_TRAINING,
@@ -86,6 +99,7 @@ static tr_status build(gpu_training *self, tr_error *err)
     status =
         tr_autodiff(self->graph, &self->values.loss, &self->factor_value, 1, &none, &no_gradient, 0, err);
     if (status == TR_OK) status = chunk_logits(self, err);
+    if (status == TR_OK) status = use_fp8(self, err);
     return status == TR_OK ? tr_program_new(&self->program, self->graph, &how, err) : status;
 }
 
@@ -295,7 +309,8 @@ tr_status gpu_training_microbatch(gpu_training *self, const int32_t *tokens, con
                             .stash = self->stash,
                             .scratch = self->scratch,
                             .random = {.training = true},
-                            .begin_gradients = first};
+                            .begin_gradients = first,
+                            .weights = self->n_updates + 1};
     for (int phase = 0; phase < TR_PHASE_COUNT; phase++)
         tr_program_run(self->program, (tr_phase)phase, &bindings);
     return TR_OK;
@@ -311,6 +326,7 @@ tr_status gpu_training_update(gpu_training *self, double lr, uint32_t step, tr_e
                                     .clip_norm = o->clip_norm,
                                     .step = step};
     tr_status status = TR_OK;
+    self->n_updates++;
     mark(self, UPDATING);
     for (size_t i = 0; i < self->model->parameters.count; i++)
         for (int use = 0; status == TR_OK && use < self->parameters[i].n_other_uses; use++)
@@ -355,7 +371,7 @@ gpu_training_times gpu_training_other_times(const gpu_training *self)
 
 size_t gpu_training_device_bytes(const gpu_training *self)
 {
-    return self->device_bytes;
+    return self->device_bytes + tr_program_kept_bytes(self->program);
 }
 
 const tr_program *gpu_training_program(const gpu_training *self)

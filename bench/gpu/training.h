@@ -16,6 +16,7 @@ typedef struct gpu_training_options {
     int32_t batch, sequence; /* of a micro-batch */
     tr_dtype dtype;          /* TR_F32 or TR_BF16 */
     double beta1, beta2, eps, weight_decay, clip_norm;
+    bool fp8;       /* products of the layers (ops/use_fp8.h) */
     int64_t logits; /* tokens whose logits exist at a time; 0: as tr_graph_chunk_logits thinks fit */
     bool time_kernels;
     tr_product_choices *choices; /* as tr_program_options has */

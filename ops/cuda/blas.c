@@ -89,16 +89,40 @@ void tr__cuda_blas_close(void *handle)
     if (handle) lt.destroy(handle);
 }
 
+enum { ALIGNED_ONE = 4 }; /* among the context's numbers */
+
 struct tr_matmul_plan {
     cublasLtMatmulDesc_t desc;
     cublasLtMatrixLayout_t a, b, c; /* as the library counts: its A is our B */
     cublasLtMatmulAlgo_t algorithm;
-    bool accumulate, scaled, has_bias, has_aux;
+    bool accumulate, scaled, has_bias, has_aux, fp8;
 };
 
 static cudaDataType_t type_of(tr_dtype dtype)
 {
-    return dtype == TR_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+    return dtype == TR_BF16   ? CUDA_R_16BF
+           : dtype == TR_E4M3 ? CUDA_R_8F_E4M3
+           : dtype == TR_E5M2 ? CUDA_R_8F_E5M2
+                              : CUDA_R_32F;
+}
+
+static tr_dtype a_of(const tr_matmul_shape *s)
+{
+    return s->fp8 ? s->a8 : s->ab;
+}
+
+static tr_dtype b_of(const tr_matmul_shape *s)
+{
+    return s->fp8 ? s->b8 : s->ab;
+}
+
+/* Its A is our B. */
+static cublasStatus_t set_scales(const tr_matmul_plan *self, const float *a, const float *b)
+{
+    cublasStatus_t code = lt.desc_set(self->desc, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &b, sizeof b);
+    if (code == CUBLAS_STATUS_SUCCESS)
+        code = lt.desc_set(self->desc, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &a, sizeof a);
+    return code;
 }
 
 static cublasStatus_t set_epilogue(tr_matmul_plan *self, const tr_matmul_shape *s)
@@ -145,11 +169,11 @@ static cublasStatus_t make_desc(tr_matmul_plan *self, const tr_matmul_shape *s)
 static cublasStatus_t make_layouts(tr_matmul_plan *self, const tr_matmul_shape *s)
 {
     uint64_t m = (uint64_t)s->m, n = (uint64_t)s->n, k = (uint64_t)s->k;
-    cublasStatus_t code = s->b_transposed ? lt.layout_create(&self->a, type_of(s->ab), k, n, s->k)
-                                          : lt.layout_create(&self->a, type_of(s->ab), n, k, s->n);
+    cublasStatus_t code = s->b_transposed ? lt.layout_create(&self->a, type_of(b_of(s)), k, n, s->k)
+                                          : lt.layout_create(&self->a, type_of(b_of(s)), n, k, s->n);
     if (code == CUBLAS_STATUS_SUCCESS)
-        code = s->a_transposed ? lt.layout_create(&self->b, type_of(s->ab), m, k, s->m)
-                               : lt.layout_create(&self->b, type_of(s->ab), k, m, s->k);
+        code = s->a_transposed ? lt.layout_create(&self->b, type_of(a_of(s)), m, k, s->m)
+                               : lt.layout_create(&self->b, type_of(a_of(s)), k, m, s->k);
     if (code == CUBLAS_STATUS_SUCCESS) code = lt.layout_create(&self->c, type_of(s->c), n, m, s->n);
     return code;
 }
@@ -191,6 +215,7 @@ static cublasStatus_t launch(const tr_matmul_plan *self, const tr_cuda_context *
         code = lt.desc_set(self->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &o->bias, sizeof o->bias);
     if (code == CUBLAS_STATUS_SUCCESS && self->has_aux)
         code = lt.desc_set(self->desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &o->aux, sizeof o->aux);
+    if (code == CUBLAS_STATUS_SUCCESS && self->fp8) code = set_scales(self, o->a_scale, o->b_scale);
     if (code != CUBLAS_STATUS_SUCCESS) return code;
     return lt.matmul(context->blas, self->desc, alpha, o->b, self->a, o->a, self->b, beta,
                      adds ? o->pending : o->c, self->c, o->c, self->c, algorithm, context->workspace,
@@ -304,7 +329,7 @@ static bool measure(const tr_matmul_plan *self, const tr_cuda_context *context, 
                     const cublasLtMatmulHeuristicResult_t *results, int found,
                     cublasLtMatmulAlgo_t *algorithm)
 {
-    size_t bytes[5] = {matrix_bytes(s->m, s->k, s->ab), matrix_bytes(s->k, s->n, s->ab),
+    size_t bytes[5] = {matrix_bytes(s->m, s->k, a_of(s)), matrix_bytes(s->k, s->n, b_of(s)),
                        matrix_bytes(s->m, s->n, s->c), self->has_aux ? matrix_bytes(s->m, s->n, s->c) : 0,
                        matrix_bytes(1, s->n, TR_F32)};
     void *memory[5] = {NULL};
@@ -319,7 +344,9 @@ static bool measure(const tr_matmul_plan *self, const tr_cuda_context *context, 
                             .pending = memory[2],
                             .factor = context->numbers + 1,
                             .aux = memory[3],
-                            .c = memory[2]};
+                            .c = memory[2],
+                            .a_scale = context->numbers + ALIGNED_ONE,
+                            .b_scale = context->numbers + ALIGNED_ONE};
     int best = there ? fastest(self, context, results, found, &o, events) : -1;
     if (best >= 0) *algorithm = results[best].algo;
     cudaStreamSynchronize(context->native);
@@ -333,9 +360,10 @@ static bool measure(const tr_matmul_plan *self, const tr_cuda_context *context, 
 static void name_product(const tr_matmul_shape *s, char name[TR_PRODUCT_NAME_BYTES])
 {
     static const char *const epilogues[] = {"", "+gelu", "+gelu_keep", "+gelu_backward"};
-    snprintf(name, TR_PRODUCT_NAME_BYTES, "%s:%lld%s*%lld%s*%lld:%s%s%s%s%s", tr_dtype_name(s->ab),
-             (long long)s->m, s->a_transposed ? "t" : "", (long long)s->k, s->b_transposed ? "t" : "",
-             (long long)s->n, tr_dtype_name(s->c), s->scaled ? "+scaled" : "", s->accumulate ? "+more" : "",
+    snprintf(name, TR_PRODUCT_NAME_BYTES, "%s%s%s:%lld%s*%lld%s*%lld:%s%s%s%s%s", tr_dtype_name(a_of(s)),
+             s->fp8 ? "*" : "", s->fp8 ? tr_dtype_name(s->b8) : "", (long long)s->m,
+             s->a_transposed ? "t" : "", (long long)s->k, s->b_transposed ? "t" : "", (long long)s->n,
+             tr_dtype_name(s->c), s->scaled ? "+scaled" : "", s->accumulate ? "+more" : "",
              !s->has_bias        ? ""
              : s->bias == TR_F32 ? "+bias"
                                  : "+rounded_bias",
@@ -377,7 +405,10 @@ static cublasStatus_t try_plan(tr_matmul_plan *self, const tr_cuda_context *cont
     self->scaled = s->scaled;
     self->has_bias = s->has_bias;
     self->has_aux = s->epilogue == TR_EPILOGUE_GELU_KEEP || s->epilogue == TR_EPILOGUE_GELU_BACKWARD;
+    self->fp8 = s->fp8;
     cublasStatus_t code = make_desc(self, s);
+    if (code == CUBLAS_STATUS_SUCCESS && s->fp8)
+        code = set_scales(self, context->numbers + ALIGNED_ONE, context->numbers + ALIGNED_ONE);
     if (code == CUBLAS_STATUS_SUCCESS) code = make_layouts(self, s);
     if (code == CUBLAS_STATUS_SUCCESS) code = choose(self, context, s);
     return code;
@@ -409,7 +440,7 @@ tr_status tr__matmul_plan_new(tr_matmul_plan **out, tr_cuda_context *context, tr
         return tr_fail(err, TR_EUNSUPPORTED,
                        "cuBLASLt has no product of %lld x %lld x %lld, %s to %s, for this GPU: %s",
                        (long long)shape->m, (long long)shape->k, (long long)shape->n,
-                       tr_dtype_name(shape->ab), tr_dtype_name(shape->c), lt.status_text(code));
+                       tr_dtype_name(a_of(shape)), tr_dtype_name(shape->c), lt.status_text(code));
     }
     *out = self;
     return TR_OK;

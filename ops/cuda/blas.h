@@ -38,6 +38,10 @@ typedef struct tr_matmul_shape {
     tr_epilogue epilogue;
     tr_dtype ab, c; /* F32 or BF16; C is F32 or as A and B */
     tr_dtype bias;  /* what the product reads, as the plan says: F32, or C's */
+    /* A and B are of a8 and b8 (TR_E4M3, or one of them TR_E5M2) instead of `ab`, and each is multiplied by a number on the
+     * device. Only A as it is and B transposed, from compute capability 8.9 on; C is F32 or BF16. */
+    bool fp8;
+    tr_dtype a8, b8;
 } tr_matmul_shape;
 
 typedef struct tr_matmul_plan tr_matmul_plan;
@@ -55,6 +59,7 @@ typedef struct tr_matmul_operands {
     const float *factor; /* on the device; read where the plan scales; NULL: 1 */
     void *aux;           /* of the epilogue, or NULL */
     void *c;
+    const float *a_scale, *b_scale; /* on the device; of FP8 alone */
 } tr_matmul_operands;
 
 void tr__matmul_run(const tr_matmul_plan *self, tr_cuda_context *context, const tr_matmul_operands *operands,

@@ -13,14 +13,16 @@
 extern const tr_kernel tr__cuda_elementwise_kernels[], tr__cuda_copy_kernels[], tr__cuda_norm_kernels[],
     tr__cuda_linear_kernels[], tr__cuda_embedding_kernels[], tr__cuda_rope_kernels[],
     tr__cuda_attention_kernels[], tr__cuda_cross_entropy_kernels[], tr__cuda_dropout_kernels[],
-    tr__cuda_norm_sums_kernels[], tr__cuda_linear_loss_kernels[];
+    tr__cuda_norm_sums_kernels[], tr__cuda_linear_loss_kernels[], tr__cuda_fp8_kernels[],
+    tr__cuda_fp8_linear_kernels[];
 
 /* One list a .cu file; each ends with a kernel without a name. */
 static const tr_kernel *const lists[] = {
     tr__cuda_elementwise_kernels, tr__cuda_copy_kernels,          tr__cuda_norm_kernels,
     tr__cuda_linear_kernels,      tr__cuda_embedding_kernels,     tr__cuda_rope_kernels,
     tr__cuda_attention_kernels,   tr__cuda_cross_entropy_kernels, tr__cuda_dropout_kernels,
-    tr__cuda_norm_sums_kernels,   tr__cuda_linear_loss_kernels,
+    tr__cuda_norm_sums_kernels,   tr__cuda_linear_loss_kernels,   tr__cuda_fp8_kernels,
+    tr__cuda_fp8_linear_kernels,
 };
 
 const tr_kernel *tr_cuda_kernel(const char *op)
@@ -34,6 +36,22 @@ const tr_kernel *tr_cuda_kernel(const char *op)
 tr_status tr_cuda_libraries(tr_error *err)
 {
     return tr__cuda_blas_load(err);
+}
+
+tr_status tr_cuda_has_fp8(tr_error *err)
+{
+    int n = 0;
+    cudaGetDeviceCount(&n);
+    for (int i = 0; i < n; i++) {
+        int major = 0, minor = 0;
+        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, i);
+        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, i);
+        if (major * 10 + minor < 89)
+            return tr_fail(err, TR_EUNSUPPORTED,
+                           "GPU %d has compute capability %d.%d, and products in FP8 need 8.9 (Ada, Hopper)",
+                           i, major, minor);
+    }
+    return TR_OK;
 }
 
 /* Choices hold for one kind of GPU, driver and version of the library. */
@@ -73,7 +91,7 @@ tr_status tr_cuda_context_new(tr_cuda_context **out, tr_stream *stream, tr_produ
     self->workspace_bytes = TR_PROGRAM_LIBRARY_BYTES; /* as much as products on Hopper want */
     tr_status status = tr_device_allocate(tr_stream_device(stream), TR_MEMORY_DEVICE, self->workspace_bytes,
                                           &self->workspace, err);
-    static const float numbers[2] = {0, 1};
+    static const float numbers[8] = {0, 1, [4] = 1}; /* the last on 16 bytes, as scales of FP8 are wanted */
     if (status == TR_OK)
         status = tr_device_allocate(tr_stream_device(stream), TR_MEMORY_DEVICE, sizeof numbers,
                                     (void **)&self->numbers, err);

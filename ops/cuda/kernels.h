@@ -17,6 +17,9 @@ const tr_kernel *tr_cuda_kernel(const char *op);
 /* Are the libraries here that kernels call? Errors: TR_EUNSUPPORTED, with the one that is missing. */
 tr_status tr_cuda_libraries(tr_error *err);
 
+/* Do the GPUs here multiply FP8? Errors: TR_EUNSUPPORTED. */
+tr_status tr_cuda_has_fp8(tr_error *err);
+
 /* What kernels run on: a stream, and cuBLASLt with its workspace. tr_call.device of every call on CUDA.
  * A launch that fails is noted and told by tr_cuda_context_check, since kernels return nothing. */
 typedef struct tr_cuda_context tr_cuda_context;

@@ -14,8 +14,10 @@
 #include "base/rng.h"
 #include "ops/autodiff.h"
 #include "ops/chunk_logits.h"
+#include "ops/fp8.h"
 #include "ops/operations.h"
 #include "ops/program.h"
+#include "ops/use_fp8.h"
 #include "test/check.h"
 
 #include <math.h>
@@ -27,6 +29,7 @@ enum { GUARD = 256, MOST_OUTPUTS = 4 };
 static tr_device *device;
 static tr_stream *stream;
 static bool with_graphs; /* programs launch CUDA graphs where they can */
+static bool with_fp8;    /* products are in FP8, on both sides, and what is not is in bfloat16 */
 static uint64_t variant; /* other numbers */
 static bool short_run; /* for sanitizers, under which kernels are many times slower: leaves out large cases */
 
@@ -137,6 +140,12 @@ static bool open_side(side *s, const op_case *c, tr_dtype dtype, tr_device *on, 
         tr_graph_destroy(&s->graph);
         s->graph = chunked;
     }
+    if (with_fp8) {
+        tr_graph *coded = NULL;
+        CHECK_OK(tr_graph_use_fp8(&coded, s->graph, &err));
+        tr_graph_destroy(&s->graph);
+        s->graph = coded;
+    }
     tr_program_options options = {.device = tr_device_kind_of(on),
                                   .stream = with,
                                   .n_threads = 1,
@@ -203,6 +212,7 @@ static void take_result(side *s, tr_value v)
         s->results[v][i] = value->dtype == TR_F32    ? ((float *)raw)[i]
                            : value->dtype == TR_BF16 ? tr_f32_of_bf16(((tr_bf16 *)raw)[i])
                            : value->dtype == TR_F64  ? (float)((double *)raw)[i]
+                           : tr_is_fp8(value->dtype) ? (float)((uint8_t *)raw)[i]
                                                      : 0;
     free(raw);
 }
@@ -318,9 +328,9 @@ static void check_case(const op_case *c, bool backward)
     side right;
     CHECK_OK(tr_device_open(&cpu, TR_DEVICE_CPU, 0, &err));
     CHECK_OK(tr_stream_new(&cpu_stream, cpu, &err));
-    if (!open_side(&right, c, TR_F32, cpu, cpu_stream, backward)) return;
+    if (!open_side(&right, c, with_fp8 ? TR_BF16 : TR_F32, cpu, cpu_stream, backward)) return;
     run_side(&right, c);
-    for (int k = 0; k < 2; k++) {
+    for (int k = with_fp8; k < 2; k++) {
         side got;
         tr_dtype dtype = k == 0 ? TR_F32 : TR_BF16;
         if (!open_side(&got, c, dtype, device, stream, backward)) continue;
