@@ -53,6 +53,9 @@ gave_up() { # N: the line that says so
         fail "it is not said why host $1 is given up"
 }
 
+long_keys="train.steps=12000 checkpoint.every=3000" # where a way that breaks does not hold training up
+long_three() { undisturbed long_three model.layers=3 $long_keys; }
+
 the_way_breaks() { # HOW FROM...
     lead_three way $pipeline
     break_way "$@"
@@ -84,9 +87,8 @@ case_a_way_that_refuses() { # workers see it at once, and die of it until the ho
 # It comes again by itself, is apart as long as the way is broken, and has its stage again behind that.
 case_a_host_that_comes_back_is_used_when_it_is_reached() {
     name=apart
-    local keys="train.steps=12000 checkpoint.every=3000"
-    undisturbed long_three model.layers=3 $keys
-    lead apart $pipeline $keys
+    long_three
+    lead apart $pipeline $long_keys
     join 10.77.0.2 apart.joiner
     wait_for_hosts 1
     join_third apart.joiner2 --stay
@@ -108,8 +110,8 @@ case_a_host_that_comes_back_is_used_when_it_is_reached() {
 
 # Nobody works there, and nobody dies of it.
 case_a_spare_that_is_not_reached() {
-    local keys="layout.hosts=2 layout.data=1 layout.pipeline=2 train.steps=1200"
-    lead spare $keys
+    long_three
+    lead spare layout.hosts=2 layout.data=1 layout.pipeline=2 $long_keys
     join 10.77.0.2 spare.joiner
     wait_for_step 10
     break_way blackhole cable cable2
@@ -118,14 +120,15 @@ case_a_spare_that_is_not_reached() {
     makes_steps 20
     ! has_event host_lost || fail "a host was lost"
     mend_way
-    same_bits of_three
+    same_bits long_three
     [ "$(epochs)" = "1 " ] || fail "epochs $(epochs)"
     wait "$third" || fail "the spare fails"
 }
 
 # What the agents would hand each other for it does not come; it is taken back, and training goes on.
 case_a_way_that_breaks_during_a_change() {
-    lead change $pipeline layout.hosts=2 layout.pipeline=2
+    long_three
+    lead change $pipeline $long_keys layout.hosts=2 layout.pipeline=2
     join 10.77.0.2 change.joiner
     wait_for_step 10
     join_third change.joiner2
@@ -134,7 +137,7 @@ case_a_way_that_breaks_during_a_change() {
     timeout 60 "$troupe" scale change hosts=3 pipeline=3 >change.scale 2>&1 || true
     grep -Eq 'nothing has changed|hosts are here, and 3 are wanted|with a death on the way' change.scale || { cat change.scale; fail "says something else"; }
     makes_steps 20
-    same_bits of_three
+    same_bits long_three
     mend_way
 }
 

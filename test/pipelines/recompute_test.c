@@ -178,7 +178,7 @@ static void what_a_device_makes_of_it_runs_in_order(void)
             int layers = r.model.config.layers;
             CU_ASSERT_EQUAL(count_nodes(fused, "attention_packed"),
                             is_gpt2 * layers * (what == TR_RECOMPUTE_FULL ? 2 : 1));
-            CU_ASSERT_EQUAL(count_nodes(fused, "attention_packed_backward"), is_gpt2 * layers);
+            CU_ASSERT_EQUAL(count_nodes(fused, "attention_packed_backward_sums"), is_gpt2 * layers);
             /* An activation that was joined to its product is made again with the product, or kept. */
             bool drops = which == N_VARIANTS, is_joined = drops; /* the other GPT-2's GELU has no tanh */
             CU_ASSERT_EQUAL(count_nodes(fused, "linear_activate"),
