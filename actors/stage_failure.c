@@ -1,6 +1,7 @@
 /* actors/stage_failure.c - a stage whose device has failed, and faults on purpose in what it computes.
  * A device that has failed (an error that comes back from every later call, no memory left) is told by a status of its own,
- * TR_EDEVICE: the process ends and is replaced as any that dies, and whoever runs the job counts. The CPU is none that could
+ * TR_EDEVICE: the process ends and is replaced as any that dies, and whoever runs the job counts. That the host's memory was
+ * short counts as well, as a status does not say whose it was. The CPU is none that could
  * fail: without memory there its process ends as any without memory.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "actors/stage_device_internal.h"

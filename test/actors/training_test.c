@@ -480,7 +480,7 @@ static void no_memory_for_a_stage_ends_the_job_with_a_message(void)
         tr_status status = tiny_run(&job, &err);
         tiny_release(&job);
         if (!status) break;
-        CU_ASSERT_EQUAL(status, TR_ENOMEM);
+        CU_ASSERT(status == TR_ENOMEM || (status == TR_EDEVICE && tiny_device() != TR_DEVICE_CPU));
         CU_ASSERT(strstr(err.message, "stage 0 of replica 0") && strstr(err.message, "no memory"));
     }
     CU_ASSERT(failures > CHECK_SIZE(30, 0));
