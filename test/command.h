@@ -174,6 +174,24 @@ static inline json_t *events_of(const char *run)
     return lines;
 }
 
+static inline const char *text_of(const json_t *event, const char *key)
+{
+    const char *text = json_string_value(json_object_get(event, key));
+    return text ? text : "";
+}
+
+/* Whether some event of this kind has these words. */
+static inline bool has_event(const char *run, const char *kind, const char *words)
+{
+    json_t *events = events_of(run), *event;
+    size_t i;
+    bool found = false;
+    json_array_foreach(events, i, event) found =
+        found || (strcmp(text_of(event, "event"), kind) == 0 && strstr(text_of(event, "text"), words));
+    json_decref(events);
+    return found;
+}
+
 /* The first one is the parent of its workers; one that follows is named when it begins. 0: not known now. */
 static inline int32_t agent_of(const char *run)
 {

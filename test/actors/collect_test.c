@@ -16,27 +16,6 @@ int kill(pid_t pid, int signal_number)
     return (int)syscall(SYS_kill, pid, signal_number);
 }
 
-static void run_well(tiny_job *job)
-{
-    tr_error err = {0};
-    tr_status status = tiny_run(job, &err);
-    if (status) fprintf(stderr, "%s\n", err.message);
-    CU_ASSERT_EQUAL(status, TR_OK);
-    CU_ASSERT_EQUAL(job->n_records, job->config.plan.n_steps);
-}
-
-static void expect_same_bits(const tiny_job *a, const tiny_job *b)
-{
-    CU_ASSERT_EQUAL_FATAL(a->n_records, b->n_records);
-    for (uint32_t i = 0; i < a->n_records; i++) {
-        CU_ASSERT(memcmp(&a->records[i].loss, &b->records[i].loss, sizeof a->records[i].loss) == 0);
-        CU_ASSERT(memcmp(&a->records[i].grad_norm, &b->records[i].grad_norm, sizeof(double)) == 0);
-    }
-    for (uint32_t i = 0; i < 3 * N_TINY; i++)
-        CU_ASSERT(
-            memcmp(a->state[i], b->state[i], (size_t)tiny_elements(&a->config, i / 3) * sizeof(float)) == 0);
-}
-
 static tiny_job job_of(uint32_t replicas, uint32_t stages, uint32_t microbatches, uint32_t groups, bool large)
 {
     tiny_job job = tiny_new(replicas, stages, microbatches, groups, CHECK_SIZE(4, 1));
@@ -99,11 +78,11 @@ static void without_the_library_the_host_sums(void)
 {
     tiny_job alone = job_of(1, 1, 4, 4, false), job = job_of(2, 1, 4, 4, false);
     setenv("TROUPE_NCCL", "/nowhere/libnccl.so.2", 1);
-    run_well(&alone);
-    run_well(&job);
+    tiny_run_well(&alone);
+    tiny_run_well(&job);
     CU_ASSERT(strstr(job.reduction, "stage 0: gradients are summed by the host: NCCL is not here") != NULL);
     CU_ASSERT_EQUAL(notes_of(&alone, "reduction"), 0);
-    expect_same_bits(&alone, &job);
+    tiny_expect_same_bits(&alone, &job, 0);
     tiny_release(&alone);
     tiny_release(&job);
     setenv("TROUPE_NCCL", FAKE_NCCL, 1);
@@ -116,14 +95,14 @@ static void no_layout_and_no_bucket_changes_a_bit(void)
     static const int64_t sizes[] = {1, 40, 1 << 20};
     for (size_t s = 0; s < CHECK_SIZE(sizeof steps / sizeof *steps, 1); s++) {
         tiny_job alone = job_of(1, 1, steps[s][0], steps[s][1], s == 1);
-        run_well(&alone);
+        tiny_run_well(&alone);
         for (size_t i = 0; i < CHECK_SIZE(sizeof layouts / sizeof *layouts, 1); i++) {
             tiny_job job = job_of(layouts[i][0], layouts[i][1], steps[s][0], steps[s][1], s == 1);
             tiny_bucket_elements = sizes[(i + s) % 3];
-            run_well(&job);
+            tiny_run_well(&job);
             CU_ASSERT_EQUAL(notes_of(&job, "reduction"), layouts[i][1]);
             CU_ASSERT(strstr(job.reduction, "gradients are summed on the devices: NCCL 2.20.0") != NULL);
-            expect_same_bits(&alone, &job);
+            tiny_expect_same_bits(&alone, &job, 0);
             tiny_release(&job);
         }
         tiny_release(&alone);
@@ -138,12 +117,12 @@ static void run_in_shards(const tiny_job *alone, const uint32_t layout[3], uint3
     job.config.vocabulary = alone->config.vocabulary, job.config.width = alone->config.width;
     job.config.plan.zero = layout[2];
     if (refused) setenv("FAKE_NCCL_REFUSES", "0", 1);
-    run_well(&job);
+    tiny_run_well(&job);
     unsetenv("FAKE_NCCL_REFUSES");
     bool streams = !refused && layout[2] == 2 && layout[0] == microbatches;
     CU_ASSERT(strstr(job.reduction, refused ? "by the host" : "on the devices") != NULL);
     CU_ASSERT_EQUAL(strstr(job.reduction, "take turns in") != NULL, streams);
-    expect_same_bits(alone, &job);
+    tiny_expect_same_bits(alone, &job, 0);
     tiny_release(&job);
 }
 
@@ -156,7 +135,7 @@ static void shards_of_the_state_change_no_bit(void)
     static const int64_t sizes[] = {0, 5000, 30000};
     tiny_job alone = job_of(1, 1, 6, 6, false);
     alone.config.vocabulary = CHECK_SIZE(300, 7), alone.config.width = CHECK_SIZE(200, 5);
-    run_well(&alone);
+    tiny_run_well(&alone);
     for (size_t i = 0; i < CHECK_SIZE(sizeof layouts / sizeof *layouts, 1); i++)
         for (int refused = 0; refused < CHECK_SIZE(2, 1); refused++) {
             tiny_bucket_elements = sizes[i % 3];
@@ -249,12 +228,12 @@ static void one_that_cannot_join_keeps_all_with_the_host(void)
 {
     for (int who = 0; who < CHECK_SIZE(2, 1); who++) {
         tiny_job alone = job_of(1, 1, 4, 4, false), job = job_of(3, 1, 4, 4, false);
-        run_well(&alone);
+        tiny_run_well(&alone);
         setenv("FAKE_NCCL_REFUSES", who ? "2" : "0", 1);
-        run_well(&job);
+        tiny_run_well(&job);
         unsetenv("FAKE_NCCL_REFUSES");
         CU_ASSERT(strstr(job.reduction, "by the host: NCCL: ncclCommInitRankConfig failed") != NULL);
-        expect_same_bits(&alone, &job);
+        tiny_expect_same_bits(&alone, &job, 0);
         tiny_release(&alone);
         tiny_release(&job);
     }

@@ -365,4 +365,29 @@ static tiny_job tiny_new(uint32_t replicas, uint32_t stages, uint32_t microbatch
                                  .width = 5}};
 }
 
+static inline void tiny_run_well(tiny_job *job)
+{
+    tr_error err = {0};
+    tr_status status = tiny_run(job, &err);
+    if (status) fprintf(stderr, "%s\n", err.message);
+    CU_ASSERT_EQUAL(status, TR_OK);
+    CU_ASSERT_EQUAL(job->n_records, job->config.plan.n_steps - job->config.plan.first_step);
+}
+
+/* Two jobs have learnt the same, the second one from `skip` steps later on. */
+static inline void tiny_expect_same_bits(const tiny_job *a, const tiny_job *b, uint32_t skip)
+{
+    CU_ASSERT_EQUAL(a->n_records, b->n_records + skip);
+    for (uint32_t i = skip; i < a->n_records; i++) {
+        const tr_step_record *x = &a->records[i], *y = &b->records[i - skip];
+        CU_ASSERT(memcmp(&x->loss, &y->loss, sizeof x->loss) == 0);
+        CU_ASSERT(memcmp(&x->grad_norm, &y->grad_norm, sizeof x->grad_norm) == 0);
+        CU_ASSERT(memcmp(&x->validation_loss, &y->validation_loss, sizeof x->validation_loss) == 0);
+        CU_ASSERT_EQUAL(x->tokens, y->tokens);
+    }
+    for (uint32_t i = 0; i < 3 * N_TINY; i++)
+        CU_ASSERT(
+            memcmp(a->state[i], b->state[i], (size_t)tiny_elements(&a->config, i / 3) * sizeof(float)) == 0);
+}
+
 #endif

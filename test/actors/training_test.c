@@ -6,13 +6,6 @@
 
 enum { ALARM_S = 280 }; /* a hang is a failure, not a wait */
 
-static void run_well(tiny_job *job)
-{
-    tr_error err = {0};
-    CHECK_OK(tiny_run(job, &err));
-    CU_ASSERT_EQUAL(job->n_records, job->config.plan.n_steps - job->config.plan.first_step);
-}
-
 /* --- numbers --- */
 
 /* Sums of about a hundred float products: 2e-5 absolute and relative leaves room for steps that feed on one another. */
@@ -61,7 +54,7 @@ static void numbers_are_those_of_plain_loops(void)
         job.config.plan.validate_every = 2;
         job.config.plan.validation_windows = 3;
         job.config.plan.all_windows = 7;
-        run_well(&job);
+        tiny_run_well(&job);
         expect_reference(&job);
         CU_ASSERT(job.records[0].grad_norm > 0.1); /* so clipping was tried */
         tiny_release(&job);
@@ -72,7 +65,7 @@ static void without_clipping_the_gradient_stays(void)
 {
     tiny_job job = tiny_new(1, 2, 2, 2, 4);
     job.config.plan.clip_norm = 0;
-    run_well(&job);
+    tiny_run_well(&job);
     expect_reference(&job);
     tiny_release(&job);
 }
@@ -84,24 +77,9 @@ static void steps_wait_for_a_log_that_is_far_behind(void)
     tiny_job job = tiny_new(1, 1, 1, 1, 2 * most);
     job.starve_monitor = true;
     job.most_untold = CHECK_SIZE(0, most);
-    run_well(&job);
+    tiny_run_well(&job);
     CU_ASSERT_EQUAL(job.n_before_first, most);
     tiny_release(&job);
-}
-
-static void expect_same_bits(const tiny_job *a, const tiny_job *b, uint32_t skip)
-{
-    CU_ASSERT_EQUAL(a->n_records, b->n_records + skip);
-    for (uint32_t i = skip; i < a->n_records; i++) {
-        const tr_step_record *x = &a->records[i], *y = &b->records[i - skip];
-        CU_ASSERT(memcmp(&x->loss, &y->loss, sizeof x->loss) == 0);
-        CU_ASSERT(memcmp(&x->grad_norm, &y->grad_norm, sizeof x->grad_norm) == 0);
-        CU_ASSERT(memcmp(&x->validation_loss, &y->validation_loss, sizeof x->validation_loss) == 0);
-        CU_ASSERT_EQUAL(x->tokens, y->tokens);
-    }
-    for (uint32_t i = 0; i < 3 * N_TINY; i++)
-        CU_ASSERT(
-            memcmp(a->state[i], b->state[i], (size_t)tiny_elements(&a->config, i / 3) * sizeof(float)) == 0);
 }
 
 static tiny_job job_of(uint32_t replicas, uint32_t stages, uint32_t microbatches, uint32_t groups)
@@ -118,12 +96,12 @@ static void compare_layouts(uint32_t microbatches, uint32_t groups, int64_t voca
     const uint32_t layouts[][2] = {{2, 2}, {2, 1}, {1, 2}, {3, 1}, {1, 4}, {3, 3}};
     tiny_job alone = job_of(1, 1, microbatches, groups);
     alone.config.vocabulary = vocabulary, alone.config.width = width;
-    run_well(&alone);
+    tiny_run_well(&alone);
     for (size_t i = 0; i < CHECK_SIZE(sizeof layouts / sizeof *layouts, 1); i++) {
         tiny_job job = job_of(layouts[i][0], layouts[i][1], microbatches, groups);
         job.config.vocabulary = vocabulary, job.config.width = width;
-        run_well(&job);
-        expect_same_bits(&alone, &job, 0);
+        tiny_run_well(&job);
+        tiny_expect_same_bits(&alone, &job, 0);
         tiny_release(&job);
     }
     tiny_release(&alone);
@@ -151,7 +129,7 @@ static void shards_of_the_state_change_no_bit(void)
     for (size_t k = 0; k < CHECK_SIZE(2, 1); k++) {
         tiny_job alone = job_of(1, 1, 5, 4);
         alone.config.vocabulary = CHECK_SIZE(sizes[k][0], 7), alone.config.width = CHECK_SIZE(sizes[k][1], 5);
-        run_well(&alone);
+        tiny_run_well(&alone);
         for (size_t i = 0; i < CHECK_SIZE(sizeof layouts / sizeof *layouts, 1); i++) {
             tiny_job job = job_of(layouts[i][0], layouts[i][1], 5, 4);
             job.config.vocabulary = alone.config.vocabulary, job.config.width = alone.config.width;
@@ -160,8 +138,8 @@ static void shards_of_the_state_change_no_bit(void)
             for (tiny_config c = job.config; c.replica < layouts[i][0]; c.replica++)
                 held += state_bytes_of(&c);
             CU_ASSERT(held >= whole && held <= whole + layouts[i][0] * N_TINY * 3 * 64);
-            run_well(&job);
-            expect_same_bits(&alone, &job, 0);
+            tiny_run_well(&job);
+            tiny_expect_same_bits(&alone, &job, 0);
             tiny_release(&job);
         }
         tiny_release(&alone);
@@ -172,11 +150,11 @@ static void threads_of_time_change_nothing(void)
 {
     const uint32_t stages = CHECK_SIZE(2, 1), microbatches = CHECK_SIZE(7, 3), groups = CHECK_SIZE(5, 3);
     tiny_job first = job_of(3, stages, microbatches, groups);
-    run_well(&first);
+    tiny_run_well(&first);
     for (int i = 0; i < CHECK_SIZE(15, 1); i++) { /* other interleavings each time */
         tiny_job again = job_of(3, stages, microbatches, groups);
-        run_well(&again);
-        expect_same_bits(&first, &again, 0);
+        tiny_run_well(&again);
+        tiny_expect_same_bits(&first, &again, 0);
         tiny_release(&again);
     }
     tiny_release(&first);
@@ -193,15 +171,15 @@ static tiny_job holding_job(void)
 static void holding_few_states_changes_nothing(void)
 {
     tiny_job each = holding_job();
-    run_well(&each);
+    tiny_run_well(&each);
     for (uint32_t every = 2; every <= CHECK_SIZE(7, 2); every += 5) {
         tiny_job few = holding_job();
         few.config.plan.hold_every = every;
         few.config.plan.zero = CHECK_SIZE(every / 2 - 1, 0); /* of 2: 0; of 7: 2 */
         few.slow_ms = 1; /* a checkpoint is still being streamed when the next state is held */
-        run_well(&few);
+        tiny_run_well(&few);
         CU_ASSERT(few.committed == 3 && few.last_committed == 5);
-        expect_same_bits(&each, &few, 0);
+        tiny_expect_same_bits(&each, &few, 0);
         tiny_release(&few);
     }
     tiny_release(&each);
@@ -219,9 +197,9 @@ static void audits_change_nothing_and_miss_nothing(void)
         tr_training_plan *plan = &with.config.plan;
         plan->audit = layouts[i][2];
         plan->zero = layouts[i][3];
-        run_well(&without);
-        run_well(&with);
-        expect_same_bits(&without, &with, 0);
+        tiny_run_well(&without);
+        tiny_run_well(&with);
+        tiny_expect_same_bits(&without, &with, 0);
         uint32_t due = 0; /* the tiny model has no seed: 0 */
         for (uint32_t step = 0; step < plan->n_steps; step++)
             for (uint32_t m = 0; m < n_microbatches; m++)
@@ -245,7 +223,7 @@ static void every_byte_of_a_checkpoint_comes_once(void)
         job.config.plan.checkpoint_every = 1;
         job.config.plan.sequence = 3;
         job.config.plan.zero = zero;
-        run_well(&job);
+        tiny_run_well(&job);
         CU_ASSERT(job.began == n_steps && job.committed == n_steps && job.abandoned == 0);
         CU_ASSERT_EQUAL(job.chunks, n_steps * 3 * (N_TINY + 1));
         CU_ASSERT_EQUAL(notes_of(&job, "checkpoint"), n_steps);
@@ -261,7 +239,7 @@ static void a_checkpoint_waits_for_the_record_of_its_step(void)
     tiny_job job = tiny_new(2, 2, 2, 2, n_steps);
     job.config.plan.checkpoint_every = job.config.plan.validate_every = 1;
     job.config.plan.validation_windows = job.config.plan.all_windows = CHECK_SIZE(64, 4);
-    run_well(&job);
+    tiny_run_well(&job);
     CU_ASSERT(job.committed == n_steps && job.n_synced == n_steps);
     tiny_release(&job);
 }
@@ -273,7 +251,7 @@ static void a_checkpoint_continues_with_the_same_bits(void)
     const uint32_t microbatches = CHECK_SIZE(5, 2), groups = CHECK_SIZE(3, 2);
     tiny_job whole = job_of(1, 2, microbatches, groups);
     whole.config.plan.n_steps = 5;
-    run_well(&whole);
+    tiny_run_well(&whole);
     for (size_t i = CHECK_SIZE(1, 0); i < CHECK_SIZE(4, 1); i++) {
         tiny_job half = job_of(layouts[i][0], layouts[i][1], microbatches, groups);
         half.config.plan.n_steps = 5;
@@ -291,8 +269,8 @@ static void a_checkpoint_continues_with_the_same_bits(void)
         rest.config.plan.zero = layouts[next[i]][0] > 1 && i == 2;
         rest.config.from = (const float *const *)half.state;
         rest.tokens_before = whole.records[3].tokens;
-        run_well(&rest);
-        expect_same_bits(&whole, &rest, 4);
+        tiny_run_well(&rest);
+        tiny_expect_same_bits(&whole, &rest, 4);
         tiny_release(&half);
         tiny_release(&rest);
     }
@@ -306,7 +284,7 @@ static void a_failed_checkpoint_is_an_alarm_and_training_goes_on(void)
         job.config.plan.checkpoint_every = 2;
         job.fault = fault;
         job.fault_at = 2;
-        run_well(&job);
+        tiny_run_well(&job);
         CU_ASSERT(job.began == 3 && job.committed == 2 && job.last_committed == 6);
         CU_ASSERT_EQUAL(job.abandoned, fault == FAIL_COMMIT ? 0 : 1);
         CU_ASSERT_EQUAL(notes_of(&job, "checkpoint_failed"), 1);
@@ -402,13 +380,13 @@ static void updates_that_are_left_out_change_no_state(void)
     const uint32_t layouts[][2] = {{1, 1}, {2, 2}};
     tiny_job before = tiny_new(1, 2, CHECK_SIZE(4, 2), 2, 3);
     before.explode_at = 3;
-    run_well(&before);
+    tiny_run_well(&before);
     for (size_t i = CHECK_SIZE(0, 1); i < 2; i++) {
         tiny_job job = tiny_new(layouts[i][0], layouts[i][1], CHECK_SIZE(4, 2), 2, 6);
         job.explode_at = 3;
         job.leaves_out = true;
         job.config.plan.checkpoint_every = 4;
-        run_well(&job);
+        tiny_run_well(&job);
         CU_ASSERT_EQUAL(notes_of(&job, "update_left_out"), 3);
         for (uint32_t r = 0; r < 6; r++) CU_ASSERT_EQUAL(is_no_number(&job.records[r]), r >= 3);
         for (uint32_t k = 0; k < 3 * N_TINY; k++)
@@ -460,11 +438,11 @@ static void shards_far_ahead_do_not_hang(void)
         job.config.plan.validate_every = 7;
         job.config.plan.validation_windows = 1;
         job.config.plan.all_windows = 5;
-        run_well(&job);
+        tiny_run_well(&job);
         tiny_release(&job);
     }
     tiny_job job = tiny_new(CHECK_SIZE(2, 1), CHECK_SIZE(4, 2), 12, 2, CHECK_SIZE(10, 1)); /* and many */
-    run_well(&job);
+    tiny_run_well(&job);
     tiny_release(&job);
 }
 

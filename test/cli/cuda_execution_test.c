@@ -246,18 +246,8 @@ static void the_plan_foretells_a_stages_memory(void)
 
 int main(int argc, char **argv)
 {
-    tr_device *device;
-    tr_error err = {0};
-    if (tr_device_open(&device, TR_DEVICE_CUDA, 0, &err) != TR_OK) {
-        printf("not run: %s\n", err.message);
-        return err.status == TR_EUNSUPPORTED || err.status == TR_ENOTFOUND ? 77 : 1; /* CTest: skipped */
-    }
-    tr_device_close(&device);
-    unsetenv("TROUPE_TEST_DEVICE"); /* runs here say theirs */
-    directory = enter_directory();
-    char *text = path_in(directory, "words.txt");
-    write_words(text, 40000);
-    tr_free(text);
+    int cannot = enter_with_gpus(1, 40000);
+    if (cannot) return cannot;
     /* Later ones look at the runs of earlier ones. */
     static const check_test bits[] = {CHECK_TEST(graphs_change_no_bit),
                                       CHECK_TEST(what_is_computed_again_changes_no_bit)};

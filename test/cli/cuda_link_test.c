@@ -117,18 +117,8 @@ static void the_plan_says_which_way(void)
 
 int main(void)
 {
-    tr_device *device;
-    tr_error err = {0};
-    if (tr_device_open(&device, TR_DEVICE_CUDA, 0, &err) != TR_OK) {
-        printf("not run: %s\n", err.message);
-        return err.status == TR_EUNSUPPORTED || err.status == TR_ENOTFOUND ? 77 : 1; /* CTest: skipped */
-    }
-    tr_device_close(&device);
-    unsetenv("TROUPE_TEST_DEVICE"); /* runs here say theirs */
-    directory = enter_directory();
-    char *text = path_in(directory, "words.txt");
-    write_words(text, 4000);
-    tr_free(text);
+    int cannot = enter_with_gpus(1, 4000);
+    if (cannot) return cannot;
     /* Later ones look at the runs of the first. */
     static const check_test tests[] = {
         CHECK_TEST(no_layout_changes_a_bit), CHECK_TEST(the_plan_says_which_way),

@@ -113,19 +113,11 @@ static const check_test tests[] = {CHECK_TEST(a_broken_gpu_is_left_out),
 /* With an argument: that test alone. */
 int main(int argc, char **argv)
 {
-    int32_t n = 0;
     size_t first = 0, n_tests = sizeof tests / sizeof *tests;
-    tr_error err = {0};
-    if (tr_device_count(TR_DEVICE_CUDA, &n, &err) != TR_OK || n < 2) {
-        printf("not run: it needs two GPUs, and here are %d\n", n);
-        return 77;
-    }
     while (argc > 1 && first < n_tests && strcmp(tests[first].name, argv[1]) != 0) first++;
     if (first == n_tests) return 2;
-    directory = enter_directory();
-    char *text = path_in(directory, "words.txt");
-    write_words(text, 4000);
-    tr_free(text);
+    int cannot = enter_with_gpus(2, 4000);
+    if (cannot) return cannot;
     int result = check_run("cli/cuda_quarantine", tests + first, argc > 1 ? 1 : n_tests);
     leave_directory(directory);
     return result;

@@ -158,17 +158,10 @@ static void a_run_goes_on_in_shards(void)
 
 int main(int argc, char **argv)
 {
-    tr_error err = {0};
-    if (tr_device_count(TR_DEVICE_CUDA, &n_gpus, &err) != TR_OK) {
-        printf("not run: %s\n", err.message);
-        return err.status == TR_EUNSUPPORTED || err.status == TR_ENOTFOUND ? 77 : 1; /* CTest: skipped */
-    }
+    int cannot = enter_with_gpus(1, 4000);
+    if (cannot) return cannot;
+    if (tr_device_count(TR_DEVICE_CUDA, &n_gpus, NULL) != TR_OK) return 1;
     printf("%d GPU%s\n", n_gpus, n_gpus == 1 ? "" : "s");
-    unsetenv("TROUPE_TEST_DEVICE"); /* runs here say theirs */
-    directory = enter_directory();
-    char *text = path_in(directory, "words.txt");
-    write_words(text, 4000);
-    tr_free(text);
     /* Later ones look at the runs of earlier ones. */
     static const check_test tests[] = {
         CHECK_TEST(no_layout_changes_a_bit),

@@ -68,21 +68,6 @@ static inline bool same_run(const char *reference, const char *run)
     return same;
 }
 
-static inline bool has_event(const char *run, const char *kind_, const char *words)
-{
-    bool found = false;
-    json_t *events = events_of(run), *event;
-    size_t i;
-    json_array_foreach(events, i, event)
-    {
-        const char *text = json_string_value(json_object_get(event, "text"));
-        found |= strcmp(json_string_value(json_object_get(event, "event")), kind_) == 0 && text &&
-                 strstr(text, words);
-    }
-    json_decref(events);
-    return found;
-}
-
 /* A run that has ended goes on from its checkpoint of step 12, with these keys as well, and is then as `whole`. */
 static inline void resume_from_step_12(const kind *what, const char *whole, const char *run, const char *more)
 {
@@ -97,6 +82,27 @@ static inline void resume_from_step_12(const kind *what, const char *whole, cons
     CU_ASSERT(same_run(whole, run));
     tr_free(run_key);
     tr_free(recipe);
+}
+
+/* Enters a directory with words to train on. 0: there are GPUs, so many at least; else what a test that cannot run ends with. */
+static inline int enter_with_gpus(int32_t least, size_t n_words)
+{
+    int32_t n = 0;
+    tr_error err = {0};
+    if (tr_device_count(TR_DEVICE_CUDA, &n, &err) != TR_OK) {
+        printf("not run: %s\n", err.message);
+        return err.status == TR_EUNSUPPORTED || err.status == TR_ENOTFOUND ? 77 : 1; /* CTest: skipped */
+    }
+    if (n < least) {
+        printf("not run: it needs %d GPUs, and here are %d\n", least, n);
+        return 77;
+    }
+    unsetenv("TROUPE_TEST_DEVICE"); /* runs here say theirs */
+    directory = enter_directory();
+    char *text = path_in(directory, "words.txt");
+    write_words(text, n_words);
+    tr_free(text);
+    return 0;
 }
 
 #endif

@@ -16,12 +16,6 @@ static inline void enter_with_words(void)
     tr_free(text);
 }
 
-static inline const char *text_of(const json_t *event, const char *key)
-{
-    const char *text = json_string_value(json_object_get(event, key));
-    return text ? text : "";
-}
-
 static inline bool event_says(const char *run, const char *kind, const char *words)
 {
     json_t *events = events_of(run), *event;

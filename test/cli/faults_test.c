@@ -80,18 +80,6 @@ static uint32_t kinds_seen(const char *run)
     return kinds;
 }
 
-/* As event_says, without a word where it does not: this is what waits ask again and again. */
-static bool has_event(const char *run, const char *kind, const char *words)
-{
-    json_t *events = events_of(run), *event;
-    size_t i;
-    bool found = false;
-    json_array_foreach(events, i, event) found =
-        found || (strcmp(text_of(event, "event"), kind) == 0 && strstr(text_of(event, "text"), words));
-    json_decref(events);
-    return found;
-}
-
 /* And what is to be seen of them was seen: a fault that is told may meet somebody who dies of another. */
 static bool has_seen_all(const char *run)
 {

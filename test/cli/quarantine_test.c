@@ -10,18 +10,6 @@
     "1/stage 0 of replica 0/backward/8/DEVICE,2/stage 1 of replica 0/forward/12/DEVICE,"                     \
     "3/stage 0 of replica 0/weight/14/DEVICE"
 
-/* Some event of this kind has these words. */
-static bool is_told(const char *run, const char *kind, const char *words)
-{
-    json_t *events = events_of(run), *event;
-    size_t i;
-    bool found = false;
-    json_array_foreach(events, i, event) found =
-        found || (strcmp(text_of(event, "event"), kind) == 0 && strstr(text_of(event, "text"), words));
-    json_decref(events);
-    return found;
-}
-
 /* After this step, or the one before: whoever fails at the beginning of a step may be ahead of others, who have not published. */
 static bool ends_with(const command_run *command, const char *words, int step)
 {
@@ -59,12 +47,12 @@ static void is_left_out(const char *transport, const char *key)
     char *run = path_in(directory, "run"), *recipe = write_recipe(run, transport, OF_REPLICA_0);
     CU_ASSERT(command_succeeds((const char *const[]){"train", recipe, TWO, key, NULL}));
     expect(run, 3, 1);
-    CU_ASSERT(is_told(run, "quarantined",
-                      "cpu:0 is quarantined for 3 failures of its workers; the last: worker 1 (pid "));
-    CU_ASSERT(is_told(run, "quarantined",
-                      " ended with exit code 3 (its device failed) while stage 0 of replica 0 was"));
-    CU_ASSERT(is_told(run, "quarantined", "; it goes on on cpu:1"));
-    CU_ASSERT(is_told(run, "device", "device: cpu, 2 devices (only played), without cpu:0"));
+    CU_ASSERT(has_event(run, "quarantined",
+                        "cpu:0 is quarantined for 3 failures of its workers; the last: worker 1 (pid "));
+    CU_ASSERT(has_event(run, "quarantined",
+                        " ended with exit code 3 (its device failed) while stage 0 of replica 0 was"));
+    CU_ASSERT(has_event(run, "quarantined", "; it goes on on cpu:1"));
+    CU_ASSERT(has_event(run, "device", "device: cpu, 2 devices (only played), without cpu:0"));
     forget(run, recipe);
 }
 
@@ -92,7 +80,7 @@ static void failures_are_counted_by_device(void)
     CU_ASSERT(command_succeeds((const char *const[]){"train", recipe, "chaos.devices=4", "run=twice",
                                                      "supervision.quarantine_after=2", NULL}));
     expect("twice", 3, 1);
-    CU_ASSERT(is_told("twice", "quarantined", "; it goes on on cpu:1, cpu:2, cpu:3"));
+    CU_ASSERT(has_event("twice", "quarantined", "; it goes on on cpu:1, cpu:2, cpu:3"));
     tr_directory_remove_tree("twice", NULL);
     forget(run, recipe);
 }

@@ -76,12 +76,6 @@ static json_t *read_trace(const char *run)
     return trace;
 }
 
-static const char *text_of(const json_t *event, const char *key)
-{
-    const char *text = json_string_value(json_object_get(event, key));
-    return text ? text : "";
-}
-
 static int64_t number_of(const json_t *event, const char *key)
 {
     const json_t *value = json_object_get(event, key);
