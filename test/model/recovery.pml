@@ -2,7 +2,7 @@
  * It follows the code step by step; each step names the function that it stands for. A handler that nobody can see the middle of
  * is one atomic step; where a death in the middle leaves a trace (a slot half written, a checkpoint half named) it is two.
  * In four files: what there is and how it begins stands here.
- * Left out is what docs/recovery.md lists. Which faults there are, and how many, is given on the command line (check.sh);
+ * Left out is what docs/faults.md lists. Which faults there are, and how many, is given on the command line (check.sh);
  * -DBREAK_... breaks one rule of the design, and some property must notice.
  * SPDX-License-Identifier: Apache-2.0 */
 
