@@ -113,23 +113,13 @@ bool tr__collect_is_busy(const tr__stage *self)
     return c->state == TR__JOINING || c->is_sharing || (c->n_begun > 0 && self->phase == TR__GATHERING);
 }
 
-/* What an exchange could not do may be a peer's fault. */
-static bool fail(tr__stage *self, const tr_error *error)
-{
-    if (tr__device_is_broken(self))
-        tr__device_failed(self, error);
-    else
-        tr_actor_fail_node(self->actor, error);
-    return false;
-}
-
 /* A group breaks when a member dies, which is the supervisor's to handle: it has some time to. */
 static bool bear(tr__stage *self, const tr_error *error)
 {
     tr__collect *c = self->collect;
     uint64_t now_ns = tr_actor_clock_ns(self->actor);
     if (c->failed_ns == 0) c->failed_ns = now_ns;
-    return now_ns - c->failed_ns < (uint64_t)GRACE_MS * 1000000 || fail(self, error);
+    return now_ns - c->failed_ns < (uint64_t)GRACE_MS * 1000000 || tr__device_failed_or_peer(self, error);
 }
 
 /* What the device computes until its last gradient counts as work, what the exchange takes beyond it does not. */
@@ -152,7 +142,7 @@ bool tr__collect_look(tr__stage *self)
     if (!joining && !status) {
         bool done = false;
         status = tr_event_done(c->exchanged, &done, &error);
-        return status ? fail(self, &error) : true; /* the device itself */
+        return status ? tr__device_failed_or_peer(self, &error) : true; /* the device itself */
     }
     if (!joining) return bear(self, &error);
     if (!status && !settled) {
@@ -365,7 +355,7 @@ bool tr__collect_finish(tr__stage *self)
     c->computing = true;
     c->queued_ns = tr_clock_ns();
     if (!c->has_failed) c->has_failed = tr_event_record(c->exchanged, c->stream, &c->failure) != TR_OK;
-    return !c->has_failed || fail(self, &c->failure);
+    return !c->has_failed || tr__device_failed_or_peer(self, &c->failure);
 }
 
 bool tr__collect_share(tr__stage *self, const tr_transfer *transfers, size_t n)
@@ -377,7 +367,7 @@ bool tr__collect_share(tr__stage *self, const tr_transfer *transfers, size_t n)
     if (!status) status = self->spec.collectives->exchange(c->group, transfers, n, &error);
     if (!status) status = tr_event_record(c->exchanged, c->stream, &error);
     c->is_sharing = !status;
-    return !status || fail(self, &error);
+    return !status || tr__device_failed_or_peer(self, &error);
 }
 
 void tr__collect_end_sharing(tr__stage *self)

@@ -27,8 +27,8 @@ tr_stream *tr__device_stream(const tr__stage *self);
 void tr__device_failed(tr__stage *self, const tr_error *error);
 /* The same for what is told otherwise, as by `init`: returns the status to go on with, which is *err's then. */
 tr_status tr__device_blame(const tr__stage *self, tr_status status, tr_error *err);
-/* An error that comes back from every call: asked where somebody else may be to blame as well. */
-bool tr__device_is_broken(const tr__stage *self);
+/* What devices could not do together, an exchange or a link: a peer's fault, unless each call to the own one fails. Returns false. */
+bool tr__device_failed_or_peer(tr__stage *self, const tr_error *error);
 
 /* Brings what has come for the phase to the device, and binds it and all that the phase writes. */
 bool tr__device_bind(tr__stage *self, tr__flight *flight, tr_phase phase);

@@ -35,10 +35,14 @@ void tr__stage_lacks_memory(tr__stage *self, const tr_error *error)
         tr__device_failed(self, error);
 }
 
-bool tr__device_is_broken(const tr__stage *self)
+bool tr__device_failed_or_peer(tr__stage *self, const tr_error *error)
 {
     bool done;
-    return tr_event_done(self->device->updated, &done, NULL) != TR_OK;
+    if (tr_event_done(self->device->updated, &done, NULL) != TR_OK)
+        tr__device_failed(self, error);
+    else
+        tr_actor_fail_node(self->actor, error);
+    return false;
 }
 
 /* What a GPU is asked to read lies nowhere: it fails, and with it all that is asked of it later. */

@@ -349,8 +349,7 @@ bool tr__links_send(tr__stage *self, uint32_t edge, const void *from, uint64_t s
     if (!status) status = tr_stream_synchronize(tr__device_stream(self), &error);
     if (status) {
         tr_buffer_release(&buffer);
-        tr_actor_fail_node(self->actor, &error);
-        return false;
+        return tr__device_failed_or_peer(self, &error);
     }
     tr_edge_send(self->actor, edge, buffer, sizeof descriptor, self->step, index, TR_FRAME_DESCRIPTOR);
     return true;
@@ -393,8 +392,7 @@ bool tr__links_copy(tr__stage *self, const tr_message *message, void *to, uint64
     tr_error error;
     tr_status status = find(self, message, size_bytes, &from, &error);
     if (!status) status = tr_stream_copy(tr__device_stream(self), to, from, size_bytes, &error);
-    if (status) tr_actor_fail_node(self->actor, &error);
-    return !status;
+    return !status || tr__device_failed_or_peer(self, &error);
 }
 
 bool tr__links_enter(tr__stage *self, tr_message **message, uint32_t flight, void *to, uint64_t size_bytes)
@@ -415,8 +413,7 @@ bool tr__links_enter(tr__stage *self, tr_message **message, uint32_t flight, voi
         *message = NULL;
         links->n_fetches++;
     }
-    if (status) tr_actor_fail_node(self->actor, &error);
-    return !status;
+    return !status || tr__device_failed_or_peer(self, &error);
 }
 
 bool tr__links_note_phase(tr__stage *self, uint32_t flight)
@@ -424,8 +421,7 @@ bool tr__links_note_phase(tr__stage *self, uint32_t flight)
     tr_error error;
     if (!self->links) return true;
     tr_status status = tr_event_record(self->links->behind[flight], tr__device_stream(self), &error);
-    if (status) tr_actor_fail_node(self->actor, &error);
-    return !status;
+    return !status || tr__device_failed_or_peer(self, &error);
 }
 
 bool tr__links_are_busy(const tr__stage *self)
@@ -449,8 +445,7 @@ bool tr__links_release_arrived(tr__stage *self)
     bool done;
     tr_status status = tr_event_done(oldest->copied, &done, &error);
     if (status) {
-        tr_actor_fail_node(self->actor, &error);
-        return false;
+        return tr__device_failed_or_peer(self, &error);
     }
     tr__release_message(self, &oldest->message);
     links->first = (links->first + 1) % links->capacity;
