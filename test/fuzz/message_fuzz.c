@@ -1,6 +1,7 @@
 /* test/fuzz/message_fuzz.c - the MessagePack bodies: the first byte says whose, the rest is the body.
  * What is taken gives the same bytes each time it is written.
  * SPDX-License-Identifier: Apache-2.0 */
+#include "actors/device_link.h"
 #include "actors/monitor.h"
 #include "actors/trace.h"
 #include "fuzz.h"
@@ -295,6 +296,26 @@ static void check_wish(const uint8_t *bytes, size_t size_bytes)
     if (status) FUZZ_PROMISE(err.message[0]);
 }
 
+/* Memory that is offered, here to a CPU: what reads well is of no process of this host, or not what its sender wrote. */
+static void check_link(const uint8_t *bytes, size_t size_bytes)
+{
+    enum { SLOTS = 2, SLOT_BYTES = 300 };
+    tr_device *device;
+    tr_stream *stream;
+    tr_link_view view;
+    tr_unpacker offer;
+    tr_error err = {0};
+    FUZZ_PROMISE(tr_device_open(&device, TR_DEVICE_CPU, 0, &err) == TR_OK);
+    FUZZ_PROMISE(tr_stream_new(&stream, device, &err) == TR_OK);
+    tr_unpacker_init(&offer, bytes, size_bytes);
+    tr_status status = tr_link_view_open(&view, stream, &offer, SLOTS, SLOT_BYTES, &err);
+    if (status) fuzz_refused(status, &err);
+    FUZZ_PROMISE(!status == !!view.memory);
+    tr_link_view_close(&view);
+    tr_stream_destroy(&stream);
+    tr_device_close(&device);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size_bytes)
 {
     if (size_bytes < 1) return 0;
@@ -319,6 +340,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size_bytes)
     case 'J': check_wish(body, size_bytes); break;
     case 'A': check_seen(body, size_bytes); break;
     case 'f': check_fault(body, size_bytes); break;
+    case 'L': check_link(body, size_bytes); break;
     default: return -1; /* not worth keeping */
     }
     return 0;

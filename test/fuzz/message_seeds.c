@@ -1,5 +1,6 @@
 /* test/fuzz/message_seeds.c - seeds of all that processes of a job tell each other; see seeds.h.
  * SPDX-License-Identifier: Apache-2.0 */
+#include "actors/device_link.h"
 #include "actors/monitor.h"
 #include "fuzz.h"
 #include "pipelines/job_plan.h"
@@ -192,6 +193,12 @@ void make_messages(const char *recipe)
     tr_pack_bytes(&packer, "", 0);
     tr_pack_bytes(&packer, recipe, strlen(recipe));
     seed_packed("place", 'p', &packer);
+
+    const uint8_t handle[TR_DEVICE_HANDLE_BYTES] = {1}; /* of no boot of any machine */
+    begin_packed(&packer, 5);
+    for (int i = 0; i < 4; i++) tr_pack_uint(&packer, (const uint64_t[]){7, 2, 512, 1024}[i]);
+    tr_pack_bytes(&packer, handle, sizeof handle);
+    seed_packed("link", 'L', &packer);
 
     tr_step_record record = {.step = 1, .loss = 5.5, .tokens = 512, .has_validation = true};
     tr_step_record_pack(&packer, &record);
